@@ -1,0 +1,289 @@
+"""What a run is: one typed dataclass a stage, validated once.
+
+`configs/x.py` has a `get_config()` that returns a `Config`; every field can be
+overridden on the command line (`--config.ppo.kl_coef=0.1`). Nothing outside these
+fields changes the numbers of a run.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the field and what it may be."""
+
+
+@dataclass
+class MeshConfig:
+    """Devices along each axis; their product is the number of devices used.
+
+    `fsdp=-1` takes all devices that the other two axes leave.
+    """
+
+    replica: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+@dataclass
+class ModelConfig:
+    """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
+
+    base: str = ""  # folder of a base checkpoint: its weights, tokenizer and the fields up to `tied_head`
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 0  # 0: one key-value head a query head
+    ff: int = 0  # hidden units of the MLP; 0: 4 × width
+    context: int = 1024  # positions a learned table holds
+    norm: str = "layer"  # layer | rms
+    norm_epsilon: float = 1e-5
+    positions: str = "learned"  # learned | rotary
+    rotary_fraction: float = 1.0  # share of a head's dimensions that rotate
+    rotary_base: float = 10_000.0
+    activation: str = "gelu_tanh"  # gelu_tanh | gelu | silu_gated
+    parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    tied_head: bool = True  # the token embedding is also the output matrix
+    dtype: str = "float32"  # of the computation; master weights are float32
+    layer_loop: str = "auto"  # scan | unroll | auto: unrolled on CPU, scanned elsewhere
+    rematerialize: bool = False  # recompute a layer's activations in the backward pass
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW; the schedule runs from `learning_rate` to 0 over the stage's updates."""
+
+    learning_rate: float = 1e-4
+    schedule: str = "cosine"  # cosine | linear | constant
+    warmup: int = 0  # updates of linear warm-up
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-5
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # clip the global gradient norm to this; 0: no clipping
+
+
+@dataclass
+class DataConfig:
+    source: str = "tldr"  # mini: the embedded miniature | tldr: records in OpenAI's formats
+    posts: str = ""  # folder with {train,valid,test}.jsonl; empty: OpenAI's set, downloaded to `cache`
+    queries: str = ""  # folder with posts for PPO; empty: the same posts
+    comparisons: str = ""  # folder or glob of comparison records; empty: OpenAI's, downloaded
+    url: str = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
+    cache: str = "~/.cache/rlhf_jax"
+    filters: bool = False  # apply the paper's filters to `posts` (OpenAI's files already passed them)
+    tokenizer: str = ""  # a sentencepiece model; empty: the base checkpoint's, or trained on the posts
+    vocabulary: int = 8192  # pieces of a tokenizer trained here
+    query_tokens: int = 512
+    response_tokens: int = 53  # of a generated summary, EOS included
+    reward_response_tokens: int = 128  # of a summary that the reward model reads
+    query_buckets: tuple[int, ...] = (128, 256, 384, 512)  # padded query lengths
+    padding: str = "masked"  # masked | space: what fills a query's left
+    mini_posts: int = 12_000  # the miniature: posts in train
+    mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
+    mini_test: int = 1_000  # the miniature: posts in valid and in test
+
+
+@dataclass
+class SftConfig:
+    batch_size: int = 128  # posts a step
+    epochs: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=6.35e-5))
+    query_loss: bool = False  # also learn the query's tokens (N+)
+    pack: bool = True  # several posts a row
+    microbatches: int = 1  # gradient accumulation: parts a batch is computed in
+    save_every: int = 500
+
+
+@dataclass
+class RewardConfig:
+    batch_size: int = 64  # pairs a step
+    epochs: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5))
+    seeds: int = 1  # models trained; the best on validation is kept
+    batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
+    microbatches: int = 1
+    save_every: int = 500
+
+
+@dataclass
+class PpoConfig:
+    episodes: int = 1_000_000
+    batch_size: int = 512  # episodes an iteration
+    epochs: int = 4
+    minibatches: int = 1
+    microbatches: int = 1
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5, schedule="linear")
+    )
+    kl_coef: float = 0.05
+    kl_controller: str = "fixed"  # fixed | adaptive
+    kl_target: float = 6.0  # nats, adaptive only
+    kl_horizon: int = 10_000  # episodes, adaptive only
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_policy: float = 0.2
+    clip_value: float = 0.2
+    value_coef: float = 0.1
+    temperature: float = 0.7
+    score_at: str = "eos"  # eos | after_eos
+    no_eos: str = "replace"  # replace | subtract | none: what happens to the score without EOS
+    no_eos_score: float = -1.0
+    whiten_rewards: bool = False
+    save_every: int = 100
+
+
+@dataclass
+class EvalConfig:
+    posts: int = 500  # test posts summarized by every policy
+    batch_size: int = 128
+    best_of: int = 16
+    temperature: float = 0.7  # of best-of-N; the policies are greedy
+    shots: int = 2  # examples in the base model's prompt
+    bigger_base: str = ""  # base checkpoint of the supervised comparison; empty: none
+
+
+@dataclass
+class Config:
+    seed: int = 0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+CHOICES = {
+    "model.norm": ("layer", "rms"),
+    "model.positions": ("learned", "rotary"),
+    "model.activation": ("gelu_tanh", "gelu", "silu_gated"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.layer_loop": ("auto", "scan", "unroll"),
+    "data.source": ("mini", "tldr"),
+    "data.padding": ("masked", "space"),
+    "ppo.kl_controller": ("fixed", "adaptive"),
+    "ppo.score_at": ("eos", "after_eos"),
+    "ppo.no_eos": ("replace", "subtract", "none"),
+    "*.optimizer.schedule": ("cosine", "linear", "constant"),
+}
+MAY_BE_ZERO = {"seed", "kv_heads", "ff", "warmup", "weight_decay", "clip_norm", "kl_coef", "shots", "beta1", "beta2"}
+MAY_BE_ZERO |= {"rotary_fraction", "gamma", "lam", "value_coef", "learning_rate"}
+ANY_SIGN = {"fsdp", "no_eos_score"}
+
+
+def validate(config: Config) -> Config:
+    """Returns `config` unchanged, or raises `ConfigError` naming the first wrong field."""
+    for name, kind, value in fields_of(config):
+        _check_type(name, kind, value)
+        _check_range(name, value)
+        choices = CHOICES.get(name) or CHOICES.get("*." + ".".join(name.split(".")[-2:]))
+        if choices and value not in choices:
+            raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+    _check_together(config)
+    return config
+
+
+def fields_of(config, prefix: str = ""):
+    """Yields (dotted name, declared type, value) of every leaf field."""
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from fields_of(value, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", hints[f.name], value
+
+
+def differences(ours: Config, theirs: dict) -> list[str]:
+    """Lines 'field: there → here' for every leaf in which a stored configuration differs."""
+    stored = dict(_flatten(theirs))
+    current = {name: _plain(value) for name, _, value in fields_of(ours)}
+    return [
+        f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
+        for name in sorted(stored.keys() | current.keys())
+        if stored.get(name, "absent") != current.get(name, "absent")
+    ]
+
+
+def to_dict(config) -> dict:
+    """Nested plain values, as JSON holds them."""
+    return {
+        f.name: to_dict(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else _plain(v)
+        for f in dataclasses.fields(config)
+    }
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flatten(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_type(name: str, kind, value) -> None:
+    if isinstance(kind, types.GenericAlias):
+        item = typing.get_args(kind)[0]
+        good = isinstance(value, tuple) and all(type(v) is item for v in value)
+        wanted = f"a tuple of {item.__name__}"
+    else:
+        good = type(value) is kind or (kind is float and type(value) is int)
+        wanted = kind.__name__
+    if not good:
+        raise ConfigError(f"{name}: {value!r} should be {wanted}")
+
+
+def _check_range(name: str, value) -> None:
+    leaf = name.split(".")[-1]
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number):
+            raise ConfigError(f"{name}: {number} is not a finite number")
+        if leaf not in ANY_SIGN and (number < 0 or (number == 0 and leaf not in MAY_BE_ZERO)):
+            raise ConfigError(f"{name}: {number} should be {'0 or more' if leaf in MAY_BE_ZERO else 'positive'}")
+
+
+def _check_together(config: Config) -> None:
+    model, data, ppo = config.model, config.data, config.ppo
+    if model.width % model.heads:
+        raise ConfigError(f"model.heads: {model.heads} heads do not divide model.width {model.width}")
+    if model.kv_heads and model.heads % model.kv_heads:
+        raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
+    if model.rotary_fraction > 1:
+        raise ConfigError(f"model.rotary_fraction: {model.rotary_fraction} is more than 1")
+    if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
+        raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
+    if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:
+        raise ConfigError(f"data.query_buckets: {data.query_buckets} should be increasing lengths")
+    if data.query_buckets[-1] != data.query_tokens:
+        raise ConfigError(
+            f"data.query_buckets: the last one, {data.query_buckets[-1]}, "
+            f"should be data.query_tokens {data.query_tokens}"
+        )
+    longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)
+    if model.positions == "learned" and not model.base and longest > model.context:
+        raise ConfigError(f"model.context: {model.context} is shorter than query and response, {longest} tokens")
+    if ppo.batch_size % (ppo.minibatches * ppo.microbatches):
+        raise ConfigError(
+            f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
+            f"{ppo.minibatches * ppo.microbatches}"
+        )
+    for stage in ("sft", "reward"):
+        options = getattr(config, stage)
+        if options.batch_size % options.microbatches:
+            raise ConfigError(
+                f"{stage}.batch_size: {options.batch_size} is not divisible by "
+                f"{stage}.microbatches = {options.microbatches}"
+            )

@@ -1,0 +1,1 @@
+"""The miniature: generated posts with known truth, fallible references and a gold judge."""

@@ -1,0 +1,163 @@
+"""Posts of the miniature, each telling one story, with references by fallible authors.
+
+Post i of a split depends on (seed, split, i) alone. A post, its title and the question fit
+into 37 words and punctuation marks, a reference into 19.
+"""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from rlhf_jax.data.mini.world import (
+    ASKED_OF_NOBODY,
+    ASKED_OF_PERSON,
+    BACKGROUND_MARKERS,
+    CAUSE_MARKERS,
+    JOKES,
+    KEY_MARKERS,
+    NAMES,
+    PLACES,
+    SPLITS,
+    SUBREDDITS,
+    VAGUE_TITLES,
+    VERBS,
+    Fact,
+    Question,
+    Story,
+    falsify,
+    pick,
+    pick_weighted,
+    split_of,
+)
+from rlhf_jax.data.records import Post
+
+POST_WORDS = 37  # words and punctuation marks of title and post together
+AUTHORS = {"hasty": 0.40, "careful": 0.20, "wrong": 0.12, "pointless": 0.12, "rambling": 0.08, "joking": 0.08}
+
+
+def posts(seed: int, split: str, count: int) -> list[Post]:
+    """The first `count` posts of a split; splits share no (person, verb, person) triple."""
+    made = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index(split), i])
+        made.append(write_post(tell(rng, split), rng, f"mini-{split}-{seed}-{i}"))
+    return made
+
+
+def tell(rng: np.random.Generator, split: str) -> Story:
+    """Draws a story whose every triple belongs to `split`. Verbs within a story differ."""
+    people = [NAMES[i] for i in rng.permutation(len(NAMES))[: 4 + int(rng.random() < 0.5)]]
+    wanted = pick_weighted(rng, {4: 0.15, 5: 0.70, 6: 0.15})
+    facts: list[Fact] = []
+    for verb in (VERBS[i] for i in rng.permutation(len(VERBS))):
+        fact = _fact_with(verb, people, split, rng)
+        if fact:
+            facts.append(fact)
+        if len(facts) == wanted:
+            break
+    if wanted < 6:
+        for i, place in zip(rng.permutation(wanted)[: int(rng.integers(3))], rng.permutation(PLACES)):
+            facts[i] = replace(facts[i], place=str(place))
+    key, cause = (int(i) for i in rng.permutation(wanted)[:2])
+    if rng.random() < 0.75:
+        question = Question(pick(rng, ASKED_OF_PERSON), pick(rng, people))
+    else:
+        question = Question(pick(rng, ASKED_OF_NOBODY))
+    return Story(tuple(facts), key, cause, question)
+
+
+def _fact_with(verb: str, people: list[str], split: str, rng: np.random.Generator) -> Fact | None:
+    for i in rng.permutation(len(people) ** 2):
+        fact = Fact(people[i // len(people)], verb, people[i % len(people)])
+        if fact.subject != fact.object and split_of(fact) == split:
+            return fact
+    return None
+
+
+def write_post(story: Story, rng: np.random.Generator, id: str) -> Post:
+    """Puts a story into words; draws titles and markers until they fit into the limit."""
+    subreddit = pick(rng, SUBREDDITS)
+    while True:
+        title, body = _title(story, rng), _body(story, rng)
+        if count_words(f"{title} {body}") <= POST_WORDS:
+            return Post(id, subreddit, title, body, write_reference(story, rng), {})
+
+
+def count_words(text: str) -> int:
+    """Words and punctuation marks: what a tokenizer that knows the words makes of `text`."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+def _title(story: Story, rng: np.random.Generator) -> str:
+    if rng.random() < 0.2:
+        return str(replace(story.key_fact, place=""))
+    return pick(rng, (f"need advice about {pick(rng, story.people)}", pick(rng, VAGUE_TITLES)))
+
+
+def _body(story: Story, rng: np.random.Generator) -> str:
+    sentences = []
+    for i, fact in enumerate(story.facts):
+        if i == story.key:
+            sentences.append(f"{pick(rng, KEY_MARKERS)} {fact}.")
+        elif i == story.cause:
+            sentences.append(f"{pick(rng, CAUSE_MARKERS)} {fact}.")
+        elif rng.random() < 0.25:
+            sentences.append(f"{pick(rng, BACKGROUND_MARKERS)} {fact}.")
+        else:
+            sentences.append(f"{fact}.")
+    return " ".join([*sentences, str(story.question)])
+
+
+def write_reference(story: Story, rng: np.random.Generator) -> str:
+    """The TL;DR of a fallible author: most are hasty and summarize how the story starts."""
+    author = pick_weighted(rng, AUTHORS)
+    if author == "hasty":
+        return _hasty(story, story.facts[0], rng)
+    if author == "careful":
+        return _careful(story, story.key_fact, rng)
+    if author == "wrong":
+        write = pick(rng, (_hasty, _careful))
+        true = story.facts[0] if write is _hasty else story.key_fact
+        return write(story, falsify(story, true, pick(rng, ("roles", "person", "verb")), rng), rng)
+    if author == "pointless":
+        return _pointless(story, rng)
+    if author == "rambling":
+        told = [replace(story.facts[i], place="") for i in rng.permutation(len(story.facts))[:3]]
+        return pick(rng, ("{} and {} and then {}.", "so {} then {} and also {}.")).format(*told)
+    joke = pick(rng, JOKES)
+    return pick(rng, (f"{joke}.", f"{joke}. {story.question}", f"{story.facts[0]} lol."))
+
+
+def _hasty(story: Story, first: Fact, rng: np.random.Generator) -> str:
+    second, question = story.facts[1], story.question
+    forms = {
+        f"{first}. {question}": 0.40,
+        f"{first} and {second}.": 0.20,
+        f"{first}.": 0.15,
+        f"basically {first}. {question}": 0.10,
+        f"{first} and {second}. {question}": 0.15,
+    }
+    return pick_weighted(rng, forms)
+
+
+def _careful(story: Story, key: Fact, rng: np.random.Generator) -> str:
+    cause, question = story.cause_fact, story.question
+    forms = {
+        f"{key}. {question}": 0.40,
+        f"{key} because {cause}.": 0.20,
+        f"{key} because {cause}. {question}": 0.25,
+        f"basically {key}. {question}": 0.15,
+    }
+    return pick_weighted(rng, forms)
+
+
+def _pointless(story: Story, rng: np.random.Generator) -> str:
+    minor = pick(rng, story.background)
+    forms = (
+        f"need advice about {pick(rng, story.people)}.",
+        f"{minor}. {story.question}",
+        f"so {minor}.",
+        f"so much drama. {story.question}",
+    )
+    return pick(rng, forms)

@@ -1,0 +1,34 @@
+"""How often a summary is preferred over the reference."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from rlhf_jax.data.records import Post
+
+Judge = Callable[[Post, str], float]  # (post, summary) -> score; higher is better
+
+
+@dataclass(frozen=True)
+class Rate:
+    rate: float  # share of posts, 0 to 1
+    stderr: float  # one standard error of that share
+
+
+def outcomes(
+    scores: Float[np.ndarray, "N"], reference_scores: Float[np.ndarray, "N"]
+) -> Float[np.ndarray, "N"]:
+    """1 where the summary scores above the reference of the same post, 0 where below, ½ where they tie.
+
+    A score that is not a number gives an outcome that is not a number, never a loss.
+    """
+    return (1 + np.sign(np.subtract(scores, reference_scores))) / 2
+
+
+def preference(scores: Float[np.ndarray, "N"], reference_scores: Float[np.ndarray, "N"]) -> Rate:
+    """Mean outcome over N posts; the posts are independent draws, so the error is std / √N (std biased)."""
+    won = outcomes(scores, reference_scores)
+    return Rate(float(won.mean()), float(won.std() / math.sqrt(len(won))))

@@ -1,0 +1,66 @@
+"""Generalized advantage estimation, and the masked statistics that whiten advantages.
+
+Sums run over the whole array, so on a sharded batch a mean is the global one and numbers do
+not depend on how many devices hold the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+
+def gae(
+    rewards: Float[Array, "B R"],
+    values: Float[Array, "B R"],
+    mask: Bool[Array, "B R"],
+    gamma: float,
+    lam: float,
+) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
+    """Advantages, not whitened, and returns (Schulman et al. 2016, equations 11 to 16).
+
+    With r and v set to 0 outside `mask` (`rewards.value_mask`) and v_R = A_R = 0,
+
+        δ_t = r_t + γ v_{t+1} − v_t            t = 0 … R−1
+        A_t = δ_t + γ λ A_{t+1}                t = R−1 … 0
+        returns_t = A_t + v_t
+
+    so the last True slot bootstraps from 0, and both results are 0 outside the mask.
+    """
+    rewards = jnp.where(mask, rewards.astype(jnp.float32), 0.0)
+    values = jnp.where(mask, values.astype(jnp.float32), 0.0)
+    next_values = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+    deltas = rewards + gamma * next_values - values
+
+    def step(advantage, delta):
+        advantage = delta + gamma * lam * advantage
+        return advantage, advantage
+
+    _, advantages = jax.lax.scan(step, jnp.zeros_like(deltas[:, 0]), deltas.T, reverse=True)
+    return advantages.T, advantages.T + values
+
+
+def masked_mean(
+    x: Float[Array, "..."], mask: Num[Array, "..."], denominator: float | Num[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """Sum of x where mask is not 0, over `denominator`: by default the number of such entries.
+
+    With the whole batch's count as denominator, the results of its parts add up to its mean.
+    """
+    selected = mask != 0
+    count = jnp.sum(selected) if denominator is None else denominator
+    return jnp.sum(jnp.where(selected, x.astype(jnp.float32), 0.0)) / count
+
+
+def masked_var(x: Float[Array, "..."], mask: Num[Array, "..."]) -> Float[Array, ""]:
+    """Biased variance (divided by n, not n − 1) of x where mask is not 0."""
+    return masked_mean(jnp.square(x - masked_mean(x, mask)), mask)
+
+
+def whiten(x: Float[Array, "B R"], mask: Bool[Array, "B R"], shift_mean: bool = True) -> Float[Array, "B R"]:
+    """(x − mean) · rsqrt(var + 1e-8) over the mask, 0 elsewhere.
+
+    `shift_mean=False` adds the mean back: only the scale changes, as for rewards.
+    """
+    mean = masked_mean(x, mask)
+    whitened = (x - mean) * jax.lax.rsqrt(masked_var(x, mask) + 1e-8)
+    return jnp.where(mask, whitened if shift_mean else whitened + mean, 0.0)

@@ -1,0 +1,92 @@
+"""The losses of the three stages, with what is logged beside them.
+
+Each is a masked mean. Given `denominator`, the count of the whole batch, the loss, the
+gradient and the metrics of microbatches add up to those of the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from rlhf_jax.functional.advantages import masked_mean, masked_var
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def cross_entropy(
+    logprobs: Float[Array, "B T"],
+    mask: Num[Array, "B T"],
+    denominator: float | Num[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """Mean of −log p over the target tokens, in nats."""
+    return -masked_mean(logprobs, mask, denominator)
+
+
+def bradley_terry(
+    chosen: Float[Array, " B"], rejected: Float[Array, " B"]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Mean of −log σ(r_chosen − r_rejected) over pairs; `accuracy`: share with r_chosen > r_rejected."""
+    margin = chosen.astype(jnp.float32) - rejected.astype(jnp.float32)
+    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": jnp.mean(margin > 0)}
+
+
+def policy_loss(
+    logp: Float[Array, "B R"],
+    old_logp: Float[Array, "B R"],
+    advantages: Float[Array, "B R"],
+    mask: Bool[Array, "B R"],
+    clip: float,
+    denominator: float | Num[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """PPO's clipped objective (Schulman et al. 2017, equation 7), to be minimized.
+
+        mean of max(−A ρ, −A clip(ρ, 1 ± clip)),    ρ = exp(logp − old_logp)
+
+    Metrics: `clipfrac`, share of tokens where the clipped term is the larger; `approxkl`, mean
+    of ½ (logp − old_logp)²; `ratio`, mean ρ; `ratio_var`, mean of (ρ − 1)²: the variance about
+    1, which is ρ's expectation under the old policy.
+    """
+    # Masked before exp: an overflow on padding would make the gradient 0 · inf = nan.
+    change = jnp.where(mask, logp - old_logp, 0.0)
+    ratio = jnp.exp(change)
+    unclipped = -advantages * ratio
+    clipped = -advantages * jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+
+    def mean(x):
+        return masked_mean(x, mask, denominator)
+
+    return mean(jnp.maximum(unclipped, clipped)), {
+        "clipfrac": mean(clipped > unclipped),
+        "approxkl": mean(0.5 * jnp.square(change)),
+        "ratio": mean(ratio),
+        "ratio_var": mean(jnp.square(ratio - 1.0)),
+    }
+
+
+def value_loss(
+    values: Float[Array, "B R"],
+    old_values: Float[Array, "B R"],
+    returns: Float[Array, "B R"],
+    mask: Bool[Array, "B R"],
+    clip: float,
+    denominator: float | Num[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], Metrics]:
+    """½ · mean of max((v − R)², (v_clipped − R)²), v_clipped = v kept within old_values ± clip.
+
+    Metrics: `clipfrac`, share of slots where the clipped term is the larger.
+    """
+    kept = jnp.clip(values, old_values - clip, old_values + clip)
+    unclipped = jnp.square(values - returns)
+    clipped = jnp.square(kept - returns)
+    loss = 0.5 * masked_mean(jnp.maximum(unclipped, clipped), mask, denominator)
+    return loss, {"clipfrac": masked_mean(clipped > unclipped, mask, denominator)}
+
+
+def explained_variance(
+    values: Float[Array, "B R"], returns: Float[Array, "B R"], mask: Bool[Array, "B R"]
+) -> Float[Array, ""]:
+    """1 − Var(returns − values) / Var(returns) over the mask; not finite where returns are constant.
+
+    Of the whole batch, with the rollout's values: variances of microbatches do not add up.
+    """
+    return 1.0 - masked_var(returns - values, mask) / masked_var(returns, mask)

@@ -1,0 +1,106 @@
+"""From a sampled response and its score to a reward for each token.
+
+Responses [B, R] are right-padded. A response's real tokens are those through its first EOS;
+`mask` is True on them. The value of slot t is read before token t is seen, at token t−1, so
+the slot after EOS is the one whose value is read at EOS.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+
+def response_mask(response: Int[Array, "B R"], eos: int, pad: int) -> Bool[Array, "B R"]:
+    """True on the tokens through the first EOS; on all tokens but padding where there is none."""
+    is_eos = (response == eos).astype(jnp.int32)
+    eos_before = jnp.cumsum(is_eos, axis=1) - is_eos
+    return (eos_before == 0) & (response != pad)
+
+
+def cut_after_eos(response: Int[Array, "B R"], eos: int, pad: int) -> Int[Array, "B R"]:
+    """The response with everything after its first EOS replaced by padding."""
+    return jnp.where(response_mask(response, eos, pad), response, pad)
+
+
+def has_eos(response: Int[Array, "B R"], eos: int) -> Bool[Array, " B"]:
+    return jnp.any(response == eos, axis=1)
+
+
+def lengths(mask: Bool[Array, "B R"]) -> Int[Array, " B"]:
+    """Tokens in each response, EOS included."""
+    return jnp.sum(mask, axis=1)
+
+
+def value_mask(mask: Bool[Array, "B R"], score_at: str) -> Bool[Array, "B R"]:
+    """Where values and rewards live: `mask`, and for `after_eos` one slot more where R has room.
+
+    Its last True slot is the scored place.
+    """
+    if score_at == "eos":
+        return mask
+    return mask | _shift_right(mask)
+
+
+def place_score(score: Num[Array, " B"], mask: Bool[Array, "B R"], score_at: str) -> Float[Array, "B R"]:
+    """The score at its one slot, 0 elsewhere; float32 even from integer scores.
+
+    `eos`: the response's last token. `after_eos`: the slot after it, or the last token where
+    the response fills all R slots (N+).
+    """
+    scored = value_mask(mask, score_at)
+    last = scored & ~_shift_left(scored)
+    return jnp.where(last, score.astype(jnp.float32)[:, None], 0.0)
+
+
+def score_missing_eos(
+    score: Num[Array, " B"], ended: Bool[Array, " B"], no_eos: str, no_eos_score: float
+) -> Float[Array, " B"]:
+    """What a response that never ended scores, float32; `ended` is `has_eos`.
+
+    `replace`: no_eos_score (N+). `subtract`: its score less |no_eos_score|. `none`: its score.
+    """
+    score = score.astype(jnp.float32)
+    if no_eos == "none":
+        return score
+    missing = no_eos_score if no_eos == "replace" else score - abs(no_eos_score)
+    return jnp.where(ended, score, missing)
+
+
+def kl_penalty(
+    logp: Float[Array, "B R"],
+    ref_logp: Float[Array, "B R"],
+    mask: Bool[Array, "B R"],
+    kl_coef: float | Float[Array, ""],
+) -> Float[Array, "B R"]:
+    """−β (logp − ref_logp) on the response's tokens, 0 elsewhere; float32.
+
+    Both log-probabilities are at the rollout temperature.
+    """
+    kl = logp.astype(jnp.float32) - ref_logp.astype(jnp.float32)
+    return jnp.where(mask, -kl_coef * kl, 0.0)
+
+
+def adapt_kl_coef(
+    kl_coef: Float[Array, ""], kl: Float[Array, ""], target: float, horizon: int, episodes: int
+) -> Float[Array, ""]:
+    """β (1 + clip(kl / target − 1, ±0.2) · episodes / horizon), the controller of LMHP.
+
+    `kl` and `target` are nats a response, `episodes` those of the batch that measured `kl`,
+    `horizon` the episodes over which β may change about 20%.
+    """
+    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    return kl_coef * (1.0 + error * episodes / horizon)
+
+
+def best_of_n_kl(n: int) -> float:
+    """log N − (N−1)/N: KL of best-of-N from its sampler, in nats; an upper bound where scores tie."""
+    return math.log(n) - (n - 1) / n
+
+
+def _shift_right(mask: Bool[Array, "B R"]) -> Bool[Array, "B R"]:
+    return jnp.pad(mask, ((0, 0), (1, 0)))[:, :-1]
+
+
+def _shift_left(mask: Bool[Array, "B R"]) -> Bool[Array, "B R"]:
+    return jnp.pad(mask, ((0, 0), (0, 1)))[:, 1:]

@@ -1,0 +1,1 @@
+"""The transformer: parameters declared beside the pure functions that use them."""

@@ -1,0 +1,83 @@
+"""Writing responses: prefill and decode in one compiled call that stops when every row has ended."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.config import ModelConfig
+from rlhf_jax.mesh import ROWS, layout, reshard
+from rlhf_jax.model import transformer
+
+
+def generate(
+    params,
+    config: ModelConfig,
+    query: Int[Array, "B Q"],
+    key: jax.Array,
+    *,
+    response_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop_id: int | None = None,
+) -> Int[Array, "B R"]:
+    """Samples a response to each left-padded query; temperature 0 is greedy.
+
+    Returns R = `response_tokens` ids a row: through the first EOS, then padding. With `stop_id`
+    (a newline for a prompted base model) a row also ends at that token.
+    """
+    params = transformer.compute_params(params, config)
+    segments = transformer.valid_segments(query, pad_id)
+    hidden, cache = transformer.prefill(params, config, query, segments, response_tokens - 1)
+    response = jnp.full((query.shape[0], response_tokens), pad_id, jnp.int32, out_sharding=layout(ROWS, None))
+    ended = jnp.zeros(query.shape[0], bool, out_sharding=layout(ROWS))
+
+    def choose(i, hidden, response, ended):
+        scores = transformer.logits(params, config, hidden)[:, 0]
+        token = sample(jax.random.fold_in(key, i), scores, temperature, top_k, top_p)
+        token = jnp.where(ended, pad_id, token)
+        response = jax.lax.dynamic_update_slice_in_dim(response, token[:, None], i, axis=1)
+        ended = ended | (token == eos_id)
+        return response, ended if stop_id is None else ended | (token == stop_id)
+
+    def unfinished(carry):
+        i, _, _, ended = carry
+        return (i < response_tokens) & ~ended.all()
+
+    def step(carry):
+        i, cache, response, ended = carry
+        last = jax.lax.dynamic_slice_in_dim(response, i - 1, 1, axis=1)
+        hidden, cache = transformer.decode(params, config, last, cache)
+        response, ended = choose(i, hidden, response, ended)
+        return i + 1, cache, response, ended
+
+    response, ended = choose(0, hidden, response, ended)
+    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), cache, response, ended))[2]
+
+
+def sample(
+    key: jax.Array, logits: Float[Array, "B V"], temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> Int[Array, "B"]:
+    """One token a row from softmax(logits / temperature), restricted to top-k and top-p."""
+    logits = reshard(logits, ROWS, None)
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = restrict(logits / temperature, top_k, top_p)
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    return jnp.argmax(logits + reshard(noise, ROWS, None), axis=-1).astype(jnp.int32)
+
+
+def restrict(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array, "B V"]:
+    """Keeps the k likeliest tokens, then the fewest whose probabilities reach p (0 and 1: all)."""
+    if top_k:
+        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    if top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p  # mass before it
+        least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return logits

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from rlhf_jax.evaluation.length_control import preference_at_equal_length
+
+
+def wins(share, n=10):
+    return np.arange(n) < share * n
+
+
+def test_hand_solved_regression():
+    # Half the comparisons at log ratio +1, won 8 of 10, half at −1, won 5 of 10. Two coefficients fit
+    # both rates exactly: c + s = log 4 and c − s = 0, so c = log 2 and σ(c) = 2/3.
+    outcomes = {"ppo": np.concatenate([wins(0.8), wins(0.5)])}
+    log_ratios = {"ppo": np.repeat([1.0, -1.0], 10)}
+    assert preference_at_equal_length(outcomes, log_ratios)["ppo"] == pytest.approx(2 / 3, abs=1e-5)
+
+
+def test_at_equal_lengths_it_is_the_plain_rate():
+    outcomes = {"sft": wins(0.3), "ppo": np.concatenate([wins(0.7), [0.5, 0.5]])}
+    rates = preference_at_equal_length(outcomes, {name: np.zeros(len(won)) for name, won in outcomes.items()})
+    assert rates == pytest.approx({"sft": 0.3, "ppo": 8 / 12}, abs=1e-5)
+
+
+def test_a_policy_that_wins_by_length_alone_comes_out_even():
+    # Truth: σ(0 + 2 · log ratio) for both; the longer policy wins more in the raw counts.
+    rng = np.random.default_rng(0)
+    log_ratios = {"short": rng.normal(-0.3, 0.5, 20_000), "long": rng.normal(0.5, 0.5, 20_000)}
+    outcomes = {name: rng.random(len(x)) < 1 / (1 + np.exp(-2 * x)) for name, x in log_ratios.items()}
+    assert outcomes["long"].mean() > 0.65
+    rates = preference_at_equal_length(outcomes, log_ratios)
+    assert rates == pytest.approx({"short": 0.5, "long": 0.5}, abs=0.02)
