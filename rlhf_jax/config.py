@@ -6,6 +6,7 @@ fields changes the numbers of a run.
 """
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -28,11 +29,13 @@ class MeshConfig:
     tensor: int = 1
 
 
-@dataclass
+@dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
 class ModelConfig:
     """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
 
-    base: str = ""  # folder of a base checkpoint: its weights, tokenizer and the fields up to `tied_head`
+    base: str = (
+        ""  # base checkpoint to start from: a folder, or mini/<name>; it sets the fields up to `tied_head`
+    )
     width: int = 256
     layers: int = 4
     heads: int = 4
@@ -98,6 +101,7 @@ class SftConfig:
     pack: bool = True  # several posts a row
     microbatches: int = 1  # gradient accumulation: parts a batch is computed in
     save_every: int = 500
+    bigger_base: str = ""  # base checkpoint also fine-tuned, as `sft_10x`, for comparison; empty: none
 
 
 @dataclass
@@ -145,7 +149,6 @@ class EvalConfig:
     best_of: int = 16
     temperature: float = 0.7  # of best-of-N; the policies are greedy
     shots: int = 2  # examples in the base model's prompt
-    bigger_base: str = ""  # base checkpoint of the supervised comparison; empty: none
 
 
 @dataclass
@@ -173,13 +176,28 @@ CHOICES = {
     "ppo.no_eos": ("replace", "subtract", "none"),
     "*.optimizer.schedule": ("cosine", "linear", "constant"),
 }
-MAY_BE_ZERO = {"seed", "kv_heads", "ff", "warmup", "weight_decay", "clip_norm", "kl_coef", "shots", "beta1", "beta2"}
+MAY_BE_ZERO = {
+    "seed",
+    "kv_heads",
+    "ff",
+    "warmup",
+    "weight_decay",
+    "clip_norm",
+    "kl_coef",
+    "shots",
+    "beta1",
+    "beta2",
+}
 MAY_BE_ZERO |= {"rotary_fraction", "gamma", "lam", "value_coef", "learning_rate"}
+AT_MOST_ONE = {"rotary_fraction", "gamma", "lam"}
+BELOW_ONE = {"beta1", "beta2"}
 ANY_SIGN = {"fsdp", "no_eos_score"}
 
 
 def validate(config: Config) -> Config:
     """Returns `config` unchanged, or raises `ConfigError` naming the first wrong field."""
+    for name in _names_set(config):
+        check_name(name)
     for name, kind, value in fields_of(config):
         _check_type(name, kind, value)
         _check_range(name, value)
@@ -201,6 +219,17 @@ def fields_of(config, prefix: str = ""):
             yield f"{prefix}{f.name}", hints[f.name], value
 
 
+def check_name(name: str) -> None:
+    """Raises `ConfigError` with the nearest names if no leaf field has the dotted name `name`."""
+    names = [known for known, _, _ in fields_of(Config())]
+    if name in names:
+        return
+    inside = [known for known in names if known.startswith(f"{name}.")]
+    near = inside[:3] or difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "rlhf_jax/config.py lists them"
+    raise ConfigError(f"{name}: no such field; {hint}")
+
+
 def differences(ours: Config, theirs: dict) -> list[str]:
     """Lines 'field: there → here' for every leaf in which a stored configuration differs."""
     stored = dict(_flatten(theirs))
@@ -218,6 +247,15 @@ def to_dict(config) -> dict:
         f.name: to_dict(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else _plain(v)
         for f in dataclasses.fields(config)
     }
+
+
+def _names_set(config, prefix: str = ""):
+    """Dotted names of all attributes: a dataclass takes a misspelt one without a word."""
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            yield from _names_set(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _plain(value):
@@ -252,7 +290,11 @@ def _check_range(name: str, value) -> None:
         if not math.isfinite(number):
             raise ConfigError(f"{name}: {number} is not a finite number")
         if leaf not in ANY_SIGN and (number < 0 or (number == 0 and leaf not in MAY_BE_ZERO)):
-            raise ConfigError(f"{name}: {number} should be {'0 or more' if leaf in MAY_BE_ZERO else 'positive'}")
+            raise ConfigError(
+                f"{name}: {number} should be {'0 or more' if leaf in MAY_BE_ZERO else 'positive'}"
+            )
+        if (leaf in AT_MOST_ONE and number > 1) or (leaf in BELOW_ONE and number >= 1):
+            raise ConfigError(f"{name}: {number} should be {'at most' if leaf in AT_MOST_ONE else 'below'} 1")
 
 
 def _check_together(config: Config) -> None:
@@ -261,8 +303,6 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"model.heads: {model.heads} heads do not divide model.width {model.width}")
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
-    if model.rotary_fraction > 1:
-        raise ConfigError(f"model.rotary_fraction: {model.rotary_fraction} is more than 1")
     if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
         raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
     if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:
@@ -274,7 +314,9 @@ def _check_together(config: Config) -> None:
         )
     longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)
     if model.positions == "learned" and not model.base and longest > model.context:
-        raise ConfigError(f"model.context: {model.context} is shorter than query and response, {longest} tokens")
+        raise ConfigError(
+            f"model.context: {model.context} is shorter than query and response, {longest} tokens"
+        )
     if ppo.batch_size % (ppo.minibatches * ppo.microbatches):
         raise ConfigError(
             f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "

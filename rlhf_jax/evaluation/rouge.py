@@ -12,5 +12,9 @@ def rouge(summaries: Sequence[str], references: Sequence[str]) -> dict[str, floa
 
     Words are lower-cased runs of a–z and 0–9, not stemmed; text in other scripts has none and scores 0.
     """
-    scored = [SCORER.score(reference, summary) for summary, reference in zip(summaries, references, strict=True)]
-    return {kind: sum(scores[kind].fmeasure for scores in scored) / len(scored) for kind in SCORER.rouge_types}
+    scored = [
+        SCORER.score(reference, summary) for summary, reference in zip(summaries, references, strict=True)
+    ]
+    return {
+        kind: sum(scores[kind].fmeasure for scores in scored) / len(scored) for kind in SCORER.rouge_types
+    }

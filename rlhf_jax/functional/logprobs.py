@@ -1,6 +1,6 @@
 """Log-probabilities and entropy from logits whose vocabulary may be split over devices.
 
-Tokens are picked from the vocabulary by comparing with an iota and summing, never by a
+Tokens are picked from the vocabulary by comparing with a range and summing, never by a
 gather: a gather along a sharded axis would collect the whole vocabulary on each device.
 """
 
@@ -19,7 +19,7 @@ def token_logprobs(
     outside the vocabulary, as padding is, gets a finite number without meaning: mask it.
     """
     logits = logits.astype(jnp.float32) / temperature
-    vocabulary = jax.lax.broadcasted_iota(tokens.dtype, (1, 1, logits.shape[-1]), 2)
+    vocabulary = jnp.arange(logits.shape[-1])
     chosen = jnp.sum(jnp.where(vocabulary == tokens[..., None], logits, 0.0), axis=-1)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 

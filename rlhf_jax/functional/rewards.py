@@ -73,12 +73,11 @@ def kl_penalty(
     mask: Bool[Array, "B R"],
     kl_coef: float | Float[Array, ""],
 ) -> Float[Array, "B R"]:
-    """−β (logp − ref_logp) on the response's tokens, 0 elsewhere; float32.
+    """−β (logp − ref_logp) on the response's tokens, 0 elsewhere.
 
     Both log-probabilities are at the rollout temperature.
     """
-    kl = logp.astype(jnp.float32) - ref_logp.astype(jnp.float32)
-    return jnp.where(mask, -kl_coef * kl, 0.0)
+    return jnp.where(mask, -kl_coef * (logp - ref_logp), 0.0)
 
 
 def adapt_kl_coef(

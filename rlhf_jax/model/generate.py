@@ -21,12 +21,10 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    stop_id: int | None = None,
 ) -> Int[Array, "B R"]:
     """Samples a response to each left-padded query; temperature 0 is greedy.
 
-    Returns R = `response_tokens` ids a row: through the first EOS, then padding. With `stop_id`
-    (a newline for a prompted base model) a row also ends at that token.
+    Returns R = `response_tokens` ids a row: through the first EOS, then padding.
     """
     params = transformer.compute_params(params, config)
     segments = transformer.valid_segments(query, pad_id)
@@ -39,8 +37,7 @@ def generate(
         token = sample(jax.random.fold_in(key, i), scores, temperature, top_k, top_p)
         token = jnp.where(ended, pad_id, token)
         response = jax.lax.dynamic_update_slice_in_dim(response, token[:, None], i, axis=1)
-        ended = ended | (token == eos_id)
-        return response, ended if stop_id is None else ended | (token == stop_id)
+        return response, ended | (token == eos_id)
 
     def unfinished(carry):
         i, _, _, ended = carry

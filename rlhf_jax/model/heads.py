@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.model import transformer
@@ -28,4 +28,29 @@ def specs(config: ModelConfig, vocabulary: int):
 def read(head, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows"]:
     """The scalar at every position, in float32."""
     hidden = hidden.astype(jnp.float32)
-    return jnp.einsum("...d,d->...", hidden, head["weight"], precision=jax.lax.Precision.HIGHEST) + head["bias"]
+    return (
+        jnp.einsum("...d,d->...", hidden, head["weight"], precision=jax.lax.Precision.HIGHEST) + head["bias"]
+    )
+
+
+def scalars(
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
+) -> Float[Array, "B R+1"]:
+    """What the head reads at the last query token and at every response token.
+
+    Entry t is read after t response tokens: as a value it is that of slot t; as a reward, the
+    entry after the last real token is the response's score.
+    """
+    tokens = jnp.concatenate([query, response], axis=1)
+    segments = transformer.valid_segments(tokens, pad_id)
+    hidden = transformer.apply(params["transformer"], config, tokens, segments, query.shape[1] - 1)
+    return read(params["head"], hidden)
+
+
+def score(
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
+) -> Float[Array, "B"]:
+    """The reward of each response, read at its last real token (EOS where it has one)."""
+    length = jnp.sum(response != pad_id, axis=1)
+    at_end = jnp.arange(response.shape[1] + 1) == length[:, None]
+    return jnp.sum(jnp.where(at_end, scalars(params, config, query, response, pad_id), 0.0), axis=1)

@@ -270,8 +270,7 @@ def valid_segments(tokens: Int[Array, "B T"], pad_id: int) -> Int[Array, "B T"]:
     return (tokens != pad_id).astype(jnp.int32)
 
 
-@struct.dataclass
-class KVCache:
+class KVCache(struct.PyTreeNode):
     """Keys and values of the tokens read so far, for `decode`."""
 
     layers: list | tuple  # per layer (or stacked [L, …]) a pair of [B, H, S, K]

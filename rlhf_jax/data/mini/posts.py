@@ -33,7 +33,7 @@ from rlhf_jax.data.mini.world import (
 from rlhf_jax.data.records import Post
 
 POST_WORDS = 37  # words and punctuation marks of title and post together
-AUTHORS = {"hasty": 0.40, "careful": 0.20, "wrong": 0.12, "pointless": 0.12, "rambling": 0.08, "joking": 0.08}
+AUTHORS = {"hasty": 0.40, "careful": 0.28, "wrong": 0.10, "pointless": 0.10, "rambling": 0.06, "joking": 0.06}
 
 
 def posts(seed: int, split: str, count: int) -> list[Post]:
@@ -132,11 +132,12 @@ def write_reference(story: Story, rng: np.random.Generator) -> str:
 def _hasty(story: Story, first: Fact, rng: np.random.Generator) -> str:
     second, question = story.facts[1], story.question
     forms = {
-        f"{first}. {question}": 0.40,
-        f"{first} and {second}.": 0.20,
-        f"{first}.": 0.15,
-        f"basically {first}. {question}": 0.10,
-        f"{first} and {second}. {question}": 0.15,
+        f"{first}. {question}": 0.36,
+        f"{first} and {second}. {question}": 0.22,
+        f"{first} and {second}.": 0.12,
+        f"{first}.": 0.07,
+        f"basically {first}. {question}": 0.05,
+        f"{first} because {story.cause_fact}. {question}": 0.18 if story.cause else 0.0,
     }
     return pick_weighted(rng, forms)
 
@@ -145,9 +146,9 @@ def _careful(story: Story, key: Fact, rng: np.random.Generator) -> str:
     cause, question = story.cause_fact, story.question
     forms = {
         f"{key}. {question}": 0.40,
-        f"{key} because {cause}.": 0.20,
-        f"{key} because {cause}. {question}": 0.25,
-        f"basically {key}. {question}": 0.15,
+        f"{key} because {cause}. {question}": 0.35,
+        f"{key} because {cause}.": 0.15,
+        f"basically {key}. {question}": 0.10,
     }
     return pick_weighted(rng, forms)
 

@@ -1,0 +1,42 @@
+"""The embedded miniature: the whole pipeline on two CPU cores, from base checkpoints in the package.
+
+python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/mini
+"""
+
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(base="mini/small"),
+        data=DataConfig(
+            source="mini",
+            query_tokens=48,
+            query_buckets=(40, 48),
+            response_tokens=20,
+            reward_response_tokens=20,
+        ),
+        sft=SftConfig(
+            batch_size=64,
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            pack=False,
+            bigger_base="mini/large",
+        ),
+        reward=RewardConfig(batch_size=64, optimizer=OptimizerConfig(learning_rate=7e-4)),
+        ppo=PpoConfig(
+            episodes=20_480,
+            batch_size=128,
+            epochs=4,
+            optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear"),
+        ),
+        eval=EvalConfig(shots=1),
+    )

@@ -1,0 +1,19 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: enters the repository and its .venv, made where it is missing or out of date.
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "rlhf_jax needs Python 3.11 or newer, '$python' is not: set PYTHON, for example PYTHON=python3.11 $0" >&2
+    exit 1
+fi
+
+stamp=$(cat requirements.txt pyproject.toml | cksum)
+if [[ ! -f .venv/stamp || $(<.venv/stamp) != "$stamp" ]]; then
+    echo "setup: installing into $PWD/.venv"
+    [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+    echo "$stamp" >.venv/stamp
+fi
+PATH=$PWD/.venv/bin:$PATH

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Style, types and tests, without the slow ones. Arguments go to pytest, for example -k checkpoint.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+ruff check .
+ruff format --check .
+mypy
+python -m pytest -q -n 2 -m "not slow" "$@"

@@ -1,0 +1,1 @@
+"""Posts, comparisons, tokens and batches as plain records and NumPy arrays; never imports jax."""

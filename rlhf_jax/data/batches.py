@@ -1,0 +1,281 @@
+"""Batches as pure functions of the step number: the seed and the step are the whole data cursor.
+
+An epoch is a permutation of the rows drawn from (seed, epoch). Every batch takes its rows
+from one length bucket, so that short texts get short arrays and a stage compiles at most
+once a bucket. Nothing depends on the number of devices.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int
+
+from rlhf_jax.config import DataConfig, SftConfig
+from rlhf_jax.data.comparisons import Pair
+from rlhf_jax.data.records import Article, Post
+from rlhf_jax.data.tldr import encode_query, encode_responses
+from rlhf_jax.data.tokenizer import Tokenizer
+
+Batch = dict[str, np.ndarray]
+Ids = Sequence[int] | Int[np.ndarray, "T"]  # of one text
+
+
+class BatchError(ValueError):
+    """Rows that cannot be put into batches as asked."""
+
+
+class Plan:
+    """Which rows make up the batch of each step.
+
+    `lengths` [N] are in tokens, `buckets` the padded lengths in increasing order. The rows
+    that do not fill a batch of their bucket move up to the next longer one; those left over
+    in the longest, `dropped` of them, sit an epoch out. Subclasses make the arrays.
+    """
+
+    def __init__(self, lengths: Sequence[int], buckets: Sequence[int], batch_size: int, seed: int):
+        self._bucket_of = np.searchsorted(buckets, lengths)
+        self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
+        self._epoch = lru_cache(maxsize=1)(self._shuffled)
+
+    def collate(self, rows: np.ndarray, width: int) -> Batch:
+        """The arrays of some rows [B], which a bucket of `width` tokens holds; `index` [B] is `rows`."""
+        raise NotImplementedError
+
+    @property
+    def steps_per_epoch(self) -> int:
+        rows, size = len(self._bucket_of), self._batch_size
+        if rows < size:
+            raise BatchError(f"{rows} rows do not fill one batch of {size}: lower batch_size or add data")
+        return rows // size
+
+    @property
+    def dropped(self) -> int:
+        """Rows that each epoch leaves out, other ones every time; fewer than a batch."""
+        return len(self._bucket_of) % self._batch_size
+
+    def total_steps(self, epochs: float) -> int:
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    def batch(self, step: int) -> Batch:
+        epoch, i = divmod(step, self.steps_per_epoch)
+        rows, width = self._epoch(epoch)[i]
+        return self.collate(rows, width)
+
+    def in_order(self) -> Iterator[tuple[Batch, int]]:
+        """Every row once, bucket by bucket, as (batch, number of valid rows).
+
+        Only the last batch may be short of rows; it is filled by repeating the ones it has.
+        """
+        batches, left, width = self._fill(np.arange(len(self._bucket_of), dtype=np.int32))
+        for rows, batch_width in batches:
+            yield self.collate(rows, batch_width), len(rows)
+        if len(left):
+            yield self.collate(np.resize(left, self._batch_size), width), len(left)
+
+    def _shuffled(self, epoch: int) -> list[tuple[np.ndarray, int]]:
+        rng = np.random.default_rng([self._seed, epoch])
+        batches, _, _ = self._fill(rng.permutation(len(self._bucket_of)).astype(np.int32))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _fill(self, order: np.ndarray) -> tuple[list[tuple[np.ndarray, int]], np.ndarray, int]:
+        """Full batches of rows in `order` with their widths; the rows left over and their width."""
+        batches, left, width = [], order[:0], self._buckets[-1]
+        for bucket in np.unique(self._bucket_of):
+            width = self._buckets[bucket]
+            rows = np.concatenate([left, order[self._bucket_of[order] == bucket]])
+            full = len(rows) - len(rows) % self._batch_size
+            batches += [(batch, width) for batch in rows[:full].reshape(-1, self._batch_size)]
+            left = rows[full:]
+        return batches, left, width
+
+
+class QueryPlan(Plan):
+    """Batches of `query` [B, Q], left-padded.
+
+    `encode(post, tokenizer, limit)` makes a query of at most `data.query_tokens` tokens.
+    """
+
+    def __init__(
+        self,
+        posts: Sequence[Post],
+        tokenizer: Tokenizer,
+        data: DataConfig,
+        batch_size: int,
+        seed: int,
+        encode: Callable[[Post, Tokenizer, int], list[int]] = encode_query,
+    ):
+        self._queries = _encoded_queries(posts, tokenizer, data, encode)
+        self._pad_id = tokenizer.pad_id
+        super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, seed)
+
+    def collate(self, rows: np.ndarray, width: int) -> Batch:
+        return {"query": left_pad([self._queries[i] for i in rows], width, self._pad_id), "index": rows}
+
+
+class PairPlan(Plan):
+    """Batches of `query` [B, Q], left-padded, `chosen` and `rejected` [B, R], right-padded.
+
+    R is `data.reward_response_tokens`; `truncated` summaries lost tokens to it.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], tokenizer: Tokenizer, data: DataConfig, batch_size: int, seed: int
+    ):
+        limit = data.reward_response_tokens
+        self._queries = _encoded_queries([pair.info for pair in pairs], tokenizer, data)
+        self._chosen, chosen_cut = _encoded_responses([pair.chosen for pair in pairs], tokenizer, limit)
+        self._rejected, rejected_cut = _encoded_responses([pair.rejected for pair in pairs], tokenizer, limit)
+        self.truncated = chosen_cut + rejected_cut
+        self._response_tokens, self._pad_id = limit, tokenizer.pad_id
+        super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, seed)
+
+    def collate(self, rows: np.ndarray, width: int) -> Batch:
+        size, pad_id = self._response_tokens, self._pad_id
+        return {
+            "query": left_pad([self._queries[i] for i in rows], width, pad_id),
+            "chosen": right_pad([self._chosen[i] for i in rows], size, pad_id),
+            "rejected": right_pad([self._rejected[i] for i in rows], size, pad_id),
+            "index": rows,
+        }
+
+
+class SummaryPlan(Plan):
+    """Batches of `query` [B, Q], left-padded, and `response` [B, R], right-padded: summaries to score.
+
+    R is `data.reward_response_tokens`.
+    """
+
+    def __init__(
+        self,
+        infos: Sequence[Post | Article],
+        summaries: Sequence[str],
+        tokenizer: Tokenizer,
+        data: DataConfig,
+        batch_size: int,
+    ):
+        self._queries = _encoded_queries(infos, tokenizer, data)
+        self._responses, self.truncated = _encoded_responses(
+            summaries, tokenizer, data.reward_response_tokens
+        )
+        self._response_tokens, self._pad_id = data.reward_response_tokens, tokenizer.pad_id
+        super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, 0)
+
+    def collate(self, rows: np.ndarray, width: int) -> Batch:
+        return {
+            "query": left_pad([self._queries[i] for i in rows], width, self._pad_id),
+            "response": right_pad([self._responses[i] for i in rows], self._response_tokens, self._pad_id),
+            "index": rows,
+        }
+
+
+class SftPlan(Plan):
+    """Batches of rows of query–response examples: `tokens`, `segments` and `targets_mask` [B, T].
+
+    Unpacked, a row is one example, B is `options.batch_size` and T a bucket plus
+    `data.response_tokens`. Packed, T is the longest of these and B such that a batch holds
+    about `options.batch_size` examples; which examples share a row is drawn once from the
+    seed, and epochs permute rows. `truncated` references lost tokens to the limit;
+    `most_targets` is the largest number of targets in a row.
+    """
+
+    def __init__(
+        self, posts: Sequence[Post], tokenizer: Tokenizer, data: DataConfig, options: SftConfig, seed: int
+    ):
+        queries = _encoded_queries(posts, tokenizer, data)
+        summaries = [post.summary for post in posts]
+        responses, self.truncated = _encoded_responses(summaries, tokenizer, data.response_tokens)
+        self._pad_id = tokenizer.pad_id
+        self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]
+        self._first_target = [1 if options.query_loss else max(len(query), 1) for query in queries]
+        lengths = [len(example) for example in self._examples]
+        widths = [bucket + data.response_tokens for bucket in data.query_buckets]
+        self._rows = [[i] for i in range(len(posts))]
+        batch_size = options.batch_size
+        if options.pack:
+            widths = widths[-1:]
+            order = np.random.default_rng(seed).permutation(len(posts))
+            self._rows = pack_rows(lengths, widths[0], order)
+            batch_size = _packed_batch_size(options, len(self._rows) / len(posts))
+        targets = [length - first for length, first in zip(lengths, self._first_target, strict=True)]
+        self.most_targets = max(sum(targets[i] for i in row) for row in self._rows)
+        super().__init__([sum(lengths[i] for i in row) for row in self._rows], widths, batch_size, seed)
+
+    def collate(self, rows: np.ndarray, width: int) -> Batch:
+        tokens = np.full((len(rows), width), self._pad_id, np.int32)
+        segments = np.zeros((len(rows), width), np.int32)
+        targets = np.zeros((len(rows), width), np.float32)
+        for b, row in enumerate(rows):
+            start = 0
+            for segment, i in enumerate(self._rows[row], 1):
+                end = start + len(self._examples[i])
+                tokens[b, start:end] = self._examples[i]
+                segments[b, start:end] = segment
+                targets[b, start + self._first_target[i] : end] = 1
+                start = end
+        return {"tokens": tokens, "segments": segments, "targets_mask": targets, "index": rows}
+
+
+def pack_rows(lengths: Sequence[int], width: int, order: Iterable[int]) -> list[list[int]]:
+    """Puts examples, in `order`, into rows of `width` tokens; each into the fullest row that holds it."""
+    rows: list[list[int]] = []
+    open_rows: list[tuple[int, int]] = []  # (tokens left, row), increasing
+    for i in order:
+        place = bisect_left(open_rows, (lengths[i], 0))
+        if place == len(open_rows):
+            left, row = width, len(rows)
+            rows.append([])
+        else:
+            left, row = open_rows.pop(place)
+        rows[row].append(int(i))
+        insort(open_rows, (left - lengths[i], row))
+    return rows
+
+
+def _packed_batch_size(options: SftConfig, rows_per_example: float) -> int:
+    """Rows for about `options.batch_size` examples.
+
+    A multiple of a divisor of `options.batch_size`, so that they divide among devices and
+    microbatches nearly as well; the divisor is at most a quarter of the rows where it can be.
+    """
+    rows = options.batch_size * rows_per_example
+    unit = options.batch_size
+    while unit > rows / 4 and unit % (2 * options.microbatches) == 0:
+        unit //= 2
+    return unit * max(1, round(rows / unit))
+
+
+def _encoded_queries(
+    infos: Sequence[Post] | Sequence[Post | Article],
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    encode: Callable[..., list[int]] = encode_query,
+) -> list[Int[np.ndarray, "T"]]:
+    queries = [np.asarray(encode(info, tokenizer, data.query_tokens), np.int32) for info in infos]
+    if data.padding == "space":  # OpenAI's: fill up to the bucket with space tokens, which are attended to
+        (space,) = tokenizer.encode(" ")
+        widths = [data.query_buckets[bisect_left(data.query_buckets, len(query))] for query in queries]
+        queries = [left_pad([query], width, space)[0] for query, width in zip(queries, widths, strict=True)]
+    return queries
+
+
+def _encoded_responses(
+    summaries: Sequence[str], tokenizer: Tokenizer, limit: int
+) -> tuple[list[Int[np.ndarray, "T"]], int]:
+    responses, truncated = encode_responses(summaries, tokenizer, limit)
+    return [np.asarray(ids, np.int32) for ids in responses], truncated
+
+
+def left_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B T"]:
+    padded = np.full((len(rows), width), pad_id, np.int32)
+    for row, ids in zip(padded, rows, strict=True):
+        row[width - len(ids) :] = ids
+    return padded
+
+
+def right_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B T"]:
+    padded = np.full((len(rows), width), pad_id, np.int32)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded

@@ -1,0 +1,65 @@
+"""Human comparisons: finding, selecting, and what a reward model reads of them."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_jax.config import DataConfig
+from rlhf_jax.data.download import download
+from rlhf_jax.data.records import Article, Comparison, Post, RecordError, read_comparisons
+
+PUBLISHED = (
+    *(f"batch{i}" for i in (*range(3, 21), 22)),
+    *("batch0_cnndm", "cnndm0", "cnndm2", "edit_b2_eval_test"),
+)
+
+
+class Pair(NamedTuple):
+    """Two summaries of one text, the preferred one first."""
+
+    info: Post | Article
+    chosen: str
+    rejected: str
+
+
+def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comparison]:
+    """The comparisons of a configuration, of some labelling batches or of all.
+
+    They come from the *.json and *.jsonl files of the folder, or the files of the glob,
+    `data.comparisons`; where that is empty, from OpenAI's files, downloaded to `data.cache`.
+    """
+    if data.comparisons:
+        paths = _find(data.comparisons)
+    else:
+        folder = Path(data.cache).expanduser() / "comparisons"
+        paths = [
+            download(f"{data.url}/dataset/comparisons/{name}.json", folder / f"{name}.json")
+            for name in batches or PUBLISHED
+        ]
+    found = [comparison for path in paths for comparison in read_comparisons(path)]
+    missing = set(batches) - {comparison.batch for comparison in found}
+    if missing:
+        place = data.comparisons or folder
+        raise RecordError(f"{place}: no comparisons of batch {', '.join(sorted(missing))} (reward.batches)")
+    return [comparison for comparison in found if not batches or comparison.batch in batches]
+
+
+def pairs_of(comparisons: Iterable[Comparison], split: str) -> list[Pair]:
+    """The pairs of one split (train, valid1, valid2), in order."""
+    return [
+        Pair(c.info, c.summaries[c.choice].text, c.summaries[1 - c.choice].text)
+        for c in comparisons
+        if c.split == split
+    ]
+
+
+def _find(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl"))
+    else:
+        paths = sorted(Path(p) for p in glob.glob(str(path)))
+    if not paths:
+        raise RecordError(f"{pattern}: no *.json or *.jsonl files there (data.comparisons)")
+    return paths

@@ -1,0 +1,79 @@
+"""The paper's filters on TL;DR posts, one named step each, counted.
+
+The heuristics against sensitive topics and profanity are ours: the paper does not print its
+lists. Tokens are counted by the tokenizer given, where the paper counts GPT-2's.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from rlhf_jax.data.records import Post
+from rlhf_jax.data.tokenizer import Tokenizer
+
+SUBREDDITS = frozenset(
+    """relationships AskReddit relationship_advice tifu dating_advice personalfinance Advice legaladvice
+    offmychest loseit jobs self BreakUps askwomenadvice dogs running pettyrevenge needadvice travel Parenting
+    weddingplanning Pets Dogtraining cats AskDocs college GetMotivated books Cooking""".split()
+)
+POST_TOKENS = 512
+SUMMARY_TOKENS = range(24, 48 + 1)
+
+_UPDATE = r"\W*(edit|update)(s|ed|d)?\b"
+UPDATE = re.compile(_UPDATE, re.IGNORECASE)
+UPDATE_OR_POSTSCRIPT = re.compile(_UPDATE + r"|\W*p\.?\s?s\b", re.IGNORECASE)
+SENSITIVE = re.compile(
+    r"\b(suicid|self.?harm|rape[ds]?\b|rapist|raping|molest|incest|p(a?)edophil|sexual(ly)? (abus|assault))"
+    r"|\bkill(ing|ed)? (myself|himself|herself|themsel)",
+    re.IGNORECASE,
+)
+PROFANITY = re.compile(
+    r"\b(\w*fuck\w*|\w*shit\w*|bitch\w*|cunts?|assholes?|dickheads?|bastards?|whores?|sluts?|fag(got)?s?)\b",
+    re.IGNORECASE,
+)
+
+
+class Step(NamedTuple):
+    """What one filter did to the posts."""
+
+    name: str
+    removed: int
+    left: int
+
+
+def filter_posts(posts: Sequence[Post], tokenizer: Tokenizer) -> tuple[list[Post], list[Step]]:
+    """The posts that pass every filter, in order, and the table of the steps."""
+    left, steps = list(posts), []
+    for name, passes in _filters(tokenizer):
+        before = len(left)
+        left = [post for post in left if passes(post)]
+        steps.append(Step(name, before - len(left), len(left)))
+    return left, steps
+
+
+def format_table(steps: Sequence[Step]) -> str:
+    """The steps as text with a line each: step, removed, left."""
+    lines = [("step", "removed", "left"), *((s.name, f"{s.removed:,}", f"{s.left:,}") for s in steps)]
+    width = max(len(name) for name, _, _ in lines)
+    return "\n".join(f"{name:{width}}  {removed:>9}  {left:>9}" for name, removed, left in lines)
+
+
+def _filters(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]]]:
+    seen: set[str] = set()
+
+    def is_new(post: Post) -> bool:
+        known = len(seen)
+        seen.update((post.id, post.post))
+        return len(seen) == known + 2
+
+    yield "duplicates", is_new
+    yield "subreddits not on the list", lambda post: post.subreddit in SUBREDDITS
+    yield "titles of updates", lambda post: not UPDATE.match(post.title)
+    yield "sensitive topics", lambda post: not SENSITIVE.search(f"{post.title}\n{post.post}\n{post.summary}")
+    yield f"posts over {POST_TOKENS} tokens", lambda post: len(tokenizer.encode(post.post)) <= POST_TOKENS
+    yield (
+        f"summaries not of {SUMMARY_TOKENS[0]} to {SUMMARY_TOKENS[-1]} tokens",
+        lambda post: len(tokenizer.encode(post.summary.lstrip(" "))) in SUMMARY_TOKENS,
+    )
+    yield "summaries that are updates", lambda post: not UPDATE_OR_POSTSCRIPT.match(post.summary)
+    yield "summaries with profanity", lambda post: not PROFANITY.search(post.summary)

@@ -1,0 +1,128 @@
+"""Expert ratings of news summaries, turned into comparisons.
+
+    python -m rlhf_jax.data.news_ratings --ratings=FOLDER --out=FOLDER [--gap=0.5]
+
+Reads FOLDER/*.jsonl, a rated article a line, as SummEval and Newsroom are distributed by
+BARTScore: {id, article, systems: {name: {text, scores: {coherence, consistency, fluency,
+relevance}}}}. Writes a file of comparison records for each: every two systems on one article
+whose mean scores differ by at least the gap, the higher mean chosen. The articles are split
+80 / 10 / 10 into train, valid1 and valid2.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+from rlhf_jax.data.records import (
+    Article,
+    Comparison,
+    RecordError,
+    Summary,
+    from_json,
+    read_jsonl,
+    write_jsonl,
+)
+
+
+@dataclass(frozen=True)
+class RatedArticle:
+    """An article and, by name of system, an object with its summary's text and scores."""
+
+    id: str
+    article: str
+    systems: dict
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoredSummary:
+    """One system's summary; `scores` are the experts' mean ratings by axis, 1–5."""
+
+    text: str
+    scores: dict
+    extra: dict = field(default_factory=dict)
+
+
+def convert(ratings: str | Path, out: str | Path, gap: float = 0.5) -> dict[str, int]:
+    """Writes the comparisons of every ratings file; returns how many, by file name."""
+    paths = sorted(Path(ratings).glob("*.jsonl"))
+    if not paths:
+        raise RecordError(f"{ratings}: no *.jsonl files of ratings there")
+    written = {}
+    for path in paths:
+        articles = read_jsonl(path, partial(compare, site=path.stem, gap=gap))
+        comparisons = [comparison for article in articles for comparison in article]
+        write_jsonl(Path(out) / path.name, comparisons)
+        written[path.name] = len(comparisons)
+    return written
+
+
+def compare(record: dict, site: str, gap: float) -> list[Comparison]:
+    """The comparisons between the systems of one rated article; each text counts once.
+
+    `extra` keeps the two mean scores. Which summary stands first is drawn from a hash.
+    """
+    rated = from_json(RatedArticle, record)
+    info = Article(rated.id, site, "", rated.article)
+    split = split_of(rated.id)
+    texts: dict[str, str] = {}
+    means: dict[str, float] = {}
+    comparisons = []
+    for name, value in sorted(rated.systems.items()):
+        summary = from_json(ScoredSummary, value, f"systems.{name}")
+        if summary.text not in texts.values():
+            texts[name], means[name] = summary.text, _mean(summary.scores, f"systems.{name}.scores")
+    for pair in combinations(texts, 2):
+        first, second = pair if _hash(rated.id, *pair) % 2 else reversed(pair)
+        difference = means[second] - means[first]
+        if abs(difference) >= gap - 1e-9:  # means of thirds are inexact
+            summaries = (Summary(texts[first], first), Summary(texts[second], second))
+            scores = {"scores": [means[first], means[second]]}
+            choice = int(difference > 0)
+            comparisons.append(Comparison(info, summaries, choice, "experts", site, split, scores))
+    return comparisons
+
+
+def split_of(article_id: str) -> str:
+    """train (8 of 10), valid1 or valid2, from a hash of the article's id."""
+    return {8: "valid1", 9: "valid2"}.get(_hash(article_id) % 10, "train")
+
+
+def _mean(scores: dict, where: str) -> float:
+    if not scores or not all(type(score) in (int, float) for score in scores.values()):
+        raise RecordError(f"field {where} should hold numbers, at least one")
+    return fmean(scores.values())
+
+
+def _hash(*names: str) -> int:
+    return int.from_bytes(sha256("\n".join(names).encode()).digest()[:8], "big")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhf_jax.data.news_ratings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ratings", required=True, help="folder with *.jsonl files of rated articles")
+    parser.add_argument("--out", required=True, help="folder for the comparison records")
+    parser.add_argument("--gap", type=float, default=0.5, help="least difference of mean scores, above 0")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.gap > 0:
+            raise RecordError(f"--gap: {options.gap} should be above 0, or ties would be preferences")
+        written = convert(options.ratings, options.out, options.gap)
+    except RecordError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    for name, count in written.items():
+        print(f"{Path(options.out) / name}: {count:,} comparisons")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Records as OpenAI publishes them, one JSON object a line.
+
+Reading and writing a record again gives the same JSON object. Keys that the format does
+not name are kept in the last field of each class. Optional keys may be absent or null:
+both read as the field's default, and a null is kept among the unnamed keys, so that it is
+written as null and an absent one not at all.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class RecordError(ValueError):
+    """A record or file of records that cannot be used; names file, line and field."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """A Reddit post; `summary` is the author's own TL;DR, empty where the record has none."""
+
+    id: str
+    subreddit: str
+    title: str
+    post: str
+    summary: str = ""
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Article:
+    """A news article (CNN/DM); `site` is cnn, dailymail, …"""
+
+    id: str
+    site: str
+    title: str
+    article: str
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A summary, the policy that wrote it ("ref": a human), and the labeler's note on it."""
+
+    text: str
+    policy: str
+    note: str = ""
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RatedSummary:
+    """A summary with `axes`: overall, accuracy, coverage, coherence, each 1–7, and others."""
+
+    text: str
+    policy: str
+    axes: dict
+    note: str = ""
+    extra: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of two summaries of one text a labeler preferred.
+
+    `choice` is the index of the better one, `split` train, valid1 or valid2; `extra` is the
+    format's own object, with `confidence` 1–9. Keys that the format does not name are in `unknown`.
+    """
+
+    info: Post | Article
+    summaries: tuple[Summary, Summary]
+    choice: int
+    worker: str
+    batch: str
+    split: str
+    extra: dict = field(default_factory=dict)
+    unknown: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AxisRating:
+    """A labeler's ratings of one summary; `split` is train, valid1, valid2 or test."""
+
+    info: Post | Article
+    split: str
+    summary: RatedSummary
+    worker: str
+    batch: str
+    extra: dict = field(default_factory=dict)
+
+
+def read_posts(path: str | Path) -> Iterator[Post]:
+    return read_jsonl(path, lambda record: from_json(Post, record))
+
+
+def read_comparisons(path: str | Path) -> Iterator[Comparison]:
+    return read_jsonl(path, lambda record: from_json(Comparison, record))
+
+
+def read_axis_ratings(path: str | Path) -> Iterator[AxisRating]:
+    return read_jsonl(path, lambda record: from_json(AxisRating, record))
+
+
+def read_jsonl(path: str | Path, parse: Callable[[Any], T]) -> Iterator[T]:
+    """Yields `parse(object)` for every line of a JSON-lines file; blank lines are skipped.
+
+    Raises RecordError naming the file and, for a bad line, its number and field.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parse_line(line, parse, f"{path}, line {number}")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _parse_line(line: bytes, parse: Callable[[Any], T], where: str) -> T:
+    try:
+        return parse(json.loads(line.decode()))
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except UnicodeDecodeError:
+        raise RecordError(f"{where}: not UTF-8 text") from None
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}") from None
+
+
+def write_jsonl(path: str | Path, records: Iterable) -> None:
+    """Writes records (or plain objects), one a line; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
+    os.replace(partial, path)
+
+
+def to_json(record) -> Any:
+    """The JSON object of a record, without the optional fields that hold their default."""
+    if isinstance(record, tuple):
+        return [to_json(item) for item in record]
+    if not is_dataclass(record):
+        return record
+    *named, last = fields(record)
+    values = {f.name: getattr(record, f.name) for f in named}
+    known = {f.name: to_json(values[f.name]) for f in named if values[f.name] or not _is_optional(f)}
+    return known | getattr(record, last.name) | known
+
+
+def from_json(cls: type[T], record, where: str = "") -> T:
+    """The record of class `cls` in a JSON object; RecordError names the field, below `where`."""
+    if not isinstance(record, dict):
+        raise RecordError(f"{where or 'the line'} should be a JSON object, not {_kind(record)}")
+    prefix = f"{where}." if where else ""
+    *named, last = fields(cls)  # type: ignore[arg-type]
+    values, rest = {}, dict(record)
+    for f in named:
+        if f.name not in record and not _is_optional(f):
+            raise RecordError(f"field {prefix}{f.name} is missing")
+        if record.get(f.name) is None and _is_optional(f):
+            continue
+        value = (PARSERS.get(f.name) or PARSERS[f.type])(record[f.name], prefix + f.name)
+        if value or not _is_optional(f):
+            values[f.name] = value
+            del rest[f.name]
+    return cls(**values, **{last.name: rest})
+
+
+def _is_optional(f) -> bool:
+    return f.default is not MISSING or f.default_factory is not MISSING
+
+
+def _kind(value) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(
+        type(value), "a number"
+    )
+
+
+def _string(value, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"field {where} should be a string, not {_kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RecordError(f"field {where} holds half of a surrogate pair, which is not text") from None
+    return value
+
+
+def _text(value, where: str) -> str:
+    if not _string(value, where).strip():
+        raise RecordError(f"field {where} is empty")
+    return value
+
+
+def _object(value, where: str) -> dict:
+    if not isinstance(value, dict):
+        raise RecordError(f"field {where} should be an object, not {_kind(value)}")
+    return value
+
+
+def _info(value, where: str) -> Post | Article:
+    if "article" in _object(value, where):
+        return from_json(Article, value, where)
+    return from_json(Post, value, where)
+
+
+def _summaries(value, where: str) -> tuple[Summary, Summary]:
+    if not isinstance(value, list) or len(value) != 2:
+        found = f"{len(value)} of them" if isinstance(value, list) else _kind(value)
+        raise RecordError(f"field {where} should be two summaries, not {found}")
+    first, second = (from_json(Summary, item, f"{where}[{i}]") for i, item in enumerate(value))
+    return first, second
+
+
+def _choice(value, where: str) -> int:
+    if type(value) is not int or value not in (0, 1):
+        raise RecordError(f"field {where} should be 0 or 1, not {json.dumps(value)}")
+    return value
+
+
+def _rated_summary(value, where: str) -> RatedSummary:
+    return from_json(RatedSummary, value, where)
+
+
+def _axes(value, where: str) -> dict:
+    for name in {"overall", "accuracy", "coverage", "coherence"} & _object(value, where).keys():
+        if value[name] is not None and (type(value[name]) is not int or not 1 <= value[name] <= 7):
+            raise RecordError(f"field {where}.{name} should be 1 to 7, not {json.dumps(value[name])}")
+    return value
+
+
+# By the name of a field, else by its type.
+PARSERS: dict[Any, Callable] = {
+    "post": _text,
+    "article": _text,
+    "choice": _choice,
+    "axes": _axes,
+    str: _string,
+    dict: _object,
+    Post | Article: _info,
+    tuple[Summary, Summary]: _summaries,
+    RatedSummary: _rated_summary,
+}

@@ -1,0 +1,43 @@
+"""Where a run's posts, queries and tokenizer come from: the one switch between miniature and real data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_jax.config import DataConfig
+from rlhf_jax.data import tldr
+from rlhf_jax.data.filters import filter_posts, format_table
+from rlhf_jax.data.mini import posts as mini
+from rlhf_jax.data.records import Post
+from rlhf_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+
+
+def load_posts(data: DataConfig, seed: int) -> dict[str, list[Post]]:
+    """The posts by split; a real data set may have no test split. The miniature's depend on `seed`."""
+    if data.source == "tldr":
+        return tldr.load_posts(data)
+    sizes = {"train": data.mini_posts, "valid": data.mini_test, "test": data.mini_test}
+    return {split: mini.posts(seed, split, count) for split, count in sizes.items()}
+
+
+def load_queries(data: DataConfig, seed: int) -> list[Post]:
+    """The posts that PPO summarizes; their own summaries are not read."""
+    if data.source == "tldr":
+        return tldr.load_queries(data)["train"]
+    return mini.posts(seed, "train", data.mini_posts)
+
+
+def make_tokenizer(posts: Sequence[Post], data: DataConfig, base: Path | None) -> SentencePieceTokenizer:
+    """The tokenizer of the base checkpoint, the one named, or one trained on the posts."""
+    if base or data.tokenizer:
+        return load_tokenizer(base or Path(data.tokenizer).expanduser())
+    texts = [tldr.query_text(post) + tldr.response_text(post.summary) for post in posts]
+    return train_tokenizer(texts, data.vocabulary, (*tldr.QUERY_PARTS, *tldr.FEW_SHOT_PARTS))
+
+
+def filtered(posts: list[Post], data: DataConfig, tokenizer: Tokenizer) -> list[Post]:
+    """The posts that pass the paper's filters, where `data.filters` asks for them; prints the table."""
+    if not data.filters:
+        return posts
+    posts, steps = filter_posts(posts, tokenizer)
+    print(format_table(steps))
+    return posts

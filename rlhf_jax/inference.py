@@ -1,0 +1,79 @@
+"""Summaries and scores for lists of posts: what collecting, selecting and evaluating need of a model."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from rlhf_jax.config import DataConfig, ModelConfig
+from rlhf_jax.data.batches import QueryPlan, SummaryPlan
+from rlhf_jax.data.records import Article, Post
+from rlhf_jax.data.tldr import encode_query
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.mesh import to_devices
+from rlhf_jax.model import heads
+from rlhf_jax.model.generate import generate
+
+BATCH_SIZE = 128  # rows computed at once
+
+write = jax.jit(
+    generate,
+    static_argnames=("config", "response_tokens", "eos_id", "pad_id", "temperature", "top_k", "top_p"),
+)
+read = jax.jit(heads.score, static_argnames=("config", "pad_id"))
+
+
+def summarize(
+    params,
+    posts: Sequence[Post],
+    *,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    temperature: float = 0.0,
+    seed: int = 0,
+    encode: Callable[[Post, Tokenizer, int], list[int]] = encode_query,
+) -> list[str]:
+    """One summary a post, in order, without the leading space; greedy unless there is a temperature.
+
+    `encode(post, tokenizer, limit)` makes the query.
+    """
+    plan = QueryPlan(posts, tokenizer, data, BATCH_SIZE, seed, encode)
+    mesh = jax.sharding.get_mesh()
+    summaries = [""] * len(posts)
+    for i, (batch, valid) in enumerate(plan.in_order()):
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        responses = write(
+            params,
+            model,
+            to_devices(batch["query"], mesh),
+            key,
+            response_tokens=data.response_tokens,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            temperature=temperature,
+        )
+        for row, response in zip(batch["index"][:valid], np.asarray(responses), strict=False):
+            summaries[row] = tokenizer.decode(response).strip()
+    return summaries
+
+
+def score(
+    params,
+    infos: Sequence[Post | Article],
+    summaries: Sequence[str],
+    *,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+) -> np.ndarray:
+    """The reward model's score [N] of a summary for each text, in order."""
+    plan = SummaryPlan(infos, summaries, tokenizer, data, BATCH_SIZE)
+    mesh = jax.sharding.get_mesh()
+    scores = np.empty(len(infos), np.float32)
+    for batch, valid in plan.in_order():
+        query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))
+        scores[batch["index"][:valid]] = np.asarray(read(params, model, query, response, tokenizer.pad_id))[
+            :valid
+        ]
+    return scores

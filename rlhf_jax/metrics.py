@@ -1,0 +1,97 @@
+"""Metrics of a stage: JSON lines, TensorBoard and a progress bar, one step late."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricsLog:
+    """Writes `metrics/<stage>.jsonl` and `tensorboard/<stage>/`, and shows a progress bar.
+
+    `log` holds a step's metrics until the next call, so that fetching them never waits
+    for the step just dispatched. Call `flush` before saving a checkpoint: a resumed run
+    then finds the record of every step before it. Records of `resume_step` and later,
+    left by a run that was stopped after its checkpoint, are dropped.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        stage: str,
+        resume_step: int,
+        total: int,
+        description: str,
+        shown: tuple[str, ...] = (),
+    ) -> None:
+        """`total` counts the steps of the whole stage; `shown` names the metrics beside the bar."""
+        path = workdir / "metrics" / f"{stage}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_from(path, resume_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=resume_step)
+        interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
+        self._bar = tqdm(
+            total=total, initial=resume_step, desc=description, mininterval=interval, dynamic_ncols=True
+        )
+        self._shown = shown
+        self._held: tuple[int, dict[str, Any]] | None = None
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Holds the scalars of `step` and writes those of the step before it."""
+        self.flush()
+        self._held = (step, metrics)
+
+    def flush(self) -> None:
+        """Writes the step that is held, waiting for it if it still runs."""
+        if self._held is None:
+            return
+        step, metrics = self._held
+        self._held = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._file.write(json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
+        self._bar.update(step + 1 - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.flush()
+        self._bar.close()
+        self._tensorboard.close()
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Records in order, non-finite values as floats; a last line cut off by a kill is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [{name: _number(value) for name, value in json.loads(line).items()} for line in lines]
+
+
+def _drop_from(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    kept = "".join(line + "\n" for line in lines if json.loads(line)["step"] < step)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(kept, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _json_value(value: float) -> float | str:
+    """JSON has no NaN or infinity: they become "nan", "inf" and "-inf", which `float` reads back."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value

@@ -1,0 +1,219 @@
+"""PPO against a reward model, with a KL penalty to the SFT policy (Stiennon et al. 2020, §3.4).
+
+The whole iteration is one compiled function with donated state: sample responses, score them,
+penalize KL, estimate advantages, update policy and value network. Four networks of one
+architecture: the policy starts as the SFT model, the reference stays it, the value network starts
+as the reward model, which stays frozen beside it.
+
+Departures from the paper: sampling at temperature 0.7, at which log-probabilities are taken too
+(lm-human-preferences); a response without EOS scores `no_eos_score` (N+); positions count real
+tokens only.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax import checkpoint
+from rlhf_jax.config import Config, ModelConfig, PpoConfig
+from rlhf_jax.data import sources
+from rlhf_jax.data.batches import QueryPlan
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.functional import losses, rewards
+from rlhf_jax.functional.advantages import masked_mean
+from rlhf_jax.functional.logprobs import entropy, token_logprobs
+from rlhf_jax.mesh import ROWS, layout, make_mesh, split_rows, to_devices
+from rlhf_jax.metrics import MetricsLog
+from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.rollout import Rollout, response_logits, rollout
+from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
+
+
+class PpoState(struct.PyTreeNode):
+    policy: TrainState
+    value: TrainState
+    kl_coef: Float[Array, ""]
+    key: jax.Array
+
+
+class Setting(NamedTuple):
+    """What stays fixed over a run and is compiled into the iteration."""
+
+    model: ModelConfig
+    options: PpoConfig
+    response_tokens: int
+    eos_id: int
+    pad_id: int
+
+
+def loss(
+    networks, episodes: Rollout, tokens: Float[Array, ""], slots: Float[Array, ""], setting: Setting
+) -> tuple[Float[Array, ""], losses.Metrics]:
+    """Clipped policy loss + c · clipped value loss, with their metrics.
+
+    `networks` holds the parameters of `policy` and `value`; `tokens` and `slots` are the response
+    tokens and value slots of the whole minibatch, of which `episodes` may be a part.
+    """
+    model, options, pad_id = setting.model, setting.options, setting.pad_id
+    logits = response_logits(networks["policy"], model, episodes.query, episodes.response, pad_id)
+    logp = token_logprobs(logits, episodes.response, options.temperature)
+    policy_loss, policy = losses.policy_loss(
+        logp, episodes.logp, episodes.advantages, episodes.mask, options.clip_policy, tokens
+    )
+    values = heads.scalars(networks["value"], model, episodes.query, episodes.response, pad_id)[:, :-1]
+    value_loss, value = losses.value_loss(
+        values, episodes.values, episodes.returns, episodes.value_mask, options.clip_value, slots
+    )
+    policy |= {
+        "loss": policy_loss,
+        "entropy": masked_mean(entropy(logits, options.temperature), episodes.mask, tokens),
+    }
+    value |= {"loss": value_loss}
+    metrics = {f"policy/{k}": v for k, v in policy.items()} | {f"value/{k}": v for k, v in value.items()}
+    return policy_loss + options.value_coef * value_loss, metrics
+
+
+def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting: Setting):
+    """One optimizer step of policy and value network on one minibatch."""
+    policy, value = states
+    tokens, slots = minibatch.mask.sum(), minibatch.value_mask.sum()
+    (_, metrics), gradients = value_and_grad_in_parts(
+        lambda networks, part: loss(networks, part, tokens, slots, setting),
+        {"policy": policy.params, "value": value.params},
+        minibatch,
+        setting.options.microbatches,
+    )
+    return (policy.apply_gradients(gradients["policy"]), value.apply_gradients(gradients["value"])), metrics
+
+
+def update(states: tuple[TrainState, TrainState], episodes: Rollout, key: jax.Array, setting: Setting):
+    """Epochs of minibatches over one rollout, each epoch in a new order."""
+    parts = setting.options.minibatches
+
+    def epoch(states, key):
+        shuffled = shuffle_rows(episodes, key) if parts > 1 else episodes
+        return jax.lax.scan(lambda s, m: update_on(s, m, setting), states, split_rows(shuffled, parts))
+
+    states, metrics = jax.lax.scan(epoch, states, jax.random.split(key, setting.options.epochs))
+    return states, jax.tree.map(jnp.mean, metrics)
+
+
+def shuffle_rows(episodes: Rollout, key: jax.Array) -> Rollout:
+    order = jax.random.permutation(key, episodes.query.shape[0])
+    return jax.tree.map(lambda x: x.at[order].get(out_sharding=layout(ROWS)), episodes)
+
+
+def iteration(
+    state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting
+) -> tuple[PpoState, losses.Metrics]:
+    """One PPO iteration on B queries: rollout, KL penalty, advantages, epochs of updates.
+
+    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model.
+    """
+    options = setting.options
+    key, sample_key, update_key = jax.random.split(state.key, 3)
+    episodes = rollout(
+        state.policy.params,
+        reference,
+        state.value.params,
+        reward,
+        query,
+        sample_key,
+        state.kl_coef,
+        model=setting.model,
+        options=options,
+        response_tokens=setting.response_tokens,
+        eos_id=setting.eos_id,
+        pad_id=setting.pad_id,
+    )
+    (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
+    metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
+    kl_coef = state.kl_coef
+    if options.kl_controller == "adaptive":
+        kl_coef = rewards.adapt_kl_coef(
+            kl_coef, metrics["objective/kl"], options.kl_target, options.kl_horizon, query.shape[0]
+        )
+    return PpoState(policy, value, kl_coef, key), metrics
+
+
+def objective(episodes: Rollout, setting: Setting) -> losses.Metrics:
+    """Means over the responses of a rollout; KL and entropy in nats a response, through EOS."""
+    mask = episodes.mask
+    kl = jnp.sum(jnp.where(mask, episodes.logp - episodes.ref_logp, 0.0), axis=1)
+    reward = jnp.sum(episodes.rewards, axis=1)
+    return {
+        "objective/kl": kl.mean(),
+        "objective/kl_stderr": kl.std() * kl.shape[0] ** -0.5,
+        "objective/entropy": -jnp.sum(jnp.where(mask, episodes.logp, 0.0), axis=1).mean(),
+        "objective/score": episodes.score.mean(),
+        "objective/non_score_reward": (reward - episodes.score).mean(),
+        "objective/rlhf_reward": reward.mean(),
+        "objective/eos_rate": rewards.has_eos(episodes.response, setting.eos_id).mean(),
+        "objective/length": rewards.lengths(mask).mean(),
+        "value/explained_variance": losses.explained_variance(
+            episodes.values, episodes.returns, episodes.value_mask
+        ),
+    }
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains the policy of stage sft against the model of stage reward into `checkpoints/ppo`."""
+    options, folder = config.ppo, workdir / "checkpoints" / "ppo"
+    mesh = make_mesh(config.mesh)
+    tokenizer = load_tokenizer(workdir)
+    model = pretrained.architecture(config.model)
+    setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
+    posts = sources.load_queries(config.data, config.seed)
+    plan = QueryPlan(posts, tokenizer, config.data, options.batch_size, config.seed)
+    iterations = options.episodes // options.batch_size
+    optimizer = make_optimizer(options.optimizer, iterations * options.epochs * options.minibatches)
+
+    with jax.set_mesh(mesh):
+        policy_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
+        reward_like = params.abstract(heads.specs(model, tokenizer.vocab_size), mesh)
+        reference = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "ppo"), policy_like)
+        reward = checkpoint.restore_params(*checkpoint.require(workdir, "reward", "ppo"), reward_like)
+        state = initial_state(reference, reward, optimizer, options, config.seed)
+        start = checkpoint.latest_step(folder) or 0
+        if start:
+            weights, state, _ = checkpoint.restore(folder, start, state.policy.params, without_policy(state))
+            state = state.replace(policy=state.policy.replace(params=weights))
+        step = jax.jit(functools.partial(iteration, setting=setting), donate_argnums=0)
+
+        with MetricsLog(
+            workdir, "ppo", start, iterations, "ppo", ("objective/score", "objective/kl")
+        ) as metrics_log:
+            for i in range(start, iterations):
+                query = to_devices(plan.batch(i)["query"], mesh)
+                state, metrics = step(state, reference, reward, query)
+                metrics_log.log(i, metrics | {"episodes": (i + 1) * options.batch_size})
+                if (i + 1) % options.save_every == 0 or i + 1 == iterations:
+                    metrics_log.flush()
+                    checkpoint.save(
+                        folder, i + 1, params=state.policy.params, rest=without_policy(state), meta={}
+                    )
+
+
+def without_policy(state: PpoState) -> PpoState:
+    """All of the state but the policy's parameters, which checkpoints hold apart."""
+    return state.replace(policy=state.policy.replace(params=None))
+
+
+def initial_state(reference, reward, optimizer, options: PpoConfig, seed: int) -> PpoState:
+    """Policy from the SFT model, value network from the reward model, both as copies."""
+
+    @jax.jit
+    def create(policy, value):
+        return PpoState(
+            TrainState.create(policy, optimizer),
+            TrainState.create(value, optimizer),
+            jnp.float32(options.kl_coef),
+            stage_key(seed, "ppo"),
+        )
+
+    return create(reference, reward)

@@ -1,0 +1,151 @@
+"""Pretrains a base model of the miniature on generated posts: the step the paper takes from GPT-3.
+
+    python -m rlhf_jax.pretrain --out=bases/small --width=72 --layers=4 --heads=3
+
+Weighted next-token prediction on `data/mini/documents.py`. Every document is new, so there are no
+epochs. The checkpoints under `data/mini/base/` come from this command, with the seed 0.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from rlhf_jax import checkpoint
+from rlhf_jax.config import ModelConfig, OptimizerConfig
+from rlhf_jax.data.mini.documents import Spans, documents
+from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
+from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from rlhf_jax.functional.losses import cross_entropy
+from rlhf_jax.functional.logprobs import token_logprobs
+from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.metrics import MetricsLog
+from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.state import TrainState, make_optimizer, value_and_grad_in_parts
+
+ROW_TOKENS = 144  # of a packed row; a document is cut there
+VOCABULARY = 768
+MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
+
+flags.DEFINE_string("out", None, "folder of the base checkpoint", required=True)
+flags.DEFINE_string("tokenizer", "", "a tokenizer.model to share; empty: train one on the documents")
+flags.DEFINE_integer("width", 72, "")
+flags.DEFINE_integer("layers", 4, "")
+flags.DEFINE_integer("heads", 3, "")
+flags.DEFINE_integer("steps", 6_000, "updates")
+flags.DEFINE_integer("rows", 48, f"packed rows of {ROW_TOKENS} tokens an update")
+flags.DEFINE_float("learning_rate", 2e-3, "peak")
+flags.DEFINE_integer("seed", 0, "of weights and documents")
+flags.DEFINE_integer("save_every", 500, "updates")
+FLAGS = flags.FLAGS
+
+
+def encode(spans: Spans, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+    """Token ids and weights of a document, EOS included."""
+    tokens, weights = [], []
+    for text, weight in spans:
+        ids = tokenizer.encode(text)
+        tokens += ids
+        weights += [weight] * len(ids)
+    return [*tokens, tokenizer.eos_id][:ROW_TOKENS], [*weights, weights[-1]][:ROW_TOKENS]
+
+
+def packed_rows(
+    encoded: Iterator[tuple[list[int], list[float]]], pad_id: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of whole documents, in order, each row filled until the next one does not fit."""
+    used, count = ROW_TOKENS + 1, 0
+    row: dict[str, np.ndarray] = {}
+    for tokens, weights in encoded:
+        if used + len(tokens) > ROW_TOKENS:
+            if row:
+                yield row
+            row = {
+                "tokens": np.full(ROW_TOKENS, pad_id, np.int32),
+                "segments": np.zeros(ROW_TOKENS, np.int32),
+                "weights": np.zeros(ROW_TOKENS, np.float32),
+            }
+            used, count = 0, 0
+        count += 1
+        place = slice(used, used + len(tokens))
+        row["tokens"][place], row["segments"][place] = tokens, count
+        row["weights"][place] = [0.0, *weights[1:]]  # nothing predicts a document's first token
+        used += len(tokens)
+
+
+def loss(weights, model: ModelConfig, batch, total_weight, learnable_tokens):
+    """Weighted mean cross-entropy, and the plain one of the learnable text (weight 1).
+
+    The totals are those of the whole batch, of which `batch` may be a part.
+    """
+    hidden = transformer.apply(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1])
+    logp = token_logprobs(transformer.logits(weights, model, hidden), batch["tokens"][:, 1:])
+    weight = batch["weights"][:, 1:]
+    weighted = -jnp.sum(logp * weight) / total_weight
+    return weighted, {"loss": weighted, "learnable": cross_entropy(logp, weight == 1.0, learnable_tokens)}
+
+
+def main(_) -> None:
+    out, seed = Path(FLAGS.out), FLAGS.seed
+    model = ModelConfig(
+        width=FLAGS.width, layers=FLAGS.layers, heads=FLAGS.heads, positions="rotary", context=ROW_TOKENS
+    )
+    if FLAGS.tokenizer:
+        tokenizer = load_tokenizer(FLAGS.tokenizer)
+    else:
+        texts = ["".join(text for text, _ in spans) for spans in documents(seed, 5_000)]
+        tokenizer = train_tokenizer(texts, VOCABULARY, (*QUERY_PARTS, *FEW_SHOT_PARTS))
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    mesh = make_mesh()
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=FLAGS.learning_rate, warmup=200, clip_norm=1.0, beta2=0.98), FLAGS.steps
+    )
+    with jax.set_mesh(mesh):
+        specs = transformer.specs(model, tokenizer.vocab_size)
+        state = jax.jit(lambda: TrainState.create(params.init(specs, jax.random.key(seed)), optimizer))()
+        folder = out / "checkpoints"
+        start = checkpoint.latest_step(folder) or 0
+        if start:
+            weights, rest, meta = checkpoint.restore(
+                folder, start, state.params, {"step": state.step, "opt_state": state.opt_state}
+            )
+            state = state.replace(params=weights, **rest)
+
+        @jax.jit
+        def step_fn(state: TrainState, batch):
+            totals = jnp.sum(batch["weights"]), jnp.sum(batch["weights"] == 1.0)
+            (_, metrics), gradients = value_and_grad_in_parts(
+                lambda weights, part: loss(weights, model, part, *totals),
+                state.params,
+                batch,
+                FLAGS.rows // MICROBATCH_ROWS,
+            )
+            return state.apply_gradients(gradients), metrics
+
+        per_update = FLAGS.rows * 8  # documents set apart for an update, more than it can hold
+        with MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable")) as log:
+            for step in range(start, FLAGS.steps):
+                drawn = documents(seed, per_update, step * per_update)
+                rows = islice(
+                    packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id), FLAGS.rows
+                )
+                rows = list(rows)
+                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                state, metrics = step_fn(state, to_devices(batch, mesh))
+                log.log(step, metrics)
+                if (step + 1) % FLAGS.save_every == 0 or step + 1 == FLAGS.steps:
+                    log.flush()
+                    rest = {"step": state.step, "opt_state": state.opt_state}
+                    checkpoint.save(folder, step + 1, params=state.params, rest=rest, meta={})
+                    pretrained.save(out, state.params, model)
+
+
+if __name__ == "__main__":
+    app.run(main)

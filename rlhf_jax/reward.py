@@ -1,0 +1,120 @@
+"""The reward model: which of two summaries do people prefer? (Stiennon et al. 2020, §3.4)
+
+The SFT model with a scalar head, read at the last token of a summary (EOS), trained on
+−log σ(r_chosen − r_rejected). Afterwards shifted so that the training references score 0 on
+average: PPO presumes rewards around 0. Several seeds may be trained; the best on validation
+is kept. Departures from the paper: none.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rlhf_jax import checkpoint, collect, inference
+from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.data import sources
+from rlhf_jax.data.batches import PairPlan
+from rlhf_jax.data.comparisons import Pair, pairs_of
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.functional.losses import Metrics, bradley_terry
+from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.metrics import MetricsLog
+from rlhf_jax.model import heads, params, pretrained
+from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
+
+MOST_REFERENCES = 4096  # training references that the shift is measured on
+
+
+def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[Float[Array, ""], Metrics]:
+    """Bradley–Terry loss and accuracy of some of a batch's `pairs`, as their share of the mean."""
+    query = jnp.concatenate([batch["query"], batch["query"]])
+    response = jnp.concatenate([batch["chosen"], batch["rejected"]])
+    chosen, rejected = jnp.split(heads.score(weights, model, query, response, pad_id), 2)
+    value, metrics = bradley_terry(chosen, rejected)
+    metrics |= {"loss": value, "margin": jnp.mean(chosen - rejected)}
+    return jax.tree.map(lambda x: x * chosen.shape[0] / pairs, (value, metrics))
+
+
+def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches: int):
+    """One update on one batch of pairs; returns the new state and metrics."""
+    pairs = batch["query"].shape[0]
+    (_, metrics), gradients = value_and_grad_in_parts(
+        lambda weights, part: loss(weights, model, part, pad_id, pairs), state.params, batch, microbatches
+    )
+    return state.apply_gradients(gradients), metrics
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`."""
+    tokenizer = load_tokenizer(workdir)
+    model = pretrained.architecture(config.model)
+    posts = sources.filtered(sources.load_posts(config.data, config.seed)["train"], config.data, tokenizer)
+    with jax.set_mesh(make_mesh(config.mesh)):
+        comparisons = collect.comparisons(config, model, tokenizer, posts, workdir)
+        pairs = pairs_of(comparisons, "train")
+        plan = PairPlan(pairs, tokenizer, config.data, config.reward.batch_size, config.seed)
+        score = functools.partial(inference.score, model=model, tokenizer=tokenizer, data=config.data)
+
+        candidates = []
+        for k in range(config.reward.seeds):
+            weights = train_one(f"reward_seed{k}", config, model, plan, workdir)
+            chosen, rejected = (
+                score(weights, *summaries) for summaries in sides(pairs_of(comparisons, "valid1"))
+            )
+            candidates.append((float(np.mean(chosen > rejected)), weights))
+            print(
+                f"reward model {k}: prefers what people preferred in {candidates[-1][0]:.1%} of {len(chosen):,} pairs"
+            )
+        accuracy, weights = max(candidates, key=lambda candidate: candidate[0])
+
+        references = posts[:MOST_REFERENCES]
+        shift = float(np.mean(score(weights, references, [post.summary for post in references])))
+        weights["head"]["bias"] -= shift
+        folder, total = workdir / "checkpoints" / "reward", plan.total_steps(config.reward.epochs)
+        checkpoint.save(
+            folder, total, params=weights, rest={}, meta={"valid_accuracy": accuracy, "shift": shift}
+        )
+
+
+def sides(pairs: Sequence[Pair]) -> tuple[tuple, tuple]:
+    """(texts, preferred summaries) and (texts, the others)."""
+    infos = [pair.info for pair in pairs]
+    return (infos, [pair.chosen for pair in pairs]), (infos, [pair.rejected for pair in pairs])
+
+
+def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, workdir: Path):
+    """Parameters of one reward model, trained into `checkpoints/<name>`; its seed is its name's."""
+    options, folder = config.reward, workdir / "checkpoints" / name
+    tokenizer = load_tokenizer(workdir)
+    mesh = make_mesh(config.mesh)
+    total = plan.total_steps(options.epochs)
+    optimizer = make_optimizer(options.optimizer, total)
+    specs = heads.specs(model, tokenizer.vocab_size)
+    abstract = params.abstract(specs, mesh)
+    start = checkpoint.latest_step(folder) or 0
+    weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
+    if not start:
+        sft = checkpoint.require(workdir, "sft", "reward")
+        weights["transformer"] = checkpoint.restore_params(*sft, abstract["transformer"])
+    state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
+    if start:
+        weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
+        state = rest.replace(params=weights)
+    train_step = jax.jit(
+        functools.partial(step, model=model, pad_id=tokenizer.pad_id, microbatches=options.microbatches),
+        donate_argnums=0,
+    )
+    with MetricsLog(workdir, name, start, total, name, ("loss", "accuracy")) as log:
+        for i in range(start, total):
+            batch = to_devices(plan.batch(i), mesh)
+            state, metrics = train_step(state, batch)
+            log.log(i, metrics)
+            if (i + 1) % options.save_every == 0 or i + 1 == total:
+                log.flush()
+                checkpoint.save(folder, i + 1, params=state.params, rest=state.replace(params=None), meta={})
+    return state.params

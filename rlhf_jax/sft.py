@@ -1,0 +1,119 @@
+"""Supervised fine-tuning on posts with human summaries (Stiennon et al. 2020, §3.3).
+
+Mean cross-entropy over the response tokens of the whole batch, so that packing, microbatches and
+devices do not change it. Departure from the paper: none by default; `sft.query_loss` learns the
+query's tokens too (N+).
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf_jax import checkpoint
+from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.data import sources
+from rlhf_jax.data.batches import SftPlan
+from rlhf_jax.functional.logprobs import token_logprobs
+from rlhf_jax.functional.losses import cross_entropy
+from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.metrics import MetricsLog
+from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
+
+
+def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Array, ""]) -> Float[Array, ""]:
+    """Cross-entropy of the target tokens of some rows, over the whole batch's `denominator`.
+
+    A row has at most `targets` of them; logits are computed at these positions alone.
+    """
+    is_target = batch["targets_mask"][:, 1:]
+    first = jnp.argsort(is_target == 0, axis=1, stable=True)[:, :targets]  # the targets' places, in order
+    mask = jnp.take_along_axis(is_target, first, axis=1)
+    tokens = jnp.take_along_axis(batch["tokens"][:, 1:], first, axis=1)
+    hidden = transformer.apply(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1])
+    hidden = jnp.take_along_axis(hidden, first[..., None], axis=1)
+    return cross_entropy(
+        token_logprobs(transformer.logits(weights, model, hidden), tokens), mask, denominator
+    )
+
+
+def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatches: int):
+    """One update on one batch; returns the new state and metrics."""
+    denominator = batch["targets_mask"].sum()
+
+    def part_loss(weights, part):
+        value = loss(weights, model, part, targets, denominator)
+        return value, {"loss": value}
+
+    (_, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
+    return state.apply_gradients(gradients), metrics
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains `checkpoints/sft`, and `checkpoints/sft_10x` from the bigger base where there is one."""
+    model = pretrained.architecture(config.model)
+    base = pretrained.folder_of(config.model.base) if config.model.base else None
+    posts = sources.load_posts(config.data, config.seed)["train"]
+    tokenizer = sources.make_tokenizer(posts, config.data, base)
+    tokenizer.save(workdir)
+    plan = SftPlan(
+        sources.filtered(posts, config.data, tokenizer), tokenizer, config.data, config.sft, config.seed
+    )
+    fine_tune("sft", config, model, base, plan, tokenizer.vocab_size, workdir)
+    if config.sft.bigger_base:
+        bigger = pretrained.folder_of(config.sft.bigger_base)
+        fine_tune(
+            "sft_10x",
+            config,
+            pretrained.architecture(config.model, config.sft.bigger_base),
+            bigger,
+            plan,
+            tokenizer.vocab_size,
+            workdir,
+        )
+
+
+def fine_tune(
+    name: str,
+    config: Config,
+    model: ModelConfig,
+    base: Path | None,
+    plan: SftPlan,
+    vocabulary: int,
+    workdir: Path,
+) -> None:
+    """Fine-tunes one model from `base`, or from random weights, into `checkpoints/<name>`."""
+    options, folder = config.sft, workdir / "checkpoints" / name
+    mesh = make_mesh(config.mesh)
+    total = plan.total_steps(options.epochs)
+    optimizer = make_optimizer(options.optimizer, total)
+    with jax.set_mesh(mesh):
+        specs = transformer.specs(model, vocabulary)
+        start = checkpoint.latest_step(folder) or 0
+        if base and not start:
+            weights = pretrained.load(base, params.abstract(specs, mesh))
+        else:
+            weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
+        state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
+        if start:
+            weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
+            state = rest.replace(params=weights)
+        train_step = jax.jit(
+            functools.partial(
+                step, model=model, targets=plan.most_targets, microbatches=options.microbatches
+            ),
+            donate_argnums=0,
+        )
+        with MetricsLog(workdir, name, start, total, name, ("loss",)) as log:
+            for i in range(start, total):
+                batch = to_devices(plan.batch(i), mesh)
+                state, metrics = train_step(state, batch)
+                log.log(i, metrics)
+                if (i + 1) % options.save_every == 0 or i + 1 == total:
+                    log.flush()
+                    checkpoint.save(
+                        folder, i + 1, params=state.params, rest=state.replace(params=None), meta={}
+                    )

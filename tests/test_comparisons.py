@@ -1,0 +1,49 @@
+from dataclasses import replace
+
+import pytest
+
+from rlhf_jax.config import DataConfig
+from rlhf_jax.data.comparisons import PUBLISHED, Pair, load_comparisons, pairs_of
+from rlhf_jax.data.records import Article, Comparison, Post, RecordError, Summary, write_jsonl
+
+POST = Post("t3_a", "tifu", "A title", "A story.")
+ARTICLE = Article("n1", "cnn", "News", "It rained.")
+COMPARISON = Comparison(POST, (Summary(" a", "ref"), Summary(" b", "sup")), 1, "w1", "batch3", "train")
+
+
+def test_the_chosen_summary_stands_first():
+    comparisons = [
+        COMPARISON,
+        replace(COMPARISON, choice=0, info=ARTICLE),
+        replace(COMPARISON, split="valid1"),
+    ]
+    assert pairs_of(comparisons, "train") == [Pair(POST, " b", " a"), Pair(ARTICLE, " a", " b")]
+    assert pairs_of(comparisons, "valid1") == [Pair(POST, " b", " a")]
+    assert pairs_of(comparisons, "valid2") == []
+
+
+def test_folder_and_glob_are_read_in_the_order_of_names(tmp_path):
+    for name, batch in (("b.jsonl", "batch4"), ("a.json", "batch3"), ("c.json", "batch5")):
+        write_jsonl(tmp_path / name, [replace(COMPARISON, batch=batch)])
+    (tmp_path / "notes.txt").write_text("not a record")
+
+    def batches(pattern, wanted=()):
+        return [c.batch for c in load_comparisons(DataConfig(comparisons=str(pattern)), wanted)]
+
+    assert batches(tmp_path) == ["batch3", "batch4", "batch5"]
+    assert batches(tmp_path / "*.json") == ["batch3", "batch5"]
+    assert batches(tmp_path / "b.jsonl") == ["batch4"]
+    assert batches(tmp_path, ("batch5", "batch4")) == ["batch4", "batch5"]
+    with pytest.raises(RecordError, match=r"no comparisons of batch batch6, batch7 \(reward\.batches\)$"):
+        batches(tmp_path, ("batch3", "batch7", "batch6"))
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "*.json"])
+def test_a_place_without_comparisons_is_named(tmp_path, name):
+    with pytest.raises(RecordError, match=r"no \*\.json or \*\.jsonl files there \(data\.comparisons\)$"):
+        load_comparisons(DataConfig(comparisons=str(tmp_path / name)))
+
+
+def test_published_batches_are_3_to_20_and_22_and_four_more():
+    assert len(PUBLISHED) == 18 + 1 + 4
+    assert "batch21" not in PUBLISHED

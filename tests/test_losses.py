@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_reference
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from rlhf_jax.functional.logprobs import token_logprobs
+from rlhf_jax.functional.losses import (
+    bradley_terry,
+    cross_entropy,
+    explained_variance,
+    policy_loss,
+    value_loss,
+)
+
+EVERY = np.ones((1, 5), bool)
+
+
+@pytest.fixture
+def random_case():
+    """New, old, target and ragged masks, such that about half the entries are clipped at 0.2."""
+    rng = np.random.default_rng(0)
+    new, old, target = 0.5 * rng.standard_normal((3, 8, 6)).astype(np.float32)
+    mask = np.arange(6) < np.array([1, 6, 2, 6, 3, 5, 4, 6])[:, None]
+    return new, old, target, mask
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_cross_entropy_by_hand(wrap):
+    logprobs = np.array([[-1.0, -2.0, -9.0], [-4.5, -9.0, -9.0]], np.float32)
+    mask = np.array([[1, 1, 0], [1, 0, 0]], np.float32)
+    np.testing.assert_allclose(wrap(cross_entropy)(logprobs, mask), 2.5)  # (1 + 2 + 4.5) / 3
+    np.testing.assert_allclose(wrap(cross_entropy)(logprobs, mask, 10.0), 0.75)
+
+
+def test_cross_entropy_does_not_depend_on_how_rows_are_packed():
+    rng = np.random.default_rng(0)
+    logprobs, mask = -rng.exponential(size=(4, 6)).astype(np.float32), rng.random((4, 6)) < 0.5
+    packed = cross_entropy(logprobs.reshape(2, 12), mask.reshape(2, 12))
+    np.testing.assert_allclose(cross_entropy(logprobs, mask), packed, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_bradley_terry_by_hand(wrap):
+    # Margins 0, ln 3, −ln 3: −ln 1/2, −ln 3/4, −ln 1/4 = 0.693147, 0.287682, 1.386294; a tie is not accurate.
+    ln3 = 1.0986123
+    chosen, rejected = np.array([5.0, ln3, 0.0], np.float32), np.array([5.0, 0.0, ln3], np.float32)
+    loss, metrics = wrap(bradley_terry)(chosen, rejected)
+    np.testing.assert_allclose(loss, 0.789041, rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy"], 1 / 3, rtol=1e-6)
+
+
+def test_bradley_terry_agrees_with_the_loops():
+    chosen, rejected = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    loss, metrics = bradley_terry(chosen, rejected)
+    expected = numpy_reference.bradley_terry(chosen, rejected)
+    np.testing.assert_allclose((loss, metrics["accuracy"]), expected, rtol=1e-5)
+
+
+def test_bradley_terry_stays_finite_on_a_hopeless_pair():
+    loss, slope = jax.value_and_grad(lambda c: bradley_terry(c, jnp.array([1000.0]))[0])(jnp.array([0.0]))
+    assert (loss, slope[0]) == (1000.0, -1.0)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_policy_loss_by_hand(wrap):
+    ratio = np.array([[1.5, 0.5, 1.5, 0.5, 1.0]], np.float32)
+    advantages = np.array([[1.0, 1.0, -1.0, -1.0, 2.0]], np.float32)
+    # max(−1.5, −1.2), max(−.5, −.8), max(1.5, 1.2), max(.5, .8), −2 = −1.2, −.5, 1.5, .8, −2
+    loss, metrics = wrap(policy_loss)(np.log(ratio), np.zeros((1, 5)), advantages, EVERY, 0.2)
+    np.testing.assert_allclose(loss, -0.28, rtol=1e-5)
+    np.testing.assert_allclose(metrics["clipfrac"], 2 / 5)
+    # (ln² 1.5 + ln² 2) / 5 = (0.164402 + 0.480453) / 5
+    np.testing.assert_allclose(metrics["approxkl"], 0.128971, rtol=1e-5)
+    np.testing.assert_allclose(metrics["ratio"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["ratio_var"], 0.2, rtol=1e-5)
+
+
+def test_policy_gradient_flows_except_where_clipped():
+    ratio = np.array([[1.5, 0.5, 1.5, 0.5, 1.0]], np.float32)
+    advantages = np.array([[1.0, 1.0, -1.0, -1.0, 2.0]], np.float32)
+    gradient = jax.grad(lambda logp: policy_loss(logp, np.zeros((1, 5)), advantages, EVERY, 0.2)[0])(
+        np.log(ratio)
+    )
+    # −A ρ / 5 where the unclipped term is the larger
+    np.testing.assert_allclose(gradient, [[0.0, -0.1, 0.3, 0.0, -0.4]], rtol=1e-5)
+
+
+def test_overflow_on_padding_does_not_reach_the_gradient():
+    logp, old_logp = np.array([[0.0, 0.0]], np.float32), np.array([[0.0, -1000.0]], np.float32)
+    mask = np.array([[True, False]])
+    gradient = jax.grad(lambda logp: policy_loss(logp, old_logp, np.ones((1, 2)), mask, 0.2)[0])(logp)
+    np.testing.assert_array_equal(gradient, [[-1.0, 0.0]])
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.3])
+def test_ratio_is_1_before_any_update(temperature):
+    """The loss recomputes what the rollout saw only if both divide by the temperature."""
+    rng = np.random.default_rng(0)
+    logits, tokens = 5 * rng.standard_normal((4, 5, 16)), rng.integers(0, 16, (4, 5))
+    old = jax.jit(token_logprobs)(logits, tokens, temperature)
+    mask, advantages = np.ones((4, 5), bool), np.ones((4, 5))
+    same = policy_loss(token_logprobs(logits, tokens, temperature), old, advantages, mask, 0.2)[1]
+    assert abs(same["ratio"] - 1) <= 1e-4 and same["approxkl"] <= 1e-8
+    forgotten = policy_loss(token_logprobs(logits, tokens, 1.0), old, advantages, mask, 0.2)[1]
+    assert forgotten["approxkl"] > 1e-2
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_value_loss_by_hand(wrap):
+    values = np.array([[1.0, 2.0, 0.0, 0.5, 9.0]], np.float32)
+    old_values = np.array([[0.9, 1.0, 1.0, 0.4, 0.0]], np.float32)
+    returns = np.array([[2.0, 1.0, 0.0, 0.5, 0.0]], np.float32)
+    mask = np.array([[True, True, True, True, False]])
+    # Kept: 1, 1.2, 0.8, 0.5. max(1, 1), max(1, .04), max(0, .64), 0 → ½ · 2.64 / 4
+    loss, metrics = wrap(value_loss)(values, old_values, returns, mask, 0.2)
+    np.testing.assert_allclose(loss, 0.33, rtol=1e-5)
+    np.testing.assert_allclose(metrics["clipfrac"], 1 / 4)
+
+
+def test_ppo_losses_agree_with_the_loops(random_case):
+    loss, metrics = policy_loss(*random_case, 0.2)
+    ours = [loss] + [metrics[name] for name in ("clipfrac", "approxkl", "ratio", "ratio_var")]
+    np.testing.assert_allclose(ours, numpy_reference.policy_loss(*random_case, 0.2), rtol=1e-5)
+    loss, metrics = value_loss(*random_case, 0.2)
+    np.testing.assert_allclose(
+        (loss, metrics["clipfrac"]), numpy_reference.value_loss(*random_case, 0.2), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", [policy_loss, value_loss])
+def test_microbatches_add_up_to_the_batch(random_case, loss):
+    """Loss, metrics and gradient; a mean of microbatch means would be another number."""
+    graded = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    parts = [tuple(x[i : i + 2] for x in random_case) for i in range(0, 8, 2)]
+    count = random_case[-1].sum()
+    (whole, metrics), gradient = graded(*random_case, 0.2)
+    results = [graded(*part, 0.2, count) for part in parts]
+    np.testing.assert_allclose(sum(value for (value, _), _ in results), whole, rtol=1e-5)
+    for name, expected in metrics.items():
+        np.testing.assert_allclose(sum(m[name] for (_, m), _ in results), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate([g for _, g in results]), gradient, rtol=1e-5, atol=1e-8)
+    mean_of_means = np.mean([graded(*part, 0.2)[0][0] for part in parts])
+    assert abs(mean_of_means - whole) > 1e-3 * abs(whole)
+
+
+@pytest.mark.parametrize("loss", [policy_loss, value_loss])
+def test_rows_on_eight_devices_give_the_same_loss_and_gradient(random_case, loss):
+    graded = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    expected = graded(*random_case, 0.2)
+    mesh = jax.make_mesh((2, 2, 2), ("replica", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(x, PartitionSpec(("replica", "fsdp"))) for x in random_case]
+        sharded = graded(*rows, 0.2)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), sharded, expected)
+
+
+def test_pairs_on_eight_devices_give_the_same_loss():
+    chosen, rejected = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    expected = bradley_terry(chosen, rejected)
+    mesh = jax.make_mesh((2, 2, 2), ("replica", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        pairs = [jax.device_put(x, PartitionSpec(("replica", "fsdp"))) for x in (chosen, rejected)]
+        sharded = jax.jit(bradley_terry)(*pairs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sharded, expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 2.0, 3.0], 1.0),
+        ([7.0, 7.0, 7.0], 0.0),
+        ([-1.0, -2.0, -3.0], -3.0),
+    ],  # last: 1 − Var(2R) / Var(R)
+)
+def test_explained_variance_of_returns_1_2_3(values, expected):
+    returns, mask = np.array([[1.0, 2.0, 3.0, 50.0]]), np.array([[True, True, True, False]])
+    np.testing.assert_allclose(
+        explained_variance(np.array([[*values, 0.0]]), returns, mask), expected, atol=1e-6
+    )

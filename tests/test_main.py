@@ -1,0 +1,189 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from rlhf_jax import checkpoint
+from rlhf_jax.main import STAGES, main
+
+CONFIG = "from rlhf_jax.config import Config\n\n\ndef get_config():\n    return Config()\n"
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "tiny.py"
+    file.write_text(CONFIG)
+    return file
+
+
+@pytest.fixture
+def start(config_file, tmp_path, capsys):
+    """Runs main in `tmp_path/run`; returns (exit status, stdout, stderr)."""
+
+    def call(*arguments, config=config_file):
+        status = main(["main", f"--config={config}", f"--workdir={tmp_path / 'run'}", *arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Stands in for the stages; returns the list of those that ran."""
+    ran = []
+    for name in STAGES[:-1]:
+        module = SimpleNamespace(train=lambda config, workdir, name=name: ran.append(name))
+        monkeypatch.setitem(sys.modules, f"rlhf_jax.{name}", module)
+    evaluate = SimpleNamespace(run=lambda config, workdir: ran.append("eval"))
+    monkeypatch.setitem(sys.modules, "rlhf_jax.evaluation.evaluate", evaluate)
+    return ran
+
+
+def assert_one_line(outcome, *parts):
+    status, _, stderr = outcome
+    assert status == 2
+    assert stderr.count("\n") == 1 and stderr.startswith("rlhf_jax: ") and "Traceback" not in stderr
+    for part in parts:
+        assert part in stderr
+
+
+@pytest.mark.parametrize(
+    "argument, parts",
+    [
+        ("--config.ppo.kl_coeff=0.1", ("ppo.kl_coeff: no such field", "ppo.kl_coef")),
+        ("--config.ppo=1", ("ppo: no such field",)),
+        ("--noconfig.sft.packs", ("sft.packs: no such field", "sft.pack")),
+        ("--config.seed=abc", ("config.seed", "abc")),
+        ("--config.ppo.epochs=1.5", ("config.ppo.epochs", "1.5")),
+        ("--config.ppo.kl_coef=low", ("config.ppo.kl_coef", "low")),
+        ("--config.sft.batch_size=-4", ("sft.batch_size: -4 should be positive",)),
+        ("--config.model.norm=batch", ("model.norm", "layer, rms")),
+        ("--config.data.query_buckets=abc", ("data.query_buckets", "tuple of int")),
+        ("--stage=rewards", ("--stage=rewards", "reward")),
+        ("--stagee=ppo", ("stagee",)),
+        ("mini", ("unexpected argument 'mini'",)),
+    ],
+)
+def test_wrong_argument_is_told_in_one_line(start, tmp_path, argument, parts):
+    assert_one_line(start(argument), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "source, parts",
+    [
+        ("def get_config():\n    return {}\n", ("get_config() returned dict",)),
+        (CONFIG.replace("Config()", "Config(sead=1)"), ("tiny.py", "sead")),
+        (
+            CONFIG.replace("return Config()", "c = Config()\n    c.sft.batchsize = 2\n    return c"),
+            ("sft.batch_size",),
+        ),
+    ],
+)
+def test_wrong_config_file_is_told_in_one_line(start, config_file, source, parts):
+    config_file.write_text(source)
+    assert_one_line(start(), *parts)
+
+
+def test_missing_config_file_is_named(start, tmp_path):
+    assert_one_line(start(config=tmp_path / "none.py"), "--config: no such file", "none.py")
+    assert_one_line(start("--config.seed=1", config=tmp_path / "none.py"), "none.py")
+
+
+def test_missing_workdir_is_asked_for(config_file, capsys):
+    status = main(["main", f"--config={config_file}"])
+    assert_one_line((status, *capsys.readouterr()), "--workdir is missing")
+
+
+def test_stages_run_in_order_and_a_second_start_skips_them(start, stages):
+    status, stdout, _ = start()
+    assert status == 0 and stages == ["sft", "reward", "ppo", "eval"]
+    status, stdout, _ = start()
+    assert status == 0 and stages == ["sft", "reward", "ppo", "eval"]
+    assert [line.split(":")[0] for line in stdout.splitlines()] == list(STAGES)
+    assert stdout.count("skipped") == 4
+
+
+def test_a_named_stage_runs_alone_even_if_it_has_finished(start, stages):
+    start("--stage=sft")
+    start("--stage=sft")
+    assert stages == ["sft", "sft"]
+    start()
+    assert stages == ["sft", "sft", "reward", "ppo", "eval"]
+
+
+def test_overrides_reach_the_stage_and_the_workdir(start, stages, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: seen.append(config))
+    start(
+        "--stage=sft",
+        "--config.data.query_buckets=(256,512)",
+        "--config.ppo.kl_coef=0.1",
+        "--noconfig.sft.pack",
+    )
+    (config,) = seen
+    assert config.data.query_buckets == (256, 512) and config.ppo.kl_coef == 0.1 and config.sft.pack is False
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["data"]["query_buckets"] == [256, 512] and stored["ppo"]["kl_coef"] == 0.1
+
+
+def test_workdir_of_another_config_is_refused(start, stages):
+    start("--stage=sft")
+    assert_one_line(start("--stage=sft", "--config.seed=5"), "seed: 0 → 5", "another --workdir")
+    assert stages == ["sft"]
+
+
+def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
+    def train(config, workdir):
+        checkpoint.require(workdir, "reward", needed_by="ppo")
+
+    monkeypatch.setattr(sys.modules["rlhf_jax.ppo"], "train", train)
+    assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")
+
+
+def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch):
+    def stopped(config, workdir):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["rlhf_jax.reward"], "train", stopped)
+        status, _, stderr = start()
+        assert status == 130 and "resumes" in stderr
+    assert_one_line(start("--stage=ppo"), "stage 'reward'", "stopped", "--stage=reward")
+    start()
+    assert stages == ["sft", "reward", "ppo", "eval"]
+
+
+def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
+    def broken(config, workdir):
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        start("--stage=sft")
+
+
+def test_missing_data_file_is_named(start, stages, tmp_path, monkeypatch):
+    missing = tmp_path / "train.jsonl"
+    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: missing.read_text())
+    assert_one_line(start("--stage=sft"), f"{missing}: No such file")
+
+
+def test_the_report_is_named_at_the_end(start, stages, tmp_path):
+    start()
+    report = tmp_path / "run" / "report.html"
+    report.write_text("")
+    assert start()[1].splitlines()[-1] == f"report: {report}"
+
+
+def test_command_from_a_shell(config_file, tmp_path):
+    def command(*arguments):
+        line = [sys.executable, "-m", "rlhf_jax.main", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+    wrong = command(f"--config={config_file}", f"--workdir={tmp_path / 'run'}", "--config.sft.batchsize=4")
+    assert_one_line((wrong.returncode, wrong.stdout, wrong.stderr), "sft.batch_size")
+    usage = command("--help")
+    assert usage.returncode == 0 and usage.stderr == "" and "--config=configs/mini.py" in usage.stdout

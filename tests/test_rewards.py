@@ -1,0 +1,161 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_reference
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from rlhf_jax.functional import rewards
+
+EOS, PAD = 7, 9
+RESPONSE = np.array(
+    [
+        [3, 7, 4, 7],  # sampled on after EOS
+        [3, 4, 5, 7],  # EOS in the last slot
+        [3, 4, 5, 6],  # never ended
+        [7, 9, 9, 9],  # nothing but EOS
+        [3, 4, 7, 9],  # one slot left
+    ],
+    np.int32,
+)
+MASK = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]], bool)
+AFTER = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]], bool)
+
+
+@pytest.fixture
+def random_case():
+    """Score, log-probabilities, reference log-probabilities and responses of every length, 1 to R."""
+    rng = np.random.default_rng(0)
+    response = rng.integers(0, EOS, (16, 6)).astype(np.int32)
+    for b in range(12):
+        response[b, b // 2] = EOS
+    logp, ref = -rng.exponential(size=(2, 16, 6)).astype(np.float32)
+    return rng.standard_normal(16).astype(np.float32), logp, ref, response
+
+
+def total(score, logp, ref_logp, response, score_at):
+    mask = rewards.response_mask(response, EOS, PAD)
+    return rewards.place_score(score, mask, score_at) + rewards.kl_penalty(logp, ref_logp, mask, 0.05)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_a_response_ends_with_its_first_eos(wrap):
+    np.testing.assert_array_equal(wrap(rewards.response_mask)(RESPONSE, EOS, PAD), MASK)
+    np.testing.assert_array_equal(wrap(rewards.lengths)(MASK), [2, 4, 4, 1, 3])
+    np.testing.assert_array_equal(wrap(rewards.has_eos)(RESPONSE, EOS), [True, True, False, True, True])
+
+
+def test_everything_after_eos_becomes_padding():
+    cut = rewards.cut_after_eos(RESPONSE, EOS, PAD)
+    np.testing.assert_array_equal(cut[0], [3, 7, 9, 9])
+    np.testing.assert_array_equal(cut[1:], RESPONSE[1:])
+
+
+def test_padding_without_eos_is_not_response():
+    np.testing.assert_array_equal(
+        rewards.response_mask(np.array([[3, 9, 9]]), EOS, PAD), [[True, False, False]]
+    )
+
+
+def test_values_have_one_slot_more_after_eos():
+    np.testing.assert_array_equal(rewards.value_mask(MASK, "eos"), MASK)
+    np.testing.assert_array_equal(rewards.value_mask(MASK, "after_eos"), AFTER)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+@pytest.mark.parametrize(("score_at", "slots"), [("eos", [1, 3, 3, 0, 2]), ("after_eos", [2, 3, 3, 1, 3])])
+def test_the_score_stands_in_one_slot(wrap, score_at, slots):
+    score = np.array([0.5, -1.0, 2.0, 3.0, -0.25], np.float32)
+    expected = np.zeros((5, 4), np.float32)
+    expected[range(5), slots] = score
+    placed = wrap(lambda score, mask: rewards.place_score(score, mask, score_at))(score, MASK)
+    np.testing.assert_array_equal(placed, expected)
+
+
+def test_integer_scores_do_not_truncate_the_penalty():
+    # One token, one nat above the reference: 2 − 0.05 · 1.
+    mask = np.array([[True, False]])
+    placed = rewards.place_score(np.array([2], np.int32), mask, "eos")
+    assert placed.dtype == jnp.float32
+    reward = placed + rewards.kl_penalty(np.array([[-1.0, 0.0]]), np.array([[-2.0, 0.0]]), mask, 0.05)
+    np.testing.assert_allclose(reward, [[1.95, 0.0]], rtol=1e-6)
+    assert (
+        rewards.score_missing_eos(np.array([2], np.int32), np.array([True]), "none", -1.0).dtype
+        == jnp.float32
+    )
+
+
+def test_penalty_by_hand_and_silent_on_padding():
+    # −0.1 · (−1 − −3), −0.1 · (−2 − −1.5)
+    logp = np.array([[-1.0, -2.0, np.nan]], np.float32)
+    ref = np.array([[-3.0, -1.5, 0.0]], np.float32)
+    penalty = rewards.kl_penalty(logp, ref, np.array([[True, True, False]]), 0.1)
+    np.testing.assert_allclose(penalty, [[-0.2, 0.05, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("score_at", ["eos", "after_eos"])
+def test_agrees_with_the_loops(random_case, score_at):
+    score, logp, ref, response = random_case
+    mask = numpy_reference.response_mask(response, EOS, PAD)
+    np.testing.assert_array_equal(rewards.response_mask(response, EOS, PAD), mask)
+    np.testing.assert_array_equal(
+        rewards.value_mask(mask, score_at), numpy_reference.value_mask(mask, score_at)
+    )
+    expected = numpy_reference.rewards(score, logp, ref, mask, 0.05, score_at)
+    np.testing.assert_allclose(total(*random_case, score_at), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("score_at", ["eos", "after_eos"])
+def test_both_places_give_a_response_the_same_reward(random_case, score_at):
+    """Σ_t r_t = score − β KL, wherever the score stands."""
+    score, logp, ref, response = random_case
+    kl = ((logp - ref) * numpy_reference.response_mask(response, EOS, PAD)).sum(1)
+    np.testing.assert_allclose(total(*random_case, score_at).sum(1), score - 0.05 * kl, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_on_eight_devices_give_the_same_rewards(random_case):
+    expected = total(*random_case, "after_eos")
+    mesh = jax.make_mesh((2, 2, 2), ("replica", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(x, PartitionSpec(("replica", "fsdp"))) for x in random_case]
+        sharded = jax.jit(total, static_argnames="score_at")(*rows, score_at="after_eos")
+        assert sharded.sharding.is_equivalent_to(rows[1].sharding, 2)
+        np.testing.assert_allclose(sharded, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("no_eos", "expected"), [("replace", [3.0, -1.5]), ("subtract", [3.0, 0.5]), ("none", [3.0, 2.0])]
+)
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_score_of_a_response_that_never_ended(wrap, no_eos, expected):
+    rule = wrap(lambda score, ended: rewards.score_missing_eos(score, ended, no_eos, -1.5))
+    np.testing.assert_array_equal(rule(np.array([3, 2], np.int32), np.array([True, False])), expected)
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (6.0, 0.15),  # on target
+        (6.3, 0.150384),  # 0.15 · (1 + 0.05 · 512 / 10,000)
+        (9.0, 0.151536),  # error 0.5, clipped: 0.15 · (1 + 0.2 · 0.0512)
+        (0.0, 0.148464),  # error −1, clipped: 0.15 · (1 − 0.2 · 0.0512)
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_adaptive_kl_coefficient_by_hand(wrap, kl, expected):
+    adapted = wrap(rewards.adapt_kl_coef)(jnp.float32(0.15), jnp.float32(kl), 6.0, 10_000, 512)
+    np.testing.assert_allclose(adapted, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "published"), [(8, 1.2), (64, 3.2), (128, 3.9), (256, 4.5), (512, 5.2)])
+def test_best_of_n_kl_as_published(n, published):
+    assert round(rewards.best_of_n_kl(n), 1) == published
+
+
+def test_best_of_n_kl_by_integration():
+    """The best of n uniform scores has density n x^(n−1): KL = ∫ n x^(n−1) log(n x^(n−1)) dx."""
+    assert rewards.best_of_n_kl(1) == 0
+    x = (np.arange(100_000) + 0.5) / 100_000
+    for n in (2, 16):
+        density = n * x ** (n - 1)
+        np.testing.assert_allclose(rewards.best_of_n_kl(n), (density * np.log(density)).mean(), rtol=1e-6)

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from rlhf_jax import workdir as wd
+from rlhf_jax.config import Config
+from rlhf_jax.workdir import WorkdirError
+
+
+def test_first_start_stores_the_configuration_and_the_same_one_may_come_back(tmp_path):
+    workdir = wd.open_workdir(tmp_path / "runs" / "a", Config(seed=3))
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 3
+    assert wd.open_workdir(workdir, Config(seed=3)) == workdir
+
+
+def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
+    wd.open_workdir(tmp_path, Config())
+    before = (tmp_path / "config.json").read_bytes()
+    other = Config(seed=1)
+    other.ppo.kl_coef = 0.1
+    with pytest.raises(WorkdirError, match="ppo.kl_coef: 0.05 → 0.1; seed: 0 → 1.*another --workdir"):
+        wd.open_workdir(tmp_path, other)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_unreadable_configuration_is_one_clear_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WorkdirError, match="config.json: not the JSON of a configuration"):
+        wd.open_workdir(tmp_path, Config())
+
+
+def test_seconds_add_up_over_starts(tmp_path):
+    wd.record_seconds(tmp_path, "sft", 2.0)
+    wd.record_seconds(tmp_path, "sft", 0.5)
+    wd.record_seconds(tmp_path, "ppo", 4.0)
+    assert wd.read_seconds(tmp_path) == {"sft": 2.5, "ppo": 4.0}
+
+
+def test_a_stage_is_done_only_when_marked(tmp_path):
+    wd.record_seconds(tmp_path, "sft", 0.0)
+    wd.record_seconds(tmp_path, "reward", 0.0)
+    wd.mark_done(tmp_path, "sft")
+    assert wd.stage_done(tmp_path, "sft") and not wd.stage_done(tmp_path, "reward")
+    assert wd.stages_interrupted(tmp_path) == ["reward"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.txt"
+    wd.write_text(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        wd.write_text(file, "new \ud800")
+    assert file.read_text() == "old"
