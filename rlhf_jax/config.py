@@ -89,6 +89,7 @@ class DataConfig:
     padding: str = "masked"  # masked | space: what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
+    mini_sampled: int = 4_000  # the miniature: train posts that the SFT policy summarizes for comparison
     mini_test: int = 1_000  # the miniature: posts in valid and in test
 
 

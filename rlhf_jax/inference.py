@@ -7,6 +7,7 @@ import numpy as np
 
 from rlhf_jax.config import DataConfig, ModelConfig
 from rlhf_jax.data.batches import QueryPlan, SummaryPlan
+from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tldr import encode_query
 from rlhf_jax.data.tokenizer import Tokenizer
@@ -77,3 +78,10 @@ def score(
             :valid
         ]
     return scores
+
+
+def margins(params, pairs: Sequence[Pair], **setting) -> np.ndarray:
+    """By how much each pair's preferred summary scores above the other [N]; `setting` as for `score`."""
+    infos = [pair.info for pair in pairs]
+    chosen = score(params, infos, [pair.chosen for pair in pairs], **setting)
+    return chosen - score(params, infos, [pair.rejected for pair in pairs], **setting)

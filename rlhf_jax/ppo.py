@@ -11,6 +11,7 @@ tokens only.
 """
 
 import functools
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from rlhf_jax.mesh import ROWS, layout, make_mesh, split_rows, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.rollout import Rollout, response_logits, rollout
-from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
+from rlhf_jax.state import TrainState, make_optimizer, make_schedule, stage_key, value_and_grad_in_parts
 
 
 class PpoState(struct.PyTreeNode):
@@ -171,7 +172,11 @@ def train(config: Config, workdir: Path) -> None:
     posts = sources.load_queries(config.data, config.seed)
     plan = QueryPlan(posts, tokenizer, config.data, options.batch_size, config.seed)
     iterations = options.episodes // options.batch_size
-    optimizer = make_optimizer(options.optimizer, iterations * options.epochs * options.minibatches)
+    updates = iterations * options.epochs * options.minibatches
+    optimizer, schedule = (
+        make_optimizer(options.optimizer, updates),
+        make_schedule(options.optimizer, updates),
+    )
 
     with jax.set_mesh(mesh):
         policy_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
@@ -188,10 +193,19 @@ def train(config: Config, workdir: Path) -> None:
         with MetricsLog(
             workdir, "ppo", start, iterations, "ppo", ("objective/score", "objective/kl")
         ) as metrics_log:
+            clock = time.monotonic()
             for i in range(start, iterations):
                 query = to_devices(plan.batch(i)["query"], mesh)
                 state, metrics = step(state, reference, reward, query)
-                metrics_log.log(i, metrics | {"episodes": (i + 1) * options.batch_size})
+                speed = options.batch_size / (time.monotonic() - clock)
+                clock = time.monotonic()
+                metrics |= {
+                    "lr": schedule(state.policy.step - 1),
+                    "episodes": (i + 1) * options.batch_size,
+                    "episodes_per_second": speed,
+                    "tokens_per_second": speed * metrics["objective/length"],
+                }
+                metrics_log.log(i, metrics)
                 if (i + 1) % options.save_every == 0 or i + 1 == iterations:
                     metrics_log.flush()
                     checkpoint.save(

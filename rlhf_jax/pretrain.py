@@ -6,8 +6,6 @@ Weighted next-token prediction on `data/mini/documents.py`. Every document is ne
 epochs. The checkpoints under `data/mini/base/` come from this command, with the seed 0.
 """
 
-import json
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,8 +20,8 @@ from rlhf_jax.config import ModelConfig, OptimizerConfig
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.functional.logprobs import token_logprobs
+from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import params, pretrained, transformer
@@ -133,10 +131,8 @@ def main(_) -> None:
         with MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable")) as log:
             for step in range(start, FLAGS.steps):
                 drawn = documents(seed, per_update, step * per_update)
-                rows = islice(
-                    packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id), FLAGS.rows
-                )
-                rows = list(rows)
+                packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
+                rows = list(islice(packed, FLAGS.rows))
                 batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
                 state, metrics = step_fn(state, to_devices(batch, mesh))
                 log.log(step, metrics)

@@ -7,8 +7,8 @@ is kept. Departures from the paper: none.
 """
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from rlhf_jax import checkpoint, collect, inference
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import PairPlan
-from rlhf_jax.data.comparisons import Pair, pairs_of
+from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.mesh import make_mesh, to_devices
@@ -55,36 +55,34 @@ def train(config: Config, workdir: Path) -> None:
     model = pretrained.architecture(config.model)
     posts = sources.filtered(sources.load_posts(config.data, config.seed)["train"], config.data, tokenizer)
     with jax.set_mesh(make_mesh(config.mesh)):
-        comparisons = collect.comparisons(config, model, tokenizer, posts, workdir)
+        comparisons = collect.collect(config, workdir, model, tokenizer)
         pairs = pairs_of(comparisons, "train")
         plan = PairPlan(pairs, tokenizer, config.data, config.reward.batch_size, config.seed)
-        score = functools.partial(inference.score, model=model, tokenizer=tokenizer, data=config.data)
+        setting: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "data": config.data}
 
         candidates = []
         for k in range(config.reward.seeds):
             weights = train_one(f"reward_seed{k}", config, model, plan, workdir)
-            chosen, rejected = (
-                score(weights, *summaries) for summaries in sides(pairs_of(comparisons, "valid1"))
-            )
-            candidates.append((float(np.mean(chosen > rejected)), weights))
+            margins = inference.margins(weights, pairs_of(comparisons, "valid1"), **setting)
+            agreement = float(np.mean(margins > 0))
             print(
-                f"reward model {k}: prefers what people preferred in {candidates[-1][0]:.1%} of {len(chosen):,} pairs"
+                f"reward model {k}: agrees with people on {agreement:.1%} of {len(margins):,} held-out pairs"
             )
+            candidates.append((agreement, weights))
         accuracy, weights = max(candidates, key=lambda candidate: candidate[0])
 
         references = posts[:MOST_REFERENCES]
-        shift = float(np.mean(score(weights, references, [post.summary for post in references])))
+        scores = inference.score(weights, references, [post.summary for post in references], **setting)
+        shift = float(scores.mean())
         weights["head"]["bias"] -= shift
         folder, total = workdir / "checkpoints" / "reward", plan.total_steps(config.reward.epochs)
         checkpoint.save(
-            folder, total, params=weights, rest={}, meta={"valid_accuracy": accuracy, "shift": shift}
+            folder,
+            total,
+            params=weights,
+            rest={"shift": jnp.float32(shift)},
+            meta={"valid_accuracy": accuracy},
         )
-
-
-def sides(pairs: Sequence[Pair]) -> tuple[tuple, tuple]:
-    """(texts, preferred summaries) and (texts, the others)."""
-    infos = [pair.info for pair in pairs]
-    return (infos, [pair.chosen for pair in pairs]), (infos, [pair.rejected for pair in pairs])
 
 
 def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, workdir: Path):

@@ -15,8 +15,9 @@ LAYERS = [
     {"mesh"},
     {"model"},
     {"state", "checkpoint"},
-    {"rollout"},
-    {"pretrain", "sft", "reward", "ppo", "collect", "evaluation"},
+    {"rollout", "inference"},
+    {"collect"},
+    {"pretrain", "sft", "reward", "ppo", "evaluation"},
     {"plan", "main"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_jax import checkpoint, collect, inference
 from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data import sources
-from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.comparisons import Pair, pairs_of
 from rlhf_jax.data.mini.judge import has_key_fact, judge
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tldr import encode_few_shot
@@ -52,7 +52,7 @@ def run(config: Config, workdir: Path) -> None:
         reward_model = networks.reward_model_quality(posts, scores["reference"])
 
     judged = {name: judge_all(posts, texts, config.data) for name, texts in summaries.items()}
-    measure = {name: judged[name]["overall"] if judged[name] else scores[name] for name in summaries}
+    measure = {name: axes["overall"] if (axes := judged[name]) else scores[name] for name in summaries}
     results = {
         "split": split,
         "posts": len(posts),
@@ -100,15 +100,18 @@ class Networks:
         """Policy name → a summary of every post; greedy, but for best-of-N."""
         config = self.config
         sft = self.policy("sft")
-        greedy = functools.partial(inference.summarize, posts=posts, **self.common)
         written = {}
+
+        def greedy(weights, model):
+            return inference.summarize(weights, posts, model=model, **self.common)
+
         if config.model.base:
             written["base"] = self.few_shot(posts, train_posts[: config.eval.shots])
-        written["sft"] = greedy(sft, model=self.model)
+        written["sft"] = greedy(sft, self.model)
         if config.sft.bigger_base:
             bigger = pretrained.architecture(config.model, config.sft.bigger_base)
-            written["sft_10x"] = greedy(self.policy("sft_10x", bigger), model=bigger)
-        written["ppo"] = greedy(self.policy("ppo"), model=self.model)
+            written["sft_10x"] = greedy(self.policy("sft_10x", bigger), bigger)
+        written["ppo"] = greedy(self.policy("ppo"), self.model)
         written[f"best_of_{config.eval.best_of}"] = self.best_of_n(sft, posts)
         return written
 
@@ -144,19 +147,23 @@ class Networks:
         """Agreement on held-out pairs, and where the held-out references score."""
         comparisons = collect.load(self.config, self.workdir)
         pairs = pairs_of(comparisons, "valid2")
-        infos = [pair.info for pair in pairs]
-        margin = self.score(infos, [pair.chosen for pair in pairs])
-        margin = margin - self.score(infos, [pair.rejected for pair in pairs])
+        margins = inference.margins(self.reward, pairs, model=self.model, **self.common)
         quality = {
-            "valid_accuracy": float(np.mean(margin > 0)),
+            "valid_accuracy": float(np.mean(margins > 0)),
             "pairs": len(pairs),
             "reference_mean": float(reference_scores.mean()),
             "reference_stderr": float(reference_scores.std() / np.sqrt(len(posts))),
         }
         if self.config.data.source == "mini":
-            gaps = [judge(p.info, p.chosen).overall - judge(p.info, p.rejected).overall for p in pairs]
-            quality["gold_accuracy"] = float(np.mean((margin > 0) == (np.array(gaps) > 0)))
+            gaps = np.array([gold_gap(pair) for pair in pairs])
+            quality["gold_accuracy"] = float(np.mean((margins > 0) == (gaps > 0)))
         return quality
+
+
+def gold_gap(pair: Pair) -> float:
+    """By how much the gold judge scores the summary above that a labeler preferred."""
+    assert isinstance(pair.info, Post)
+    return judge(pair.info, pair.chosen).overall - judge(pair.info, pair.rejected).overall
 
 
 def judge_all(posts: Sequence[Post], texts: Sequence[str], data: DataConfig) -> dict[str, np.ndarray] | None:

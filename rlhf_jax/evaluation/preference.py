@@ -1,15 +1,10 @@
 """How often a summary is preferred over the reference."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-
-from rlhf_jax.data.records import Post
-
-Judge = Callable[[Post, str], float]  # (post, summary) -> score; higher is better
 
 
 @dataclass(frozen=True)

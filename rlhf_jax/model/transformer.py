@@ -213,9 +213,9 @@ def compute_params(params, config: ModelConfig):
     """
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
     if unrolled(config):
-        stacked, treedef = jax.tree.flatten(cast["layers"])
+        stacked, structure = jax.tree.flatten(cast["layers"])
         split = [jnp.unstack(x) for x in stacked]
-        cast["layers"] = [treedef.unflatten(leaves) for leaves in zip(*split, strict=True)]
+        cast["layers"] = [jax.tree.unflatten(structure, leaves) for leaves in zip(*split, strict=True)]
     return cast
 
 
@@ -250,16 +250,16 @@ def apply(
     positions = attention.positions_of(segments)
     x = embed(w["embed"], tokens, positions)
 
-    def step(w, x, cache, outputs_from=0):
-        def attend(query, key, value):
-            return attention.causal_attention(query, key, value, segments), None
+    def attend(query, key, value):
+        return attention.causal_attention(query, key, value, segments), None
 
+    def step(w, x, cache, outputs_from=0):
+        del cache
         return layer(w, x, config, positions, attend, outputs_from)
 
+    keep = jax.checkpoint if config.rematerialize else lambda f: f
     last_step = functools.partial(step, outputs_from=outputs_from)
-    if config.rematerialize:
-        step, last_step = jax.checkpoint(step), jax.checkpoint(last_step)
-    x, _ = through_layers(step, x, w["layers"], last_step=last_step)
+    x, _ = through_layers(keep(step), x, w["layers"], last_step=keep(last_step))
     if not unrolled(config):
         x = x[:, outputs_from:]
     return norm(w["norm"], x, config)
@@ -287,12 +287,13 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int):
     positions = attention.positions_of(segments)
     x = embed(params["embed"], tokens, positions)
 
-    def step(w, x, cache, outputs_from=0):
-        def attend(query, key, value):
-            room = ((0, 0), (0, 0), (0, slots), (0, 0))
-            heads = attention.causal_attention(query, key, value, segments)
-            return heads, (jnp.pad(key, room), jnp.pad(value, room))
+    def attend(query, key, value):
+        room = ((0, 0), (0, 0), (0, slots), (0, 0))
+        heads = attention.causal_attention(query, key, value, segments)
+        return heads, (jnp.pad(key, room), jnp.pad(value, room))
 
+    def step(w, x, cache, outputs_from=0):
+        del cache
         return layer(w, x, config, positions, attend, outputs_from)
 
     last_step = functools.partial(step, outputs_from=tokens.shape[1] - 1)

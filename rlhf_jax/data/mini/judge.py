@@ -127,6 +127,7 @@ def read_post(text: str) -> Story | None:
     return Story(tuple(facts), found["key"], found["cause"], _question(question))
 
 
+@lru_cache(maxsize=1 << 16)
 def read_summary(text: str) -> Reading:
     """Takes a text apart into claims and the words around them."""
     text = _normal(text)

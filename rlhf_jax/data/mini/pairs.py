@@ -7,20 +7,28 @@ one in those, so pairs are thinned: a logistic regression on form predicts the w
 a pair is kept the likelier the less its winner was to be expected.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from rlhf_jax.data.mini.judge import edited, judge, read_post, read_summary
-from rlhf_jax.data.mini.world import JOKES, Fact, Story, falsify, other_question, pick, pick_weighted
+from rlhf_jax.data.mini.world import (
+    JOKES,
+    Fact,
+    Question,
+    Story,
+    falsify,
+    other_question,
+    pick,
+    pick_weighted,
+)
 from rlhf_jax.data.records import Post
 
 MIN_GAP = 0.3  # in the judge's overall score; nothing is learned from closer pairs
-SAME_FORM = 0.75  # of all pairs
-CANDIDATES = 2.4  # drawn for each pair kept
-LEAST_KEPT = 0.1  # of the most predictable pairs
+SAME_FORM = 0.64  # of the candidates, and about three quarters of what is kept
+CANDIDATES = 1.6  # drawn for each pair kept
+LEAST_KEPT = 0.4  # of the most predictable pairs
 
 # {a}, {b}, {c}: facts; {r}: a fact given as the reason; {q}: a question.
 FORMS = {
@@ -58,11 +66,12 @@ def pairs(
     """`count` pairs, spread evenly over `posts`, in random order.
 
     `sampled` maps the id of a post to (text, policy) of summaries that policies wrote; where
-    it has any, half of the pairs of different forms involve one. Depends on nothing else.
+    it has any, they stand for half of the texts that are not filled-in forms.
     """
     rng = np.random.default_rng([seed, len(posts)])
     order = rng.permutation(len(posts))
-    candidates, gaps = [], []
+    candidates: list[Pair] = []
+    gaps: list[float] = []
     while len(candidates) < CANDIDATES * count:
         post = posts[order[len(candidates) % len(posts)]]
         pair = _candidate(post, (sampled or {}).get(post.id, []), rng)
@@ -80,6 +89,10 @@ def _candidate(post: Post, sampled: Sequence[tuple[str, str]], rng: np.random.Ge
     story = read_post(post.post)
     assert story is not None
     if rng.random() >= SAME_FORM:
+        if rng.random() < 0.4:  # the same said in two forms: what a part adds
+            said = _draw(story, rng)
+            form_a, form_b = pick_weighted(rng, FORMS), pick_weighted(rng, FORMS)
+            return Pair(post, form_a.format(**said), form_b.format(**said), "mini", "mini")
         (text_a, policy_a), (text_b, policy_b) = (_any_text(post, story, sampled, rng) for _ in range(2))
         return Pair(post, text_a, text_b, policy_a, policy_b)
     if rng.random() < 0.4:
@@ -109,19 +122,20 @@ def _any_text(
 
 
 def _fill(form: str, story: Story, rng: np.random.Generator) -> str:
-    """The form with facts of the story, one of them perhaps made false, and a question."""
-    first = {story.key: 0.50, story.cause: 0.10} | {
-        i: 0.40 / len(story.background) for i in range(len(story.facts)) if i not in (story.key, story.cause)
-    }
+    return form.format(**_draw(story, rng))
+
+
+def _draw(story: Story, rng: np.random.Generator) -> dict[str, Fact | Question]:
+    """Facts and a question for the slots of a form: of the story, or in some cases false."""
+    minor = 0.4 / len(story.background)
+    first = {i: {story.key: 0.5, story.cause: 0.1}.get(i, minor) for i in range(len(story.facts))}
     a = pick_weighted(rng, first)
-    b, c = (int(i) for i in rng.permutation([i for i in range(len(story.facts)) if i != a])[:2])
+    b, c = (int(i) for i in rng.permutation([i for i in first if i != a])[:2])
     r = story.cause if a != story.cause and rng.random() < 0.6 else b
-    facts = {slot: story.facts[i] for slot, i in zip("abcr", (a, b, c, r))}
-    if rng.random() < 0.3:
-        slot = pick(rng, [slot for slot in facts if f"{{{slot}}}" in form] or ["a"])
-        facts[slot] = _falsified(facts[slot], story, rng)
+    facts = [story.facts[i] for i in (a, b, c, r)]
+    facts = [_falsified(fact, story, rng) if rng.random() < 0.12 else fact for fact in facts]
     question = story.question if rng.random() < 0.75 else other_question(story, rng)
-    return form.format(**facts, q=question)
+    return dict(zip("abcrq", (*facts, question), strict=True))
 
 
 def _alter(text: str, story: Story, rng: np.random.Generator) -> str:
@@ -131,6 +145,7 @@ def _alter(text: str, story: Story, rng: np.random.Generator) -> str:
     if not claims:
         return text
     claim = pick(rng, claims)
+    new: Fact | Question
     if not isinstance(claim, Fact):
         new = other_question(story, rng) if claim == story.question else story.question
     elif rng.random() < CHANGES["other"]:
@@ -176,7 +191,7 @@ def _expected(candidates: Sequence[Pair], gaps: np.ndarray, ridge: float = 1.0) 
     forms = [(_form(pair.text_a), _form(pair.text_b)) for pair in candidates]
     kinds = {kind: i for i, kind in enumerate(sorted({kind for pair in forms for kind, _ in pair}))}
     x = np.zeros((len(forms), len(kinds) + 2))
-    for row, ((kind_a, size_a), (kind_b, size_b)) in zip(x, forms):
+    for row, ((kind_a, size_a), (kind_b, size_b)) in zip(x, forms, strict=True):
         row[kinds[kind_a]] += 1
         row[kinds[kind_b]] -= 1
         row[-2:] = np.subtract(size_a, size_b)

@@ -6,12 +6,11 @@ into 37 words and punctuation marks, a reference into 19.
 
 import re
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from rlhf_jax.data.mini.world import (
-    ASKED_OF_NOBODY,
-    ASKED_OF_PERSON,
     BACKGROUND_MARKERS,
     CAUSE_MARKERS,
     JOKES,
@@ -23,9 +22,10 @@ from rlhf_jax.data.mini.world import (
     VAGUE_TITLES,
     VERBS,
     Fact,
-    Question,
     Story,
+    ask,
     falsify,
+    people_in,
     pick,
     pick_weighted,
     split_of,
@@ -33,7 +33,7 @@ from rlhf_jax.data.mini.world import (
 from rlhf_jax.data.records import Post
 
 POST_WORDS = 37  # words and punctuation marks of title and post together
-AUTHORS = {"hasty": 0.40, "careful": 0.28, "wrong": 0.10, "pointless": 0.10, "rambling": 0.06, "joking": 0.06}
+AUTHORS = {"hasty": 0.40, "careful": 0.29, "wrong": 0.10, "pointless": 0.09, "rambling": 0.06, "joking": 0.06}
 
 
 def posts(seed: int, split: str, count: int) -> list[Post]:
@@ -47,32 +47,31 @@ def posts(seed: int, split: str, count: int) -> list[Post]:
 
 def tell(rng: np.random.Generator, split: str) -> Story:
     """Draws a story whose every triple belongs to `split`. Verbs within a story differ."""
-    people = [NAMES[i] for i in rng.permutation(len(NAMES))[: 4 + int(rng.random() < 0.5)]]
-    wanted = pick_weighted(rng, {4: 0.15, 5: 0.70, 6: 0.15})
+    count = pick_weighted(rng, {4: 0.15, 5: 0.70, 6: 0.15})
+    facts = _draw_facts(count, split, rng)
+    while len(people := people_in(facts)) < 4:
+        facts = _draw_facts(count, split, rng)
+    if count < 6:  # six facts leave no room for places
+        placed, places = rng.permutation(count)[: int(rng.integers(3))], rng.permutation(PLACES)
+        for i, place in zip(placed, places, strict=False):
+            facts[i] = replace(facts[i], place=str(place))
+    key, cause = (int(i) for i in rng.permutation(count)[:2])
+    return Story(tuple(facts), key, cause, ask(people, rng))
+
+
+def _draw_facts(count: int, split: str, rng: np.random.Generator) -> list[Fact]:
+    """`count` facts among at most five people."""
+    people = [NAMES[i] for i in rng.permutation(len(NAMES))[: int(rng.integers(4, 6))]]
     facts: list[Fact] = []
     for verb in (VERBS[i] for i in rng.permutation(len(VERBS))):
-        fact = _fact_with(verb, people, split, rng)
-        if fact:
-            facts.append(fact)
-        if len(facts) == wanted:
+        pairs = [
+            (people[i // len(people)], people[i % len(people)]) for i in rng.permutation(len(people) ** 2)
+        ]
+        possible = (Fact(one, verb, other) for one, other in pairs if one != other)
+        facts += islice((fact for fact in possible if split_of(fact) == split), 1)
+        if len(facts) == count:
             break
-    if wanted < 6:
-        for i, place in zip(rng.permutation(wanted)[: int(rng.integers(3))], rng.permutation(PLACES)):
-            facts[i] = replace(facts[i], place=str(place))
-    key, cause = (int(i) for i in rng.permutation(wanted)[:2])
-    if rng.random() < 0.75:
-        question = Question(pick(rng, ASKED_OF_PERSON), pick(rng, people))
-    else:
-        question = Question(pick(rng, ASKED_OF_NOBODY))
-    return Story(tuple(facts), key, cause, question)
-
-
-def _fact_with(verb: str, people: list[str], split: str, rng: np.random.Generator) -> Fact | None:
-    for i in rng.permutation(len(people) ** 2):
-        fact = Fact(people[i // len(people)], verb, people[i % len(people)])
-        if fact.subject != fact.object and split_of(fact) == split:
-            return fact
-    return None
+    return facts
 
 
 def write_post(story: Story, rng: np.random.Generator, id: str) -> Post:
@@ -133,11 +132,11 @@ def _hasty(story: Story, first: Fact, rng: np.random.Generator) -> str:
     second, question = story.facts[1], story.question
     forms = {
         f"{first}. {question}": 0.36,
-        f"{first} and {second}. {question}": 0.22,
-        f"{first} and {second}.": 0.12,
-        f"{first}.": 0.07,
+        f"{first} and {second}. {question}": 0.24,
+        f"{first} and {second}.": 0.10,
+        f"{first}.": 0.05,
         f"basically {first}. {question}": 0.05,
-        f"{first} because {story.cause_fact}. {question}": 0.18 if story.cause else 0.0,
+        f"{first} because {story.cause_fact}. {question}": 0.20 if story.cause else 0.0,
     }
     return pick_weighted(rng, forms)
 

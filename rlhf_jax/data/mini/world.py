@@ -3,11 +3,12 @@
 A fact is `{person} {verb} {person}`, sometimes with `at {place}`. A story is four to six
 facts among four or five people: one is the key fact, one is the cause, the others are
 background, and a question ends it. No word says by itself whether a fact matters: a
-marker phrase before the fact does. Fewer than 200 words, so that a sentencepiece model of
-512 pieces, 256 of them bytes, holds each content word whole.
+marker phrase before the fact does. There are fewer than 200 words, so that a sentencepiece
+model of 768 pieces, 256 of them bytes, holds each of a story whole.
 """
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,11 +95,15 @@ class Story:
 
     @property
     def people(self) -> list[str]:
-        return sorted({person for fact in self.facts for person in (fact.subject, fact.object)})
+        return people_in(self.facts)
 
     def holds(self, fact: Fact) -> bool:
         """True if the story says so; a fact without its place still holds."""
         return any(fact.triple == known.triple and fact.place in ("", known.place) for known in self.facts)
+
+
+def people_in(facts: Iterable[Fact]) -> list[str]:
+    return sorted({person for fact in facts for person in (fact.subject, fact.object)})
 
 
 def split_of(fact: Fact) -> str:
@@ -146,17 +151,25 @@ def falsify(story: Story, fact: Fact, kind: str, rng: np.random.Generator) -> Fa
         else:
             role = pick(rng, ("subject", "object"))
             people = story.people if rng.random() < 0.5 else NAMES
-            false = replace(fact, **{role: pick(rng, people)})
+            others = [person for person in people if person not in (fact.subject, fact.object)]
+            false = replace(fact, **{role: pick(rng, others)})
         leaks = split_of(fact) == "train" != split_of(false)
-        if false.subject != false.object and not leaks and not story.holds(false):
+        if not leaks and not story.holds(false):
             return false
 
 
+def ask(people: list[str], rng: np.random.Generator) -> Question:
+    """A question, about one of `people` in three cases of four."""
+    if rng.random() < 0.75:
+        return Question(pick(rng, ASKED_OF_PERSON), pick(rng, people))
+    return Question(pick(rng, ASKED_OF_NOBODY))
+
+
 def other_question(story: Story, rng: np.random.Generator) -> Question:
-    """A question that the story does not ask, differing in action, in person or in both."""
-    asked = story.question
+    """A question that the story does not ask, often differing in the person alone."""
     while True:
-        action = pick(rng, ASKED_OF_PERSON) if rng.random() < 0.5 or not asked.person else asked.action
-        other = Question(action, pick(rng, story.people))
-        if other != asked:
+        other = ask(story.people, rng)
+        if other.person and story.question.person and rng.random() < 0.5:
+            other = replace(other, action=story.question.action)
+        if other != story.question:
             return other

@@ -1,0 +1,41 @@
+"""A small model from scratch on real posts, on a CPU or one small GPU.
+
+    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --out=data/news_comparisons
+    python -m rlhf_jax.main --config=configs/tldr_small.py --workdir=runs/tldr_small \\
+        --config.data.posts=../shared/data/tldr_posts --config.data.comparisons=data/news_comparisons
+
+Without the two folders, OpenAI's posts and comparisons are downloaded.
+"""
+
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(width=192, layers=4, heads=4, positions="rotary"),
+        data=DataConfig(vocabulary=4096, reward_response_tokens=128, query_buckets=(192, 320, 512)),
+        sft=SftConfig(
+            batch_size=32,
+            epochs=4,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup=50),
+            query_loss=True,
+            microbatches=4,
+        ),
+        reward=RewardConfig(batch_size=16, microbatches=4, optimizer=OptimizerConfig(learning_rate=1e-4)),
+        ppo=PpoConfig(
+            episodes=1_920,
+            batch_size=32,
+            microbatches=4,
+            optimizer=OptimizerConfig(learning_rate=5e-5, schedule="linear"),
+        ),
+        eval=EvalConfig(best_of=4),
+    )

@@ -1,0 +1,82 @@
+"""Plots as SVG elements of a page, drawn in the page's own colours and type."""
+
+import io
+import re
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+# Colours drawn by matplotlib, and the variables of the page's light and dark palettes that replace them.
+INK, SOFT, LINE, ACCENT = "#000001", "#000002", "#000003", "#000004"
+PALETTE = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
+
+
+def curve_plot(steps: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"]) -> Markup:
+    figure = Figure(figsize=(4.4, 1.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=0.9)
+    axes.plot(steps, running_mean(values, 1 + len(values) // 20), color=ACCENT, linewidth=1.6)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    quiet(axes)
+    return inline_svg(figure)
+
+
+def running_mean(values: Float[np.ndarray, "N"], window: int) -> Float[np.ndarray, "N"]:
+    """Mean of the `window` values around each; at the ends, of those there are."""
+    around = np.ones(window)
+    return np.convolve(values, around, "same") / np.convolve(np.ones(len(values)), around, "same")
+
+
+def preference_plot(preferences: dict[str, dict[str, float]]) -> Markup:
+    """A bar a policy, with one standard error, and the line at which it equals the references.
+
+    `preferences` maps the policy's name to its rate and stderr; PPO's bar is the coloured one.
+    """
+    figure = Figure(figsize=(5, 0.5 * len(preferences) + 0.5), layout="constrained")
+    axes = figure.subplots()
+    rates = [preference["rate"] for preference in preferences.values()]
+    errors = [preference["stderr"] for preference in preferences.values()]
+    places = range(len(preferences))
+    axes.barh(places, rates, height=0.6, color=[ACCENT if name == "PPO" else LINE for name in preferences])
+    axes.errorbar(rates, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1)
+    axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    for place, rate in zip(places, rates, strict=True):
+        axes.text(1.1, place, f"{rate:.0%}", ha="right", va="center", color=INK, fontsize=10.5)
+    axes.set_yticks(places, list(preferences))
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.invert_yaxis()
+    quiet(axes)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=10.5)
+    return inline_svg(figure)
+
+
+def quiet(axes: Axes) -> None:
+    """Leaves of the frame the line below, and of the ticks their numbers."""
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    axes.spines["bottom"].set_color(LINE)
+    axes.tick_params(length=0, labelcolor=SOFT, labelsize=9)
+    axes.set_axisbelow(True)
+
+
+def inline_svg(figure: Figure) -> Markup:
+    """The figure as an element of the page, its text as text, its colours the page's, its width free."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]  # without the XML prolog
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"| id="\w+_\d+"', "", svg)
+    for color, variable in PALETTE.items():
+        svg = svg.replace(color, variable)
+    return Markup(svg)

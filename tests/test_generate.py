@@ -1,0 +1,155 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from scipy.stats import chisquare
+from tiny import PAD, VOCABULARY
+
+from rlhf_jax.model import transformer
+from rlhf_jax.model.generate import generate, restrict, sample
+
+CONFIG = tiny.NEOX
+B, Q, R = 6, 8, 7
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return tiny.parameters(transformer.specs(CONFIG, VOCABULARY))
+
+
+@pytest.fixture(scope="module")
+def query():
+    return tiny.random_queries(B, Q)
+
+
+@pytest.fixture(scope="module")
+def greedy(weights, query):
+    """What the model without a cache writes, one argmax at a time, never stopping [B, R]."""
+    tokens = np.concatenate([query, np.full((B, R), PAD, np.int32)], axis=1)
+
+    @jax.jit
+    def all_logits(tokens):
+        hidden = transformer.apply(weights, CONFIG, tokens, transformer.valid_segments(tokens, PAD))
+        return transformer.logits(weights, CONFIG, hidden)
+
+    for t in range(Q, Q + R):
+        tokens[:, t] = np.argmax(all_logits(tokens)[:, t - 1], axis=-1)
+    return tokens[:, Q:]
+
+
+@pytest.fixture(scope="module")
+def counting():
+    """`write(query, eos_id, key, temperature)` and the list that grows with every decode step it makes."""
+    steps = []
+    decode = transformer.decode
+
+    def counted(*arguments):
+        jax.debug.callback(lambda: steps.append(1))
+        return decode(*arguments)
+
+    @functools.partial(jax.jit, static_argnames="temperature")
+    def write(weights, query, eos_id, key, temperature):
+        return generate(
+            weights,
+            CONFIG,
+            query,
+            key,
+            response_tokens=R,
+            eos_id=eos_id,
+            pad_id=PAD,
+            temperature=temperature,
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer, "decode", counted)
+        yield write, steps
+
+
+@pytest.fixture(scope="module")
+def write(counting, weights, query):
+    def run(eos_id, temperature=0.0, seed=0):
+        return np.asarray(counting[0](weights, query, eos_id, jax.random.key(seed), temperature))
+
+    return run
+
+
+def test_greedy_is_the_argmax_of_the_uncached_model(write, greedy):
+    never = VOCABULARY + 5
+    assert len({tuple(row) for row in greedy}) == B
+    np.testing.assert_array_equal(write(never), greedy)
+
+
+def test_after_eos_there_is_padding(write, greedy):
+    eos = greedy[-1, 2]
+    expected = greedy.copy()
+    for row in expected:
+        ends = np.flatnonzero(row == eos)
+        if len(ends):
+            row[ends[0] + 1 :] = PAD
+    assert 0 < np.sum(expected[:, -1] == PAD) < B  # some end, some do not
+    np.testing.assert_array_equal(write(eos), expected)
+
+
+@pytest.mark.parametrize("last", [0, 3])
+def test_decoding_stops_with_the_last_row(counting, weights, query, greedy, last):
+    """All rows are alike and end at token `last`: the prefill gives the first, each step one more."""
+    write, steps = counting
+    eos = greedy[-1, last]
+    assert eos not in greedy[-1, :last]
+    steps.clear()
+    alike = np.repeat(query[-1:], B, axis=0)
+    jax.block_until_ready(write(weights, alike, eos, jax.random.key(0), 0.0))
+    jax.effects_barrier()
+    assert len(steps) == last
+
+
+def test_a_key_decides_the_sample(write):
+    never = VOCABULARY + 5
+    np.testing.assert_array_equal(write(never, 1.0, seed=1), write(never, 1.0, seed=1))
+    assert (write(never, 1.0, seed=1) != write(never, 1.0, seed=2)).any()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_those_of_the_softmax(temperature):
+    logits = np.log([0.4, 0.3, 0.15, 0.1, 0.05])
+    rows = 20_000
+    repeated = jnp.broadcast_to(jnp.float32(logits), (rows, len(logits)))
+    drawn = np.bincount(sample(jax.random.key(0), repeated, temperature), minlength=len(logits))
+
+    def p_value(temperature):
+        weights = np.exp(logits / temperature)
+        return chisquare(drawn, rows * weights / weights.sum()).pvalue
+
+    assert p_value(temperature) > 1e-3
+    assert p_value(1.2 * temperature) < 1e-6  # the test would notice
+
+
+def test_rows_are_drawn_apart():
+    first, second = np.asarray(sample(jax.random.key(0), jnp.zeros((2000, 2)), 1.0)).reshape(2, 1000)
+    assert 400 < np.sum(first != second) < 600
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (0, 1.0, [0, 1, 2, 3, 4]),
+        (1, 1.0, [1]),
+        (3, 1.0, [0, 1, 2]),
+        (0, 0.49, [1]),
+        (0, 0.51, [1, 2]),  # one token of 1/2 does not reach it
+        (0, 0.74, [1, 2]),
+        (0, 0.76, [0, 1, 2]),
+        (3, 0.85, [1, 2]),  # of the three kept: 4/7 + 2/7 = 0.857
+        (3, 0.87, [0, 1, 2]),
+    ],
+)
+def test_top_k_and_top_p_keep_the_right_tokens(top_k, top_p, kept):
+    logits = jnp.log(jnp.array([[1 / 8, 1 / 2, 1 / 4, 1 / 16, 1 / 16]]))
+    restricted = restrict(logits, top_k, top_p)[0]
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(restricted)), kept)
+    np.testing.assert_array_equal(restricted[jnp.array(kept)], logits[0, jnp.array(kept)])
+    drawn = sample(jax.random.key(0), jnp.repeat(logits, 500, axis=0), 1.0, top_k, top_p)
+    np.testing.assert_array_equal(np.unique(drawn), kept)

@@ -1,0 +1,134 @@
+"""One update of each stage gives the numbers of a single device on every shape of mesh.
+
+Losses, metrics and parameters to 1e-5, sampled tokens and the order of the rows exactly. The updates
+are those of gradient descent: AdamW would hide a gradient that is too large by a factor.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+from tiny import EOS, PAD, VOCABULARY
+
+from rlhf_jax import ppo, reward, sft
+from rlhf_jax.config import MeshConfig, OptimizerConfig, PpoConfig
+from rlhf_jax.data.batches import right_pad
+from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.state import TrainState, make_optimizer
+
+CONFIG = dataclasses.replace(tiny.GPT2, layer_loop="scan", positions="rotary")
+OPTIMIZER = optax.sgd(0.1)
+ROWS, Q, R = 32, 6, 4  # 8 devices × 2 minibatches × 2 microbatches
+PPO = PpoConfig(batch_size=ROWS, epochs=1, minibatches=2, microbatches=2)
+SETTING = ppo.Setting(CONFIG, PPO, R, EOS, PAD)
+MESHES = [(1, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)]
+
+
+def place(weights, specs, mesh):
+    """The same values in the layout that `specs` declare."""
+    if mesh is None:
+        return weights
+    return jax.tree.map(
+        lambda x, like: jax.device_put(x, like.sharding), weights, params.abstract(specs, mesh)
+    )
+
+
+def placed_transformer(mesh, seed):
+    specs = transformer.specs(CONFIG, VOCABULARY)
+    return place(tiny.parameters(specs, seed), specs, mesh)
+
+
+def placed_scalar_model(mesh, seed):
+    specs = heads.specs(CONFIG, VOCABULARY)
+    return place(tiny.parameters(specs, seed), specs, mesh)
+
+
+def rows(batch, mesh):
+    return batch if mesh is None else to_devices(batch, mesh)
+
+
+def responses(seed):
+    """Responses of 1 to R tokens, EOS last."""
+    words = tiny.random_tokens(ROWS, R, seed)
+    return right_pad([[*row[: i % R], EOS] for i, row in enumerate(words)], R, PAD)
+
+
+def create(weights, optimizer=OPTIMIZER):
+    return jax.jit(functools.partial(TrainState.create, tx=optimizer))(weights)
+
+
+def sft_update(mesh):
+    tokens = np.concatenate([tiny.random_queries(ROWS, Q), responses(1)], axis=1)
+    targets = (tokens != PAD) & (np.arange(Q + R) >= Q)
+    batch = {"tokens": tokens, "segments": (tokens != PAD).astype(np.int32)}
+    batch |= {"targets_mask": targets.astype(np.float32)}
+    step = jax.jit(functools.partial(sft.step, model=CONFIG, targets=R, microbatches=2))
+    state, metrics = step(create(placed_transformer(mesh, 0)), rows(batch, mesh))
+    return state.params, metrics
+
+
+def reward_update(mesh):
+    batch = {"query": tiny.random_queries(ROWS, Q), "chosen": responses(1), "rejected": responses(2)}
+    step = jax.jit(functools.partial(reward.step, model=CONFIG, pad_id=PAD, microbatches=2))
+    state, metrics = step(create(placed_scalar_model(mesh, 0)), rows(batch, mesh))
+    return state.params, metrics
+
+
+def ppo_iteration(mesh):
+    """New parameters of policy and value network, and the metrics with the rollout among them."""
+    measure = ppo.objective
+    reference, reward_model = placed_transformer(mesh, 0), placed_scalar_model(mesh, 1)
+    state = ppo.initial_state(reference, reward_model, OPTIMIZER, PPO, seed=0)
+    query = rows(tiny.random_queries(ROWS, Q), mesh)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ppo,
+            "objective",
+            lambda episodes, setting: measure(episodes, setting) | {"rollout": episodes},
+        )
+        step = jax.jit(functools.partial(ppo.iteration, setting=SETTING))
+        state, metrics = step(state, placed_transformer(mesh, 2), reward_model, query)
+    return (state.policy.params, state.value.params), metrics
+
+
+UPDATES = {"sft": sft_update, "reward": reward_update, "ppo": ppo_iteration}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """By stage: parameters after one update without any mesh, and metrics."""
+    return {stage: jax.device_get(update(None)) for stage, update in UPDATES.items()}
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("stage", UPDATES)
+def test_update_equals_that_of_one_device(one_device, stage, shape):
+    mesh = make_mesh(MeshConfig(*shape))
+    with jax.set_mesh(mesh):
+        weights, metrics = UPDATES[stage](mesh)
+    expected_weights, expected_metrics = one_device[stage]
+    tiny.assert_close(weights, expected_weights, atol=1e-5)
+    if stage == "ppo":
+        ours, expected = (m["rollout"] for m in (metrics, expected_metrics))
+        for field in ("query", "response", "mask"):
+            np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
+    tiny.assert_close(metrics, expected_metrics, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", MESHES[1:], ids=lambda shape: "x".join(map(str, shape)))
+def test_parameters_and_moments_are_split_as_declared(shape):
+    mesh = make_mesh(MeshConfig(*shape))
+    specs = transformer.specs(CONFIG, VOCABULARY)
+    with jax.set_mesh(mesh):
+        state = create(placed_transformer(mesh, 0), make_optimizer(OptimizerConfig(), 100))
+    moments = state.opt_state[0]
+    for tree in (state.params, moments.mu, moments.nu):
+        for x, like in zip(jax.tree.leaves(tree), jax.tree.leaves(params.abstract(specs, mesh)), strict=True):
+            assert x.sharding.is_equivalent_to(like.sharding, x.ndim)
+    share = state.params["layers"]["mlp"]["up"].addressable_shards[0].data.size
+    assert share * mesh.shape["fsdp"] * mesh.shape["tensor"] == state.params["layers"]["mlp"]["up"].size

@@ -1,0 +1,245 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny import EOS, FAMILIES, PAD, VOCABULARY
+
+from rlhf_jax.model import transformer
+
+Q, R = 8, 6
+T = Q + R
+
+
+# The same model written from its equations, float64, one token at a time.
+
+
+def np_norm(w, x, config):
+    if config.norm == "layer":
+        x = x - x.mean()
+    x = x / math.sqrt((x * x).mean() + config.norm_epsilon) * w["scale"]
+    return x + w["bias"] if config.norm == "layer" else x
+
+
+def np_rotate(x, position, config):
+    """Pairs (i, i + n/2) of the first n dimensions turn by position · base^(−2i/n)."""
+    out, n = x.copy(), int(config.rotary_fraction * len(x))
+    for i in range(n // 2):
+        angle = position * config.rotary_base ** (-2 * i / n)
+        a, b = x[i], x[i + n // 2]
+        out[i] = a * math.cos(angle) - b * math.sin(angle)
+        out[i + n // 2] = b * math.cos(angle) + a * math.sin(angle)
+    return out
+
+
+def np_activation(x, gate, config):
+    if config.activation == "gelu":
+        return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    if config.activation == "gelu_tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return x * gate / (1 + np.exp(-gate))
+
+
+def np_attention(w, x, config):
+    """Causal self-attention over the whole of `x` [T, D]; query head h reads key head h // group."""
+    heads, group, size = w["query"].shape[1:]
+    out = np.zeros_like(x)
+    for h in range(heads * group):
+        kv, g = divmod(h, group)
+        query, key, value = x @ w["query"][:, kv, g], x @ w["key"][:, kv], x @ w["value"][:, kv]
+        if config.attention_bias:
+            query = query + w["query_bias"][kv, g, 0]
+            key, value = key + w["key_bias"][kv, 0], value + w["value_bias"][kv, 0]
+        if config.positions == "rotary":
+            query = np.stack([np_rotate(q, t, config) for t, q in enumerate(query)])
+            key = np.stack([np_rotate(k, t, config) for t, k in enumerate(key)])
+        for t in range(len(x)):
+            weights = np.exp(key[: t + 1] @ query[t] / math.sqrt(size))
+            out[t] += weights / weights.sum() @ value[: t + 1] @ w["out"][kv, g]
+    return out + w.get("out_bias", 0)
+
+
+def np_logits(params, tokens, config):
+    """Logits [T, V] of one sequence without padding."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = params["embed"]["tokens"][tokens]
+    if config.positions == "learned":
+        x = x + params["embed"]["positions"][: len(tokens)]
+    for i in range(config.layers):
+        w = jax.tree.map(lambda stacked, i=i: stacked[i], params["layers"])
+        attended = x + np_attention(
+            w["attention"], np.stack([np_norm(w["attention_norm"], v, config) for v in x]), config
+        )
+        before = x if config.parallel_residual else attended
+        y = np.stack([np_norm(w["mlp_norm"], v, config) for v in before])
+        up = y @ w["mlp"]["up"] + w["mlp"].get("up_bias", 0)
+        gate = y @ w["mlp"]["gate"] if "gate" in w["mlp"] else None
+        x = attended + np_activation(up, gate, config) @ w["mlp"]["down"] + w["mlp"].get("down_bias", 0)
+    x = np.stack([np_norm(params["norm"], v, config) for v in x])
+    return x @ (params["embed"]["tokens"].T if config.tied_head else params["head"])
+
+
+# What jax computes, compiled once a setting.
+
+
+@functools.cache
+def weights_of(config):
+    return tiny.parameters(transformer.specs(config, VOCABULARY))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def logits_of(params, tokens, segments, config):
+    return transformer.logits(params, config, transformer.apply(params, config, tokens, segments))
+
+
+def full_logits(config, tokens, segments=None):
+    segments = transformer.valid_segments(tokens, PAD) if segments is None else segments
+    return np.asarray(logits_of(weights_of(config), tokens, segments, config))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def cached_logits(params, query, response, config):
+    """Logits that predict each token of `response`, read one token at a time."""
+    params = transformer.compute_params(params, config)
+    segments = transformer.valid_segments(query, PAD)
+    hidden, cache = transformer.prefill(params, config, query, segments, R - 1)
+
+    def step(cache, token):
+        hidden, cache = transformer.decode(params, config, token[:, None], cache)
+        return cache, hidden[:, 0]
+
+    _, later = jax.lax.scan(step, cache, response.T[:-1])
+    hidden = jnp.concatenate([hidden, later.swapaxes(0, 1)], axis=1)
+    return transformer.logits(params, config, hidden)
+
+
+@pytest.fixture(params=FAMILIES)
+def config(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def query():
+    return tiny.random_queries(3, Q)  # of 2, 3 and 4 tokens
+
+
+@pytest.fixture(scope="module")
+def tokens(query):
+    return np.concatenate([query, tiny.random_tokens(3, R, seed=1)], axis=1)
+
+
+def test_agrees_with_the_equations(config, tokens):
+    ours = full_logits(config, tokens)
+    for row, ids in zip(ours, tokens, strict=True):
+        expected = np_logits(weights_of(config), ids[ids != PAD], config)
+        assert np.ptp(expected) > 1  # the weights make a difference
+        np.testing.assert_allclose(row[ids != PAD], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+def test_cache_changes_nothing(config, loop, tokens):
+    config = dataclasses.replace(config, layer_loop=loop)
+    cached = cached_logits(weights_of(config), tokens[:, :Q], tokens[:, Q:], config)
+    np.testing.assert_allclose(cached, full_logits(config, tokens)[:, Q - 1 : -1], atol=1e-5)
+
+
+def test_scan_equals_unroll(config, tokens):
+    scanned, unrolled = (
+        full_logits(dataclasses.replace(config, layer_loop=loop), tokens) for loop in ("scan", "unroll")
+    )
+    np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
+
+
+def test_side_of_the_padding_does_not_matter(config, tokens):
+    right = np.stack([np.roll(row, -np.sum(row == PAD)) for row in tokens])
+    ours, theirs = full_logits(config, tokens), full_logits(config, right)
+    for left_row, right_row, ids in zip(ours, theirs, tokens, strict=True):
+        length = np.sum(ids != PAD)
+        np.testing.assert_allclose(left_row[-length:], right_row[:length], atol=1e-5)
+
+
+def test_packed_examples_do_not_see_each_other(config):
+    examples = [tiny.random_tokens(1, length, seed=length)[0] for length in (5, 3, 4)]
+    packed, segments, apart = np.full((1, T), PAD, np.int32), np.zeros((1, T), np.int32), []
+    packed[0, :12], segments[0, :12] = np.concatenate(examples), np.repeat([1, 2, 3], [5, 3, 4])
+    for ids in examples:
+        row = np.full((1, T), PAD, np.int32)
+        row[0, : len(ids)] = ids
+        apart.append(full_logits(config, row)[0, : len(ids)])
+    np.testing.assert_allclose(
+        full_logits(config, packed, segments)[0, :12], np.concatenate(apart), atol=1e-5
+    )
+
+
+def test_later_tokens_change_nothing_before_them(config, tokens):
+    changed = tokens.copy()
+    changed[:, 10] = np.where(tokens[:, 10] == 2, 3, 2)
+    before, after = full_logits(config, tokens), full_logits(config, changed)
+    earlier = (np.arange(T) < 10) & (tokens != PAD)
+    np.testing.assert_array_equal(before[earlier], after[earlier])
+    assert (np.abs(before[:, 10:] - after[:, 10:]).max(axis=2) > 1e-3).all()
+
+
+def test_padding_is_not_a_token(tokens):
+    """No embedding row stands for padding: it gets no gradient, and any id outside the vocabulary will do."""
+    config, segments = FAMILIES["neox"], transformer.valid_segments(tokens, PAD)
+
+    @jax.jit
+    def summed(params, tokens):
+        logits = transformer.logits(params, config, transformer.apply(params, config, tokens, segments))
+        return jnp.sum(jnp.where(segments[..., None] > 0, jnp.sin(logits), 0))
+
+    gradient = jax.grad(summed)(weights_of(config), tokens)["embed"]["tokens"]
+    absent = np.setdiff1d(np.arange(VOCABULARY), tokens)
+    assert 0 in absent and EOS in absent
+    np.testing.assert_array_equal(gradient[absent], 0)
+    assert (np.abs(np.delete(gradient, absent, axis=0)).max(axis=1) > 0).all()
+    other = np.where(tokens == PAD, PAD + 7, tokens)
+    np.testing.assert_array_equal(summed(weights_of(config), tokens), summed(weights_of(config), other))
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+def test_outputs_from_is_a_slice_of_the_full_pass(loop, tokens):
+    config = dataclasses.replace(FAMILIES["gpt2"], layer_loop=loop)
+    segments = transformer.valid_segments(tokens, PAD)
+
+    def summed(params, outputs_from):
+        hidden = transformer.apply(params, config, tokens, segments, outputs_from)[:, Q - 1 - outputs_from :]
+        return jnp.sum(jnp.sin(hidden)), hidden
+
+    both = jax.jit(jax.value_and_grad(summed, has_aux=True), static_argnums=1)
+    (_, sliced), sliced_gradient = both(weights_of(config), 0)
+    (_, ours), gradient = both(weights_of(config), Q - 1)
+    assert ours.shape == (3, R + 1, config.width)
+    np.testing.assert_allclose(ours, sliced, atol=1e-5)
+    tiny.assert_close(gradient, sliced_gradient, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+def test_rematerializing_changes_no_gradient(loop, tokens):
+    segments = transformer.valid_segments(tokens, PAD)
+
+    @functools.partial(jax.jit, static_argnames="config")
+    def gradient(params, config):
+        hidden = functools.partial(transformer.apply, config=config, tokens=tokens, segments=segments)
+        return jax.grad(lambda params: jnp.sum(jnp.sin(hidden(params))))(params)
+
+    config = dataclasses.replace(FAMILIES["gpt2"], layer_loop=loop)
+    kept = gradient(weights_of(config), config)
+    again = gradient(weights_of(config), dataclasses.replace(config, rematerialize=True))
+    tiny.assert_close(again, kept, atol=2e-4, rtol=1e-4)
+
+
+def test_bfloat16_stays_within_five_percent(config, tokens):
+    """8 bits of mantissa, two layers: an error of 5% of the logits' spread; logits themselves are float32."""
+    low = full_logits(dataclasses.replace(config, dtype="bfloat16"), tokens)
+    exact = full_logits(config, tokens)
+    assert low.dtype == np.float32
+    real = tokens != PAD
+    assert np.sqrt(np.mean((low - exact)[real] ** 2)) < 0.05 * np.std(exact[real])
+    assert not np.allclose(low, exact, atol=1e-5)  # it did compute in bfloat16
+    assert (low.astype(jnp.bfloat16).astype(np.float32) != low).any()  # and did not round the logits

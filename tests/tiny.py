@@ -1,0 +1,152 @@
+"""What the tests of models and stages share: tiny networks and an invented data set in OpenAI's formats."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.model.params import ParamSpec
+
+# Every program runs once or twice here, so compiling fast is worth more than running fast: six times.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+VOCABULARY, EOS, PAD = 40, 1, 40  # all widths divide by 8, the most devices along one axis
+
+GPT2 = ModelConfig(width=32, layers=2, heads=8, ff=64, context=32)
+NEOX = dataclasses.replace(
+    GPT2,
+    positions="rotary",
+    rotary_fraction=0.5,
+    activation="gelu",
+    parallel_residual=True,
+    tied_head=False,
+)
+LLAMA = dataclasses.replace(
+    GPT2,
+    kv_heads=2,
+    norm="rms",
+    positions="rotary",
+    activation="silu_gated",
+    attention_bias=False,
+    mlp_bias=False,
+    tied_head=False,
+)
+FAMILIES = {"gpt2": GPT2, "neox": NEOX, "llama": LLAMA}
+
+
+def parameters(specs, seed: int = 0):
+    """Values so large that every tensor matters, biases and scales too; made without compiling anything."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, spec: ParamSpec):
+        mean = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(mean, 0.5, spec.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, ParamSpec))
+
+
+def copied(tree):
+    """The same values in other buffers, for a function that donates its argument."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def assert_close(ours, theirs, atol: float, rtol: float = 0.0) -> None:
+    """Trees of equal structure whose arrays agree; the message names the leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(theirs))
+    for (path, b), a in zip(leaves, jax.tree.leaves(jax.device_get(ours)), strict=True):
+        np.testing.assert_allclose(a, b, rtol, atol, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_same(ours, theirs) -> None:
+    """Trees equal bit for bit, random keys included."""
+
+    def same(path, a, b):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(same, ours, theirs)
+
+
+def random_tokens(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Ids [rows, columns] that are neither EOS nor padding."""
+    return np.random.default_rng(seed).integers(2, VOCABULARY, (rows, columns)).astype(np.int32)
+
+
+def random_queries(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Left-padded queries [rows, columns] of all lengths from 2."""
+    lengths = 2 + np.arange(rows) % (columns - 1)
+    padding = np.arange(columns) < columns - lengths[:, None]
+    return np.where(padding, PAD, random_tokens(rows, columns, seed)).astype(np.int32)
+
+
+def posts(count: int, seed: int) -> list[Post]:
+    """Invented posts of one sentence; every third is too long for the shorter query bucket."""
+    rng = np.random.default_rng(seed)
+    animals, actions = "cat dog hen ant bee fox".split(), "sat ran hid ate dug".split()
+    out = []
+    for i in range(count):
+        animal, action = rng.choice(animals), rng.choice(actions)
+        body = f"my {animal} {action} and {rng.choice(actions)}" + " and hid" * (4 * (i % 3 == 0))
+        out.append(Post(f"t{seed}{i}", "pets", f"the {animal}", body, f"{animal} {action}"))
+    return out
+
+
+def comparisons(split: str, count: int, seed: int) -> list[Comparison]:
+    """The summary against the title."""
+    return [
+        Comparison(post, (Summary(post.title, "a"), Summary(post.summary, "b")), i % 2, "w", "batch1", split)
+        for i, post in enumerate(posts(count, seed))
+    ]
+
+
+def write_data(folder: Path) -> DataConfig:
+    """Writes posts and comparisons in OpenAI's formats; the configuration that reads them."""
+    for seed, (split, count) in enumerate({"train": 40, "valid": 8}.items()):
+        write_jsonl(folder / "posts" / f"{split}.jsonl", posts(count, seed))
+    pairs = comparisons("train", 32, 2) + comparisons("valid1", 8, 3)
+    write_jsonl(folder / "comparisons" / "pairs.json", pairs)
+    return DataConfig(
+        posts=str(folder / "posts"),
+        comparisons=str(folder / "comparisons"),
+        vocabulary=320,
+        query_tokens=40,
+        query_buckets=(24, 40),
+        response_tokens=6,
+        reward_response_tokens=8,
+    )
+
+
+def run_config(data: DataConfig) -> Config:
+    """A whole run of a few steps a stage on one device, each with a checkpoint in its midst."""
+    fast, linear = OptimizerConfig(1e-3), OptimizerConfig(1e-3, "linear")
+    return Config(
+        mesh=MeshConfig(1, 1, 1),
+        model=ModelConfig(width=16, layers=1, heads=2, context=48),
+        data=data,
+        sft=SftConfig(batch_size=8, optimizer=fast, save_every=2, microbatches=2),
+        reward=RewardConfig(batch_size=8, optimizer=fast, save_every=2),
+        ppo=PpoConfig(
+            episodes=40,
+            batch_size=8,
+            epochs=2,
+            minibatches=2,
+            optimizer=linear,
+            kl_controller="adaptive",
+            save_every=2,
+        ),
+    )
