@@ -166,6 +166,7 @@ def train(config: Config, workdir: Path) -> None:
     """Trains the policy of stage sft against the model of stage reward into `checkpoints/ppo`."""
     options, folder = config.ppo, workdir / "checkpoints" / "ppo"
     mesh = make_mesh(config.mesh)
+    sft, reward_model = (checkpoint.require(workdir, stage, "ppo") for stage in ("sft", "reward"))
     tokenizer = load_tokenizer(workdir)
     model = pretrained.architecture(config.model)
     setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
@@ -181,8 +182,8 @@ def train(config: Config, workdir: Path) -> None:
     with jax.set_mesh(mesh):
         policy_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
         reward_like = params.abstract(heads.specs(model, tokenizer.vocab_size), mesh)
-        reference = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "ppo"), policy_like)
-        reward = checkpoint.restore_params(*checkpoint.require(workdir, "reward", "ppo"), reward_like)
+        reference = checkpoint.restore_params(*sft, policy_like)
+        reward = checkpoint.restore_params(*reward_model, reward_like)
         state = initial_state(reference, reward, optimizer, options, config.seed)
         start = checkpoint.latest_step(folder) or 0
         if start:

@@ -51,6 +51,7 @@ def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches
 
 def train(config: Config, workdir: Path) -> None:
     """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`."""
+    checkpoint.require(workdir, "sft", "reward")
     tokenizer = load_tokenizer(workdir)
     model = pretrained.architecture(config.model)
     posts = sources.filtered(sources.load_posts(config.data, config.seed)["train"], config.data, tokenizer)

@@ -138,7 +138,7 @@ def test_two_buckets_compile_twice(step, run):
 
 @pytest.fixture(scope="module")
 def episodes():
-    """Responses of all lengths; old log-probabilities and values near those of `networks`, so that some clip."""
+    """Responses of all lengths; old log-probabilities and values, some far enough off to be clipped."""
     rng = np.random.default_rng(0)
     response = tiny.random_tokens(B, R, seed=1)
     response[np.arange(B - 8), np.arange(B - 8) % R] = EOS
@@ -222,21 +222,22 @@ def test_loss_is_clipped_policy_plus_clipped_value_loss(reference, episodes, tem
     assert 0 < policy[1] < 1 and 0 < value[1] < 1  # some are clipped
 
 
-def test_microbatches_change_nothing(reference, reward_model, episodes):
-    updated = {}
-    for microbatches in (1, 4):
-        options = dataclasses.replace(OPTIONS, microbatches=microbatches)
-        setting = SETTING._replace(options=options)
-        state = ppo.initial_state(reference, reward_model, optax.sgd(0.1), options, seed=0)
-        update = jax.jit(functools.partial(ppo.update, setting=setting))
-        updated[microbatches] = update((state.policy, state.value), episodes, jax.random.key(0))
-    (whole, metrics), (parts, part_metrics) = updated.values()
-    tiny.assert_close(part_metrics, metrics, atol=1e-5, rtol=1e-5)
-    tiny.assert_close(
-        [state.params for state in parts],
-        [state.params for state in whole],
-        atol=1e-5,
-    )
+def test_an_epoch_in_microbatches_is_one_step_down_the_gradient_of_the_loss(
+    reference, reward_model, episodes
+):
+    """Of the whole minibatch, divided by its own number of tokens and of slots."""
+    tokens, slots = episodes.mask.sum(), episodes.value_mask.sum()
+    networks = {"policy": reference, "value": reward_model}
+    gradient = jax.jit(jax.grad(lambda n: ppo.loss(n, episodes, tokens, slots, SETTING), has_aux=True))
+    gradients, expected = gradient(networks)
+    descended = jax.tree.map(lambda x, g: x - 0.1 * g, networks, gradients)
+
+    options = dataclasses.replace(OPTIONS, epochs=1, minibatches=1, microbatches=4)
+    state = ppo.initial_state(reference, reward_model, optax.sgd(0.1), options, seed=0)
+    update = jax.jit(functools.partial(ppo.update, setting=SETTING._replace(options=options)))
+    (policy, value), metrics = update((state.policy, state.value), episodes, jax.random.key(0))
+    tiny.assert_close(metrics, expected, atol=1e-5, rtol=1e-5)
+    tiny.assert_close({"policy": policy.params, "value": value.params}, descended, atol=1e-5)
 
 
 def test_shuffled_rows_stay_whole(episodes):

@@ -95,13 +95,13 @@ def random_queries(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def posts(count: int, seed: int) -> list[Post]:
-    """Invented posts of one sentence; every third is too long for the shorter query bucket."""
+    """Invented posts of one sentence; queries of about 36 tokens of the tokenizer trained on them."""
     rng = np.random.default_rng(seed)
     animals, actions = "cat dog hen ant bee fox".split(), "sat ran hid ate dug".split()
     out = []
     for i in range(count):
         animal, action = rng.choice(animals), rng.choice(actions)
-        body = f"my {animal} {action} and {rng.choice(actions)}" + " and hid" * (4 * (i % 3 == 0))
+        body = f"my {animal} {action} and {rng.choice(actions)}"
         out.append(Post(f"t{seed}{i}", "pets", f"the {animal}", body, f"{animal} {action}"))
     return out
 
@@ -124,10 +124,10 @@ def write_data(folder: Path) -> DataConfig:
         posts=str(folder / "posts"),
         comparisons=str(folder / "comparisons"),
         vocabulary=320,
-        query_tokens=40,
-        query_buckets=(24, 40),
-        response_tokens=6,
-        reward_response_tokens=8,
+        query_tokens=44,
+        query_buckets=(44,),
+        response_tokens=9,
+        reward_response_tokens=9,
     )
 
 
@@ -136,7 +136,7 @@ def run_config(data: DataConfig) -> Config:
     fast, linear = OptimizerConfig(1e-3), OptimizerConfig(1e-3, "linear")
     return Config(
         mesh=MeshConfig(1, 1, 1),
-        model=ModelConfig(width=16, layers=1, heads=2, context=48),
+        model=ModelConfig(width=16, layers=1, heads=2, context=64),
         data=data,
         sft=SftConfig(batch_size=8, optimizer=fast, save_every=2, microbatches=2),
         reward=RewardConfig(batch_size=8, optimizer=fast, save_every=2),

@@ -3,7 +3,8 @@
 A document is a list of (text, weight) spans; a token's loss is multiplied by the weight of
 its span. Story text cannot be predicted and would drown the rest, so it weighs little.
 Comments carry the skills that fine-tuning needs: restating facts, finding the point and
-the cause, telling what a post says from what it does not. None of them rates a summary.
+the cause, telling what a post says from what it does not. None of them rates a summary,
+and the summaries among them are what anyone writes: fine-tuning data is filtered, this is not.
 Document i depends on (seed, i) alone.
 """
 
@@ -11,15 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_jax.data.mini.posts import tell, write_post
+from rlhf_jax.data.mini.posts import UNFILTERED, tell, write_post
 from rlhf_jax.data.mini.world import Story, falsify, other_question, pick, pick_weighted
 from rlhf_jax.data.tldr import SHOT_SEPARATOR, few_shot_frame, query_text
 
 Spans = list[tuple[str, float]]
 
 STORY_WEIGHT = 0.1  # of text that no model can predict
-KINDS = {"tldr": 0.16, "restate": 0.12, "issue": 0.12, "check": 0.42, "who": 0.08, "copy": 0.06}
-KINDS |= {"thread": 0.04}
+KINDS = {"tldr": 0.10, "restate": 0.11, "issue": 0.11, "check": 0.50, "who": 0.08, "copy": 0.05}
+KINDS |= {"thread": 0.05}
 CLAIMS = 8  # in a "check" comment
 SEED_STREAM = 3  # apart from the streams of the splits
 
@@ -38,7 +39,7 @@ def document(rng: np.random.Generator) -> Spans:
     story = tell(rng, "train")
     if kind == "copy":
         return _copy(story, rng)
-    post = write_post(story, rng, "")
+    post = write_post(story, rng, "", UNFILTERED)
     query = query_text(post)
     if kind == "tldr":
         return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
@@ -114,7 +115,7 @@ def _thread(rng: np.random.Generator) -> Spans:
     """Two posts with their summaries, in the format of the base model's few-shot prompt."""
     spans: Spans = []
     for i in range(2):
-        post = write_post(tell(rng, "train"), rng, "")
+        post = write_post(tell(rng, "train"), rng, "", UNFILTERED)
         lines = "".join(few_shot_frame(post))
         spans += [(SHOT_SEPARATOR * (i > 0) + lines, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     return spans

@@ -25,7 +25,7 @@ from rlhf_jax.data.mini.world import (
 )
 from rlhf_jax.data.records import Post
 
-MIN_GAP = 0.3  # in the judge's overall score; nothing is learned from closer pairs
+MIN_GAP = 0.6  # in the judge's overall score; nothing is learned from closer pairs
 SAME_FORM = 0.64  # of the candidates, and about three quarters of what is kept
 CANDIDATES = 1.6  # drawn for each pair kept
 LEAST_KEPT = 0.4  # of the most predictable pairs

@@ -36,6 +36,10 @@ POST_WORDS = 37  # words and punctuation marks of title and post together
 AUTHORS = {"hasty": 0.40, "careful": 0.29, "wrong": 0.10, "pointless": 0.09, "rambling": 0.06, "joking": 0.06}
 
 
+UNFILTERED = {"hasty": 0.05, "careful": 0.0, "wrong": 0.05, "pointless": 0.30, "rambling": 0.25, "joking": 0.35}
+"""Authors of summaries in data sets that were filtered for quality, and of those found at large."""
+
+
 def posts(seed: int, split: str, count: int) -> list[Post]:
     """The first `count` posts of a split; splits share no (person, verb, person) triple."""
     made = []
@@ -74,13 +78,13 @@ def _draw_facts(count: int, split: str, rng: np.random.Generator) -> list[Fact]:
     return facts
 
 
-def write_post(story: Story, rng: np.random.Generator, id: str) -> Post:
+def write_post(story: Story, rng: np.random.Generator, id: str, authors: dict = AUTHORS) -> Post:
     """Puts a story into words; draws titles and markers until they fit into the limit."""
     subreddit = pick(rng, SUBREDDITS)
     while True:
         title, body = _title(story, rng), _body(story, rng)
         if count_words(f"{title} {body}") <= POST_WORDS:
-            return Post(id, subreddit, title, body, write_reference(story, rng), {})
+            return Post(id, subreddit, title, body, write_reference(story, rng, authors), {})
 
 
 def count_words(text: str) -> int:
@@ -108,9 +112,9 @@ def _body(story: Story, rng: np.random.Generator) -> str:
     return " ".join([*sentences, str(story.question)])
 
 
-def write_reference(story: Story, rng: np.random.Generator) -> str:
+def write_reference(story: Story, rng: np.random.Generator, authors: dict = AUTHORS) -> str:
     """The TL;DR of a fallible author: most are hasty and summarize how the story starts."""
-    author = pick_weighted(rng, AUTHORS)
+    author = pick_weighted(rng, authors)
     if author == "hasty":
         return _hasty(story, story.facts[0], rng)
     if author == "careful":

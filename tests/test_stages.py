@@ -1,0 +1,181 @@
+"""Whole stages on an invented data set: stopped and resumed, each ends where it would have ended anyway."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from rlhf_jax import checkpoint, inference, ppo, reward, sft
+from rlhf_jax.checkpoint import CheckpointError
+from rlhf_jax.config import MeshConfig, validate
+from rlhf_jax.data import sources
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.metrics import MetricsLog, read_metrics
+from rlhf_jax.model import heads, params
+
+STAGES = {"sft": sft, "reward": reward, "ppo": ppo}
+LOGS = {
+    "sft": "sft",
+    "reward": "reward_seed0",
+    "ppo": "ppo",
+}  # name of the checkpoints and metrics of its loop
+CLOCK = ("episodes_per_second", "tokens_per_second")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return validate(tiny.run_config(tiny.write_data(tmp_path_factory.mktemp("data"))))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    """The folder of a run whose stages were never stopped, and how often PPO's iteration was traced."""
+    workdir, traces = tmp_path_factory.mktemp("undisturbed"), []
+    iteration = ppo.iteration
+
+    def counted(*arguments, **named):
+        traces.append(1)
+        return iteration(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppo, "iteration", counted)
+        for stage in STAGES.values():
+            stage.train(config, workdir)
+    return workdir, len(traces)
+
+
+def steps_of(workdir, name):
+    return [record["step"] for record in read_metrics(workdir / "metrics" / f"{name}.jsonl")]
+
+
+def numbers_of(workdir, name):
+    records = read_metrics(workdir / "metrics" / f"{name}.jsonl")
+    return [{k: v for k, v in record.items() if k not in CLOCK} for record in records]
+
+
+def last_checkpoint(workdir, name):
+    """All arrays of it: parameters, moments, counts, key, coefficient."""
+    folder = workdir / "checkpoints" / name
+    path = folder / str(checkpoint.latest_step(folder))
+    with ocp.StandardCheckpointer() as orbax:
+        return int(path.name), {item: orbax.restore(path / item) for item in ("params", "rest")}
+
+
+def before(stage, undisturbed, folder):
+    """A folder with what the stages before `stage` left."""
+    shutil.copy(undisturbed / "tokenizer.model", folder)
+    for earlier in list(STAGES)[: list(STAGES).index(stage)]:
+        shutil.copytree(undisturbed / "checkpoints" / earlier, folder / "checkpoints" / earlier)
+    return folder
+
+
+def stop_at(step, train, config, workdir):
+    """Runs until step `step` is logged, as Ctrl-C would end it."""
+    log = MetricsLog.log
+
+    def stopping(self, i, metrics):
+        log(self, i, metrics)
+        if i == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MetricsLog, "log", stopping)
+        train(config, workdir)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stopped_and_resumed_is_the_undisturbed_run(stage, config, undisturbed, tmp_path):
+    """Bit for bit, one step after a checkpoint: so the same run twice is the same, too."""
+    name, train, workdir = LOGS[stage], STAGES[stage].train, before(stage, undisturbed[0], tmp_path)
+    stop_at(3, train, config, workdir)
+    assert checkpoint.latest_step(workdir / "checkpoints" / name) == 2
+    assert steps_of(workdir, name) == [0, 1, 2, 3]
+    train(config, workdir)
+    total, expected = last_checkpoint(undisturbed[0], name)
+    ours, state = last_checkpoint(workdir, name)
+    assert ours == total and total >= 4
+    tiny.assert_same(state, expected)
+    assert steps_of(workdir, name) == list(range(total))
+    assert numbers_of(workdir, name) == numbers_of(undisturbed[0], name)
+    if stage == "reward":
+        tiny.assert_same(last_checkpoint(workdir, stage)[1], last_checkpoint(undisturbed[0], stage)[1])
+
+
+def test_state_that_resuming_needs_is_in_the_checkpoint(undisturbed):
+    """What is compared above holds both optimizers, the value network, the coefficient and the key."""
+    total, state = last_checkpoint(undisturbed[0], "ppo")
+    rest = state["rest"]
+    updates = total * 2 * 2  # epochs × minibatches
+    assert rest["policy"]["step"] == rest["value"]["step"] == updates
+    moments = [
+        leaf
+        for network in ("policy", "value")
+        for leaf in jax.tree.leaves(rest[network]["opt_state"])
+        if leaf.ndim
+    ]
+    assert all(np.any(moment) for moment in moments if moment.shape[-1] == 16) and len(moments) > 40
+    assert rest["kl_coef"] != np.float32(0.05)
+    assert "head" in rest["value"]["params"] and rest["key"].shape == (2,)
+
+
+def test_ppo_resumes_on_another_mesh(config, undisturbed, tmp_path):
+    """From one device to two before the last iteration: the same episodes, the numbers to rounding."""
+    workdir = before("ppo", undisturbed[0], tmp_path)
+    total, expected = last_checkpoint(undisturbed[0], "ppo")
+    shutil.copytree(undisturbed[0] / "checkpoints" / "ppo", workdir / "checkpoints" / "ppo")
+    shutil.copytree(undisturbed[0] / "metrics", workdir / "metrics")
+    shutil.rmtree(workdir / "checkpoints" / "ppo" / str(total))
+    ppo.train(dataclasses.replace(config, mesh=MeshConfig(1, 2, 1)), workdir)
+    ours, state = last_checkpoint(workdir, "ppo")
+    assert ours == total
+    tiny.assert_close(state["params"], expected["params"], atol=1e-5)  # a hundredth of the learning rate
+    assert steps_of(workdir, "ppo") == list(range(total))
+    one, two = numbers_of(undisturbed[0], "ppo")[-1], numbers_of(workdir, "ppo")[-1]
+    np.testing.assert_allclose(two["objective/entropy"], one["objective/entropy"], rtol=1e-5)
+    assert two["objective/length"] == one["objective/length"]
+
+
+def test_ppo_is_traced_once_for_one_bucket(undisturbed):
+    """The state that an iteration returns is laid out as the one it was given."""
+    assert undisturbed[1] == 1
+
+
+def test_training_references_score_zero_on_average(config, undisturbed):
+    workdir, tokenizer = undisturbed[0], load_tokenizer(undisturbed[0])
+    mesh = make_mesh(config.mesh)
+    like = params.abstract(heads.specs(config.model, tokenizer.vocab_size), mesh)
+    posts = sources.load_posts(config.data, config.seed)["train"]
+    with jax.set_mesh(mesh):
+        weights = checkpoint.restore_params(*checkpoint.require(workdir, "reward", "ppo"), like)
+        scores = inference.score(
+            weights,
+            posts,
+            [post.summary for post in posts],
+            model=config.model,
+            tokenizer=tokenizer,
+            data=config.data,
+        )
+    assert abs(scores.mean()) < 1e-6
+    assert scores.std() > 1e-3
+
+
+def test_losses_fall(undisturbed):
+    losses = [record["loss"] for record in numbers_of(undisturbed[0], "sft")]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "there", "missing"), [("reward", [], "sft"), ("ppo", [], "sft"), ("ppo", ["sft"], "reward")]
+)
+def test_a_missing_stage_is_named(stage, there, missing, config, undisturbed, tmp_path):
+    for earlier in there:
+        shutil.copy(undisturbed[0] / "tokenizer.model", tmp_path)
+        shutil.copytree(undisturbed[0] / "checkpoints" / earlier, tmp_path / "checkpoints" / earlier)
+    message = f"{stage} needs the checkpoint of stage '{missing}' in .*: run --stage={missing} first"
+    with pytest.raises(CheckpointError, match=message):
+        STAGES[stage].train(config, tmp_path)
