@@ -20,6 +20,7 @@ def get_config() -> Config:
         model=ModelConfig(base="mini/small"),
         data=DataConfig(
             source="mini",
+            mini_pairs=32_000,
             query_tokens=48,
             query_buckets=(40, 48),
             response_tokens=20,
@@ -34,11 +35,11 @@ def get_config() -> Config:
         ),
         reward=RewardConfig(batch_size=64, microbatches=4, optimizer=OptimizerConfig(learning_rate=7e-4)),
         ppo=PpoConfig(
-            episodes=20_480,
+            episodes=10_240,
             batch_size=128,
             epochs=2,
             microbatches=8,
-            optimizer=OptimizerConfig(learning_rate=7e-4, schedule="linear"),
+            optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear"),
         ),
         eval=EvalConfig(shots=1),
     )

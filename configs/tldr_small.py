@@ -21,21 +21,27 @@ from rlhf_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(width=192, layers=4, heads=4, positions="rotary"),
-        data=DataConfig(vocabulary=4096, reward_response_tokens=128, query_buckets=(192, 320, 512)),
+        model=ModelConfig(width=128, layers=4, heads=4, positions="rotary"),
+        data=DataConfig(
+            vocabulary=4096,
+            query_tokens=384,
+            query_buckets=(192, 384),
+            reward_response_tokens=96,
+        ),
         sft=SftConfig(
             batch_size=32,
-            epochs=4,
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup=50),
+            epochs=3,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50),
             query_loss=True,
             microbatches=4,
         ),
-        reward=RewardConfig(batch_size=16, microbatches=4, optimizer=OptimizerConfig(learning_rate=1e-4)),
+        reward=RewardConfig(batch_size=32, microbatches=8, optimizer=OptimizerConfig(learning_rate=2e-4)),
         ppo=PpoConfig(
-            episodes=1_920,
+            episodes=1_280,
             batch_size=32,
-            microbatches=4,
-            optimizer=OptimizerConfig(learning_rate=5e-5, schedule="linear"),
+            epochs=2,
+            microbatches=8,
+            optimizer=OptimizerConfig(learning_rate=1e-4, schedule="linear"),
         ),
         eval=EvalConfig(best_of=4),
     )
