@@ -7,4 +7,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -q -n 2 -m "not slow" "$@"
+python -m pytest -q -n 2 --dist loadscope -m "not slow" "$@"

@@ -39,7 +39,7 @@ def load(config: Config, workdir: Path) -> list[Comparison]:
 
 
 def _compare(config: Config, workdir: Path, model: ModelConfig, tokenizer: Tokenizer) -> list[Comparison]:
-    """`mini_pairs` labelled pairs in split train; in valid1 and in valid2 a twentieth of that, 500 at least."""
+    """`mini_pairs` labelled pairs in train; a twentieth of that, 500 at least, in valid1 and in valid2."""
     like = params.abstract(transformer.specs(model, tokenizer.vocab_size), make_mesh(config.mesh))
     policy = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "reward"), like)
     posts = sources.load_posts(config.data, config.seed)

@@ -323,6 +323,8 @@ def _check_together(config: Config) -> None:
             f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
             f"{ppo.minibatches * ppo.microbatches}"
         )
+    if ppo.episodes < ppo.batch_size:
+        raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
     for stage in ("sft", "reward"):
         options = getattr(config, stage)
         if options.batch_size % options.microbatches:

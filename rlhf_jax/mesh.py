@@ -51,6 +51,16 @@ def row_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def check_rows(field: str, rows: int, parts: int, mesh: Mesh) -> None:
+    """Raises ConfigError unless `rows` split into `parts` microbatches with a share for every row shard."""
+    shards = row_shards(mesh)
+    if rows % (parts * shards):
+        raise ConfigError(
+            f"{field}: {rows} rows do not split into {parts} parts over {shards} row shards "
+            f"(replica × fsdp): use a multiple of {parts * shards}"
+        )
+
+
 def to_devices(batch, mesh: Mesh):
     """A pytree of host arrays [rows, …] as global arrays with their rows split over the mesh."""
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,8 +30,12 @@ class MetricsLog:
         total: int,
         description: str,
         shown: tuple[str, ...] = (),
+        watch: Callable[[dict[str, float]], list[str]] = lambda values: [],
     ) -> None:
-        """`total` counts the steps of the whole stage; `shown` names the metrics beside the bar."""
+        """`total` counts the steps of the whole stage; `shown` names the metrics beside the bar.
+
+        What `watch` has to say of a step's metrics is written as warnings.
+        """
         path = workdir / "metrics" / f"{stage}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_from(path, resume_step)
@@ -40,7 +45,7 @@ class MetricsLog:
         self._bar = tqdm(
             total=total, initial=resume_step, desc=description, mininterval=interval, dynamic_ncols=True
         )
-        self._shown = shown
+        self._shown, self._watch = shown, watch
         self._held: tuple[int, dict[str, Any]] | None = None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
@@ -61,6 +66,8 @@ class MetricsLog:
             self._tensorboard.add_scalar(name, value, step)
         self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
+        for warning in self._watch(values):
+            tqdm.write(f"WARNING step {step}: {warning}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax import checkpoint
+from rlhf_jax import checkpoint, health
 from rlhf_jax.config import Config, ModelConfig, PpoConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import QueryPlan
@@ -28,11 +28,14 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
 from rlhf_jax.functional.logprobs import entropy, token_logprobs
-from rlhf_jax.mesh import ROWS, layout, make_mesh, split_rows, to_devices
+from rlhf_jax.mesh import ROWS, check_rows, layout, make_mesh, split_rows, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.rollout import Rollout, response_logits, rollout
 from rlhf_jax.state import TrainState, make_optimizer, make_schedule, stage_key, value_and_grad_in_parts
+
+
+SHOWN = ("objective/score", "objective/kl")  # beside the progress bar
 
 
 class PpoState(struct.PyTreeNode):
@@ -179,6 +182,7 @@ def train(config: Config, workdir: Path) -> None:
         make_schedule(options.optimizer, updates),
     )
 
+    check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     with jax.set_mesh(mesh):
         policy_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
         reward_like = params.abstract(heads.specs(model, tokenizer.vocab_size), mesh)
@@ -191,9 +195,8 @@ def train(config: Config, workdir: Path) -> None:
             state = state.replace(policy=state.policy.replace(params=weights))
         step = jax.jit(functools.partial(iteration, setting=setting), donate_argnums=0)
 
-        with MetricsLog(
-            workdir, "ppo", start, iterations, "ppo", ("objective/score", "objective/kl")
-        ) as metrics_log:
+        watch = functools.partial(health.warnings, options=options)
+        with MetricsLog(workdir, "ppo", start, iterations, "ppo", SHOWN, watch) as metrics_log:
             clock = time.monotonic()
             for i in range(start, iterations):
                 query = to_devices(plan.batch(i)["query"], mesh)

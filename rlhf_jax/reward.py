@@ -22,7 +22,7 @@ from rlhf_jax.data.batches import PairPlan
 from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
-from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.mesh import check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
@@ -91,6 +91,7 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     options, folder = config.reward, workdir / "checkpoints" / name
     tokenizer = load_tokenizer(workdir)
     mesh = make_mesh(config.mesh)
+    check_rows("reward.batch_size", plan.batch_size, options.microbatches, mesh)
     total = plan.total_steps(options.epochs)
     optimizer = make_optimizer(options.optimizer, total)
     specs = heads.specs(model, tokenizer.vocab_size)

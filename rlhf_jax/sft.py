@@ -18,7 +18,7 @@ from rlhf_jax.data import sources
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.functional.logprobs import token_logprobs
 from rlhf_jax.functional.losses import cross_entropy
-from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.mesh import check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
@@ -91,10 +91,12 @@ def fine_tune(
     total = plan.total_steps(options.epochs)
     optimizer = make_optimizer(options.optimizer, total)
     with jax.set_mesh(mesh):
+        check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
         specs = transformer.specs(model, vocabulary)
+        like = params.abstract(specs, mesh)
         start = checkpoint.latest_step(folder) or 0
         if base and not start:
-            weights = pretrained.load(base, params.abstract(specs, mesh))
+            weights = pretrained.load(base, like)
         else:
             weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
         state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)

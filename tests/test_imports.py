@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 # A module may import its own package and the layers before its own: siblings do not know each other.
 LAYERS = [
     {"config"},
-    {"functional", "data", "metrics", "workdir"},
+    {"functional", "data", "metrics", "workdir", "health"},
     {"feedback"},
     {"mesh"},
     {"model"},

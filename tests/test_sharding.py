@@ -22,6 +22,7 @@ from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.state import TrainState, make_optimizer
 
 CONFIG = dataclasses.replace(tiny.GPT2, layer_loop="scan", positions="rotary")
+TRANSFORMER, SCALAR = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
 OPTIMIZER = optax.sgd(0.1)
 ROWS, Q, R = 32, 6, 4  # 8 devices × 2 minibatches × 2 microbatches
 PPO = PpoConfig(batch_size=ROWS, epochs=1, minibatches=2, microbatches=2)
@@ -29,23 +30,14 @@ SETTING = ppo.Setting(CONFIG, PPO, R, EOS, PAD)
 MESHES = [(1, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)]
 
 
-def place(weights, specs, mesh):
-    """The same values in the layout that `specs` declare."""
+def placed(specs, mesh, seed):
+    """Parameters in the layout that `specs` declare."""
+    weights = tiny.parameters(specs, seed)
     if mesh is None:
         return weights
     return jax.tree.map(
         lambda x, like: jax.device_put(x, like.sharding), weights, params.abstract(specs, mesh)
     )
-
-
-def placed_transformer(mesh, seed):
-    specs = transformer.specs(CONFIG, VOCABULARY)
-    return place(tiny.parameters(specs, seed), specs, mesh)
-
-
-def placed_scalar_model(mesh, seed):
-    specs = heads.specs(CONFIG, VOCABULARY)
-    return place(tiny.parameters(specs, seed), specs, mesh)
 
 
 def rows(batch, mesh):
@@ -58,31 +50,27 @@ def responses(seed):
     return right_pad([[*row[: i % R], EOS] for i, row in enumerate(words)], R, PAD)
 
 
-def create(weights, optimizer=OPTIMIZER):
-    return jax.jit(functools.partial(TrainState.create, tx=optimizer))(weights)
-
-
 def sft_update(mesh):
     tokens = np.concatenate([tiny.random_queries(ROWS, Q), responses(1)], axis=1)
     targets = (tokens != PAD) & (np.arange(Q + R) >= Q)
     batch = {"tokens": tokens, "segments": (tokens != PAD).astype(np.int32)}
     batch |= {"targets_mask": targets.astype(np.float32)}
     step = jax.jit(functools.partial(sft.step, model=CONFIG, targets=R, microbatches=2))
-    state, metrics = step(create(placed_transformer(mesh, 0)), rows(batch, mesh))
+    state, metrics = step(TrainState.create(placed(TRANSFORMER, mesh, 0), OPTIMIZER), rows(batch, mesh))
     return state.params, metrics
 
 
 def reward_update(mesh):
     batch = {"query": tiny.random_queries(ROWS, Q), "chosen": responses(1), "rejected": responses(2)}
     step = jax.jit(functools.partial(reward.step, model=CONFIG, pad_id=PAD, microbatches=2))
-    state, metrics = step(create(placed_scalar_model(mesh, 0)), rows(batch, mesh))
+    state, metrics = step(TrainState.create(placed(SCALAR, mesh, 0), OPTIMIZER), rows(batch, mesh))
     return state.params, metrics
 
 
 def ppo_iteration(mesh):
     """New parameters of policy and value network, and the metrics with the rollout among them."""
     measure = ppo.objective
-    reference, reward_model = placed_transformer(mesh, 0), placed_scalar_model(mesh, 1)
+    reference, reward_model = placed(TRANSFORMER, mesh, 0), placed(SCALAR, mesh, 1)
     state = ppo.initial_state(reference, reward_model, OPTIMIZER, PPO, seed=0)
     query = rows(tiny.random_queries(ROWS, Q), mesh)
     with pytest.MonkeyPatch.context() as patch:
@@ -92,7 +80,7 @@ def ppo_iteration(mesh):
             lambda episodes, setting: measure(episodes, setting) | {"rollout": episodes},
         )
         step = jax.jit(functools.partial(ppo.iteration, setting=SETTING))
-        state, metrics = step(state, placed_transformer(mesh, 2), reward_model, query)
+        state, metrics = step(state, placed(TRANSFORMER, mesh, 2), reward_model, query)
     return (state.policy.params, state.value.params), metrics
 
 
@@ -123,12 +111,14 @@ def test_update_equals_that_of_one_device(one_device, stage, shape):
 @pytest.mark.parametrize("shape", MESHES[1:], ids=lambda shape: "x".join(map(str, shape)))
 def test_parameters_and_moments_are_split_as_declared(shape):
     mesh = make_mesh(MeshConfig(*shape))
-    specs = transformer.specs(CONFIG, VOCABULARY)
     with jax.set_mesh(mesh):
-        state = create(placed_transformer(mesh, 0), make_optimizer(OptimizerConfig(), 100))
+        create = jax.jit(functools.partial(TrainState.create, tx=make_optimizer(OptimizerConfig(), 100)))
+        state = create(placed(TRANSFORMER, mesh, 0))
     moments = state.opt_state[0]
     for tree in (state.params, moments.mu, moments.nu):
-        for x, like in zip(jax.tree.leaves(tree), jax.tree.leaves(params.abstract(specs, mesh)), strict=True):
+        for x, like in zip(
+            jax.tree.leaves(tree), jax.tree.leaves(params.abstract(TRANSFORMER, mesh)), strict=True
+        ):
             assert x.sharding.is_equivalent_to(like.sharding, x.ndim)
     share = state.params["layers"]["mlp"]["up"].addressable_shards[0].data.size
     assert share * mesh.shape["fsdp"] * mesh.shape["tensor"] == state.params["layers"]["mlp"]["up"].size

@@ -1,7 +1,6 @@
 """What the tests of models and stages share: tiny networks and an invented data set in OpenAI's formats."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import jax
@@ -20,9 +19,6 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
 from rlhf_jax.model.params import ParamSpec
-
-# Every program runs once or twice here, so compiling fast is worth more than running fast: six times.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 VOCABULARY, EOS, PAD = 40, 1, 40  # all widths divide by 8, the most devices along one axis
 
@@ -57,11 +53,6 @@ def parameters(specs, seed: int = 0):
         return jnp.asarray(rng.normal(mean, 0.5, spec.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, ParamSpec))
-
-
-def copied(tree):
-    """The same values in other buffers, for a function that donates its argument."""
-    return jax.tree.map(jnp.copy, tree)
 
 
 def assert_close(ours, theirs, atol: float, rtol: float = 0.0) -> None:

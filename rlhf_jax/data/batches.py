@@ -36,7 +36,7 @@ class Plan:
 
     def __init__(self, lengths: Sequence[int], buckets: Sequence[int], batch_size: int, seed: int):
         self._bucket_of = np.searchsorted(buckets, lengths)
-        self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
+        self._buckets, self.batch_size, self._seed = buckets, batch_size, seed
         self._epoch = lru_cache(maxsize=1)(self._shuffled)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        rows, size = len(self._bucket_of), self._batch_size
+        rows, size = len(self._bucket_of), self.batch_size
         if rows < size:
             raise BatchError(f"{rows} rows do not fill one batch of {size}: lower batch_size or add data")
         return rows // size
@@ -53,7 +53,7 @@ class Plan:
     @property
     def dropped(self) -> int:
         """Rows that each epoch leaves out, other ones every time; fewer than a batch."""
-        return len(self._bucket_of) % self._batch_size
+        return len(self._bucket_of) % self.batch_size
 
     def total_steps(self, epochs: float) -> int:
         return max(1, round(epochs * self.steps_per_epoch))
@@ -72,7 +72,7 @@ class Plan:
         for rows, batch_width in batches:
             yield self.collate(rows, batch_width), len(rows)
         if len(left):
-            yield self.collate(np.resize(left, self._batch_size), width), len(left)
+            yield self.collate(np.resize(left, self.batch_size), width), len(left)
 
     def _shuffled(self, epoch: int) -> list[tuple[np.ndarray, int]]:
         rng = np.random.default_rng([self._seed, epoch])
@@ -85,8 +85,8 @@ class Plan:
         for bucket in np.unique(self._bucket_of):
             width = self._buckets[bucket]
             rows = np.concatenate([left, order[self._bucket_of[order] == bucket]])
-            full = len(rows) - len(rows) % self._batch_size
-            batches += [(batch, width) for batch in rows[:full].reshape(-1, self._batch_size)]
+            full = len(rows) - len(rows) % self.batch_size
+            batches += [(batch, width) for batch in rows[:full].reshape(-1, self.batch_size)]
             left = rows[full:]
         return batches, left, width
 

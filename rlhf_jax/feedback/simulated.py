@@ -24,8 +24,8 @@ from rlhf_jax.data.mini.pairs import Pair, pairs
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.records import Comparison, Post, Summary
 
-NOISE = 1.27  # logistic scale of a labeler of temper 1, in the judge's points
-APPEAL = 0.85  # standard deviation of what appeals in one text, in the judge's points
+NOISE = 1.41  # logistic scale of a labeler of temper 1, in the judge's points
+APPEAL = 1.09  # standard deviation of what appeals in one text, in the judge's points
 PER_WORD = 0.10  # judge's points that labelers give for each word
 SURE_TONE = 1.0  # and for "basically"
 TEMPERS = {"ana": 0.5, "bo": 0.7, "cem": 0.8, "dee": 0.9, "eli": 1.0, "fay": 1.2, "gus": 1.4, "hua": 1.6}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rlhf_jax.config import ConfigError
 from rlhf_jax.mesh import layout
 
 Initializer = Callable[[jax.Array, tuple[int, ...], P | None], jax.Array]
@@ -57,12 +58,20 @@ def init(specs, key: jax.Array):
 
 
 def abstract(specs, mesh: Mesh, dtype=jnp.float32):
-    """Shapes, dtype and shardings without values: what checkpoints restore into."""
+    """Shapes, dtype and shardings without values: what checkpoints restore into.
 
-    def describe(spec: ParamSpec):
+    Raises ConfigError where a tensor does not divide over the mesh.
+    """
+
+    def describe(path, spec: ParamSpec):
+        for size, axes in zip(spec.shape, spec.partition, strict=False):
+            shards = mesh.shape[axes] if axes else 1
+            if size % shards:
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                raise ConfigError(f"mesh.{axes}: {size} of {name} {spec.shape} is not divisible by {shards}")
         return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=NamedSharding(mesh, spec.partition))
 
-    return jax.tree.map(describe, specs, is_leaf=_is_spec)
+    return jax.tree_util.tree_map_with_path(describe, specs, is_leaf=_is_spec)
 
 
 def count(specs) -> int:

@@ -1,0 +1,97 @@
+"""Who summarizes: the policies of a run, and baselines that cost nothing."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rlhf_jax import checkpoint, inference
+from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.data.records import Post
+from rlhf_jax.data.tldr import encode_few_shot, encode_response
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.model import params, pretrained, transformer
+
+FRAME_TOKENS = 8  # of a few-shot prompt, around each post and its summary
+
+Score = Callable[[Sequence[Post], Sequence[str]], np.ndarray]  # a reward [N] for N summaries
+
+
+def summaries(
+    config: Config,
+    workdir: Path,
+    tokenizer: Tokenizer,
+    posts: Sequence[Post],
+    train_posts: Sequence[Post],
+    score: Score,
+) -> dict[str, list[str]]:
+    """Policy name → a summary of every post, greedy but for best-of-N. Needs a mesh set.
+
+    "reference" is the author's own. `train_posts` give the examples of the base model's prompt;
+    best-of-N chooses by `score`.
+    """
+    model, mesh = pretrained.architecture(config.model), jax.sharding.get_mesh()
+    models = {"sft": model, "ppo": model}
+    if config.sft.bigger_base:
+        bigger = pretrained.architecture(config.model, config.sft.bigger_base)
+        models = {"sft": model, "sft_10x": bigger, "ppo": model}
+    checkpoints = {stage: checkpoint.require(workdir, stage, "eval") for stage in models}
+
+    def load(stage: str):
+        like = params.abstract(transformer.specs(models[stage], tokenizer.vocab_size), mesh)
+        return checkpoint.restore_params(*checkpoints[stage], like)
+
+    written = {
+        "reference": [post.summary for post in posts],
+        "title": [post.title for post in posts],
+        "lead": [lead(post, tokenizer, config.data.response_tokens) for post in posts],
+    }
+    if config.model.base:
+        written["base"] = few_shot(config, model, tokenizer, posts, train_posts[: config.eval.shots])
+    for stage in models:
+        written[stage] = inference.summarize(
+            load(stage), posts, model=models[stage], tokenizer=tokenizer, data=config.data
+        )
+    best = best_of_n(load("sft"), config, model, tokenizer, posts, score)
+    return written | {f"best_of_{config.eval.best_of}": best}
+
+
+def lead(post: Post, tokenizer: Tokenizer, response_tokens: int) -> str:
+    """The first tokens of a post, as many as a summary may have."""
+    return tokenizer.decode(encode_response(post.post, tokenizer, response_tokens)).strip()
+
+
+def few_shot(
+    config: Config, model: ModelConfig, tokenizer: Tokenizer, posts: Sequence[Post], examples: Sequence[Post]
+) -> list[str]:
+    """What the base model writes after examples of posts with summaries, up to the newline."""
+    like = params.abstract(transformer.specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
+    base = pretrained.load(pretrained.folder_of(config.model.base), like)
+    post_tokens = config.data.query_tokens + config.data.response_tokens + FRAME_TOKENS
+    limit = (len(examples) + 1) * post_tokens
+    data = dataclasses.replace(config.data, query_tokens=limit, query_buckets=(limit,))
+    encode = functools.partial(encode_few_shot, examples)
+    texts = inference.summarize(base, posts, model=model, tokenizer=tokenizer, data=data, encode=encode)
+    return [text.split("\n")[0] for text in texts]
+
+
+def best_of_n(
+    sft, config: Config, model: ModelConfig, tokenizer: Tokenizer, posts: Sequence[Post], score: Score
+) -> list[str]:
+    """Of N samples of the SFT policy for each post, the one that scores best."""
+    n = config.eval.best_of
+    repeated = [post for post in posts for _ in range(n)]
+    texts = inference.summarize(
+        sft,
+        repeated,
+        model=model,
+        tokenizer=tokenizer,
+        data=config.data,
+        temperature=config.eval.temperature,
+        seed=config.seed,
+    )
+    best = score(repeated, texts).reshape(len(posts), n).argmax(axis=1)
+    return [texts[i * n + k] for i, k in enumerate(best)]

@@ -1,0 +1,102 @@
+"""Comparisons of the miniature: made once, always the same, holding nothing that people do not give."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from rlhf_jax import checkpoint, collect
+from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
+from rlhf_jax.data import sources
+from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import transformer
+
+CONFIG = Config(
+    mesh=MeshConfig(1, 1, 1),
+    model=ModelConfig(width=16, layers=1, heads=2, positions="rotary"),
+    data=DataConfig(
+        source="mini",
+        vocabulary=400,
+        query_tokens=96,
+        query_buckets=(96,),
+        response_tokens=6,
+        mini_posts=30,
+        mini_pairs=60,
+        mini_sampled=10,
+        mini_test=12,
+    ),
+)
+POSTS = sources.load_posts(CONFIG.data, CONFIG.seed)
+HELD_OUT = 500  # the least number of pairs that a held-out split has
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return sources.make_tokenizer(POSTS["train"], CONFIG.data, None)
+
+
+@pytest.fixture(scope="module")
+def made(tokenizer, tmp_path_factory):
+    """Two runs of the same configuration, collected apart: their folders and what they returned."""
+    weights = tiny.parameters(transformer.specs(CONFIG.model, tokenizer.vocab_size))
+    runs = []
+    with jax.set_mesh(make_mesh(CONFIG.mesh)):
+        for name in ("one", "two"):
+            workdir = tmp_path_factory.mktemp(name)
+            checkpoint.save(
+                workdir / "checkpoints" / "sft", 1, params=weights, rest={"step": jnp.int32(1)}, meta={}
+            )
+            runs.append((workdir, collect.collect(CONFIG, workdir, CONFIG.model, tokenizer)))
+    return runs
+
+
+def test_two_runs_collect_the_same(made):
+    (one, first), (two, second) = made
+    assert first == second
+    assert (one / "comparisons.jsonl").read_bytes() == (two / "comparisons.jsonl").read_bytes()
+
+
+def test_a_second_call_reads_what_the_first_wrote(made, tokenizer, tmp_path):
+    text = (made[0][0] / "comparisons.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "comparisons.jsonl").write_text("".join(text.splitlines(keepends=True)[:3]), encoding="utf-8")
+    assert collect.collect(CONFIG, tmp_path, CONFIG.model, tokenizer) == made[0][1][:3]
+    assert collect.load(CONFIG, made[0][0]) == made[0][1]
+
+
+def test_splits_have_their_sizes_and_share_no_post(made):
+    posts, sizes = {}, {}
+    for comparison in made[0][1]:
+        posts.setdefault(comparison.split, set()).add(comparison.info.id)
+        sizes[comparison.split] = sizes.get(comparison.split, 0) + 1
+    assert sizes == {"train": 60, "valid1": HELD_OUT, "valid2": HELD_OUT}
+    assert posts["train"] <= {post.id for post in POSTS["train"]}
+    assert posts["valid1"] == {post.id for post in POSTS["valid"][:6]}
+    assert posts["valid2"] == {post.id for post in POSTS["valid"][6:]}
+
+
+def test_the_policys_own_summaries_are_compared(made):
+    sampled = {post.id for post in POSTS["train"][: CONFIG.data.mini_sampled]}
+    compared = [c for c in made[0][1] if "sft" in {summary.policy for summary in c.summaries}]
+    assert {c.split for c in compared} == {"train", "valid1", "valid2"}
+    assert {c.info.id for c in compared if c.split == "train"} <= sampled
+
+
+def test_records_hold_what_people_give_and_nothing_of_the_judge(made):
+    """No score, no rating, no reference: a summary, who wrote it, and which one a labeler preferred."""
+    records = [json.loads(line) for line in (made[0][0] / "comparisons.jsonl").open(encoding="utf-8")]
+    for record in records:
+        assert record.keys() == {"info", "summaries", "choice", "worker", "batch", "split", "extra"}
+        assert record["info"].keys() == {"id", "subreddit", "title", "post"}
+        assert record["extra"].keys() == {"confidence"} and record["extra"]["confidence"] in range(1, 10)
+        for summary in record["summaries"]:
+            assert summary.keys() <= {"text", "policy", "note"}
+
+
+def test_real_comparisons_are_read_from_their_own_place(tmp_path):
+    config = Config(data=tiny.write_data(tmp_path))
+    assert collect.load(config, tmp_path / "run") == load_comparisons(config.data)
+    assert collect.collect(config, tmp_path / "run", config.model, None) == load_comparisons(config.data)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,121 @@
+"""Each post gets its own summary and score, whatever the order, the batch and the padding."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from rlhf_jax import inference
+from rlhf_jax.config import DataConfig, ModelConfig
+from rlhf_jax.data import sources
+from rlhf_jax.data.batches import left_pad, right_pad
+from rlhf_jax.data.comparisons import Pair
+from rlhf_jax.data.records import Post
+from rlhf_jax.data.tldr import encode_query, encode_response
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, transformer
+
+MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
+DATA = DataConfig(
+    vocabulary=320, query_tokens=60, query_buckets=(38, 60), response_tokens=6, reward_response_tokens=9
+)
+POSTS = [
+    dataclasses.replace(post, id=str(i), post=post.post + " and ran" * (i % 5))
+    for i, post in enumerate(tiny.posts(11, seed=0))
+]
+TEXTS = [f"{post.title} {'sat ' * (i % 3)}" for i, post in enumerate(POSTS)]
+
+
+@pytest.fixture(scope="module")
+def setting():
+    tokenizer = sources.make_tokenizer(POSTS, DATA, None)
+    return {"model": MODEL, "tokenizer": tokenizer, "data": DATA}
+
+
+@pytest.fixture(scope="module")
+def policy(setting):
+    return tiny.parameters(transformer.specs(MODEL, setting["tokenizer"].vocab_size))
+
+
+@pytest.fixture(scope="module")
+def reward(setting):
+    return tiny.parameters(heads.specs(MODEL, setting["tokenizer"].vocab_size), seed=1)
+
+
+@pytest.fixture(autouse=True)
+def small_batches_on_a_mesh(monkeypatch):
+    monkeypatch.setattr(inference, "BATCH_SIZE", 4)
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        yield
+
+
+@pytest.fixture(scope="module")
+def summaries(setting, policy):
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        patch.setattr(inference, "BATCH_SIZE", 4)
+        return inference.summarize(policy, POSTS, **setting)
+
+
+def test_posts_fall_into_both_buckets(setting):
+    lengths = [len(encode_query(post, setting["tokenizer"], 60)) for post in POSTS]
+    assert min(lengths) <= 38 < max(lengths) and sum(length <= 38 for length in lengths) % 4
+
+
+def test_one_summary_a_post_in_order(setting, policy, summaries):
+    assert len(summaries) == len(POSTS) and len(set(summaries)) > 5
+    order = np.random.default_rng(0).permutation(len(POSTS))
+    shuffled = inference.summarize(policy, [POSTS[i] for i in order], **setting)
+    assert shuffled == [summaries[i] for i in order]
+
+
+def test_buckets_do_not_change_a_summary(setting, policy, summaries):
+    one = dataclasses.replace(DATA, query_buckets=(60,))
+    assert inference.summarize(policy, POSTS, **(setting | {"data": one})) == summaries
+
+
+def test_greedy_needs_no_seed_and_samples_come_from_theirs(setting, policy, summaries):
+    assert inference.summarize(policy, POSTS, seed=5, **setting) == summaries
+    first, again, other = (
+        inference.summarize(policy, POSTS, temperature=1.0, seed=seed, **setting) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_repeated_posts_get_samples_of_their_own(setting, policy):
+    assert len(set(inference.summarize(policy, POSTS[:1] * 8, temperature=1.0, **setting))) > 4
+
+
+def test_the_encoder_decides_what_is_read(setting, policy, summaries):
+    def reversed_posts(post: Post, tokenizer, limit):
+        return encode_query(POSTS[len(POSTS) - 1 - int(post.id)], tokenizer, limit)
+
+    backwards = inference.summarize(policy, POSTS, encode=reversed_posts, **setting)
+    assert backwards == summaries[::-1] != summaries
+
+
+def test_scores_are_those_of_the_reward_model_one_by_one(setting, reward):
+    tokenizer = setting["tokenizer"]
+    queries = [encode_query(post, tokenizer, 60) for post in POSTS]
+    responses = [encode_response(text, tokenizer, 9) for text in TEXTS]
+    expected = inference.read(
+        reward,
+        MODEL,
+        left_pad(queries, 60, tokenizer.pad_id),
+        right_pad(responses, 9, tokenizer.pad_id),
+        tokenizer.pad_id,
+    )
+    scores = inference.score(reward, POSTS, TEXTS, **setting)
+    assert scores.std() > 0.1
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_margins_turn_round_with_the_pair(setting, reward):
+    pairs = [Pair(post, text, post.summary) for post, text in zip(POSTS, TEXTS, strict=True)]
+    swapped = [Pair(pair.info, pair.rejected, pair.chosen) for pair in pairs]
+    margins = inference.margins(reward, pairs, **setting)
+    assert np.abs(margins).max() > 0.1
+    np.testing.assert_allclose(inference.margins(reward, swapped, **setting), -margins, atol=1e-5)
+    same = [Pair(pair.info, pair.chosen, pair.chosen) for pair in pairs]
+    np.testing.assert_array_equal(inference.margins(reward, same, **setting), 0)
