@@ -34,7 +34,6 @@ from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.rollout import Rollout, response_logits, rollout
 from rlhf_jax.state import TrainState, make_optimizer, make_schedule, stage_key, value_and_grad_in_parts
 
-
 SHOWN = ("objective/score", "objective/kl")  # beside the progress bar
 
 

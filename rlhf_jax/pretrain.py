@@ -1,9 +1,13 @@
-"""Pretrains a base model of the miniature on generated posts: the step the paper takes from GPT-3.
+"""Pretrains a base model of the miniature on generated posts: the step that the paper takes from GPT-3.
 
-    python -m rlhf_jax.pretrain --out=bases/small --width=72 --layers=4 --heads=3
+    python -m rlhf_jax.pretrain --out=bases/small --steps=6500
+    python -m rlhf_jax.pretrain --out=bases/large --tokenizer=bases/small --width=220 --layers=5 --heads=5 \\
+        --steps=700 --learning_rate=1.5e-3
 
 Weighted next-token prediction on `data/mini/documents.py`. Every document is new, so there are no
-epochs. The checkpoints under `data/mini/base/` come from this command, with the seed 0.
+epochs. The two checkpoints in `data/mini/base/` come from these commands, but not from one sitting:
+the mixture of documents was changed on the way (more claims to check, summaries by unfiltered
+authors), so that running them gives models like these and not the same bytes.
 """
 
 from collections.abc import Iterator
