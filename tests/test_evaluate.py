@@ -18,6 +18,7 @@ from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import ideal, judge
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.evaluation import evaluate, policies
 from rlhf_jax.feedback.simulated import judged_gap, label
 from rlhf_jax.mesh import make_mesh
@@ -47,8 +48,8 @@ def config(tmp_path_factory):
     data = tiny.write_data(folder)
     write_jsonl(folder / "comparisons" / "valid2.json", tiny.comparisons("valid2", 11, 4))
     tokenizer = sources.make_tokenizer(tiny.posts(40, 0), data, None)
-    for seed, (name, model) in enumerate({"base": MODEL, "bigger": BIGGER}.items()):
-        weights = tiny.parameters(transformer.specs(model, tokenizer.vocab_size), seed)
+    for name, model in {"base": MODEL, "bigger": BIGGER}.items():
+        weights = tiny.parameters(transformer.specs(model, tokenizer.vocab_size), seed=9)
         pretrained.save(folder / name, weights, model)
         tokenizer.save(folder / name)
     config = tiny.run_config(data)
@@ -139,6 +140,20 @@ def test_every_policy_summarizes_the_same_posts(samples):
         assert (texts["reference"], texts["title"]) == (post.summary, post.title)
         assert post.post.startswith(texts["lead"]) and "\n" not in texts["base"]
     assert len({sample["summaries"]["sft"]["text"] for sample in samples}) > 1
+
+
+def test_each_policy_writes_with_its_own_weights(config, workdir, samples):
+    tokenizer = load_tokenizer(workdir)
+    written = {}
+    with jax.set_mesh(make_mesh(config.mesh)):
+        for name, (seed, model) in {"sft": (0, MODEL), "sft_10x": (1, BIGGER), "ppo": (3, MODEL)}.items():
+            weights = tiny.parameters(transformer.specs(model, tokenizer.vocab_size), seed)
+            model = dataclasses.replace(model, base=config.model.base)
+            setting = {"model": model, "tokenizer": tokenizer, "data": config.data}
+            written[name] = inference.summarize(weights, tiny.posts(8, 1), **setting)
+    for name, texts in written.items():
+        assert [sample["summaries"][name]["text"] for sample in samples] == texts
+    assert written["sft"] != written["ppo"] != written["sft_10x"]
 
 
 def test_rates_and_means_follow_from_the_samples(results, samples):
