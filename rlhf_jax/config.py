@@ -146,7 +146,6 @@ class PpoConfig:
 @dataclass
 class EvalConfig:
     posts: int = 500  # test posts summarized by every policy
-    batch_size: int = 128
     best_of: int = 16
     temperature: float = 0.7  # of best-of-N; the policies are greedy
     shots: int = 2  # examples in the base model's prompt

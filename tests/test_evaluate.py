@@ -106,7 +106,8 @@ def test_results_have_the_fields_that_others_read(results):
     assert tuple(results["policies"]) == POLICIES
     for name, figures in results["policies"].items():
         at_equal_length = figures["preference_at_equal_length"]
-        assert at_equal_length is None if name == "reference" else 0 <= at_equal_length <= 1
+        baseline = name in ("reference", "title", "lead")
+        assert at_equal_length is None if baseline else 0 <= at_equal_length <= 1
     figures = results["reward_model"]
     assert all(0 <= figures[name] <= 1 for name in ("valid_accuracy", "blind_accuracy"))
     assert figures["gold_accuracy"] is None  # no gold judge has read real posts
@@ -272,6 +273,19 @@ def test_preference_at_equal_length_takes_out_what_length_wins(config):
     assert figures["reference"]["preference_at_equal_length"] is None
     assert figures["sft"]["words"] == 3.5 and figures["sft"]["reward"] == pytest.approx(0.25)
     assert figures["reference"]["rouge"]["rougeL"] == 1.0
+
+
+def test_baselines_of_another_length_leave_the_networks_alone(config):
+    posts = tiny.posts(8, 3)
+    tokenizer = sources.make_tokenizer(posts, config.data, None)
+    texts = {"reference": ["cat sat"] * 8, "sft": ["cat sat on"] * 4 + ["cat"] * 4}
+    scores = {"reference": np.zeros(8), "sft": np.array([1, 1, 1, -1, 1, -1, -1, -1])}
+    alone = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer)
+    texts |= {"title": [""] * 8, "lead": ["cat " * 30] * 8}
+    scores |= {"title": -np.ones(8), "lead": np.ones(8)}
+    beside = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer)
+    assert beside["sft"] == alone["sft"]
+    assert beside["title"]["preference_at_equal_length"] is None
 
 
 def test_ppo_ends_at_the_mean_of_its_last_tenth():

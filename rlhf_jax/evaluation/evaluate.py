@@ -111,12 +111,16 @@ def judge_all(posts: Sequence[Post], texts: Sequence[str]) -> dict[str, np.ndarr
 def policy_figures(
     posts: Sequence[Post], texts: Texts, scores: Scores, measure: Scores, judged: Judged, tokenizer: Tokenizer
 ) -> dict[str, dict]:
-    """Policy name → means over the posts, and how often it would be preferred at the references' length."""
+    """Policy name → means over the posts, and how often it would be preferred at the references' length.
+
+    The latter for networks alone: nearly all titles are shorter than the references and nearly all
+    leads longer, so that theirs would be extrapolated.
+    """
     tokens = {
         name: np.array([len(tokenizer.encode(response_text(text))) + 1 for text in texts[name]])
         for name in texts
     }
-    compared = [name for name in texts if name != "reference"]
+    compared = [name for name in texts if name not in policies.BASELINES]
     equal_length = preference_at_equal_length(
         {name: outcomes(measure[name], measure["reference"]) for name in compared},
         {name: np.log(tokens[name] / tokens["reference"]) for name in compared},

@@ -15,6 +15,7 @@ from rlhf_jax.data.tldr import encode_few_shot, encode_response
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.model import params, pretrained, transformer
 
+BASELINES = ("reference", "title", "lead")  # texts that no network of the run writes
 FRAME_TOKENS = 8  # of a few-shot prompt, around each post and its summary
 
 Score = Callable[[Sequence[Post], Sequence[str]], np.ndarray]  # a reward [N] for N summaries

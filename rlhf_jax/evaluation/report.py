@@ -53,7 +53,7 @@ COLUMNS = {
 FACTS = {
     "valid_accuracy": ("Picks the preferred of two held-out summaries", "{:.1%}"),
     "gold_accuracy": ("Picks what the gold judge prefers", "{:.1%}"),
-    "blind_accuracy": ("A scorer blind to the post picks the preferred", "{:.1%}"),
+    "blind_accuracy": ("A scorer blind to the post picks the better one of the same pairs", "{:.1%}"),
     "pairs": ("… held-out pairs", "{:,}"),
     "reference_mean": ("Mean score of held-out references", "{:+.3f}"),
     "reference_stderr": ("… its standard error", "{:.3f}"),

@@ -45,6 +45,16 @@ FORMS = {
 REPEATING = ("{a}. {a}.", "{a}. {a}. {q}", "{a} because {a}. {q}", "{a}. {q} {q}", "{a} and {a} and {a}.")
 CHANGES = {"other": 0.40, "roles": 0.26, "person": 0.14, "verb": 0.14, "place": 0.06}
 SOURCES = {"form": 0.45, "ref": 0.15, "edited": 0.10, "strange": 0.30}
+STRANGE = {
+    "repeating": 2,
+    "unfinished": 1,
+    "cut": 1,
+    "salad": 1,
+    "copied": 1,
+    "joking": 1,
+    "vague": 1,
+    "endless": 1,
+}
 
 
 class Pair(NamedTuple):
@@ -164,7 +174,7 @@ def _falsified(fact: Fact, story: Story, rng: np.random.Generator) -> Fact:
 
 def _strange(post: Post, story: Story, rng: np.random.Generator) -> str:
     """What no careful author writes, but an optimizer might."""
-    kind = pick(rng, ("repeating", "unfinished", "cut", "salad", "copied", "joking", "vague", "endless"))
+    kind = pick_weighted(rng, STRANGE)
     if kind == "repeating":
         return _fill(pick(rng, REPEATING), story, rng)
     if kind == "joking":
