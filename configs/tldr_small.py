@@ -30,7 +30,7 @@ def get_config() -> Config:
         ),
         sft=SftConfig(
             batch_size=32,
-            epochs=3,
+            epochs=2,
             optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50),
             query_loss=True,
             microbatches=4,

@@ -20,6 +20,7 @@ from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import PairPlan
 from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.mesh import check_rows, make_mesh, to_devices
@@ -57,14 +58,17 @@ def train(config: Config, workdir: Path) -> None:
     posts = sources.filtered(sources.load_posts(config.data, config.seed)["train"], config.data, tokenizer)
     with jax.set_mesh(make_mesh(config.mesh)):
         comparisons = collect.collect(config, workdir, model, tokenizer)
-        pairs = pairs_of(comparisons, "train")
-        plan = PairPlan(pairs, tokenizer, config.data, config.reward.batch_size, config.seed)
+        pairs = {split: pairs_of(comparisons, split) for split in ("train", "valid1")}
+        for split in pairs:
+            if not pairs[split]:
+                raise RecordError(f"no comparisons of split {split} (data.comparisons, reward.batches)")
+        plan = PairPlan(pairs["train"], tokenizer, config.data, config.reward.batch_size, config.seed)
         setting: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "data": config.data}
 
         candidates = []
         for k in range(config.reward.seeds):
             weights = train_one(f"reward_seed{k}", config, model, plan, workdir)
-            margins = inference.margins(weights, pairs_of(comparisons, "valid1"), **setting)
+            margins = inference.margins(weights, pairs["valid1"], **setting)
             agreement = float(np.mean(margins > 0))
             print(
                 f"reward model {k}: agrees with people on {agreement:.1%} of {len(margins):,} held-out pairs"
