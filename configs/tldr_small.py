@@ -1,6 +1,6 @@
 """A small model from scratch on real posts, on a CPU or one small GPU.
 
-    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --out=data/news_comparisons
+    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --out=data/news_comparisons --gap=1.0
     python -m rlhf_jax.main --config=configs/tldr_small.py --workdir=runs/tldr_small \\
         --config.data.posts=../shared/data/tldr_posts --config.data.comparisons=data/news_comparisons
 
@@ -37,7 +37,7 @@ def get_config() -> Config:
         ),
         reward=RewardConfig(batch_size=32, microbatches=8, optimizer=OptimizerConfig(learning_rate=2e-4)),
         ppo=PpoConfig(
-            episodes=1_280,
+            episodes=960,
             batch_size=32,
             epochs=2,
             microbatches=8,
