@@ -1,6 +1,7 @@
 """A small model from scratch on real posts, on a CPU or one small GPU.
 
-    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --out=data/news_comparisons --gap=1.0
+    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --gap=1.0 \\
+        --out=data/news_comparisons
     python -m rlhf_jax.main --config=configs/tldr_small.py --workdir=runs/tldr_small \\
         --config.data.posts=../shared/data/tldr_posts --config.data.comparisons=data/news_comparisons
 
