@@ -61,7 +61,7 @@ def encode(spans: Spans, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
 def packed_rows(
     encoded: Iterator[tuple[list[int], list[float]]], pad_id: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of whole documents, in order, each row filled until the next one does not fit."""
+    """Rows of whole documents, in order, each filled until the next does not fit; never one half-filled."""
     used, count = ROW_TOKENS + 1, 0
     row: dict[str, np.ndarray] = {}
     for tokens, weights in encoded:
