@@ -99,12 +99,11 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     total = plan.total_steps(options.epochs)
     optimizer = make_optimizer(options.optimizer, total)
     specs = heads.specs(model, tokenizer.vocab_size)
-    abstract = params.abstract(specs, mesh)
+    sft_like = params.abstract(specs["transformer"], mesh)
+    sft = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "reward"), sft_like)
+    head = jax.jit(lambda: params.init({"head": specs["head"]}, stage_key(config.seed, name)))()
+    weights = {"transformer": sft} | head
     start = checkpoint.latest_step(folder) or 0
-    weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
-    if not start:
-        sft = checkpoint.require(workdir, "sft", "reward")
-        weights["transformer"] = checkpoint.restore_params(*sft, abstract["transformer"])
     state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
     if start:
         weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
