@@ -16,6 +16,6 @@ if [[ ! -f .venv/stamp || $(<.venv/stamp) != "$stamp" ]]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
     echo "$stamp" >.venv/stamp
 fi
-# Large buffers are reused instead of returned to the system: page faults cost a quarter of the time on a CPU.
+# Large buffers are reused instead of returned to the system, which spares page faults on a CPU.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 PATH=$PWD/.venv/bin:$PATH
