@@ -37,9 +37,9 @@ MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
 
 flags.DEFINE_string("out", None, "folder of the base checkpoint", required=True)
 flags.DEFINE_string("tokenizer", "", "a tokenizer.model to share; empty: train one on the documents")
-flags.DEFINE_integer("width", 72, "")
-flags.DEFINE_integer("layers", 4, "")
-flags.DEFINE_integer("heads", 3, "")
+flags.DEFINE_integer("width", 72, "of the model")
+flags.DEFINE_integer("layers", 4, "of the model")
+flags.DEFINE_integer("heads", 3, "of a layer")
 flags.DEFINE_integer("steps", 6_000, "updates")
 flags.DEFINE_integer("rows", 48, f"packed rows of {ROW_TOKENS} tokens an update")
 flags.DEFINE_float("learning_rate", 2e-3, "peak")
@@ -115,10 +115,8 @@ def main(_) -> None:
         folder = out / "checkpoints"
         start = checkpoint.latest_step(folder) or 0
         if start:
-            weights, rest, meta = checkpoint.restore(
-                folder, start, state.params, {"step": state.step, "opt_state": state.opt_state}
-            )
-            state = state.replace(params=weights, **rest)
+            weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
+            state = rest.replace(params=weights)
 
         @jax.jit
         def step_fn(state: TrainState, batch):
@@ -142,7 +140,7 @@ def main(_) -> None:
                 log.log(step, metrics)
                 if (step + 1) % FLAGS.save_every == 0 or step + 1 == FLAGS.steps:
                     log.flush()
-                    rest = {"step": state.step, "opt_state": state.opt_state}
+                    rest = state.replace(params=None)
                     checkpoint.save(folder, step + 1, params=state.params, rest=rest, meta={})
                     pretrained.save(out, state.params, model)
 

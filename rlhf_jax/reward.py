@@ -85,7 +85,7 @@ def train(config: Config, workdir: Path) -> None:
             folder,
             total,
             params=weights,
-            rest={"shift": jnp.float32(shift)},
+            rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
             meta={"valid_accuracy": accuracy},
         )
 
