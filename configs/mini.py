@@ -17,7 +17,7 @@ from rlhf_jax.config import (
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(base="mini/small"),
+        model=ModelConfig(pretrained="mini/small"),
         data=DataConfig(
             source="mini",
             mini_pairs=32_000,
@@ -31,7 +31,7 @@ def get_config() -> Config:
             optimizer=OptimizerConfig(learning_rate=5e-4),
             pack=False,
             microbatches=4,
-            bigger_base="mini/large",
+            bigger_pretrained="mini/large",
         ),
         reward=RewardConfig(batch_size=64, microbatches=4, optimizer=OptimizerConfig(learning_rate=7e-4)),
         ppo=PpoConfig(

@@ -12,6 +12,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
+
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message names the field and what it may be."""
@@ -29,24 +31,38 @@ class MeshConfig:
     tensor: int = 1
 
 
+@dataclass(unsafe_hash=True)  # hashable: part of a static argument of compiled functions
+class RotaryConfig:
+    """Rotary positions and the ways of stretching them to longer contexts."""
+
+    fraction: float = 1.0  # share of a head's dimensions that rotate
+    base: float = 10_000.0
+    scaling: str = "plain"  # plain | linear | llama3 | yarn
+    factor: float = 1.0  # how much longer the context became
+    original_context: int = 0  # before it did; llama3 and yarn
+    low_frequency: float = 1.0  # llama3: turns in the original context, below which a dimension is stretched
+    high_frequency: float = 4.0  # llama3: and above which it stays
+    beta_fast: float = 32.0  # yarn: turns in the original context, above which a dimension stays
+    beta_slow: float = 1.0  # yarn: and below which it is stretched
+    attention_factor: float = 0.0  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
+
+
 @dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
 class ModelConfig:
     """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
 
-    base: str = (
-        ""  # base checkpoint to start from: a folder, or mini/<name>; it sets the fields up to `tied_head`
-    )
+    pretrained: str = ""  # a Hugging Face folder or hub name, or mini/<name>; sets all up to `tied_head`
     width: int = 256
     layers: int = 4
     heads: int = 4
     kv_heads: int = 0  # 0: one key-value head a query head
+    head_size: int = 0  # dimensions of a head; 0: width / heads
     ff: int = 0  # hidden units of the MLP; 0: 4 × width
     context: int = 1024  # positions a learned table holds
     norm: str = "layer"  # layer | rms
     norm_epsilon: float = 1e-5
     positions: str = "learned"  # learned | rotary
-    rotary_fraction: float = 1.0  # share of a head's dimensions that rotate
-    rotary_base: float = 10_000.0
+    rotary: RotaryConfig = field(default_factory=RotaryConfig)
     activation: str = "gelu_tanh"  # gelu_tanh | gelu | silu_gated
     parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
     attention_bias: bool = True
@@ -75,12 +91,12 @@ class OptimizerConfig:
 class DataConfig:
     source: str = "tldr"  # mini: the embedded miniature | tldr: records in OpenAI's formats
     posts: str = ""  # folder with {train,valid,test}.jsonl; empty: OpenAI's set, downloaded to `cache`
-    queries: str = ""  # folder with posts for PPO; empty: the same posts
+    queries: str = ""  # posts for PPO: a folder, or published: OpenAI's larger set; empty: the same posts
     comparisons: str = ""  # folder or glob of comparison records; empty: OpenAI's, downloaded
     url: str = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
     cache: str = "~/.cache/rlhf_jax"
-    filters: bool = False  # apply the paper's filters to `posts` (OpenAI's files already passed them)
-    tokenizer: str = ""  # a sentencepiece model; empty: the base checkpoint's, or trained on the posts
+    filters: bool = False  # apply the paper's filters (OpenAI's files already passed them)
+    tokenizer: str = ""  # a model file or tokenizer.json; empty: the pretrained model's, or trained
     vocabulary: int = 8192  # pieces of a tokenizer trained here
     query_tokens: int = 512
     response_tokens: int = 53  # of a generated summary, EOS included
@@ -102,7 +118,7 @@ class SftConfig:
     pack: bool = True  # several posts a row
     microbatches: int = 1  # gradient accumulation: parts a batch is computed in
     save_every: int = 500
-    bigger_base: str = ""  # base checkpoint also fine-tuned, as `sft_10x`, for comparison; empty: none
+    bigger_pretrained: str = ""  # also fine-tuned, as `sft_10x`, for comparison; empty: none
 
 
 @dataclass
@@ -166,6 +182,7 @@ class Config:
 CHOICES = {
     "model.norm": ("layer", "rms"),
     "model.positions": ("learned", "rotary"),
+    "model.rotary.scaling": ("plain", "linear", "llama3", "yarn"),
     "model.activation": ("gelu_tanh", "gelu", "silu_gated"),
     "model.dtype": ("float32", "bfloat16"),
     "model.layer_loop": ("auto", "scan", "unroll"),
@@ -179,6 +196,9 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed",
     "kv_heads",
+    "head_size",
+    "original_context",
+    "attention_factor",
     "ff",
     "warmup",
     "weight_decay",
@@ -188,8 +208,8 @@ MAY_BE_ZERO = {
     "beta1",
     "beta2",
 }
-MAY_BE_ZERO |= {"rotary_fraction", "gamma", "lam", "value_coef", "learning_rate"}
-AT_MOST_ONE = {"rotary_fraction", "gamma", "lam"}
+MAY_BE_ZERO |= {"fraction", "gamma", "lam", "value_coef", "learning_rate"}
+AT_MOST_ONE = {"fraction", "gamma", "lam"}
 BELOW_ONE = {"beta1", "beta2"}
 ANY_SIGN = {"fsdp", "no_eos_score"}
 
@@ -206,6 +226,24 @@ def validate(config: Config) -> Config:
             raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
     _check_together(config)
     return config
+
+
+def check_context(config: Config, model: ModelConfig) -> None:
+    """Raises `ConfigError` where `model`, known in full, has too few learned positions for the texts."""
+    if model.positions != "learned":
+        return
+    data, shots = config.data, config.eval.shots
+    longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)
+    if longest > model.context:
+        raise ConfigError(
+            f"model.context: {model.context} is shorter than query and response, {longest} tokens"
+        )
+    prompt = (shots + 1) * (data.query_tokens + data.response_tokens + FEW_SHOT_FRAME) + data.response_tokens
+    if config.model.pretrained and prompt > model.context:
+        raise ConfigError(
+            f"eval.shots: a prompt with {shots} examples and its response, {prompt} tokens, "
+            f"is longer than the model's context of {model.context}"
+        )
 
 
 def fields_of(config, prefix: str = ""):
@@ -247,6 +285,19 @@ def to_dict(config) -> dict:
         f.name: to_dict(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else _plain(v)
         for f in dataclasses.fields(config)
     }
+
+
+def from_dict(tree: dict, cls: type = Config):
+    """The configuration that `to_dict` gave. Raises `ConfigError` for a field that does not exist."""
+    hints = typing.get_type_hints(cls)
+    for name in tree.keys() - hints.keys():
+        raise ConfigError(f"{name}: no such field of {cls.__name__}")
+    values = {}
+    for name, value in tree.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(value, hints[name])
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
 
 
 def _names_set(config, prefix: str = ""):
@@ -299,7 +350,7 @@ def _check_range(name: str, value) -> None:
 
 def _check_together(config: Config) -> None:
     model, data, ppo = config.model, config.data, config.ppo
-    if model.width % model.heads:
+    if not model.head_size and model.width % model.heads:
         raise ConfigError(f"model.heads: {model.heads} heads do not divide model.width {model.width}")
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
@@ -311,11 +362,6 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"data.query_buckets: the last one, {data.query_buckets[-1]}, "
             f"should be data.query_tokens {data.query_tokens}"
-        )
-    longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)
-    if model.positions == "learned" and not model.base and longest > model.context:
-        raise ConfigError(
-            f"model.context: {model.context} is shorter than query and response, {longest} tokens"
         )
     if ppo.batch_size % (ppo.minibatches * ppo.microbatches):
         raise ConfigError(

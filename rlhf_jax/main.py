@@ -21,7 +21,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from rlhf_jax import workdir as runs
-from rlhf_jax.config import Config, check_name, validate
+from rlhf_jax.config import Config, check_context, check_name, validate
 
 STAGES = ("sft", "reward", "ppo", "eval")
 
@@ -68,6 +68,8 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None]:
 
 def run(config: Config, folder: str, stage: str | None) -> None:
     """Runs `stage`, or all stages that have not finished, in `folder`."""
+    architecture = importlib.import_module("rlhf_jax.model.pretrained").architecture
+    check_context(config, architecture(config.model))
     workdir = runs.open_workdir(folder, config)
     if stage:
         _refuse_interrupted(workdir, stage)

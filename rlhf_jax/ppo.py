@@ -172,7 +172,7 @@ def train(config: Config, workdir: Path) -> None:
     tokenizer = load_tokenizer(workdir)
     model = pretrained.architecture(config.model)
     setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
-    posts = sources.load_queries(config.data, config.seed)
+    posts = sources.load_queries(config.data, config.seed, tokenizer)
     plan = QueryPlan(posts, tokenizer, config.data, options.batch_size, config.seed)
     iterations = options.episodes // options.batch_size
     updates = iterations * options.epochs * options.minibatches

@@ -142,7 +142,7 @@ def main(_) -> None:
                     log.flush()
                     rest = state.replace(params=None)
                     checkpoint.save(folder, step + 1, params=state.params, rest=rest, meta={})
-                    pretrained.save(out, state.params, model)
+                    pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
 
 
 if __name__ == "__main__":

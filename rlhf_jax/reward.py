@@ -25,7 +25,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.mesh import check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
-from rlhf_jax.model import heads, params, pretrained
+from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
 
 MOST_REFERENCES = 4096  # training references that the shift is measured on
@@ -99,8 +99,9 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     total = plan.total_steps(options.epochs)
     optimizer = make_optimizer(options.optimizer, total)
     specs = heads.specs(model, tokenizer.vocab_size)
-    sft_like = params.abstract(specs["transformer"], mesh)
+    sft_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
     sft = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "reward"), sft_like)
+    sft.pop("head", None)  # the output matrix
     head = jax.jit(lambda: params.init({"head": specs["head"]}, stage_key(config.seed, name)))()
     weights = {"transformer": sft} | head
     start = checkpoint.latest_step(folder) or 0

@@ -55,7 +55,7 @@ def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatche
 def train(config: Config, workdir: Path) -> None:
     """Trains `checkpoints/sft`, and `checkpoints/sft_10x` from the bigger base where there is one."""
     model = pretrained.architecture(config.model)
-    base = pretrained.folder_of(config.model.base) if config.model.base else None
+    base = pretrained.folder_of(config.model.pretrained) if config.model.pretrained else None
     posts = sources.load_posts(config.data, config.seed)["train"]
     tokenizer = sources.make_tokenizer(posts, config.data, base)
     tokenizer.save(workdir)
@@ -63,12 +63,12 @@ def train(config: Config, workdir: Path) -> None:
         sources.filtered(posts, config.data, tokenizer), tokenizer, config.data, config.sft, config.seed
     )
     fine_tune("sft", config, model, base, plan, tokenizer.vocab_size, workdir)
-    if config.sft.bigger_base:
-        bigger = pretrained.folder_of(config.sft.bigger_base)
+    if config.sft.bigger_pretrained:
+        bigger = pretrained.folder_of(config.sft.bigger_pretrained)
         fine_tune(
             "sft_10x",
             config,
-            pretrained.architecture(config.model, config.sft.bigger_base),
+            pretrained.architecture(config.model, config.sft.bigger_pretrained),
             bigger,
             plan,
             tokenizer.vocab_size,

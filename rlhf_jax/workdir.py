@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from rlhf_jax.config import Config, differences, to_dict
+from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, validate
 
 
 class WorkdirError(ValueError):
@@ -31,6 +31,18 @@ def open_workdir(path: str | Path, config: Config) -> Path:
             "use another --workdir, or the values of the first start"
         )
     return workdir
+
+
+def read_config(workdir: Path) -> Config:
+    """The configuration a run was started with."""
+    file = workdir / "config.json"
+    try:
+        return validate(from_dict(json.loads(file.read_text(encoding="utf-8"))))
+    except OSError:
+        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else "not the JSON of a configuration"
+        raise WorkdirError(f"{file}: {reason}; was it written by another version?") from None
 
 
 def write_text(file: Path, text: str) -> None:

@@ -18,7 +18,7 @@ FRAME = len(query_text(Post("", "r", "", "")))  # tokens of a query without text
 class Characters:
     """One token a character."""
 
-    vocab_size, eos_id, pad_id = EOS + 1, EOS, PAD
+    vocab_size, eos_id, pad_id, prefix = EOS + 1, EOS, PAD, ()
 
     def encode(self, text):
         return [ord(c) for c in text]

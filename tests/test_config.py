@@ -2,7 +2,18 @@ import json
 
 import pytest
 
-from rlhf_jax.config import Config, ConfigError, differences, fields_of, to_dict, validate
+from rlhf_jax.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    RotaryConfig,
+    check_context,
+    differences,
+    fields_of,
+    from_dict,
+    to_dict,
+    validate,
+)
 
 
 def config_with(name, value):
@@ -46,8 +57,7 @@ def test_the_defaults_are_valid():
         ("data.query_buckets", (128, 256), "data.query_tokens 512"),
         ("model.heads", 3, "do not divide model.width 256"),
         ("model.kv_heads", 3, "do not divide model.heads 4"),
-        ("model.context", 512, "shorter than query and response, 640 tokens"),
-        ("model.rotary_fraction", 1.25, "at most 1"),
+        ("model.rotary.fraction", 1.25, "at most 1"),
         ("mesh.fsdp", 0, "positive, or -1"),
         ("mesh.fsdp", -2, "positive, or -1"),
         ("mesh.tensor", -1, "positive"),
@@ -101,3 +111,28 @@ def test_fields_that_only_one_side_knows_are_differences():
 def test_names_are_dotted_and_distinct():
     names = [name for name, _, _ in fields_of(Config())]
     assert "ppo.optimizer.learning_rate" in names and "seed" in names and len(names) == len(set(names))
+
+
+def test_a_context_too_short_for_query_and_response_is_told():
+    with pytest.raises(
+        ConfigError, match="model.context: 512 is shorter than query and response, 640 tokens"
+    ):
+        check_context(Config(), ModelConfig(context=512))
+    check_context(Config(), ModelConfig(context=640))
+    check_context(Config(), ModelConfig(context=512, positions="rotary"))
+
+
+def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
+    config = Config(model=ModelConfig(pretrained="some/model"))
+    needed = 3 * (512 + 53 + 8) + 53  # two examples and the post, then a response
+    with pytest.raises(ConfigError, match=f"eval.shots: a prompt with 2 examples .* {needed} tokens"):
+        check_context(config, ModelConfig(context=needed - 1))
+    check_context(config, ModelConfig(context=needed))
+
+
+def test_a_configuration_survives_its_dictionary():
+    config = Config(seed=3, model=ModelConfig(rotary=RotaryConfig(0.25, scaling="linear", factor=2.0)))
+    config.reward.batches = ("batch3", "batch4")
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ConfigError, match="colour: no such field of PpoConfig"):
+        from_dict({"ppo": {"colour": "red"}})

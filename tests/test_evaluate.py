@@ -53,7 +53,7 @@ def config(tmp_path_factory):
         pretrained.save(folder / name, weights, model)
         tokenizer.save(folder / name)
     config = tiny.run_config(data)
-    config.model.base, config.sft.bigger_base = str(folder / "base"), str(folder / "bigger")
+    config.model.pretrained, config.sft.bigger_pretrained = str(folder / "base"), str(folder / "bigger")
     config.eval.best_of, config.eval.shots = 2, 1
     return validate(config)
 
@@ -149,7 +149,7 @@ def test_each_policy_writes_with_its_own_weights(config, workdir, samples):
     with jax.set_mesh(make_mesh(config.mesh)):
         for name, (seed, model) in {"sft": (0, MODEL), "sft_10x": (1, BIGGER), "ppo": (3, MODEL)}.items():
             weights = tiny.parameters(transformer.specs(model, tokenizer.vocab_size), seed)
-            model = dataclasses.replace(model, base=config.model.base)
+            model = dataclasses.replace(model, pretrained=config.model.pretrained)
             setting = {"model": model, "tokenizer": tokenizer, "data": config.data}
             written[name] = inference.summarize(weights, tiny.posts(8, 1), **setting)
     for name, texts in written.items():

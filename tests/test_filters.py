@@ -41,10 +41,19 @@ def test_each_step_removes_what_it_names():
         (2, 9),  # titles
         (1, 8),  # sensitive
         (1, 7),  # 512 words and the number are 513 tokens
+        (0, 7),  # sensitive summaries
         (2, 5),  # 23 and 49 tokens
         (2, 3),  # Edit, P.S.
         (1, 2),  # profanity
     ]
+
+
+def test_queries_are_kept_whatever_their_summaries_say():
+    bad = [
+        replace(GOOD, id=f"{i}", post=f"story {i}", summary=text) for i, text in enumerate(("", "Edit: shit"))
+    ]
+    left, steps = filter_posts([*bad, replace(GOOD, id="x", subreddit="pics")], Words(), summaries=False)
+    assert left == bad and not any("summaries" in step.name for step in steps)
 
 
 @pytest.mark.parametrize("title", ["Editor wanted", "Up to date", "My boss updates me", "Credit: none"])
@@ -62,7 +71,7 @@ def test_table_has_a_line_a_step():
     lines = format_table(steps).splitlines()
     assert lines[0].split() == ["step", "removed", "left"]
     assert lines[1].split() == ["duplicates", "1,001", "1"]
-    assert len(lines) == 1 + 8
+    assert len(lines) == 1 + 9
     assert len({len(line) for line in lines}) == 1
 
 

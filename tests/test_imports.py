@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 LAYERS = [
     {"config"},
     {"functional", "data", "metrics", "workdir", "health"},
-    {"feedback"},
+    {"feedback", "recipes"},
     {"mesh"},
     {"model"},
     {"state", "checkpoint"},
     {"rollout", "inference"},
     {"collect"},
     {"pretrain", "sft", "reward", "ppo", "evaluation"},
-    {"plan", "main"},
+    {"plan", "export", "main"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

@@ -19,7 +19,7 @@ from rlhf_jax.model import heads, transformer
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
 DATA = DataConfig(
-    vocabulary=320, query_tokens=60, query_buckets=(38, 60), response_tokens=6, reward_response_tokens=9
+    vocabulary=320, query_tokens=60, query_buckets=(26, 60), response_tokens=6, reward_response_tokens=9
 )
 POSTS = [
     dataclasses.replace(post, id=str(i), post=post.post + " and ran" * (i % 5))
@@ -60,7 +60,7 @@ def summaries(setting, policy):
 
 def test_posts_fall_into_both_buckets(setting):
     lengths = [len(encode_query(post, setting["tokenizer"], 60)) for post in POSTS]
-    assert min(lengths) <= 38 < max(lengths) and sum(length <= 38 for length in lengths) % 4
+    assert min(lengths) <= 26 < max(lengths) and sum(length <= 26 for length in lengths) % 4
 
 
 def test_one_summary_a_post_in_order(setting, policy, summaries):

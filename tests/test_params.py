@@ -6,14 +6,14 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.config import MeshConfig, ModelConfig
+from rlhf_jax.config import MeshConfig, ModelConfig, RotaryConfig
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import params, transformer
 from rlhf_jax.model.params import ParamSpec, constant, normal
 
 GPT2_SMALL = ModelConfig(width=768, layers=12, heads=12)
 PYTHIA_1B = ModelConfig(
-    width=2048, layers=16, heads=8, positions="rotary", rotary_fraction=0.25, activation="gelu"
+    width=2048, layers=16, heads=8, positions="rotary", rotary=RotaryConfig(0.25), activation="gelu"
 )
 PYTHIA_1B = dataclasses.replace(PYTHIA_1B, parallel_residual=True, tied_head=False)
 LLAMA_7B = dataclasses.replace(tiny.LLAMA, width=4096, layers=32, heads=32, kv_heads=0, ff=11_008)

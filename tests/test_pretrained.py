@@ -1,80 +1,179 @@
 import dataclasses
+import json
+import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from safetensors.flax import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
-from rlhf_jax.config import ConfigError, MeshConfig
+from rlhf_jax.config import ConfigError, MeshConfig, ModelConfig
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.model import heads, params, pretrained, transformer
 
 SPECS = transformer.specs(tiny.LLAMA, tiny.VOCABULARY)
 
 
 @pytest.fixture
-def base(tmp_path):
+def folder(tmp_path):
     pretrained.save(tmp_path, tiny.parameters(SPECS), tiny.LLAMA)
     return tmp_path
 
 
-def test_saved_and_loaded_is_the_same_in_bfloat16(base):
-    mesh = make_mesh(MeshConfig(1, 4, 2))
-    wanted = params.abstract(SPECS, mesh)
-    loaded = pretrained.load(base, wanted)
-    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), tiny.parameters(SPECS))
-    tiny.assert_same(loaded, rounded)
-    assert jax.tree.map(lambda x: (x.dtype, x.sharding), loaded) == jax.tree.map(
-        lambda x: (x.dtype, x.sharding), wanted
-    )
+def layouts(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
 
 
-def test_architecture_is_the_checkpoint_s_and_the_rest_the_run_s(base):
-    ours = dataclasses.replace(tiny.GPT2, base=str(base), dtype="bfloat16", rematerialize=True)
-    expected = dataclasses.replace(tiny.LLAMA, base=str(base), dtype="bfloat16", rematerialize=True)
-    assert pretrained.architecture(ours) == expected
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("of", [transformer, heads], ids=["policy", "reward model"])
+def test_saved_and_loaded_is_the_same_on_any_mesh(tmp_path, name, of):
+    model = tiny.FAMILIES[name]
+    specs = of.specs(model, tiny.VOCABULARY)
+    weights = tiny.parameters(specs)
+    pretrained.save(tmp_path, weights, model)
+    wanted = params.abstract(specs, make_mesh(MeshConfig(1, 4, 2)))
+    loaded = pretrained.load(tmp_path, wanted)
+    tiny.assert_same(loaded, weights)
+    assert layouts(loaded) == layouts(wanted)
+
+
+def test_bfloat16_rounds_and_nothing_else(tmp_path):
+    weights = tiny.parameters(SPECS)
+    pretrained.save(tmp_path, weights, tiny.LLAMA, "bfloat16")
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), weights)
+    tiny.assert_same(pretrained.load(tmp_path, params.abstract(SPECS, make_mesh())), rounded)
+
+
+def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
+    weights = tiny.parameters(SPECS)
+    monkeypatch.setattr(pretrained, "SHARD_BYTES", 20_000)
+    pretrained.save(tmp_path, weights, tiny.LLAMA)
+    files = sorted(file.name for file in tmp_path.glob("*.safetensors"))
+    assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == set(files)
+    assert index["metadata"]["total_size"] == 4 * params.count(SPECS)
+    tiny.assert_same(pretrained.load(tmp_path, params.abstract(SPECS, make_mesh())), weights)
+
+
+def test_the_host_holds_its_shards_and_one_tensor(tmp_path):
+    model = dataclasses.replace(tiny.LLAMA, width=256, ff=1024, heads=4, layers=8)
+    specs = transformer.specs(model, 64)
+    pretrained.save(tmp_path, tiny.parameters(specs), model)
+    like = params.abstract(specs, make_mesh(MeshConfig(1, 8, 1)))
+    largest_tensor, largest_leaf = 4 * 256 * 1024, 4 * 8 * 256 * 1024
+    tracemalloc.start()
+    pretrained.load(tmp_path, like)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest_leaf < peak < 4 * params.count(specs) + 2 * largest_tensor
+
+
+def test_seven_billion_parameters_load_where_no_device_could_hold_them():
+    model = ModelConfig(width=4096, layers=32, heads=32, ff=11008, norm="rms", positions="rotary")
+    model = dataclasses.replace(model, activation="silu_gated", attention_bias=False, mlp_bias=False)
+    specs = transformer.specs(dataclasses.replace(model, tied_head=False), 32_000)
+    like = jax.tree.leaves(params.abstract(specs, make_mesh(MeshConfig(1, 4, 2))))
+    on_a_device = sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in like)
+    assert 4 * params.count(specs) > 26e9 and on_a_device < 3.4e9  # an H100 has 80e9, a v5e chip 16e9 bytes
+
+
+def test_names_without_prefix_and_buffers_are_understood(folder):
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("model."): x for name, x in tensors.items()}
+    bare["layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)
+    save_file(bare, folder / "model.safetensors")
+    tiny.assert_same(pretrained.load(folder, params.abstract(SPECS, make_mesh())), tiny.parameters(SPECS))
+
+
+def test_architecture_is_the_checkpoint_s_and_the_rest_the_run_s(folder):
+    ours = dataclasses.replace(tiny.GPT2, pretrained=str(folder), dtype="bfloat16", rematerialize=True)
+    theirs = pretrained.architecture(ours)
+    chosen = {"pretrained": str(folder), "dtype": "bfloat16", "rematerialize": True, "head_size": 4}
+    assert theirs == dataclasses.replace(tiny.LLAMA, **chosen)
     assert pretrained.architecture(tiny.GPT2) == tiny.GPT2
 
 
-def edit(base, change):
-    tensors = load_file(base / "model.safetensors")
+def edit(folder, change):
+    tensors = load_file(folder / "model.safetensors")
     change(tensors)
-    save_file(tensors, base / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors")
 
 
 def add(tensors):
-    tensors["layers.mlp.up_bias"] = jnp.zeros((2, 64))
+    tensors["model.layers.0.mlp.up_proj.bias"] = np.zeros(64, np.float32)
 
 
 def cut(tensors):
-    tensors["embed.tokens"] = tensors["embed.tokens"][:-1]
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:-1]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("layers.attention.query"), "tensor layers.attention.query is missing"),
-        (add, "tensor layers.mlp.up_bias is not part of this model"),
-        (cut, r"tensor embed.tokens has shape \(39, 32\), the model needs \(40, 32\)"),
+        (
+            lambda tensors: tensors.pop("model.layers.1.self_attn.q_proj.weight"),
+            "tensor model.layers.1.self_attn.q_proj.weight is missing",
+        ),
+        (add, "tensor model.layers.0.mlp.up_proj.bias is not part of this llama model"),
+        (
+            cut,
+            r"tensor model.embed_tokens.weight has shape \(39, 32\), .* say \(40, 32\)",
+        ),
     ],
 )
-def test_a_wrong_tensor_is_named_in_one_line(base, change, message):
-    edit(base, change)
+def test_a_wrong_tensor_is_named_in_one_line(folder, change, message):
+    edit(folder, change)
     with pytest.raises(ConfigError, match=message) as error:
-        pretrained.load(base, params.abstract(SPECS, make_mesh()))
-    assert str(base / "model.safetensors") in str(error.value) and "\n" not in str(error.value)
+        pretrained.load(folder, params.abstract(SPECS, make_mesh()))
+    assert str(folder / "model.safetensors") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_files_are_named_in_one_line(folder):
+    like = params.abstract(SPECS, make_mesh())
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1], b"\xff" * 100):
+        file.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="not a whole safetensors file"):
+            pretrained.load(folder, like)
+    for damaged in ("", "[]", "{"):
+        (folder / "config.json").write_text(damaged)
+        with pytest.raises(ConfigError, match="config.json: "):
+            pretrained.load(folder, like)
+
+
+def test_an_index_that_promises_too_much(folder):
+    index = folder / "model.safetensors.index.json"
+    for text, message in (
+        ("{}", "not the index of a sharded model"),
+        ('{"weight_map": {"a": "../x"}}', "not the index of a sharded model"),
+        ('{"weight_map": {"a": "b"}}', "tensor .* is missing"),
+    ):
+        index.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            pretrained.load(folder, params.abstract(SPECS, make_mesh()))
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=f"model.base: .*no model.safetensors .looked in {tmp_path}"):
-        pretrained.folder_of(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "pytorch_model.bin").write_text("")
+    with pytest.raises(ConfigError, match="has no model.safetensors .*convert its .bin weights"):
+        pretrained.load(tmp_path, {"embed": {"tokens": np.zeros((2, 2))}})
 
 
-def test_shipped_bases_are_found_by_name():
+def test_a_name_that_is_nothing():
+    with pytest.raises(ConfigError, match="neither a folder nor a name on the hub"):
+        pretrained.folder_of("./no/such/folder")
+
+
+def test_shipped_models_are_found_by_name():
     for name in ("small", "large"):
+        folder = pretrained.folder_of(f"mini/{name}")
         config = pretrained.architecture(tiny.GPT2, f"mini/{name}")
-        tensors = load_file(pretrained.folder_of(f"mini/{name}") / "model.safetensors")
-        specs = transformer.specs(config, tensors["embed.tokens"].shape[0])
-        assert params.count(specs) == sum(np.size(x) for x in tensors.values())
+        vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+        tensors = load_file(folder / "model.safetensors")
+        assert params.count(transformer.specs(config, vocabulary)) == sum(x.size for x in tensors.values())

@@ -1,9 +1,11 @@
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from rlhf_jax.config import DataConfig
+from rlhf_jax.data import tldr
 from rlhf_jax.data.records import Article, Post, RecordError, write_jsonl
 from rlhf_jax.data.tldr import (
     encode_few_shot,
@@ -22,7 +24,7 @@ POST = Post("t3_a", "tifu", "A title", "I fell.\nIt hurt.", "Fell, hurt.")
 class Characters:
     """One token a character; 128 is EOS."""
 
-    vocab_size, eos_id, pad_id = 129, 128, 129
+    vocab_size, eos_id, pad_id, prefix = 129, 128, 129, ()
 
     def __init__(self):
         self.calls = 0
@@ -40,6 +42,12 @@ class Merging(Characters):
 
     def encode(self, text):
         return super().encode(text.replace("a" * 50, "A"))
+
+
+class Prefixed(Characters):
+    """Two tokens before every text."""
+
+    prefix = (1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +85,21 @@ def test_long_query_loses_lines_then_characters():
         assert query == f"SUBREDDIT: r/tifu\n\nTITLE: A title\n\nPOST: {body}\n\nTL;DR:"
     with pytest.raises(RecordError, match=rf"^t3_a: the query takes {whole - 16} tokens without any text"):
         encode_query(POST, Characters(), whole - 17)
+
+
+def test_a_query_begins_with_the_prefix_which_counts_and_a_response_does_not():
+    example = Post("t3_b", "dogs", "Woof", "He\nbarks.", " A dog.")
+    for encode in (encode_query, partial(encode_few_shot, [example])):
+        bare = encode(POST, Characters(), 1_000)
+        for limit in (len(bare), len(bare) - 1):
+            assert encode(POST, Prefixed(), limit + 2) == [1, 2, *encode(POST, Characters(), limit)]
+        assert len(encode(POST, Prefixed(), len(bare) + 1)) == len(bare) + 2 - len("\nIt hurt.")
+    assert encode_response("abcd", Prefixed(), 6) == encode_response("abcd", Characters(), 6)
+    frame = len(query_text(replace(POST, post="")))
+    with pytest.raises(
+        RecordError, match=rf"takes {frame + 2} tokens without any text, the limit is {frame}$"
+    ):
+        encode_query(POST, Prefixed(), frame)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -161,6 +184,19 @@ def test_queries_may_be_other_posts(tmp_path):
             write_jsonl(tmp_path / folder / f"{split}.jsonl", [post])
     data = DataConfig(posts=str(tmp_path / "posts"), queries=str(tmp_path / "queries"))
     assert [post.id for post in load_queries(data)["train"]] == ["t3_q"]
+
+
+def test_the_published_queries_are_downloaded(tmp_path, monkeypatch):
+    asked = []
+
+    def download(url, path):
+        asked.append(url)
+        write_jsonl(path, [replace(POST, summary="")])
+
+    monkeypatch.setattr(tldr, "download", download)
+    queries = load_queries(DataConfig(queries="published", url="http://store", cache=str(tmp_path)))
+    assert [post.summary for post in queries["train"]] == [""]
+    assert asked[0] == "http://store/datasets/tldr_3_filtered_queries/train.jsonl"
 
 
 def test_split_without_posts_is_named(tmp_path):

@@ -27,9 +27,9 @@ def np_norm(w, x, config):
 
 def np_rotate(x, position, config):
     """Pairs (i, i + n/2) of the first n dimensions turn by position · base^(−2i/n)."""
-    out, n = x.copy(), int(config.rotary_fraction * len(x))
+    out, n = x.copy(), int(config.rotary.fraction * len(x))
     for i in range(n // 2):
-        angle = position * config.rotary_base ** (-2 * i / n)
+        angle = position * config.rotary.base ** (-2 * i / n)
         a, b = x[i], x[i + n // 2]
         out[i] = a * math.cos(angle) - b * math.sin(angle)
         out[i + n // 2] = b * math.cos(angle) + a * math.sin(angle)

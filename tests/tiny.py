@@ -15,6 +15,7 @@ from rlhf_jax.config import (
     OptimizerConfig,
     PpoConfig,
     RewardConfig,
+    RotaryConfig,
     SftConfig,
 )
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
@@ -26,7 +27,7 @@ GPT2 = ModelConfig(width=32, layers=2, heads=8, ff=64, context=32)
 NEOX = dataclasses.replace(
     GPT2,
     positions="rotary",
-    rotary_fraction=0.5,
+    rotary=RotaryConfig(0.5),
     activation="gelu",
     parallel_residual=True,
     tied_head=False,
@@ -86,7 +87,7 @@ def random_queries(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def posts(count: int, seed: int) -> list[Post]:
-    """Invented posts of one sentence; queries of about 36 tokens of the tokenizer trained on them."""
+    """Invented posts of one sentence; queries of about 33 tokens of the tokenizer trained on them."""
     rng = np.random.default_rng(seed)
     animals, actions = "cat dog hen ant bee fox".split(), "sat ran hid ate dug".split()
     out = []

@@ -41,10 +41,16 @@ class Step(NamedTuple):
     left: int
 
 
-def filter_posts(posts: Sequence[Post], tokenizer: Tokenizer) -> tuple[list[Post], list[Step]]:
-    """The posts that pass every filter, in order, and the table of the steps."""
+def filter_posts(
+    posts: Sequence[Post], tokenizer: Tokenizer, summaries: bool = True
+) -> tuple[list[Post], list[Step]]:
+    """The posts that pass every filter, in order, and the table of the steps.
+
+    Without `summaries`, posts are judged apart from them: the paper's queries for PPO.
+    """
     left, steps = list(posts), []
-    for name, passes in _filters(tokenizer):
+    filters = [*_filters_of_posts(tokenizer), *(_filters_of_summaries(tokenizer) if summaries else ())]
+    for name, passes in filters:
         before = len(left)
         left = [post for post in left if passes(post)]
         steps.append(Step(name, before - len(left), len(left)))
@@ -58,7 +64,7 @@ def format_table(steps: Sequence[Step]) -> str:
     return "\n".join(f"{name:{width}}  {removed:>9}  {left:>9}" for name, removed, left in lines)
 
 
-def _filters(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]]]:
+def _filters_of_posts(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]]]:
     seen: set[str] = set()
 
     def is_new(post: Post) -> bool:
@@ -69,8 +75,12 @@ def _filters(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]
     yield "duplicates", is_new
     yield "subreddits not on the list", lambda post: post.subreddit in SUBREDDITS
     yield "titles of updates", lambda post: not UPDATE.match(post.title)
-    yield "sensitive topics", lambda post: not SENSITIVE.search(f"{post.title}\n{post.post}\n{post.summary}")
+    yield "sensitive topics", lambda post: not SENSITIVE.search(f"{post.title}\n{post.post}")
     yield f"posts over {POST_TOKENS} tokens", lambda post: len(tokenizer.encode(post.post)) <= POST_TOKENS
+
+
+def _filters_of_summaries(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]]]:
+    yield "sensitive topics in summaries", lambda post: not SENSITIVE.search(post.summary)
     yield (
         f"summaries not of {SUMMARY_TOKENS[0]} to {SUMMARY_TOKENS[-1]} tokens",
         lambda post: len(tokenizer.encode(post.summary.lstrip(" "))) in SUMMARY_TOKENS,

@@ -1,7 +1,8 @@
 """TL;DR: posts and articles to queries, summaries to responses.
 
-A query is the text a policy continues, cut to a number of tokens; a response is one space,
-the summary and EOS. Both follow openai/summarize-from-feedback.
+A query is the text a policy continues, after what the tokenizer puts before every text, cut to a
+number of tokens; a response is one space, the summary and EOS. Both follow
+openai/summarize-from-feedback.
 """
 
 from bisect import bisect_left
@@ -16,8 +17,8 @@ from rlhf_jax.data.tokenizer import Tokenizer
 
 SPLITS = ("train", "valid", "test")
 SHOT_SEPARATOR = "\n\n=====\n\n"
-QUERY_PARTS = ("SUBREDDIT: r/", "\n\nTITLE:", "\n\nPOST:", "\n\nTL;DR:")  # one piece each in our tokenizers
-FEW_SHOT_PARTS = ("Subreddit: r/", "\n\nTitle:", SHOT_SEPARATOR)
+QUERY_PARTS = ("SUBREDDIT:", "\n\nTITLE:", "\n\nPOST:", "\n\nTL;DR:")  # one piece each in our tokenizers
+FEW_SHOT_PARTS = ("Subreddit:", "\n\nTitle:", SHOT_SEPARATOR)
 MOST_TOKENS_MERGED = 64  # more than the tokens that further characters can make unnecessary
 
 
@@ -36,6 +37,8 @@ def load_posts(data: DataConfig) -> dict[str, list[Post]]:
 
 def load_queries(data: DataConfig) -> dict[str, list[Post]]:
     """The posts that PPO summarizes: of `data.queries`, or the same as `load_posts`."""
+    if data.queries == "published":
+        return _read_splits(_download_splits(data, "tldr_3_filtered_queries"))
     return _read_splits(data.queries) if data.queries else load_posts(data)
 
 
@@ -64,7 +67,7 @@ def query_text(info: Post | Article) -> str:
 
 
 def encode_query(info: Post | Article, tokenizer: Tokenizer, limit: int) -> list[int]:
-    """Token ids of the query, at most `limit`.
+    """Token ids of the query, at most `limit`, the tokenizer's prefix included.
 
     While it is too long, the post loses its last line or, when it has one line, its last
     character. Raises RecordError when the query without any of the post is still too long.
@@ -114,7 +117,7 @@ def few_shot_frame(post: Post) -> Frame:
 
 def _encode_within(frame: Frame, tokenizer: Tokenizer, limit: int, name: str) -> list[int]:
     def encode(end: int) -> list[int]:
-        return tokenizer.encode(frame.head + frame.body[:end] + frame.tail)
+        return [*tokenizer.prefix, *tokenizer.encode(frame.head + frame.body[:end] + frame.tail)]
 
     whole = encode(len(frame.body))
     if len(whole) <= limit:

@@ -1,20 +1,33 @@
-"""Text to token ids and back, behind one small protocol; the implementation is sentencepiece.
+"""Text to token ids and back, behind one small protocol: sentencepiece and Hugging Face's tokenizer.json.
 
-The tokenizers trained here are lossless: `decode(encode(text)) == text` for any text. They
-neither normalize nor strip, a newline is a piece of its own, characters without a piece
-become their UTF-8 bytes, and no space is put before the text: " word" is what to encode
-where a word follows others, as a response follows its query.
+The tokenizers trained here are sentencepiece models and lossless: `decode(encode(text)) == text`
+for any text. They neither normalize nor strip, a newline is a piece of its own, characters
+without a piece become their UTF-8 bytes, and no space is put before the text: " word" is what
+to encode where a word follows others, as a response follows its query. A pretrained model's
+tokenizer is taken as it is; a byte-level one is lossless too, unless it normalizes.
 """
 
 import io
+import json
 import os
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
+import tokenizers
 
-FILE_NAME = "tokenizer.model"
+JSON_FILE = "tokenizer.json"
+MODEL_FILE = "tokenizer.model"
+SETTINGS_FILE = "tokenizer_config.json"
+EOS_NAMED_IN = (  # the first that names it decides
+    (SETTINGS_FILE, "eos_token"),
+    ("special_tokens_map.json", "eos_token"),
+    ("generation_config.json", "eos_token_id"),
+    ("config.json", "eos_token_id"),
+)
+ROWS_NAMED_IN = ("config.json", SETTINGS_FILE)
 TRAINING_CHARACTERS = 10_000_000  # enough for stable pieces, a few seconds on one core
 META_SPACE = "\u2581"  # what sentencepiece writes for a space
 
@@ -24,15 +37,16 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer(Protocol):
-    vocab_size: int
+    vocab_size: int  # rows of the model's embedding: some models have more of them than there are tokens
     eos_id: int
     pad_id: int  # vocab_size: outside the vocabulary, never in a text
+    prefix: tuple[int, ...]  # what the model expects before every text, such as Llama's BOS; often nothing
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; never a special one, whatever the text says."""
+        """Token ids of `text` without the prefix; never a special one, whatever the text says."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first EOS, without padding."""
+        """The text up to the first EOS, without padding and ids that no token has."""
 
     def save(self, folder: str | Path) -> None:
         """Writes what `load_tokenizer(folder)` reads."""
@@ -41,13 +55,14 @@ class Tokenizer(Protocol):
 class SentencePieceTokenizer:
     """A sentencepiece model as a `Tokenizer`."""
 
-    def __init__(self, model: bytes):
-        self._processor = sentencepiece.SentencePieceProcessor()
-        self._processor.LoadFromSerializedProto(model)
-        self._meta_space = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in META_SPACE.encode()]
-        self.vocab_size = self._processor.vocab_size()
-        self.eos_id = self._processor.eos_id()
-        self.pad_id = self.vocab_size
+    def __init__(
+        self, processor: sentencepiece.SentencePieceProcessor, vocab_size: int, prefix: tuple[int, ...]
+    ):
+        self._processor = processor
+        self._meta_space = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in META_SPACE.encode()]
+        self.vocab_size = self.pad_id = vocab_size
+        self.eos_id = processor.eos_id()
+        self.prefix = prefix
 
     def encode(self, text: str) -> list[int]:
         first, *others = self._processor.encode(text.split(META_SPACE))
@@ -56,40 +71,167 @@ class SentencePieceTokenizer:
         return first
 
     def decode(self, ids: Iterable[int]) -> str:
-        kept = []
-        for i in ids:
-            if i == self.eos_id:
-                break
-            if i < self.vocab_size:
-                kept.append(int(i))
-        return self._processor.decode(kept)
-
-    def piece(self, i: int) -> str:
-        """The text of one token, for people: "▁" stands for a space."""
-        return self._processor.id_to_piece(i)
+        pieces = self._processor.vocab_size()
+        return self._processor.decode([i for i in _before(self.eos_id, ids) if i < pieces])
 
     def save(self, folder: str | Path) -> None:
-        path = Path(folder) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        partial.write_bytes(self._processor.serialized_model_proto())
-        os.replace(partial, path)
+        settings = {"eos_token": self._processor.id_to_piece(self.eos_id), "add_bos_token": bool(self.prefix)}
+        if self.vocab_size != self._processor.vocab_size():
+            settings["vocab_size"] = self.vocab_size
+        _save(Path(folder), MODEL_FILE, self._processor.serialized_model_proto(), settings)
 
 
-def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
-    """The tokenizer in a sentencepiece model file, or in a folder that holds `tokenizer.model`."""
+class HuggingFaceTokenizer:
+    """A tokenizer.json as a `Tokenizer`; `content` is the file, `tokenizer` what it holds.
+
+    The ids are those of transformers with `add_special_tokens=False, split_special_tokens=True`.
+    Special tokens other than EOS decode to their names: whoever reads a sample should see them.
+    """
+
+    def __init__(self, content: bytes, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_id: int):
+        self._content = content
+        self._tokenizer = tokenizer
+        self._eos_token = tokenizer.id_to_token(eos_id)
+        tokenizer.add_special_tokens([self._eos_token])  # some files list it as an ordinary added token
+        tokenizer.encode_special_tokens = True  # as the ordinary text they are
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.vocab_size = self.pad_id = vocab_size
+        self.eos_id = eos_id
+        framed = tokenizer.encode("a")
+        self.prefix = tuple(framed.ids[: framed.special_tokens_mask.index(0)])
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode(_before(self.eos_id, ids), skip_special_tokens=False)
+
+    def save(self, folder: str | Path) -> None:
+        settings: dict = {"eos_token": self._eos_token}
+        if self.vocab_size != _token_count(self._tokenizer):
+            settings["vocab_size"] = self.vocab_size
+        _save(Path(folder), JSON_FILE, self._content, settings)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a sentencepiece model, a tokenizer.json, or a folder that holds one of the two.
+
+    In a folder tokenizer.json goes first. What neither says, the JSON files beside them do, each of
+    which may be missing: the rows of the model's embedding, EOS, whether texts begin with BOS.
+    """
     path = Path(path)
     if path.is_dir():
-        path = path / FILE_NAME
+        held = [path / name for name in (JSON_FILE, MODEL_FILE) if (path / name).exists()]
+        if not held:
+            raise TokenizerError(f"{path}: neither {JSON_FILE} nor {MODEL_FILE} in this folder")
+        path = held[0]
+    return _load_json(path) if path.suffix == ".json" else _load_sentencepiece(path)
+
+
+def _load_sentencepiece(path: Path) -> SentencePieceTokenizer:
+    processor = sentencepiece.SentencePieceProcessor()
     try:
-        tokenizer = SentencePieceTokenizer(path.read_bytes())
-    except OSError as error:
-        raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
+        processor.LoadFromSerializedProto(_read(path))
     except RuntimeError:
         raise TokenizerError(f"{path}: not a sentencepiece model, or a damaged one") from None
-    if tokenizer.eos_id < 0:
+    if processor.eos_id() < 0:
         raise TokenizerError(f"{path}: this sentencepiece model has no end-of-text piece (</s>)")
+    rows = _embedding_rows(path, processor.vocab_size())
+    adds_bos = _read_object(path.with_name(SETTINGS_FILE)).get("add_bos_token", True)  # as Llama's does
+    prefix = (processor.bos_id(),) if adds_bos and processor.bos_id() >= 0 else ()
+    return SentencePieceTokenizer(processor, rows, prefix)
+
+
+def _load_json(path: Path) -> HuggingFaceTokenizer:
+    content = _read(path)
+    try:
+        held = tokenizers.Tokenizer.from_buffer(content)
+    except ValueError as error:
+        reason = str(error).partition(": ")[2]
+        raise TokenizerError(f"{path}: not a tokenizer.json, or a damaged one ({reason})") from None
+    rows = _embedding_rows(path, _token_count(held))
+    tokenizer = HuggingFaceTokenizer(content, held, rows, _eos_id(path, held))
+    for i in (tokenizer.eos_id, *tokenizer.prefix):
+        name = held.decode([i], skip_special_tokens=False)
+        if i in tokenizer.encode(name):  # an ordinary piece, or a unigram model: these know no special ones
+            raise TokenizerError(
+                f"{path}: a post that says {name!r} would get the special token of that name; "
+                "use a tokenizer that keeps them apart, such as byte-level BPE"
+            )
     return tokenizer
+
+
+def _eos_id(path: Path, tokenizer: tokenizers.Tokenizer) -> int:
+    for name, field in EOS_NAMED_IN:
+        value = _read_object(path.with_name(name)).get(field)
+        if value is None:
+            continue
+        if isinstance(value, list):
+            value = value[0]
+        elif isinstance(value, dict):
+            value = value["content"]
+        eos_id = tokenizer.token_to_id(value) if isinstance(value, str) else value
+        if eos_id is None or tokenizer.id_to_token(eos_id) is None:
+            raise TokenizerError(f"{path.with_name(name)}: {field} {value!r} is not a token of {path.name}")
+        return eos_id
+    places = ", ".join(f"{name} ({field})" for name, field in EOS_NAMED_IN)
+    raise TokenizerError(f"{path}: no end-of-text token known; name it beside this file in one of {places}")
+
+
+def _embedding_rows(path: Path, tokens: int) -> int:
+    for name in ROWS_NAMED_IN:
+        rows = _read_object(path.with_name(name)).get("vocab_size")
+        if rows is None:
+            continue
+        if rows < tokens:
+            raise TokenizerError(
+                f"{path}: {tokens} tokens, but the model has {rows} rows for them (vocab_size in {name}); "
+                "use the tokenizer it was trained with"
+            )
+        return rows
+    return tokens
+
+
+def _token_count(tokenizer: tokenizers.Tokenizer) -> int:
+    """One more than the largest id: ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def _before(eos_id: int, ids: Iterable[int]) -> list[int]:
+    return [int(i) for i in takewhile(lambda i: i != eos_id, ids)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_object(path: Path) -> dict:
+    """The JSON object in a file; empty where there is none."""
+    if not path.exists():
+        return {}
+    content = _read(path)
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise TokenizerError(f"{path}: not JSON, or damaged ({error})") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path}: should be a JSON object")
+    return value
+
+
+def _save(folder: Path, name: str, content: bytes, settings: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, data in (
+        (folder / SETTINGS_FILE, json.dumps(settings, indent=1).encode() + b"\n"),
+        (folder / name, content),
+    ):
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        partial.write_bytes(data)
+        os.replace(partial, path)
 
 
 def train_tokenizer(
@@ -97,9 +239,10 @@ def train_tokenizer(
 ) -> SentencePieceTokenizer:
     """Trains a BPE model of at most `vocabulary` pieces, 256 bytes among them; deterministic.
 
-    `whole` are texts that become one piece each wherever they stand, such as the fixed parts of a
-    query. BPE rather than unigram, which on a small vocabulary keeps stems and endings where
-    whole words would fit. Texts beyond TRAINING_CHARACTERS are thinned out evenly.
+    `whole` are texts without spaces (sentencepiece overlooks others) that become one piece each
+    wherever they stand, such as the fixed parts of a query. BPE rather than unigram, which on a small
+    vocabulary keeps stems and endings where whole words would fit. Texts beyond TRAINING_CHARACTERS
+    are thinned out evenly.
     """
     thinning = -(-sum(map(len, texts)) // TRAINING_CHARACTERS)
     lines = (line for text in texts[:: max(thinning, 1)] for line in text.split("\n") if line)
@@ -128,4 +271,5 @@ def train_tokenizer(
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2].partition(" Increase")[0] or "there is no text to learn from"
         raise TokenizerError(f"tokenizer of {vocabulary} pieces: {reason}") from None
-    return SentencePieceTokenizer(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return SentencePieceTokenizer(processor, processor.vocab_size(), prefix=())

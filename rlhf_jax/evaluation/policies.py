@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from rlhf_jax import checkpoint, inference
-from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config import FEW_SHOT_FRAME, Config, ModelConfig
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tldr import encode_few_shot, encode_response
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.model import params, pretrained, transformer
 
 BASELINES = ("reference", "title", "lead")  # texts that no network of the run writes
-FRAME_TOKENS = 8  # of a few-shot prompt, around each post and its summary
 
 Score = Callable[[Sequence[Post], Sequence[str]], np.ndarray]  # a reward [N] for N summaries
 
@@ -36,8 +35,8 @@ def summaries(
     """
     model, mesh = pretrained.architecture(config.model), jax.sharding.get_mesh()
     models = {"sft": model, "ppo": model}
-    if config.sft.bigger_base:
-        bigger = pretrained.architecture(config.model, config.sft.bigger_base)
+    if config.sft.bigger_pretrained:
+        bigger = pretrained.architecture(config.model, config.sft.bigger_pretrained)
         models = {"sft": model, "sft_10x": bigger, "ppo": model}
     checkpoints = {stage: checkpoint.require(workdir, stage, "eval") for stage in models}
 
@@ -50,7 +49,7 @@ def summaries(
         "title": [post.title for post in posts],
         "lead": [lead(post, tokenizer, config.data.response_tokens) for post in posts],
     }
-    if config.model.base:
+    if config.model.pretrained:
         written["base"] = few_shot(config, model, tokenizer, posts, train_posts[: config.eval.shots])
     for stage in models:
         written[stage] = inference.summarize(
@@ -70,8 +69,8 @@ def few_shot(
 ) -> list[str]:
     """What the base model writes after examples of posts with summaries, up to the newline."""
     like = params.abstract(transformer.specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
-    base = pretrained.load(pretrained.folder_of(config.model.base), like)
-    post_tokens = config.data.query_tokens + config.data.response_tokens + FRAME_TOKENS
+    base = pretrained.load(pretrained.folder_of(config.model.pretrained), like)
+    post_tokens = config.data.query_tokens + config.data.response_tokens + FEW_SHOT_FRAME
     limit = (len(examples) + 1) * post_tokens
     data = dataclasses.replace(config.data, query_tokens=limit, query_buckets=(limit,))
     encode = functools.partial(encode_few_shot, examples)

@@ -13,11 +13,14 @@ from rlhf_jax.model.params import ParamSpec, constant, normal
 def specs(config: ModelConfig, vocabulary: int):
     """A transformer with a scalar head: `{"transformer": …, "head": …}`.
 
-    Head weights of variance 1 / (D + 1), bias 0 (Stiennon et al., 2020). The bias later carries
-    the shift that gives the training references a mean score of 0.
+    The transformer has no output matrix, as nobody reads its logits. Head weights of variance
+    1 / (D + 1), bias 0 (Stiennon et al., 2020). The bias later carries the shift that gives the
+    training references a mean score of 0.
     """
+    body = transformer.specs(config, vocabulary)
+    body.pop("head", None)
     return {
-        "transformer": transformer.specs(config, vocabulary),
+        "transformer": body,
         "head": {
             "weight": ParamSpec((config.width,), P(None), normal((config.width + 1) ** -0.5)),
             "bias": ParamSpec((), P(), constant(0.0)),

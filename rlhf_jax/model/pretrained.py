@@ -1,69 +1,311 @@
-"""Base checkpoints: a folder with `config.json`, `model.safetensors` and `tokenizer.model`.
+"""Pretrained models: Hugging Face folders to our pytree and back.
 
-The weights are stored in bfloat16 under their path in the pytree, such as `layers.mlp.up`.
+A folder holds `config.json`, `model.safetensors` (or an index and its shards) and a tokenizer.
+Weights are read tensor by tensor into the shards of this host's devices, so that the host never
+holds more than one tensor beside them.
 """
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from safetensors.flax import load_file, save_file
+import ml_dtypes  # noqa: F401  teaches numpy, and so safetensors, what bfloat16 is
+import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from rlhf_jax.config import ConfigError, ModelConfig
+from rlhf_jax.model import families
+from rlhf_jax.model.families import Family, Tensor
 
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
-NOT_ARCHITECTURE = ("base", "dtype", "layer_loop", "rematerialize")  # a run's choice, not the checkpoint's
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
+WEIGHTS = "model.safetensors"
+SHARD_BYTES = 5_000_000_000  # of a file of weights that we write
+SCORE = Tensor("score.weight", ("weight",), "1 d -> d")  # the scalar head in transformers' classifiers
+SHIFT = "reward_shift"  # in config.json: our head's bias, which transformers' classifiers do not have
 
 
-def folder_of(base: str) -> Path:
-    """The folder that `model.base` names: `mini/<name>` ships with the package, the rest are paths."""
-    folder = Path(base).expanduser()
-    if base.startswith("mini/") and not folder.exists():
-        folder = SHIPPED / base.removeprefix("mini/")
-    if not (folder / "model.safetensors").is_file():
-        raise ConfigError(f"model.base: {base!r} has no model.safetensors (looked in {folder})")
-    return folder
+# Finding and describing ----------------------------------------------------------------------
 
 
-def architecture(model: ModelConfig, base: str | None = None) -> ModelConfig:
-    """`model` with the fields that its base checkpoint, or the one given, decides."""
-    base = model.base if base is None else base
-    if not base:
+def folder_of(name: str) -> Path:
+    """The folder that `model.pretrained` names: one on disk, `mini/<name>` of this package, or the hub's."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith("mini/") and (SHIPPED / name.removeprefix("mini/")).is_dir():
+        return SHIPPED / name.removeprefix("mini/")
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except HFValidationError:
+        raise ConfigError(f"pretrained model {name!r}: neither a folder nor a name on the hub") from None
+    except LocalEntryNotFoundError:
+        raise ConfigError(
+            f"pretrained model {name!r}: no such folder, and the hub cannot be reached to look there"
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise ConfigError(
+            f"pretrained model {name!r}: the hub does not give it to us ({status}); check the name, "
+            "and HF_TOKEN if its owner asks for a licence"
+        ) from None
+
+
+def architecture(model: ModelConfig, name: str | None = None) -> ModelConfig:
+    """`model` with the fields that its pretrained model, or the one named, decides."""
+    name = model.pretrained if name is None else name
+    if not name:
         return model
-    file = folder_of(base) / "config.json"
-    return dataclasses.replace(model, **json.loads(file.read_text(encoding="utf-8")))
+    described = _read_config(folder_of(name))[1]
+    kept = {field: getattr(model, field) for field in families.RUN_FIELDS}
+    return dataclasses.replace(described, **kept)
 
 
-def save(folder: Path, params, model: ModelConfig) -> None:
-    """Writes a base checkpoint, apart from its tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_name(path): x.astype(jnp.bfloat16) for path, x in jax.tree_util.tree_leaves_with_path(params)}
-    save_file(tensors, folder / "model.safetensors")
-    fields = {k: v for k, v in dataclasses.asdict(model).items() if k not in NOT_ARCHITECTURE}
-    (folder / "config.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
+    file = folder / "config.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{file}: should be a JSON object")
+    return *families.read(fields, file), fields
+
+
+# Reading -------------------------------------------------------------------------------------
+
+
+class Tensors:
+    """The tensors of a folder, read one at a time."""
+
+    def __init__(self, folder: Path):
+        index = folder / f"{WEIGHTS}.index.json"
+        if index.is_file():
+            try:
+                self._files = {name: folder / file for name, file in _weight_map(index).items()}
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ConfigError(
+                    f"{index}: not the index of a sharded model (weight_map: name → file)"
+                ) from None
+        elif (folder / WEIGHTS).is_file():
+            file = folder / WEIGHTS
+            self._files = dict.fromkeys(set(_open(file).keys()), file)
+        else:
+            hint = "; convert its .bin weights to safetensors" if list(folder.glob("*.bin")) else ""
+            raise ConfigError(f"{folder} has no {WEIGHTS} and no {WEIGHTS}.index.json{hint}")
+        self._opened: dict[Path, Any] = {}
+        self.source = index if index.is_file() else folder / WEIGHTS
+
+    def names(self) -> set[str]:
+        return set(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        return self._file(name).get_tensor(name)
+
+    def _slice(self, name: str):
+        return self._file(name).get_slice(name)
+
+    def _file(self, name: str):
+        file = self._files[name]
+        if file not in self._opened:
+            self._opened = {file: _open(file)}  # one at a time: an open file keeps what was read of it
+        opened = self._opened[file]
+        if name not in set(opened.keys()):
+            raise ConfigError(f"{file}: tensor {name} is missing, which {self.source.name} promises")
+        return opened
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    if not all(Path(file).name == file for file in names.values()):
+        raise ValueError("a shard outside of the folder")
+    return names
+
+
+def _open(file: Path):
+    try:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{file}: not a whole safetensors file ({error})") from None
 
 
 def load(folder: Path, like):
-    """The weights in float32, laid out as the abstract tree `like` says."""
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
-    wanted = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(like)}
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise ConfigError(
-            f"{file}: tensor {name} is {'missing' if name in wanted else 'not part of this model'}"
-        )
-    for name, x in wanted.items():
-        if tensors[name].shape != x.shape:
+    """The weights of a folder, as the abstract tree `like` says: float32, each in its shards.
+
+    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. Raises
+    ConfigError naming the first tensor that is missing, left over or of another shape.
+    """
+    family, model, fields = _read_config(folder)
+    tensors = Tensors(folder)
+    scalar = "transformer" in like
+    body = like["transformer"] if scalar else like
+    vocabulary = body["embed"]["tokens"].shape[0]
+    bare = not any(name.startswith(family.prefix) for name in tensors.names())
+    table = list(_table(family, body, scalar, bare))
+    _check(tensors, family, model, vocabulary, table)
+    flat = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
+    if scalar:
+        flat["weight"] = like["head"]["weight"]
+    loaded: dict[str, jax.Array] = {}
+    for line in table:
+        loaded |= _load_line(line, flat, tensors, model, vocabulary)
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], body)
+    if not scalar:
+        return tree
+    shift = np.float32(fields.get(SHIFT, 0.0))
+    bias = jax.device_put(shift, like["head"]["bias"].sharding)
+    return {"transformer": tree, "head": {"weight": loaded["weight"], "bias": bias}}
+
+
+def _table(family: Family, body, scalar: bool, bare: bool = False) -> Iterator[Tensor]:
+    """The lines of the family's table that a model has, under their full names and leaves."""
+    present = {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(body)}
+    for line in family.tensors:
+        leaves = tuple(f"layers.{leaf}" if line.of_layer else leaf for leaf in line.leaves)
+        if leaves[0] in present:
+            yield Tensor(line.name if bare else family.prefix + line.name, leaves, line.pattern)
+    if "head" in body:
+        yield Tensor(family.output, ("head",), "v d -> d v")
+    if scalar:
+        yield SCORE
+
+
+def _check(
+    tensors: Tensors, family: Family, model: ModelConfig, vocabulary: int, table: list[Tensor]
+) -> None:
+    wanted = {name: line.shape(model, vocabulary) for line in table for name in _names(line, model)}
+    ignored = {"score.weight"} if SCORE not in table else set()
+    ignored |= {family.output}  # a tied one repeats the embedding, and a scorer has no use for it
+    for name in sorted(wanted.keys() - tensors.names()):
+        raise ConfigError(f"{tensors.source}: tensor {name} is missing")
+    for name in sorted(tensors.names() - wanted.keys() - ignored):
+        if not name.endswith(family.buffers):
+            raise ConfigError(f"{tensors.source}: tensor {name} is not part of this {family.name} model")
+    for name, shape in wanted.items():
+        if tensors.shape(name) != shape:
             raise ConfigError(
-                f"{file}: tensor {name} has shape {tensors[name].shape}, the model needs {x.shape}"
+                f"{tensors.source}: tensor {name} has shape {tensors.shape(name)}, config.json and tokenizer "
+                f"say {shape}"
             )
 
-    def place(path, x):
-        return jax.device_put(tensors[_name(path)].astype(x.dtype), x.sharding)
 
-    return jax.tree_util.tree_map_with_path(place, like)
+def _names(line: Tensor, model: ModelConfig) -> list[str]:
+    return [line.name.format(i) for i in range(model.layers)] if line.of_layer else [line.name]
+
+
+def _load_line(
+    line: Tensor, like: dict[str, Any], tensors: Tensors, model: ModelConfig, vocabulary: int
+) -> dict[str, jax.Array]:
+    """The leaves that one line of the table holds, from its tensor or from those of all layers."""
+    wanted = {leaf: like[leaf] for leaf in line.leaves}
+    places = {leaf: x.sharding.addressable_devices_indices_map(x.shape) for leaf, x in wanted.items()}
+    shards = {
+        leaf: {device: np.empty(x.sharding.shard_shape(x.shape), x.dtype) for device in places[leaf]}
+        for leaf, x in wanted.items()
+    }
+    for i, name in enumerate(_names(line, model)):
+        parts = line.split(tensors.read(name), model, vocabulary)
+        for leaf, part in zip(line.leaves, parts, strict=True):
+            for device, index in places[leaf].items():
+                if line.of_layer:
+                    shards[leaf][device][i] = part.reshape(wanted[leaf].shape[1:])[index[1:]]
+                else:
+                    shards[leaf][device][...] = part.reshape(wanted[leaf].shape)[index]
+    return {leaf: _assemble(x, shards.pop(leaf)) for leaf, x in wanted.items()}
+
+
+def _assemble(like, shards: dict[jax.Device, np.ndarray]) -> jax.Array:
+    arrays = [jax.device_put(shard, device) for device, shard in shards.items()]
+    return jax.make_array_from_single_device_arrays(like.shape, like.sharding, arrays)
+
+
+# Writing -------------------------------------------------------------------------------------
+
+
+def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra: dict | None = None) -> None:
+    """Writes `config.json` and the weights, for `AutoModelForCausalLM` or, with a scalar head,
+    `AutoModelForSequenceClassification`. `extra` are more fields of `config.json`.
+
+    Raises ConfigError where no family of the transformers library has this architecture.
+    """
+    family = families.family_of(model)
+    scalar = "transformer" in params
+    body = params["transformer"] if scalar else params
+    vocabulary = body["embed"]["tokens"].shape[0]
+    task = "ForSequenceClassification" if scalar else "ForCausalLM"
+    fields = families.config_fields(family, model) | {
+        "architectures": [family.class_name + task],
+        "vocab_size": vocabulary,
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the same, for transformers before version 5
+    }
+    if scalar:
+        fields |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+        fields[SHIFT] = float(params["head"]["bias"])
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(folder, _tensors_of(family, params, body, model, vocabulary, scalar), np.dtype(dtype))
+    text = json.dumps(fields | (extra or {}), indent=1)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _tensors_of(
+    family: Family, params, body, model: ModelConfig, vocabulary: int, scalar: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of a checkpoint, each brought to the host when it is asked for."""
+    flat = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
+    if scalar:
+        flat["weight"] = params["head"]["weight"]
+    for line in _table(family, body, scalar):
+        for i, name in enumerate(_names(line, model)):
+            leaves = [np.asarray(flat[leaf][i] if line.of_layer else flat[leaf]) for leaf in line.leaves]
+            yield name, line.join(leaves, model, vocabulary)
+
+
+def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> None:
+    """One file, or an index and shards of at most SHARD_BYTES, of which the host holds one."""
+    parts: list[Path] = []
+    weight_map: dict[str, int] = {}
+    total = 0
+    for shard in _in_shards(tensors, dtype):
+        parts.append(folder / f"{WEIGHTS}.{len(parts)}.part")
+        save_file(shard, parts[-1], metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, len(parts) - 1)
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(parts) == 1:
+        parts[0].replace(folder / WEIGHTS)
+        return
+    files = [f"model-{i + 1:05}-of-{len(parts):05}.safetensors" for i in range(len(parts))]
+    for part, file in zip(parts, files, strict=True):
+        part.replace(folder / file)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: files[i] for name, i in weight_map.items()},
+    }
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def _in_shards(tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:
+    shard: dict[str, np.ndarray] = {}
+    size = 0
+    for name, tensor in tensors:
+        tensor = np.ascontiguousarray(tensor.astype(dtype))
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
 
 
 def _name(path) -> str:

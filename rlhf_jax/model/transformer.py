@@ -17,6 +17,7 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, layout, reshard
 from rlhf_jax.model import attention
 from rlhf_jax.model.params import ParamSpec, constant, normal, stack
+from rlhf_jax.model.rotary import rotate
 
 
 def specs(config: ModelConfig, vocabulary: int):
@@ -93,7 +94,7 @@ def norm(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T 
 def attention_specs(config: ModelConfig):
     """Projections to H key-value heads and, for each of them, G query heads."""
     width, heads = config.width, config.kv_heads or config.heads
-    group, size = config.heads // heads, config.width // config.heads
+    group, size = config.heads // heads, config.head_size or config.width // config.heads
     out_std = 0.02 * (2 * config.layers) ** -0.5  # GPT-2: residual projections shrink with depth
     tree = {
         "query": ParamSpec((width, heads, group, size), P("fsdp", "tensor"), normal(0.02)),
@@ -113,7 +114,7 @@ def project_query(w, x, config: ModelConfig, positions) -> Float[Array, "B H G T
     query = jnp.einsum("btd,dhgk->bhgtk", x, w["query"], out_sharding=layout(ROWS, "tensor"))
     if config.attention_bias:
         query = query + w["query_bias"]
-    return rotate(query, positions[:, None, None], config)
+    return query if config.positions == "learned" else rotate(query, positions[:, None, None], config.rotary)
 
 
 def project_key_value(w, x, config: ModelConfig, positions):
@@ -122,24 +123,12 @@ def project_key_value(w, x, config: ModelConfig, positions):
     value = jnp.einsum("btd,dhk->bhtk", x, w["value"], out_sharding=layout(ROWS, "tensor"))
     if config.attention_bias:
         key, value = key + w["key_bias"], value + w["value_bias"]
-    return rotate(key, positions[:, None], config), value
+    return key if config.positions == "learned" else rotate(key, positions[:, None], config.rotary), value
 
 
 def project_out(w, heads: Float[Array, "B H G T K"], config: ModelConfig) -> Float[Array, "B T D"]:
     x = jnp.einsum("bhgtk,hgkd->btd", heads, w["out"], out_sharding=layout(ROWS, None, None))
     return x + w["out_bias"] if config.attention_bias else x
-
-
-def rotate(x: Float[Array, "*B T K"], positions: Int[Array, "*B T"], config: ModelConfig):
-    """Rotary positions (Su et al., 2021) on the first `rotary_fraction` of the head dimensions."""
-    if config.positions != "rotary":
-        return x
-    size = int(x.shape[-1] * config.rotary_fraction) // 2 * 2
-    frequency = config.rotary_base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angle = positions[..., None] * frequency
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    left, right, rest = x[..., : size // 2], x[..., size // 2 : size], x[..., size:]
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin, rest], axis=-1)
 
 
 # MLP -----------------------------------------------------------------------------------------
@@ -157,6 +146,8 @@ def mlp_specs(config: ModelConfig):
     if config.mlp_bias:
         tree["up_bias"] = ParamSpec((hidden,), P("tensor"), constant(0.0))
         tree["down_bias"] = ParamSpec((width,), P(None), constant(0.0))
+    if config.mlp_bias and config.activation == "silu_gated":
+        tree["gate_bias"] = ParamSpec((hidden,), P("tensor"), constant(0.0))
     return tree
 
 
@@ -166,7 +157,7 @@ def mlp(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T D
         hidden = hidden + w["up_bias"]
     if config.activation == "silu_gated":
         gate = jnp.einsum("btd,df->btf", x, w["gate"], out_sharding=layout(ROWS, None, "tensor"))
-        hidden = jax.nn.silu(gate) * hidden
+        hidden = jax.nn.silu(gate + w["gate_bias"] if config.mlp_bias else gate) * hidden
     else:
         hidden = jax.nn.gelu(hidden, approximate=config.activation == "gelu_tanh")
     x = jnp.einsum("btf,fd->btd", hidden, w["down"], out_sharding=layout(ROWS, None, None))

@@ -1,0 +1,160 @@
+"""Writes a trained model as a folder that the transformers library opens.
+
+python -m rlhf_jax.export --workdir=runs/mini --stage=ppo --out=exported/ppo
+python -m rlhf_jax.export --workdir=runs/mini --stage=reward --out=exported/reward
+
+--workdir=FOLDER  the run
+--stage=STAGE     sft, sft_10x or ppo: a policy, for AutoModelForCausalLM;
+                  reward: the reward model, for AutoModelForSequenceClassification
+--out=FOLDER      where to write; must be empty or not exist
+--dtype=TYPE      float32 (the default: nothing is lost), bfloat16 or float16
+
+Beside the weights: tokenizer, generation settings and a model card, README.md.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jinja2
+import tokenizers
+from absl import flags
+
+from rlhf_jax import checkpoint
+from rlhf_jax import workdir as runs
+from rlhf_jax.config import Config, ConfigError, ModelConfig, fields_of
+from rlhf_jax.data.sentencepiece_json import tokenizer_json
+from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE, Tokenizer, load_tokenizer
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, params, pretrained, transformer
+
+STAGES = ("sft", "sft_10x", "reward", "ppo")
+PAD = "<|pad|>"  # of reward models: transformers finds the last token of a text by it
+DESCRIPTIONS = {
+    "sft": "a summarizer fine-tuned on human summaries",
+    "sft_10x": "a larger summarizer fine-tuned on human summaries",
+    "reward": "a reward model: it scores a summary of a post as people would prefer it",
+    "ppo": "a summarizer trained with PPO against a reward model learned from human comparisons",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    try:
+        options = _parse(argv)
+        export(Path(options.workdir), options.stage, Path(options.out), options.dtype)
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"rlhf_jax.export: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"{options.stage}: {options.out}")
+    return 0
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    flags.DEFINE_enum("stage", None, STAGES, "whose model", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
+    flags.DEFINE_enum(
+        "dtype", "float32", ("float32", "bfloat16", "float16"), "of the weights", flag_values=options
+    )
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    return options
+
+
+def export(workdir: Path, stage: str, out: Path, dtype: str = "float32") -> None:
+    """Writes the newest checkpoint of `stage` into the folder `out`.
+
+    Raises ConfigError where `out` holds something already or no family of the transformers library
+    has the architecture, CheckpointError where there is no checkpoint.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+    config = runs.read_config(workdir)
+    tokenizer = load_tokenizer(workdir)
+    named = config.sft.bigger_pretrained if stage == "sft_10x" else None
+    model = pretrained.architecture(config.model, named)
+    scalar = stage == "reward"
+    with jax.set_mesh(make_mesh()):
+        specs = (heads if scalar else transformer).specs(model, tokenizer.vocab_size)
+        like = params.abstract(specs, jax.sharding.get_mesh())
+        weights = checkpoint.restore_params(*checkpoint.require(workdir, stage, "export"), like)
+        converted = as_json(workdir)
+        eos = converted.id_to_token(tokenizer.eos_id)
+        pad_id = tokenizer.eos_id  # of a policy: its padding is left out by the attention mask
+        if scalar:
+            converted.add_special_tokens([PAD])
+            pad_id = converted.encode(PAD, add_special_tokens=False).ids[0]
+            embed = weights["transformer"]["embed"]
+            embed["tokens"] = with_rows(embed["tokens"], pad_id + 1)
+        bos_id = next(iter(tokenizer.prefix), None)
+        fields = {"bos_token_id": bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
+        pretrained.save(out, weights, model, dtype, fields)
+    converted.save(str(out / JSON_FILE))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "pad_token": PAD if scalar else eos,
+        "padding_side": "right" if scalar else "left",
+        "clean_up_tokenization_spaces": False,
+    }
+    _write_json(out / SETTINGS_FILE, settings)
+    if not scalar:
+        generation = {
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": pad_id,
+            "max_new_tokens": config.data.response_tokens,
+            "do_sample": False,
+        }
+        _write_json(out / "generation_config.json", generation)
+    runs.write_text(out / "README.md", model_card(config, workdir, stage, model, tokenizer))
+
+
+def as_json(folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder in the format of the tokenizers library."""
+    if (folder / JSON_FILE).exists():
+        return tokenizers.Tokenizer.from_file(str(folder / JSON_FILE))
+    return tokenizers.Tokenizer.from_buffer(tokenizer_json((folder / MODEL_FILE).read_bytes()))
+
+
+def with_rows(table: jax.Array, rows: int) -> jax.Array:
+    """An embedding table [V, D] with zeros below, where it has fewer than `rows`."""
+    return jnp.pad(table, ((0, max(rows - table.shape[0], 0)), (0, 0)))
+
+
+def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, tokenizer: Tokenizer) -> str:
+    """README.md of an exported model: what it is, how to use it, data, settings, results and limits."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    results = workdir / "results.json"
+    stages = {"sft_10x": "sft"}.get(stage, stage)
+    shown = ("model.", "data.", f"{stages}.")
+    return environment.get_template("model_card.md.jinja").render(
+        stage=stage,
+        description=DESCRIPTIONS[stage],
+        run=workdir.resolve().name,
+        config=config,
+        parameters=params.count(transformer.specs(model, tokenizer.vocab_size)),
+        settings=[(name, value) for name, _, value in fields_of(config) if name.startswith(shown)],
+        results=json.loads(results.read_text(encoding="utf-8")) if results.exists() else {},
+    )
+
+
+def _write_json(file: Path, value: dict) -> None:
+    runs.write_text(file, json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

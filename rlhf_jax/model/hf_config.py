@@ -1,0 +1,95 @@
+"""A `config.json` of the transformers library, read with errors for people."""
+
+import math
+from typing import Any
+
+from rlhf_jax.config import ConfigError, RotaryConfig
+
+
+class HfConfig:
+    """The fields of a `config.json`, read with errors that name file and field."""
+
+    def __init__(self, fields: dict[str, Any], file: object):
+        self._fields, self._file = fields, file
+
+    def get(self, name: str, kind: Any, default: Any = None) -> Any:
+        """A field of type `kind`; absent or null gives `default`, and is an error without one."""
+        value = self._fields.get(name)
+        if value is None:
+            if default is None:
+                raise ConfigError(f"{self._file}: field {name} is missing")
+            return default
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(
+                f"{self._file}: field {name} is {value!r}, it should be of type {kind.__name__}"
+            )
+        if kind in (int, float) and not 0 < value < math.inf:
+            raise ConfigError(f"{self._file}: field {name} is {value!r}, it should be positive")
+        return kind(value)
+
+    def choose(self, name: str, choices: dict[str, Any], default: str) -> Any:
+        """What `choices` gives for a field; other values are not supported."""
+        value = self.get(name, str, default)
+        if value not in choices:
+            raise ConfigError(f"{self._file}: {name} {value!r} is not supported; {', '.join(choices)} are")
+        return choices[value]
+
+    def refuse(self, **only: Any) -> None:
+        """Fields that change the computation in ways we do not have: each may only have the value given."""
+        for name, value in only.items():
+            if self._fields.get(name, value) not in (value, None):
+                raise ConfigError(
+                    f"{self._file}: {name} {self._fields[name]!r} is not supported, only {value!r}"
+                )
+
+    def rotary(self, fraction: float = 1.0, base: float = 10_000.0) -> RotaryConfig:
+        """Rotary positions in either spelling: `rope_parameters`, or `rope_scaling` beside other fields."""
+        fields = self._fields.get("rope_parameters") or self._fields.get("rope_scaling") or {}
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{self._file}: field rope_scaling is {fields!r}, it should be an object")
+        inner = HfConfig(fields, f"{self._file}, rope_scaling")
+        inner.refuse(mscale=None, mscale_all_dim=None, truncate=True)
+        kinds = {
+            "default": "plain",
+            "dynamic": "plain",
+            "linear": "linear",
+            "llama3": "llama3",
+            "yarn": "yarn",
+        }
+        name = "rope_type" if "rope_type" in fields or "type" not in fields else "type"
+        scaling = inner.choose(name, kinds, "default")  # dynamic: plain within the context it was trained at
+        rotary = RotaryConfig(
+            fraction=inner.get("partial_rotary_factor", float, fraction),
+            base=inner.get("rope_theta", float, base),
+            scaling=scaling,
+        )
+        if scaling == "plain":
+            return rotary
+        context = self.get("max_position_embeddings", int, 2048)
+        rotary.factor = inner.get("factor", float)
+        if scaling != "linear":
+            rotary.original_context = inner.get("original_max_position_embeddings", int, context)
+        if scaling == "llama3":
+            rotary.low_frequency = inner.get("low_freq_factor", float)
+            rotary.high_frequency = inner.get("high_freq_factor", float)
+        if scaling == "yarn":
+            rotary.beta_fast = inner.get("beta_fast", float, 32.0)
+            rotary.beta_slow = inner.get("beta_slow", float, 1.0)
+            rotary.attention_factor = inner.get("attention_factor", float, 0.0)
+        return rotary
+
+
+def rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
+    """`rope_parameters` of a `config.json`."""
+    fields: dict[str, Any] = {"rope_theta": rotary.base, "partial_rotary_factor": rotary.fraction}
+    if rotary.scaling == "plain":
+        return fields | {"rope_type": "default"}
+    fields |= {"rope_type": rotary.scaling, "factor": rotary.factor}
+    if rotary.scaling != "linear":
+        fields["original_max_position_embeddings"] = rotary.original_context
+    if rotary.scaling == "llama3":
+        fields |= {"low_freq_factor": rotary.low_frequency, "high_freq_factor": rotary.high_frequency}
+    if rotary.scaling == "yarn":
+        fields |= {"beta_fast": rotary.beta_fast, "beta_slow": rotary.beta_slow}
+        fields |= {"attention_factor": rotary.attention_factor} if rotary.attention_factor else {}
+    return fields

@@ -1,0 +1,159 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+from rlhf_jax.config import ConfigError, ModelConfig, RotaryConfig
+from rlhf_jax.model import families, rotary
+from rlhf_jax.model.families import FAMILIES, Tensor
+
+PYTHIA = {
+    "model_type": "gpt_neox",
+    "hidden_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "max_position_embeddings": 2048,
+    "rotary_pct": 0.25,
+    "rotary_emb_base": 10000,
+    "hidden_act": "gelu",
+    "use_parallel_residual": True,
+    "tie_word_embeddings": False,
+}
+LLAMA_3 = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": True,
+}
+
+
+def read(fields) -> ModelConfig:
+    return families.read(fields, "x/config.json")[1]
+
+
+def test_a_published_pythia_config():
+    model = read(PYTHIA)
+    assert (model.width, model.layers, model.heads, model.ff) == (512, 6, 8, 2048)
+    assert model.parallel_residual and model.attention_bias and not model.tied_head
+    assert (model.norm, model.positions, model.activation) == ("layer", "rotary", "gelu")
+    assert model.rotary == RotaryConfig(fraction=0.25, base=10_000.0)
+
+
+def test_a_published_llama_3_config():
+    model = read(LLAMA_3)
+    assert (model.heads, model.kv_heads, model.head_size, model.ff) == (32, 8, 64, 8192)
+    assert (model.norm, model.activation, model.tied_head) == ("rms", "silu_gated", True)
+    assert model.rotary == RotaryConfig(1.0, 500_000.0, "llama3", 32.0, 8192, 1.0, 4.0)
+
+
+def test_both_spellings_of_rotary_say_the_same():
+    newer = {k: v for k, v in LLAMA_3.items() if k not in ("rope_theta", "rope_scaling")}
+    newer["rope_parameters"] = LLAMA_3["rope_scaling"] | {"rope_theta": 500000.0}
+    assert read(newer) == read(LLAMA_3)
+
+
+@pytest.mark.parametrize("model", [*tiny.FAMILIES.values(), ModelConfig(), ModelConfig(positions="rotary")])
+def test_what_is_written_reads_as_the_same_model(model):
+    family = families.family_of(model)
+    fields = families.config_fields(family, model)
+    again = read(fields)
+    assert families.config_fields(family, again) == fields
+
+
+def test_families_are_told_apart():
+    names = {name: families.family_of(model).name for name, model in tiny.FAMILIES.items()}
+    assert names == {"gpt2": "gpt2", "neox": "gpt_neox", "llama": "llama"}
+
+
+def test_a_mixture_has_no_family():
+    with pytest.raises(ConfigError, match="no Hugging Face family"):
+        families.family_of(dataclasses.replace(tiny.LLAMA, positions="learned"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; gpt2, gpt_neox, llama are"),
+        ({"hidden_size": "many"}, "field hidden_size is 'many', it should be of type int"),
+        ({"num_hidden_layers": -1}, "field num_hidden_layers is -1, it should be positive"),
+        ({"num_attention_heads": 7}, "7 heads do not fit width 512"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: rope_type 'longrope' is not supported"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: field factor is missing"),
+        ({"rope_scaling": 3}, "field rope_scaling is 3, it should be an object"),
+    ],
+)
+def test_an_unknown_architecture_is_named(change, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read(PYTHIA | change)
+    assert str(error.value).startswith("x/config.json")
+
+
+def test_fused_projections_are_laid_out_as_gpt2_and_neox_do():
+    model = ModelConfig(width=4, heads=2, layers=1)  # heads of 2 dimensions
+    weight = np.arange(4 * 12).reshape(4, 12)
+    by_name = {t.name: t for family in FAMILIES.values() for t in family.tensors}
+    query, key, _ = by_name["h.{}.attn.c_attn.weight"].split(weight, model, 1)
+    assert query[0].tolist() == [[0, 1], [2, 3]]  # GPT-2: all queries, all keys, all values
+    assert key[0].tolist() == [[4, 5], [6, 7]]
+    query, key, _ = by_name["layers.{}.attention.query_key_value.weight"].split(weight.T, model, 1)
+    assert query[0].tolist() == [[0, 1], [6, 7]]  # GPT-NeoX: head by head
+    assert key[0].tolist() == [[2, 3], [8, 9]]
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_joining_undoes_splitting(family):
+    model = dataclasses.replace(tiny.LLAMA, heads=6, kv_heads=2, head_size=5, width=32, context=7)
+    model = model if family is families.LLAMA else dataclasses.replace(model, kv_heads=0)
+    for line in family.tensors:
+        tensor = np.random.default_rng(0).normal(size=line.shape(model, 11))
+        np.testing.assert_array_equal(line.join(line.split(tensor, model, 11), model, 11), tensor)
+
+
+def test_shapes_follow_the_pattern():
+    line = Tensor("q", ("attention.query",), "(h g k) d -> d h g k")
+    model = ModelConfig(width=12, heads=4, kv_heads=2, head_size=5)
+    assert line.shape(model, 1) == (20, 12)
+
+
+def test_plain_rotary_frequencies_by_hand():
+    np.testing.assert_allclose(rotary.frequencies(RotaryConfig(base=100.0), 4), [1.0, 0.1], rtol=1e-6)
+
+
+def test_linear_scaling_divides_every_frequency():
+    config = RotaryConfig(base=100.0, scaling="linear", factor=4.0)
+    np.testing.assert_allclose(rotary.frequencies(config, 4), [0.25, 0.025], rtol=1e-6)
+
+
+def test_llama3_keeps_fast_and_stretches_slow_dimensions():
+    config = RotaryConfig(1.0, 1e4, "llama3", 8.0, 64, 1.0, 4.0)
+    plain = rotary.frequencies(RotaryConfig(), 16)
+    turns = 64 * plain / (2 * np.pi)
+    stretched = rotary.frequencies(config, 16)
+    np.testing.assert_allclose(stretched[turns > 4], plain[turns > 4], rtol=1e-6)
+    np.testing.assert_allclose(stretched[turns < 1], plain[turns < 1] / 8, rtol=1e-6)
+    between = (turns > 1) & (turns < 4)
+    assert between.any() and np.all(stretched[between] < plain[between])
+
+
+def test_yarn_amplitude():
+    config = RotaryConfig(scaling="yarn", factor=np.e, original_context=64)
+    assert rotary.amplitude(config) == pytest.approx(1.1)
+    assert rotary.amplitude(dataclasses.replace(config, attention_factor=0.5)) == 0.5
+    assert rotary.amplitude(RotaryConfig()) == 1.0

@@ -1,0 +1,50 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax import recipes
+from rlhf_jax.config import Config, check_context, validate
+from rlhf_jax.model import params, transformer
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(file: Path):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_configuration_is_valid_and_says_how_to_run_it(file):
+    module = load(file)
+    config = module.get_config()
+    assert isinstance(validate(config), Config)
+    assert config.sft.optimizer is not config.reward.optimizer  # overriding one must leave the other
+    assert f"--config=configs/{file.name} --workdir=runs/{file.stem}" in module.__doc__
+
+
+@pytest.mark.parametrize(("size", "billions"), [("1.3b", 1.3), ("3b", 2.7), ("6.7b", 6.7), ("13b", 12.9)])
+def test_the_paper_s_models_have_the_paper_s_sizes(size, billions):
+    """Within 3% of the sizes of the GPT-3 family (Brown et al., 2020, table 2.1)."""
+    specs = transformer.specs(recipes.PAPER_SIZES[size], recipes.GPT2_VOCABULARY)
+    assert params.count(specs) == pytest.approx(billions * 1e9, rel=0.03)
+
+
+@pytest.mark.parametrize("size", recipes.PAPER_SIZES)
+def test_a_few_shot_prompt_fits_the_paper_s_context(size):
+    config = recipes.paper(size)
+    config.model.pretrained = "a folder"
+    check_context(config, config.model)
+
+
+def test_the_paper_trained_on_a_million_episodes_with_a_fixed_penalty():
+    ppo = recipes.paper("6.7b").ppo
+    assert (ppo.episodes, ppo.batch_size, ppo.epochs, ppo.kl_coef) == (1_000_000, 256, 4, 0.05)
+    assert (ppo.kl_controller, ppo.optimizer.learning_rate, ppo.optimizer.schedule) == (
+        "fixed",
+        7e-6,
+        "linear",
+    )
