@@ -5,8 +5,8 @@
         --width=220 --layers=5 --heads=5 --steps=1800 --learning_rate=1e-3
 
 Weighted next-token prediction on `data/mini/documents.py`. Every document is new, so there are no
-epochs. These commands gave the two models in `data/mini/base/`, in about 115 and 90 minutes, each on one
-core beside the other; other processors add numbers in other orders and give models that differ a little.
+epochs. These commands gave the two models in `data/mini/base/`: 115 minutes on one core, and 1.3 s an
+update on two. Another processor adds numbers in another order and gives models that differ a little.
 The tokenizer is older: it was trained on an earlier mixture of the same documents. Without --tokenizer,
 a new one is.
 """
