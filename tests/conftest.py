@@ -5,3 +5,7 @@ import jax
 # Every program runs once or twice here, so compiling fast is worth more than running fast: six times.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", help="folder for what browser tests see")

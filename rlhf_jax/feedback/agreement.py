@@ -1,0 +1,353 @@
+"""How far people agree about which of two summaries is better, as the paper counts it.
+
+python -m rlhf_jax.feedback.agreement runs/mini/comparisons.jsonl [FILE…] [--json=agreement.json]
+
+FILE                comparisons as OpenAI publishes them, one JSON object a line
+--researchers=A,B   the workers who are researchers; all others are labelers
+--threshold=0.6     who agrees with the others less often than this is named in a warning
+--json=FILE         where to write the same figures
+
+An answer is for the first (1–4), for the second (6–9) or a tie (5). Ties are left out, and of several
+answers of one person about one pair of summaries the newest counts. Agreement is the share of equal
+answers
+
+- over every two people who judged the same pair (`agreement`, and Cohen's kappa of all of them in
+  one table), and
+- of each answer with the modal answer of the others about that pair (`modal`), unless they are evenly
+  divided. Between labelers and researchers: of a labeler's answer with the researchers' modal answer.
+
+Krippendorff's alpha is that of nominal values. Intervals are of 95%, by bootstrap over tasks; for one
+person Wilson's.
+"""
+
+import hashlib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from rlhf_jax.data.records import Comparison, RecordError, read_comparisons
+from rlhf_jax.feedback import estimates
+
+TIE = 5
+EVERYONE = ("labeler", "researcher")
+RELATIONS = (("labeler", "researcher"), ("labeler", "labeler"), ("researcher", "researcher"))
+
+
+class Answer(NamedTuple):
+    """What one person said about one pair of summaries.
+
+    `task` names the pair, `role` is labeler or researcher (others are not counted). `choice` is 1–9
+    in the order that the task itself has, whatever order the person saw. `created` is in seconds
+    since the epoch; `seconds` is how long the answer took, None if unknown.
+    """
+
+    task: str
+    worker: str
+    role: str
+    choice: int
+    created: float = 0.0
+    seconds: float | None = None
+
+    @property
+    def side(self) -> int:
+        """0 or 1, the better summary; of a tie, meaningless."""
+        return int(self.choice > TIE)
+
+
+Groups = dict[str, list[Answer]]  # task → the answers about it, ties left out
+Judged = tuple[Answer, int]  # an answer, and the modal side of the others
+
+
+def summary(
+    answers: Iterable[Answer], threshold: float = 0.6, enough: int = 30, resamples: int = 1000
+) -> dict:
+    """All figures, as plain JSON values; None stands where there is nothing to count.
+
+    A person with at least `enough` answers that others judged too is warned about below `threshold`,
+    and where the agreement falls with time.
+    """
+    newest = newest_answers(answers)
+    groups = {task: group for task, group in decided(newest).items() if len(group) > 1}
+    modal, by_researchers = modal_sides(groups, EVERYONE), modal_sides(groups, ["researcher"])
+    people = []
+    for worker in sorted({answer.worker for answer in newest}):
+        own = [answer for answer in newest if answer.worker == worker]
+        sides = judged(own, modal), judged(own, by_researchers)
+        people.append(person(own, *sides, threshold, enough))
+    return {
+        "answers": len(newest),
+        "ties": sum(answer.choice == TIE for answer in newest),
+        "tasks": len({answer.task for answer in newest}),
+        "shared_tasks": len(groups),
+        "agreement": {f"{a}_{b}": relation(groups, a, b, resamples) for a, b in RELATIONS},
+        "alpha": {
+            "labeler": alpha(groups, ["labeler"], resamples),
+            "researcher": alpha(groups, ["researcher"], resamples),
+            "everyone": alpha(groups, EVERYONE, resamples),
+        },
+        "people": people,
+        "threshold": threshold,
+        "warnings": [warning for one in people for warning in one["warnings"]],
+    }
+
+
+def newest_answers(answers: Iterable[Answer]) -> list[Answer]:
+    """Of labelers and researchers, the newest answer of each person about each task, oldest first."""
+    newest: dict[tuple[str, str], Answer] = {}
+    for answer in sorted(answers, key=lambda answer: answer.created):
+        if answer.role in EVERYONE:
+            newest.pop((answer.task, answer.worker), None)
+            newest[answer.task, answer.worker] = answer
+    return list(newest.values())
+
+
+def decided(answers: Iterable[Answer]) -> Groups:
+    groups = defaultdict(list)
+    for answer in answers:
+        if answer.choice != TIE:
+            groups[answer.task].append(answer)
+    return groups
+
+
+def relation(groups: Groups, role: str, other: str, resamples: int) -> dict | None:
+    """Agreement of people of one role with those of another, or among themselves."""
+    tables = np.array([pair_table(group, role, other) for group in groups.values()]).reshape(-1, 2, 2)
+    tables = tables[tables.sum((1, 2)) > 0]
+    if not len(tables):
+        return None
+    hits = []
+    for group in groups.values():
+        agreed = [a.side == side for a, side in against_modal(group, [other]) if a.role == role]
+        hits.append([sum(agreed), len(agreed)])
+    equal = estimates.rate([[np.trace(table), table.sum()] for table in tables], resamples)
+    return {
+        "tasks": len(tables),
+        "pairs": int(tables.sum()),
+        "agreement": equal,
+        "kappa": estimates.kappa(tables.sum(0), equal),
+        "modal": estimates.rate(hits, resamples),
+    }
+
+
+def pair_table(group: Sequence[Answer], role: str, other: str) -> list[list[int]]:
+    """How many pairs of people took side i (of `role`) and side j (of `other`), [2, 2].
+
+    Within one role, the person whose name comes first stands in the rows.
+    """
+    table = [[0, 0], [0, 0]]
+    for a, b in permutations(group, 2):
+        if (a.role, b.role) == (role, other) and (role != other or a.worker < b.worker):
+            table[a.side][b.side] += 1
+    return table
+
+
+def against_modal(group: Sequence[Answer], roles: Collection[str]) -> Iterator[Judged]:
+    """Each answer to a task with the modal side of the other people of these roles, where there is one."""
+    for answer in group:
+        side = modal_side(a for a in group if a.worker != answer.worker and a.role in roles)
+        if side is not None:
+            yield answer, side
+
+
+def modal_sides(groups: Groups, roles: Collection[str]) -> dict[tuple[str, str], int]:
+    """(task, worker) → the modal side of the others of these roles."""
+    pairs = (pair for group in groups.values() for pair in against_modal(group, roles))
+    return {(answer.task, answer.worker): side for answer, side in pairs}
+
+
+def judged(answers: Iterable[Answer], sides: dict[tuple[str, str], int]) -> list[Judged]:
+    return [(a, sides[a.task, a.worker]) for a in answers if (a.task, a.worker) in sides]
+
+
+def modal_side(answers: Iterable[Answer]) -> int | None:
+    """The side that most took; None where they are evenly divided, or none."""
+    lead = sum(1 if answer.side else -1 for answer in answers)
+    return None if lead == 0 else int(lead > 0)
+
+
+def alpha(groups: Groups, roles: Collection[str], resamples: int) -> dict | None:
+    """Krippendorff's alpha among people of these roles."""
+    sides = [[a.side for a in group if a.role in roles] for group in groups.values()]
+    counts = np.array([[taken.count(0), taken.count(1)] for taken in sides if len(taken) > 1])
+    return estimates.alpha(counts, resamples)
+
+
+def person(
+    answers: Sequence[Answer],
+    by_others: Sequence[Judged],
+    by_researchers: Sequence[Judged],
+    threshold: float,
+    enough: int,
+) -> dict:
+    """Figures of one person: all answers, and those with the modal side of others; in the order of time."""
+    agreed = np.array([answer.side == side for answer, side in by_others], bool)
+    seconds = [answer.seconds for answer in answers if answer.seconds is not None]
+    in_order = len({answer.created for answer, _ in by_others}) > 1
+    drift = estimates.drift(agreed) if in_order and len(agreed) >= enough else None
+    worker, warnings = answers[-1].worker, []
+    if len(agreed) >= enough and agreed.mean() < threshold:
+        warnings.append(
+            f"{worker} agrees with the others on {agreed.mean():.0%} of {len(agreed)} pairs, "
+            f"below {threshold:.0%}"
+        )
+    if drift and drift["high"] < 0:
+        warnings.append(
+            f"{worker} agrees with the others less and less: {100 * drift['value']:+.0f} points "
+            f"over {len(agreed)} pairs"
+        )
+    return {
+        "worker": worker,
+        "role": answers[-1].role,
+        "answers": len(answers),
+        "ties": sum(answer.choice == TIE for answer in answers),
+        "median_seconds": float(np.median(seconds)) if seconds else None,
+        "modal": estimates.wilson(agreed),
+        "with_researchers": estimates.wilson(np.array([a.side == s for a, s in by_researchers], bool)),
+        "drift": drift,
+        "warnings": warnings,
+    }
+
+
+def with_scores(
+    answers: Iterable[Answer], scores: Mapping[str, tuple[float, float]], resamples: int = 1000
+) -> dict:
+    """How often people prefer the summary that scores higher: by a reward model, ROUGE, …
+
+    `scores` maps a task to the scores of its two summaries; tasks that it lacks are left out. Equal
+    scores count one half. `modal` compares the modal answer of all people, one a task.
+    """
+    groups = {t: group for t, group in decided(newest_answers(answers)).items() if t in scores}
+    sides = {role: {t: [a.side for a in groups[t] if a.role == role] for t in groups} for role in EVERYONE}
+    sides["modal"] = {t: [] if (side := modal_side(groups[t])) is None else [side] for t in groups}
+
+    def hits(task: str, taken: list[int]) -> list[float]:
+        gap = scores[task][1] - scores[task][0]
+        return [sum((1 + np.sign(gap if side else -gap)) / 2 for side in taken), len(taken)]
+
+    return {
+        name: estimates.rate([hits(task, taken) for task, taken in by_task.items()], resamples)
+        for name, by_task in sides.items()
+    }
+
+
+def answers_of(comparisons: Iterable[Comparison], researchers: Collection[str] = ()) -> list[Answer]:
+    """The answers in OpenAI's records, which hold neither times nor ties.
+
+    A pair is the same whichever summary comes first. `extra.confidence` is the choice where it lies on
+    the side of the record's own `choice` (1–4 for 0, 6–9 for 1); OpenAI's mapping is not published.
+    """
+    answers = []
+    for comparison in comparisons:
+        sure = range(6, 10) if comparison.choice else range(1, 5)
+        confidence = comparison.extra.get("confidence", 0)
+        choice = confidence if confidence in sure else 6 if comparison.choice else 4
+        role = "researcher" if comparison.worker in researchers else "labeler"
+        turned = 10 - choice if is_turned(comparison) else choice
+        answers.append(Answer(task_of(comparison), comparison.worker, role, turned))
+    return answers
+
+
+def scores_of(
+    comparisons: Iterable[Comparison], score: Callable[[Comparison, str], float]
+) -> dict[str, tuple[float, float]]:
+    """For `with_scores` of `answers_of`: task → `score(comparison, text)` of its two summaries."""
+    scores = {}
+    for comparison in comparisons:
+        first, second = (score(comparison, one.text) for one in comparison.summaries)
+        scores[task_of(comparison)] = (second, first) if is_turned(comparison) else (first, second)
+    return scores
+
+
+def task_of(comparison: Comparison) -> str:
+    """A name of a text and two summaries of it, in whichever order."""
+    texts = sorted(one.text for one in comparison.summaries)
+    return hashlib.sha256(json.dumps([comparison.info.id, *texts]).encode()).hexdigest()[:16]
+
+
+def is_turned(comparison: Comparison) -> bool:
+    """Whether the record has the task's second summary first: a task's are in the order of their texts."""
+    first, second = comparison.summaries
+    return first.text > second.text
+
+
+def table(figures: dict) -> str:
+    """What `summary` returns, as text."""
+    lines = [
+        "{answers:,} answers, {ties:,} of them ties; {tasks:,} pairs, {shared_tasks:,} decided by "
+        "several people".format(**figures),
+        "",
+        f"{'':24}{'pairs':>7}  {'agreement, %':20}{'kappa':23}with the modal answer, %",
+    ]
+    for name, found in figures["agreement"].items():
+        found = found or {"tasks": 0, "agreement": None, "kappa": None, "modal": None}
+        lines.append(
+            f"{name.replace('_', '–'):24}{found['tasks']:7,}  {percent(found['agreement']):20}"
+            f"{number(found['kappa']):23}{percent(found['modal'])}"
+        )
+    lines += ["", "Krippendorff's alpha"]
+    lines += [f"{name:24}{'':9}{number(found)}" for name, found in figures["alpha"].items()]
+    width = max([24, *(len(one["worker"]) + 2 for one in figures["people"])])
+    lines += ["", f"{'':{width}}{'answers':>7}  {'ties':<6}{'seconds':9}{'modal answer, %':20}change"]
+    for one in figures["people"]:
+        seconds = "–" if one["median_seconds"] is None else f"{one['median_seconds']:.0f}"
+        change = f"{100 * one['drift']['value']:+.0f} points" if one["drift"] else "–"
+        lines.append(
+            f"{one['worker']:{width}}{one['answers']:7,}  {one['ties']:<6,}{seconds:9}"
+            f"{percent(one['modal']):20}{change}"
+        )
+    lines += [f"warning: {warning}" for warning in figures["warnings"]]
+    return "\n".join(lines)
+
+
+def percent(found: dict | None) -> str:
+    return "–" if found is None else "{:.1%} ({:.1%}–{:.1%})".format(*bounds(found)).replace("%", "")
+
+
+def number(found: dict | None) -> str:
+    return "–" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*bounds(found))
+
+
+def bounds(found: dict) -> list[float]:
+    return [found[key] for key in ("value", "low", "high")]
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    try:
+        files, options = parse(argv)
+        comparisons = [comparison for file in files for comparison in read_comparisons(file)]
+        if not comparisons:
+            raise RecordError(f"{', '.join(files)}: no comparisons there")
+        figures = summary(answers_of(comparisons, options.researchers), options.threshold)
+        if options.json:
+            Path(options.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"rlhf_jax.feedback.agreement: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(table(figures))
+    return 0
+
+
+def parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:
+    options = flags.FlagValues()
+    flags.DEFINE_list("researchers", [], "workers who are researchers", flag_values=options)
+    flags.DEFINE_float("threshold", 0.6, "agreement to warn below", 0.0, 1.0, flag_values=options)
+    flags.DEFINE_string("json", None, "file to write", flag_values=options)
+    files = options(argv)[1:]
+    if not files:
+        raise flags.Error("no file of comparisons given; --help shows the usage")
+    return files, options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,196 @@
+"""Writes what people answered as the files that training and evaluation read.
+
+python -m rlhf_jax.feedback.export --store=feedback.sqlite --out=collected
+
+--store=FILE   the site's store; it may be running
+--out=FOLDER   where to write; must be empty or not exist; appears whole or not at all
+--batch=NAME   batch of records whose task names none (site)
+
+comparisons.jsonl     OpenAI's comparisons: choice 0 or 1; indifferent answers (5) are left out
+edits.jsonl           comparisons of a summary with its improvement, which is preferred
+ratings.jsonl         OpenAI's axis ratings
+demonstrations/       posts with the summaries that people wrote, a folder for --config.data.posts
+explanations.jsonl    why a summary is good or bad, with marked words
+answers.jsonl         every answer as it was given, the onboarding's and ties included, with times
+
+A comparison's extra.confidence is 1–9 as labelers chose it, seen from the record's order of
+summaries: 1 prefers the first by far, 9 the second. OpenAI has not published how its own numbers map
+to its labelers' scale, so ours may differ in that.
+
+A record's split is its task's own, or drawn by a hash of its post's id, so that a post is never in
+two: 90% train, 5% valid1, 5% valid2. Workers stand under a random id, not their name.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from absl import flags
+
+from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, to_json, write_jsonl
+from rlhf_jax.feedback import tasks as kinds
+from rlhf_jax.feedback.store import Store, answers, people, tasks
+
+SHARES = {"train": 0.90, "valid1": 0.05, "valid2": 0.05}
+SPLITS = (*SHARES, "test")  # that a record may name; some of OpenAI's axis ratings are of test
+SPLITS_OF_POSTS = {"train": "train", "valid1": "valid", "valid2": "test", "test": "test"}
+
+
+class Given(NamedTuple):
+    """One answer and whose it is."""
+
+    task: str
+    kind: str
+    part: str
+    record: dict
+    worker: str
+    role: str
+    answer: dict
+    seconds: float
+    created: float
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    try:
+        options = _parse(argv)
+        counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"rlhf_jax.feedback.export: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return 0
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("store", None, "the site's store", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
+    flags.DEFINE_string("batch", "site", "batch of records whose task names none", flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    return options
+
+
+def export(store: Store, out: Path, batch: str) -> dict[str, int]:
+    """Writes the folder `out`; returns the number of records of each kind.
+
+    Raises RecordError where `out` holds something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RecordError(f"--out: {out} is not empty; name a new folder")
+    given = collected(store)
+    real = [g for g in given if g.part != "onboarding"]
+    demonstrations = [(split_of(g.record), demonstration(g)) for g in real if g.kind == "demonstration"]
+    files: dict[str, list] = {
+        "comparisons.jsonl": [comparison(g, batch) for g in real if decided(g)],
+        "edits.jsonl": [edit(g, batch) for g in real if improved(g)],
+        "ratings.jsonl": [rating(g, batch) for g in real if g.kind == "likert"],
+        "explanations.jsonl": [explanation(g, batch) for g in real if g.kind == "explanation"],
+        "answers.jsonl": [_plain(g) for g in given],
+    }
+    files |= {
+        f"demonstrations/{SPLITS_OF_POSTS[split]}.jsonl": [
+            post for its, post in demonstrations if its == split
+        ]
+        for split in sorted({split for split, _ in demonstrations})
+    }
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        partial.mkdir(parents=True)
+        for name, records in files.items():
+            if records:
+                write_jsonl(partial / name, records)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    counts = {Path(name).stem: len(records) for name, records in files.items() if "/" not in name}
+    return counts | {"demonstrations": len(demonstrations)}
+
+
+def collected(store: Store) -> list[Given]:
+    """All answers, in the order they were given."""
+    columns = tasks.c.id, tasks.c.kind, tasks.c.part, tasks.c.record, people.c.worker, people.c.role
+    query = sa.select(*columns, answers.c.answer, answers.c.seconds, answers.c.created)
+    joined = query.select_from(answers.join(tasks).join(people)).order_by(answers.c.created, answers.c.id)
+    with store.read() as db:
+        return [Given(*row) for row in db.execute(joined)]
+
+
+def split_of(record: dict) -> str:
+    """The record's own split, or one drawn for its post by a hash."""
+    if record.get("split") in SPLITS:
+        return record["split"]
+    key = hashlib.sha256(b"split\n" + kinds.info_of(record).id.encode()).digest()
+    place = int.from_bytes(key[:8], "big") / 2**64
+    for split, share in SHARES.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def decided(given: Given) -> bool:
+    return given.kind == "comparison" and given.answer["confidence"] != 5
+
+
+def comparison(given: Given, batch: str) -> Comparison:
+    confidence = given.answer["confidence"]
+    record = kinds.comparison_of(given.record, choice=int(confidence > 5), **_whose(given, batch))
+    first, second = (
+        replace(summary, note=note or summary.note)
+        for summary, note in zip(record.summaries, given.answer["notes"], strict=True)
+    )
+    return replace(record, summaries=(first, second), extra=record.extra | {"confidence": confidence})
+
+
+def improved(given: Given) -> bool:
+    return given.kind == "edit" and given.answer["summary"] != given.record["summary"]["text"].strip()
+
+
+def edit(given: Given, batch: str) -> Comparison:
+    """The summary first, its improvement second."""
+    rated = kinds.rating_of(given.record, {}, **_whose(given, batch))
+    summaries = (
+        Summary(rated.summary.text, rated.summary.policy, rated.summary.note, rated.summary.extra),
+        Summary(given.answer["summary"], "edit"),
+    )
+    return Comparison(rated.info, summaries, 1, rated.worker, rated.batch, rated.split)
+
+
+def rating(given: Given, batch: str):
+    record = kinds.rating_of(given.record, given.answer["axes"], **_whose(given, batch))
+    note = given.answer["note"] or record.summary.note
+    return replace(record, summary=replace(record.summary, note=note))
+
+
+def demonstration(given: Given) -> Post:
+    return replace(from_json(Post, given.record), summary=given.answer["summary"])
+
+
+def explanation(given: Given, batch: str) -> dict[str, Any]:
+    record = given.record | _whose(given, batch)
+    return record | {"why": given.answer["why"], "spans": given.answer["spans"]}
+
+
+def _whose(given: Given, batch: str) -> dict[str, str]:
+    """The keys that tell who answered and where the record goes."""
+    own = given.record.get("batch") or batch
+    return {"worker": given.worker, "batch": own, "split": split_of(given.record)}
+
+
+def _plain(given: Given) -> dict[str, Any]:
+    return to_json(given._asdict()) | {"post": kinds.info_of(given.record).id}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

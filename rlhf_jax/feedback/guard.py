@@ -1,0 +1,106 @@
+"""What stands between the site and strangers: headers, sizes, rates, forms.
+
+Posts are forms of one content type, small, from this site's own pages: the browser says where a
+request comes from, and a session's forms carry its CSRF token.
+"""
+
+import hmac
+import time
+from collections import OrderedDict
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LARGEST = 64 * 1024  # bytes of a request's body
+FORM = "application/x-www-form-urlencoded"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: browsers would then call the origin of our own forms null.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+
+
+class Headers:
+    """Adds HEADERS to every response that does not set them itself."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = list(message["headers"]) + [
+                    (name.lower().encode(), value.encode())
+                    for name, value in HEADERS.items()
+                    if name.lower().encode() not in present
+                ]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+class Limiter:
+    """At most `count` events in `seconds` for each key, by a bucket that refills steadily."""
+
+    KEYS = 10_000  # the longest unseen go first
+
+    def __init__(self, count: int, seconds: float):
+        self.count, self.rate = count, count / seconds
+        self._buckets: OrderedDict[object, tuple[float, float]] = OrderedDict()
+
+    def left(self, key: object) -> float:
+        now = time.monotonic()
+        level, then = self._buckets.get(key, (float(self.count), now))
+        return min(self.count, level + (now - then) * self.rate)
+
+    def take(self, key: object) -> None:
+        """Counts one event. Raises HTTPException 429 where there have been too many."""
+        level = self.left(key)
+        if level < 1:
+            wait = str(int((1 - level) / self.rate) + 1)
+            raise HTTPException(429, f"Too many requests; try again in {wait} s.", {"Retry-After": wait})
+        self._buckets[key] = level - 1, time.monotonic()
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > self.KEYS:
+            self._buckets.popitem(last=False)
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a posted form, read no further than LARGEST bytes."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != FORM:
+        raise HTTPException(415, "The site takes forms only.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST:
+            raise HTTPException(413, f"At most {LARGEST:,} bytes can be sent at once.")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise HTTPException(400, "The form cannot be read.") from None
+    if len(dict(pairs)) < len(pairs):
+        raise HTTPException(400, "The form holds a field twice.")
+    return dict(pairs)
+
+
+def check_origin(request: Request) -> None:
+    """Refuses a form that another site's page has sent. Programs, which send neither header, may post."""
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    origin = request.headers.get("origin")
+    if site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc != request.url.netloc):
+        raise HTTPException(403, "The form was not sent from this site.")
+
+
+def check_csrf(fields: dict[str, str], token: str) -> None:
+    if not hmac.compare_digest(fields.get("csrf", "").encode(), token.encode()):
+        raise HTTPException(403, "The form is no longer valid. Load the page again.")

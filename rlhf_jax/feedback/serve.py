@@ -1,0 +1,111 @@
+"""Starts the labelling site.
+
+python -m rlhf_jax.feedback.serve --tasks=tasks.jsonl --store=feedback.sqlite
+
+--tasks=FILE      what to label: OpenAI's comparison records without a choice, their axis records
+                  without axes, or posts, one JSON object a line; tasks the store has stay as they are
+--store=FILE      where answers are kept; a new file, or the one of an earlier start to go on with
+--study=FILE      settings, see rlhf_jax/feedback/study.py (the defaults there)
+--port=NUMBER     (8000)
+--host=ADDRESS    (127.0.0.1: this machine alone); another one needs --url
+--url=ADDRESS     the address that people open, such as https://label.example.org, where it is not
+                  http://HOST:PORT; links of invitations start with it
+--new_link        makes a new link for the first administrator, whose old one is used or lost
+
+The first start prints the administrator's link; everything else is done from there. It works once.
+Beyond your own machine, put the site behind a proxy that speaks HTTPS.
+"""
+
+import contextlib
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+from absl import flags
+
+from rlhf_jax.feedback import people, work
+from rlhf_jax.feedback.app import make_app
+from rlhf_jax.feedback.pages import Site
+from rlhf_jax.feedback.store import Store
+from rlhf_jax.feedback.study import Study, StudyError, read_study
+from rlhf_jax.feedback.tasks import read_onboarding, read_tasks
+
+LOCAL = ("127.0.0.1", "localhost")
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    try:
+        options = _parse(argv)
+        url = options.url.rstrip("/") or f"http://{options.host}:{options.port}"
+        hosts = _hosts(options.host, options.url)
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        study = read_study(Path(options.study)) if options.study else Study()
+        site = Site(Store(options.store), study, url)
+        listening = socket.create_server((options.host, options.port), family=family)
+        _prepare(site, options.tasks, options.new_link)
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"rlhf_jax.feedback.serve: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"The site is at {url}; Ctrl-C ends it.", flush=True)
+    app = make_app(site, hosts)
+    # No access log: it would hold the tokens of links. Errors go to stderr, as Python's logging does unasked.
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, server_header=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
+    site.store.close()
+    return 0
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("tasks", None, "what to label", required=True, flag_values=options)
+    flags.DEFINE_string("store", None, "where answers are kept", required=True, flag_values=options)
+    flags.DEFINE_string("study", "", "settings", flag_values=options)
+    flags.DEFINE_integer("port", 8000, "port", 1, 65535, flag_values=options)
+    flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=options)
+    flags.DEFINE_string("url", "", "the address that people open", flag_values=options)
+    flags.DEFINE_bool("new_link", False, "a new link for the first administrator", flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    return options
+
+
+def _hosts(host: str, url: str) -> list[str]:
+    """The names that the site answers to, so that no page can be made to link elsewhere."""
+    if not url:
+        if host not in LOCAL:
+            raise StudyError(f"--host={host} needs --url=…, the address that people open")
+        return list(LOCAL)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
+    return [parts.hostname, *LOCAL]
+
+
+def _prepare(site: Site, tasks: str, new_link: bool) -> None:
+    """Reads the tasks, adds the new ones, and prints the administrator's link where there is a new one."""
+    found = read_tasks(tasks, site.study)
+    pass_mark = site.study.onboarding
+    onboarding = read_onboarding(pass_mark.records) if pass_mark else []
+    with site.store.write() as db:
+        added = work.add_tasks(db, found, onboarding, site.study)
+        administrators = [p for p in people.everybody(db) if p.role == "administrator"]
+        token = None
+        if not administrators:
+            _, token = people.add(db, "Administrator", "administrator")
+        elif new_link:
+            token = people.invite(db, administrators[0].id)
+    print(f"{added} new tasks, {len(found) + len(onboarding) - added} known ones.")
+    if token:
+        print(f"The administrator's link, which works once: {site.url}/join/{token}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,216 @@
+"""The five kinds of task: what a record asks for, what a person must fill in, what that answers.
+
+    comparison     which of two summaries is better, from 1 (the first, by far) to 9 (the second)
+    likert         a summary rated on each axis, 1 to 7
+    demonstration  a post summarized
+    edit           a summary improved
+    explanation    why a summary is good or bad, and which words are invented, missing or unclear
+
+A task file holds one JSON object a line: OpenAI's comparison records without a choice, their axis
+records without axes, or posts. Whatever else a line holds is kept for the export. A comparison's
+answer counts in the order of its record, whichever summary was shown first.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_jax.data.records import (
+    Article,
+    AxisRating,
+    Comparison,
+    Post,
+    RecordError,
+    Summary,
+    from_json,
+    read_jsonl,
+    to_json,
+)
+from rlhf_jax.feedback.study import Axis, Study
+
+LONGEST = 5_000  # characters of one field
+MARKS = {"invented": "summary", "missing": "post", "unclear": "summary"}  # and the text that is quoted
+ASKED = {  # fields that must be filled in, besides an explanation's marks and an axis's rating
+    "interpret": {
+        "interpretation_first": "Say what the first summary tells you.",
+        "interpretation_second": "Say what the second summary tells you.",
+    },
+    "choose": {"choice": "Choose a number from 1 to 9."},
+    "demonstration": {"summary": "Write a summary."},
+    "edit": {"summary": "The summary cannot be empty."},
+    "explanation": {"why": "Say why."},
+}
+
+
+class Task(NamedTuple):
+    """One thing to do; `record` is the line of the task file."""
+
+    id: str
+    kind: str
+    record: dict
+
+
+class Texts(NamedTuple):
+    """What a person sees: the post or article, and its summaries in the order shown."""
+
+    title: str
+    place: str
+    body: str
+    summaries: tuple[str, ...]
+
+
+def read_tasks(path: str | Path, study: Study) -> list[Task]:
+    """The tasks of a file, each once. Raises RecordError naming file, line and field."""
+    found = [task for tasks in read_jsonl(path, lambda line: _tasks(line, study)) for task in tasks]
+    if not found:
+        raise RecordError(f"{path}: holds no task")
+    return list({task.id: task for task in found}.values())
+
+
+def read_onboarding(path: str | Path) -> list[Task]:
+    """Comparisons that researchers have answered, as tasks; their records have a choice."""
+    found = read_jsonl(path, lambda line: _task("comparison", line, from_json(Comparison, line)))
+    return list({task.id: task for task in found}.values())
+
+
+def _tasks(line, study: Study) -> list[Task]:
+    if not isinstance(line, dict):
+        raise RecordError("the line should be a JSON object")
+    kinds: tuple[str, ...]
+    record: Comparison | AxisRating | Post
+    if "summaries" in line:
+        kinds, record = ("comparison",), comparison_of(line, choice=0)
+    elif isinstance(line.get("summary"), dict):
+        kinds, record = ("likert", "edit", "explanation"), rating_of(line, axes={})
+    else:
+        kinds, record = ("demonstration",), from_json(Post, line)
+    wanted = [kind for kind in kinds if kind in study.kinds]
+    if not wanted:
+        raise RecordError(f"a task of kind {' or '.join(kinds)}, which the study does not have (field kinds)")
+    return [_task(kind, line, record) for kind in wanted]
+
+
+def _task(kind: str, line: dict, record: Comparison | AxisRating | Post) -> Task:
+    """The task's name depends on what is shown, so that a file read twice adds nothing."""
+    shown = {"kind": kind, **to_json(record)}
+    for key in ("choice", "worker", "batch", "split", "extra"):
+        shown.pop(key, None)
+    name = json.dumps(shown, sort_keys=True, ensure_ascii=False)
+    return Task(hashlib.sha256(name.encode()).hexdigest()[:20], kind, line)
+
+
+def comparison_of(record: Mapping, **values) -> Comparison:
+    """A task's record as a comparison, with what the record lacks from `values`."""
+    return from_json(Comparison, {"worker": "", "batch": "", "split": "", **record, **values})
+
+
+def rating_of(record: Mapping, axes: dict, **values) -> AxisRating:
+    """A task's record as ratings of its one summary."""
+    summary = record["summary"] | {"axes": axes}
+    return from_json(
+        AxisRating, {"worker": "", "batch": "", "split": "", **record, **values, "summary": summary}
+    )
+
+
+def info_of(record: Mapping) -> Post | Article:
+    info = record.get("info", record)
+    return from_json(Article, info) if "article" in info else from_json(Post, info)
+
+
+def texts(task: Task, flipped: bool) -> Texts:
+    """Who wrote a summary is nowhere in here."""
+    info = info_of(task.record)
+    place, body = (
+        (info.site, info.article) if isinstance(info, Article) else (f"r/{info.subreddit}", info.post)
+    )
+    return Texts(info.title, place, body, _summaries(task, flipped))
+
+
+def _summaries(task: Task, flipped: bool) -> tuple[str, ...]:
+    if task.kind == "demonstration":
+        return ()
+    if task.kind == "comparison":
+        first, second = (from_json(Summary, item).text for item in task.record["summaries"])
+        return (second, first) if flipped else (first, second)
+    return (task.record["summary"]["text"],)
+
+
+def steps(kind: str, study: Study) -> tuple[str, ...]:
+    """The steps of a task of a kind, each a page of its own."""
+    return study.steps if kind == "comparison" else (kind,)
+
+
+def field_names(step: str, axes: Sequence[Axis]) -> tuple[str, ...]:
+    """The fields that a step's page may fill in."""
+    if step == "likert":
+        return (*(f"axis_{axis.name}" for axis in axes), "note")
+    optional = {"interpret": (), "explanation": tuple(MARKS), "demonstration": ()}.get(step, ("comment",))
+    return (*ASKED[step], *optional)
+
+
+def clean(text: str) -> str:
+    """Text as it is kept: lines end in a line feed, no control characters, no blanks around it."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(c for c in lines if c.isprintable() or c in "\n\t" or not c.isascii()).strip()
+
+
+def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Axis]) -> dict[str, str]:
+    """What stands in the way of a step's end: field → what to do, for the person to read."""
+    found = {
+        name: f"At most {LONGEST:,} characters; these are {len(text):,}."
+        for name, text in fields.items()
+        if len(text) > LONGEST
+    }
+    if step == "likert":
+        wanted = {f"axis_{axis.name}": f"Rate {axis.name} from 1 to 7." for axis in axes}
+    else:
+        wanted = ASKED[step]
+    found |= {name: text for name, text in wanted.items() if not fields.get(name)}
+    for name, value in fields.items():
+        most = 9 if name == "choice" else 7
+        if (name == "choice" or name.startswith("axis_")) and value not in map(str, range(1, most + 1)):
+            found[name] = f"Choose a number from 1 to {most}."
+    if step == "explanation":
+        shown = texts(task, flipped=False)
+        for name, source in MARKS.items():
+            place = shown.summaries[0] if source == "summary" else shown.body
+            lost = [line for line in _lines(fields.get(name, "")) if line not in place]
+            if lost:
+                found[name] = f"These words do not stand in the {source} so: {lost[0]}"
+    return found
+
+
+def answer(task: Task, fields: Mapping[str, str], flipped: bool, axes: Sequence[Axis]) -> dict:
+    """What the filled-in fields of all steps say, as plain JSON values."""
+    if task.kind == "comparison":
+        shown = int(fields["choice"])
+        notes = [fields.get("interpretation_first", ""), fields.get("interpretation_second", "")]
+        return {
+            "confidence": 10 - shown if flipped else shown,
+            "notes": notes[::-1] if flipped else notes,
+            "comment": fields.get("comment", ""),
+        }
+    if task.kind == "likert":
+        rated = {axis.name: int(fields[f"axis_{axis.name}"]) for axis in axes}
+        return {"axes": rated, "note": fields.get("note", "")}
+    if task.kind == "explanation":
+        return {"why": fields["why"], "spans": _spans(task, fields)}
+    return {name: fields[name] for name in ("summary", "comment") if fields.get(name)}
+
+
+def _spans(task: Task, fields: Mapping[str, str]) -> list[dict]:
+    """Marked words, with the characters [start, end) of the summary or the post they stand at."""
+    shown = texts(task, flipped=False)
+    spans = []
+    for mark, source in MARKS.items():
+        place = shown.summaries[0] if source == "summary" else shown.body
+        for line in _lines(fields.get(mark, "")):
+            start = place.index(line)
+            spans.append({"mark": mark, "in": source, "start": start, "end": start + len(line), "text": line})
+    return spans
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.split("\n") if line.strip()]

@@ -1,0 +1,275 @@
+"""Writes a site for reading samples: every policy's summary of a post, side by side.
+
+python -m rlhf_jax.feedback.viewer --samples=runs/mini/samples/test.jsonl --out=viewer
+
+--samples=FILE      posts with summaries, as the evaluation stage writes them
+--comparisons=FILE  people's comparisons of summaries of these posts, as OpenAI publishes them
+--out=FOLDER        where to write; must be empty, new, or a viewer written earlier
+
+The folder holds static files: it works from the disk, and below any address of any web server. Who
+compared is not written. Where no comparison is about these posts, the gold judge's ratings, if the
+samples have them, stand for people's verdicts.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from absl import flags
+
+from rlhf_jax.data.records import (
+    Comparison,
+    Post,
+    RecordError,
+    Summary,
+    from_json,
+    read_comparisons,
+    read_jsonl,
+)
+
+PAGE = Path(__file__).with_name("viewer_page")
+CHUNK = 200_000  # characters of data in a file, about
+KINDS = ("score", "gold", "key_fact")  # of what a summary may have beside its text
+NAMES = {"base": "Pretrained", "sft": "SFT", "sft_10x": "SFT, 10× larger", "ppo": "PPO"}
+NAMES |= {"reference": "Reference", "title": "Title", "lead": "Lead"}
+
+
+class ViewerError(ValueError):
+    """A folder that a viewer cannot be written to."""
+
+
+@dataclass
+class Sample:
+    """A post, its summaries, and who preferred which.
+
+    `verdicts` maps two places in `summaries` to the numbers of people who prefer the one and the other.
+    """
+
+    post: Post
+    summaries: list[Summary]
+    verdicts: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+
+def read_samples(path: str | Path) -> list[Sample]:
+    """Samples with different posts; `score`, `gold` and `key_fact` stand in a summary's `extra`."""
+    samples = list(read_jsonl(path, parse_sample))
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.post.id in seen:
+            raise RecordError(f"{path}: post {sample.post.id!r} stands there twice")
+        seen.add(sample.post.id)
+    if not samples:
+        raise RecordError(f"{path}: no samples there")
+    return samples
+
+
+def parse_sample(record) -> Sample:
+    for name in ("post", "summaries"):
+        if not isinstance(record, dict) or not isinstance(record.get(name), dict):
+            raise RecordError(f"field {name} should be an object; is this a file of samples?")
+    post = from_json(Post, record["post"], "post")
+    own = {"reference": {"text": post.summary}} if post.summary else {}
+    return Sample(post, [parse_summary(*item) for item in (own | record["summaries"]).items()])
+
+
+def parse_summary(policy: str, fields) -> Summary:
+    where = f"summaries.{policy}"
+    summary = from_json(Summary, fields | {"policy": policy} if isinstance(fields, dict) else fields, where)
+    for kind in KINDS:
+        value = summary.extra.get(kind)
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise RecordError(f"field {where}.{kind} should be a finite number, not {json.dumps(value)}")
+    return summary
+
+
+def add_comparisons(samples: Iterable[Sample], comparisons: Iterable[Comparison]) -> int:
+    """Adds people's verdicts, and summaries they read that the samples lack. Returns how many verdicts."""
+    by_post = {sample.post.id: sample for sample in samples}
+    count = 0
+    for comparison in comparisons:
+        if sample := by_post.get(comparison.info.id):
+            chosen, other = (
+                place(sample, comparison.summaries[i]) for i in (comparison.choice, 1 - comparison.choice)
+            )
+            if chosen != other:
+                pair = min(chosen, other), max(chosen, other)
+                first, second = sample.verdicts.get(pair, (0, 0))
+                first, second = (first + 1, second) if chosen < other else (first, second + 1)
+                sample.verdicts[pair] = first, second
+                count += 1
+    return count
+
+
+def place(sample: Sample, summary: Summary) -> int:
+    """Where a sample has the summary; it is added where the sample has none of this text."""
+    same = [i for i, one in enumerate(sample.summaries) if one.text.strip() == summary.text.strip()]
+    if not same:
+        sample.summaries.append(Summary(summary.text, NAMES_OF_OTHERS.get(summary.policy, summary.policy)))
+        return len(sample.summaries) - 1
+    return next((i for i in same if sample.summaries[i].policy == summary.policy), same[0])
+
+
+NAMES_OF_OTHERS = {"ref": "reference"}  # OpenAI's name of the reference
+
+
+def disagreement(sample: Sample, by_people: bool) -> float | None:
+    """The share of verdicts that the reward model's scores contradict, 0 to 1; None where there are none.
+
+    A verdict is one person's about two summaries, or the gold judge's about any two. Those about equal
+    scores do not count.
+    """
+    votes = sample.verdicts if by_people else judged(sample)
+    against = total = 0
+    for (i, j), (first, second) in votes.items():
+        gap = score_gap(sample.summaries[i], sample.summaries[j])
+        if gap:
+            against += second if gap > 0 else first
+            total += first + second
+    return against / total if total else None
+
+
+def score_gap(first: Summary, second: Summary) -> float | None:
+    """By how much the first scores higher, where both have scores."""
+    a, b = first.extra.get("score"), second.extra.get("score")
+    return None if a is None or b is None else a - b
+
+
+def judged(sample: Sample) -> dict[tuple[int, int], tuple[int, int]]:
+    """The gold judge's verdicts, in the form of people's."""
+    gold = {i: s.extra["gold"] for i, s in enumerate(sample.summaries) if s.extra.get("gold") is not None}
+    return {
+        (i, j): (1, 0) if gold[i] > gold[j] else (0, 1)
+        for i, j in combinations(gold, 2)
+        if gold[i] != gold[j]
+    }
+
+
+def policy_name(policy: str) -> str:
+    if best := re.fullmatch(r"best_of_(\d+)", policy):
+        return f"Best of {best[1]}"
+    return NAMES.get(policy, policy)
+
+
+def contents(samples: Sequence[Sample], title: str, by_people: bool) -> tuple[dict, list[list[dict]]]:
+    """What the page reads at once, and what it reads when needed: texts of the posts, in chunks."""
+    summaries = [summary for sample in samples for summary in sample.summaries]
+    policies = list(dict.fromkeys(summary.policy for summary in summaries))
+    kinds = [kind for kind in KINDS if any(one.extra.get(kind) is not None for one in summaries)]
+    chunks: list[list[dict]] = []
+    posts, room = [], 0
+    for sample in samples:
+        texts = {
+            "post": sample.post.post,
+            "summaries": [
+                {"policy": policies.index(one.policy), "text": one.text}
+                | {kind: one.extra.get(kind) for kind in kinds}
+                for one in sample.summaries
+            ],
+            "verdicts": [[*pair, *votes] for pair, votes in sample.verdicts.items()],
+        }
+        size = len(_json(texts))
+        if size > room:
+            chunks.append([])
+            room = CHUNK
+        room -= size
+        posts.append(
+            {
+                "id": sample.post.id,
+                "subreddit": sample.post.subreddit,
+                "title": sample.post.title,
+                "words": len(sample.post.post.split()),
+                "disagreement": disagreement(sample, by_people),
+                "place": [len(chunks) - 1, len(chunks[-1])],
+            }
+        )
+        chunks[-1].append(texts)
+    gold = "gold judge" if "gold" in kinds else None
+    index = {
+        "title": title,
+        "policies": [policy_name(policy) for policy in policies],
+        "ppo": policies.index("ppo") if "ppo" in policies else None,
+        "kinds": kinds,
+        "judge": "people" if by_people else gold,
+        "posts": posts,
+        "chunks": len(chunks),
+    }
+    return index, chunks
+
+
+def write_viewer(out: Path, index: dict, chunks: Sequence[list[dict]]) -> None:
+    """Writes the folder, whole or not at all. Raises ViewerError where it holds something else."""
+    if out.exists() and not (out.is_dir() and (_is_viewer(out) or not any(out.iterdir()))):
+        raise ViewerError(f"--out: {out} is no empty folder and no viewer; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+        site = Path(shutil.copytree(PAGE, Path(temporary) / "viewer"))
+        (site / "data").mkdir()
+        # Scripts, since a page opened from the disk may not fetch: each sets a part of one variable.
+        _write(site / "data" / "index.js", f"const samples = {_json(index)};\nsamples.texts = [];\n")
+        for i, chunk in enumerate(chunks):
+            _write(site / "data" / f"{i}.js", f"samples.texts[{i}] = {_json(chunk)};\n")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(site, out)
+
+
+def _is_viewer(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} == {"data", *(path.name for path in PAGE.iterdir())}
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _json(value) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def title_of(path: Path) -> str:
+    """ "mini, test" of runs/mini/samples/test.jsonl."""
+    run = path.resolve().parent
+    return f"{run.parent.name}, {path.stem}" if run.name == "samples" else path.stem
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    try:
+        options = _parse(argv)
+        samples, out = read_samples(options.samples), Path(options.out)
+        count = 0
+        if options.comparisons:
+            count = add_comparisons(samples, read_comparisons(options.comparisons))
+        write_viewer(out, *contents(samples, title_of(Path(options.samples)), count > 0))
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"rlhf_jax.feedback.viewer: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if options.comparisons:
+        print(f"{count:,} comparisons are about posts of the samples")
+    print(f"{len(samples):,} posts: {out / 'index.html'}")
+    return 0
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("samples", None, "file of samples", required=True, flag_values=options)
+    flags.DEFINE_string("comparisons", None, "file of comparisons", flag_values=options)
+    flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

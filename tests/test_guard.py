@@ -1,0 +1,31 @@
+"""Rates; the other guards stand in test_feedback_attacks.py, where they are attacked."""
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from rlhf_jax.feedback import guard
+
+
+def test_a_limit_refills_steadily(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    limiter = guard.Limiter(3, 60)
+    for _ in range(3):
+        limiter.take("a")
+    with pytest.raises(HTTPException) as refused:
+        limiter.take("a")
+    assert refused.value.status_code == 429 and refused.value.headers["Retry-After"] == "21"
+    limiter.take("b")
+    now[0] = 20.0
+    limiter.take("a")
+    assert limiter.left("a") == 0
+    now[0] = 1000.0
+    assert limiter.left("a") == 3
+
+
+def test_a_limiter_forgets_the_longest_unseen(monkeypatch):
+    monkeypatch.setattr(guard.Limiter, "KEYS", 2)
+    limiter = guard.Limiter(3, 60)
+    for key in ("a", "b", "c"):
+        limiter.take(key)
+    assert limiter.left("a") == 3 and limiter.left("c") < 3
