@@ -13,6 +13,8 @@ Beside the weights: tokenizer, generation settings and a model card, README.md.
 """
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,13 +72,22 @@ def _parse(argv: list[str]) -> flags.FlagValues:
 
 
 def export(workdir: Path, stage: str, out: Path, dtype: str = "float32") -> None:
-    """Writes the newest checkpoint of `stage` into the folder `out`.
+    """Writes the newest checkpoint of `stage` as the folder `out`, whole or not at all.
 
     Raises ConfigError where `out` holds something already or no family of the transformers library
     has the architecture, CheckpointError where there is no checkpoint.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: {out} is not empty; name a new folder")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        _write(workdir, stage, partial, dtype)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
     config = runs.read_config(workdir)
     tokenizer = load_tokenizer(workdir)
     named = config.sft.bigger_pretrained if stage == "sft_10x" else None
@@ -139,8 +150,7 @@ def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, to
         keep_trailing_newline=True,
     )
     results = workdir / "results.json"
-    stages = {"sft_10x": "sft"}.get(stage, stage)
-    shown = ("model.", "data.", f"{stages}.")
+    shown = ("model.", "data.", f"{stage.removesuffix('_10x')}.")
     return environment.get_template("model_card.md.jinja").render(
         stage=stage,
         description=DESCRIPTIONS[stage],

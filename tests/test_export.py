@@ -133,6 +133,16 @@ def test_errors_of_use_are_one_line_and_write_nothing(run, tmp_path, monkeypatch
     assert not (tmp_path / "new").exists() and len(list((tmp_path / "full").iterdir())) == 1
 
 
+def test_an_export_that_fails_half_way_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(export, "model_card", full)
+    with pytest.raises(OSError, match="No space"):
+        export.export(run[0], "ppo", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_says_how(capsys):
     assert export.main(["export", "--help"]) == 0
     assert "--stage=STAGE" in capsys.readouterr().out

@@ -128,10 +128,19 @@ def test_ratings_edits_demonstrations_and_explanations_are_written(tmp_path):
     assert edit.summaries[edit.choice].text == "Better."
     assert edit.summaries[1 - edit.choice].text == single(0)["summary"]["text"]
     (file,) = (tmp_path / "out" / "demonstrations").iterdir()
+    assert file.name in ("train.jsonl", "valid.jsonl", "test.jsonl")  # what --config.data.posts reads
     (demonstration,) = read_posts(file)
     assert to_json(demonstration) == post(1) | {"summary": "Better."}
     (explanation,) = lines(tmp_path / "out" / "explanations.jsonl")
     assert explanation["why"] == "w" and explanation["info"] == post(0)
+
+
+@pytest.mark.parametrize(("split", "file"), [("train", "train"), ("valid1", "valid"), ("valid2", "test")])
+def test_a_demonstration_goes_to_the_split_of_posts_that_its_record_names(tmp_path, split, file):
+    store = answered(tmp_path, [post(1) | {"split": split}], lambda _: {"summary": "Mine."})
+    export(store, tmp_path / "out", "round1")
+    (written,) = read_posts(tmp_path / "out" / "demonstrations" / f"{file}.jsonl")
+    assert written.summary == "Mine."
 
 
 def test_a_summary_left_as_it_was_is_no_edit(tmp_path):

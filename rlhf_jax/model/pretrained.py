@@ -108,13 +108,10 @@ class Tensors:
         return set(self._files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        return tuple(self._file(name).get_slice(name).get_shape())
 
     def read(self, name: str) -> np.ndarray:
         return self._file(name).get_tensor(name)
-
-    def _slice(self, name: str):
-        return self._file(name).get_slice(name)
 
     def _file(self, name: str):
         file = self._files[name]
