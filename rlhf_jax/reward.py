@@ -28,7 +28,7 @@ from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
 
-MOST_REFERENCES = 4096  # training references that the shift is measured on
+MOST_REFERENCES = 4096  # that the shift is measured on; fewer after a training on fewer summaries
 
 
 def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[Float[Array, ""], Metrics]:
@@ -76,13 +76,13 @@ def train(config: Config, workdir: Path) -> None:
             candidates.append((agreement, weights))
         accuracy, weights = max(candidates, key=lambda candidate: candidate[0])
 
-        references = posts[:MOST_REFERENCES]
+        total = plan.total_steps(config.reward.epochs)
+        references = posts[: min(MOST_REFERENCES, 2 * config.reward.batch_size * total)]
         scores = inference.score(weights, references, [post.summary for post in references], **setting)
         shift = float(scores.mean())
         weights["head"]["bias"] -= shift
-        folder, total = workdir / "checkpoints" / "reward", plan.total_steps(config.reward.epochs)
         checkpoint.save(
-            folder,
+            workdir / "checkpoints" / "reward",
             total,
             params=weights,
             rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
