@@ -1,8 +1,10 @@
-"""Summaries and scores for lists of posts: what collecting, selecting and evaluating need of a model."""
+"""Summaries, scores and likelihoods for lists of posts: what collecting and evaluating need of a model."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.config import DataConfig, ModelConfig
@@ -14,6 +16,7 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.mesh import to_devices
 from rlhf_jax.model import heads
 from rlhf_jax.model.generate import generate
+from rlhf_jax.rollout import response_logprobs
 
 BATCH_SIZE = 128  # rows computed at once
 
@@ -22,6 +25,13 @@ write = jax.jit(
     static_argnames=("config", "response_tokens", "eos_id", "pad_id", "temperature", "top_k", "top_p"),
 )
 read = jax.jit(heads.score, static_argnames=("config", "pad_id"))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "pad_id"))
+def expect(params, config: ModelConfig, query, response, pad_id: int):
+    """Log-probability of each whole response [B], nats."""
+    logp = response_logprobs(params, config, query, response, pad_id, temperature=1.0)
+    return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1)
 
 
 def summarize(
@@ -59,7 +69,27 @@ def summarize(
     return summaries
 
 
-def score(
+def score(params, infos: Sequence[Post | Article], summaries: Sequence[str], **setting) -> np.ndarray:
+    """The reward model's score [N] of a summary for each text, in order; `setting` as for `summarize`."""
+    return _of_each(read, params, infos, summaries, **setting)
+
+
+def log_likelihood(
+    params, infos: Sequence[Post | Article], summaries: Sequence[str], **setting
+) -> np.ndarray:
+    """Log-probability [N] that a policy gives each summary with its end, nats at temperature 1."""
+    return _of_each(expect, params, infos, summaries, **setting)
+
+
+def margins(params, pairs: Sequence[Pair], **setting) -> np.ndarray:
+    """By how much each pair's preferred summary scores above the other [N]; `setting` as for `score`."""
+    infos = [pair.info for pair in pairs]
+    chosen = score(params, infos, [pair.chosen for pair in pairs], **setting)
+    return chosen - score(params, infos, [pair.rejected for pair in pairs], **setting)
+
+
+def _of_each(
+    measure: Callable,
     params,
     infos: Sequence[Post | Article],
     summaries: Sequence[str],
@@ -68,20 +98,11 @@ def score(
     tokenizer: Tokenizer,
     data: DataConfig,
 ) -> np.ndarray:
-    """The reward model's score [N] of a summary for each text, in order."""
     plan = SummaryPlan(infos, summaries, tokenizer, data, BATCH_SIZE)
     mesh = jax.sharding.get_mesh()
-    scores = np.empty(len(infos), np.float32)
+    values = np.empty(len(infos), np.float32)
     for batch, valid in plan.in_order():
         query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))
-        scores[batch["index"][:valid]] = np.asarray(read(params, model, query, response, tokenizer.pad_id))[
-            :valid
-        ]
-    return scores
-
-
-def margins(params, pairs: Sequence[Pair], **setting) -> np.ndarray:
-    """By how much each pair's preferred summary scores above the other [N]; `setting` as for `score`."""
-    infos = [pair.info for pair in pairs]
-    chosen = score(params, infos, [pair.chosen for pair in pairs], **setting)
-    return chosen - score(params, infos, [pair.rejected for pair in pairs], **setting)
+        measured = measure(params, model, query, response, tokenizer.pad_id)
+        values[batch["index"][:valid]] = np.asarray(measured)[:valid]
+    return values

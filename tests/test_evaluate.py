@@ -17,7 +17,7 @@ from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import ideal, judge
 from rlhf_jax.data.mini.pairs import pairs
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.records import Post, write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.evaluation import evaluate, policies
 from rlhf_jax.feedback.simulated import judged_gap, label
@@ -114,6 +114,19 @@ def test_results_have_the_fields_that_others_read(results):
     assert {"kl", "score_start", "score_end", "episodes", "episodes_per_second"} <= results["ppo"].keys()
 
 
+def test_each_network_is_asked_how_likely_the_references_are(config, results, samples, workdir):
+    nats = {name: figures.get("reference_nats") for name, figures in results["policies"].items()}
+    assert [name for name, value in nats.items() if value] == ["base", "sft", "sft_10x", "ppo"]
+    tokenizer = load_tokenizer(workdir)
+    posts = [Post(**sample["post"]) for sample in samples]
+    weights = tiny.parameters(transformer.specs(MODEL, tokenizer.vocab_size), seed=3)  # those of ppo above
+    with jax.set_mesh(make_mesh(config.mesh)):
+        likelihood = inference.log_likelihood(
+            weights, posts, [p.summary for p in posts], model=MODEL, tokenizer=tokenizer, data=config.data
+        )
+    assert nats["ppo"] == pytest.approx(-likelihood.mean(), abs=1e-3)
+
+
 def test_without_test_split_valid_stands_in_and_that_is_said(results):
     assert results["split"] == "valid" and results["posts"] == 8
     assert results["notes"] == [
@@ -197,7 +210,8 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
     write_jsonl(tmp_path / "comparisons.jsonl", records)
 
     def summaries(config, workdir, tokenizer, posts, train_posts, score):
-        return {"reference": [post.summary for post in posts], "ppo": [ideal(post) for post in posts]}
+        texts = {"reference": [post.summary for post in posts], "ppo": [ideal(post) for post in posts]}
+        return texts, {"ppo": 12.5}
 
     def score(weights, posts, texts, **setting):
         return np.array([float(text == post.summary) for post, text in zip(posts, texts, strict=True)])
@@ -211,6 +225,7 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
     assert results["judge"] == "gold judge" and results["split"] == "test"
     assert results["preference_over_reference"]["ppo"]["rate"] > 0.9
     assert results["policies"]["ppo"]["reward"] == 0 and results["policies"]["ppo"]["key_fact"] == 1
+    assert results["policies"]["ppo"]["reference_nats"] == 12.5
     assert results["reward_model"]["valid_accuracy"] == 1
     right = [judged_gap(pair) > 0 for pair in pairs(mini.posts(0, "valid", 6), 12, 0)]
     chosen = [record.choice == 0 for record in records if record.split == "valid2"]

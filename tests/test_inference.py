@@ -111,6 +111,21 @@ def test_scores_are_those_of_the_reward_model_one_by_one(setting, reward):
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+def test_likelihood_is_the_product_over_a_summary_s_own_tokens(setting, policy):
+    """Token by token, each from the text before it alone, without padding."""
+    tokenizer = setting["tokenizer"]
+    found = inference.log_likelihood(policy, POSTS, TEXTS, **setting)
+    for i in (0, 4, 7):
+        query = encode_query(POSTS[i], tokenizer, 60)
+        response = encode_response(TEXTS[i], tokenizer, 9)
+        total = 0.0
+        for t, token in enumerate(response):
+            seen = np.array([query + response[:t]])
+            hidden = transformer.apply(policy, MODEL, seen, np.ones_like(seen), seen.shape[1] - 1)
+            total += jax.nn.log_softmax(transformer.logits(policy, MODEL, hidden))[0, 0, token]
+        assert found[i] == pytest.approx(float(total), abs=1e-4)
+
+
 def test_margins_turn_round_with_the_pair(setting, reward):
     pairs = [Pair(post, text, post.summary) for post, text in zip(POSTS, TEXTS, strict=True)]
     swapped = [Pair(pair.info, pair.rejected, pair.chosen) for pair in pairs]

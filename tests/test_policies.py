@@ -48,11 +48,8 @@ def test_the_base_model_sees_examples_and_its_summary_ends_at_the_newline(config
         return ["cat sat\nSubreddit: r/pets\nmore", "", "dog ran"]
 
     monkeypatch.setattr(inference, "summarize", summarize)
-    monkeypatch.setattr(policies.pretrained, "folder_of", lambda base: base)
-    monkeypatch.setattr(policies.pretrained, "load", lambda folder, like: None)
-    monkeypatch.setattr(policies.params, "abstract", lambda specs, mesh: None)
     examples = tiny.posts(2, 5)
-    written = policies.few_shot(config, tiny.GPT2, tokenizer, POSTS, examples)
+    written = policies.few_shot(None, config, tiny.GPT2, tokenizer, POSTS, examples)
     assert written == ["cat sat", "", "dog ran"]
     for ids, post in zip(read, POSTS, strict=True):
         prompt = tokenizer.decode(ids)

@@ -64,14 +64,14 @@ def run(config: Config, workdir: Path) -> None:
         def score(posts: Sequence[Post], texts: Sequence[str]) -> np.ndarray:
             return inference.score(reward, posts, texts, **setting)
 
-        texts = policies.summaries(config, workdir, tokenizer, posts, splits["train"], score)
+        texts, reference_nats = policies.summaries(config, workdir, tokenizer, posts, splits["train"], score)
         scores = {name: score(posts, texts[name]) for name in texts}
         margins = inference.margins(reward, held_out, **setting)
 
     gold = config.data.source == "mini"
     judged = {name: judge_all(posts, texts[name]) for name in texts} if gold else {}
     measure = {name: judged[name]["overall"] for name in texts} if gold else scores
-    results = {
+    results: dict[str, Any] = {
         "split": split,
         "posts": len(posts),
         "judge": "gold judge" if gold else "reward model",
@@ -85,6 +85,8 @@ def run(config: Config, workdir: Path) -> None:
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
     }
+    for name, nats in reference_nats.items():
+        results["policies"][name]["reference_nats"] = nats
     write_samples(workdir / "samples" / "test.jsonl", posts, texts, scores, judged)
     seconds = read_seconds(workdir)
     results["seconds"] = seconds | {"eval": seconds.get("eval", 0.0) + time.monotonic() - start}

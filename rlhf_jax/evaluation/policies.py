@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,11 +28,12 @@ def summaries(
     posts: Sequence[Post],
     train_posts: Sequence[Post],
     score: Score,
-) -> dict[str, list[str]]:
+) -> tuple[dict[str, list[str]], dict[str, float]]:
     """Policy name → a summary of every post, greedy but for best-of-N. Needs a mesh set.
 
     "reference" is the author's own. `train_posts` give the examples of the base model's prompt;
-    best-of-N chooses by `score`.
+    best-of-N chooses by `score`. Beside them, for the policies that are networks, the mean negative
+    log-likelihood of a reference, in nats: the base model's is without examples.
     """
     model, mesh = pretrained.architecture(config.model), jax.sharding.get_mesh()
     models = {"sft": model, "ppo": model}
@@ -49,14 +51,26 @@ def summaries(
         "title": [post.title for post in posts],
         "lead": [lead(post, tokenizer, config.data.response_tokens) for post in posts],
     }
+    nats = {}
+
+    def surprise(weights, model: ModelConfig) -> float:
+        setting: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "data": config.data}
+        return -float(inference.log_likelihood(weights, posts, written["reference"], **setting).mean())
+
     if config.model.pretrained:
-        written["base"] = few_shot(config, model, tokenizer, posts, train_posts[: config.eval.shots])
+        like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
+        base = pretrained.load(pretrained.folder_of(config.model.pretrained), like)
+        written["base"] = few_shot(base, config, model, tokenizer, posts, train_posts[: config.eval.shots])
+        nats["base"] = surprise(base, model)
+        del base
     for stage in models:
+        weights = load(stage)
         written[stage] = inference.summarize(
-            load(stage), posts, model=models[stage], tokenizer=tokenizer, data=config.data
+            weights, posts, model=models[stage], tokenizer=tokenizer, data=config.data
         )
+        nats[stage] = surprise(weights, models[stage])
     best = best_of_n(load("sft"), config, model, tokenizer, posts, score)
-    return written | {f"best_of_{config.eval.best_of}": best}
+    return written | {f"best_of_{config.eval.best_of}": best}, nats
 
 
 def lead(post: Post, tokenizer: Tokenizer, response_tokens: int) -> str:
@@ -65,11 +79,14 @@ def lead(post: Post, tokenizer: Tokenizer, response_tokens: int) -> str:
 
 
 def few_shot(
-    config: Config, model: ModelConfig, tokenizer: Tokenizer, posts: Sequence[Post], examples: Sequence[Post]
+    base,
+    config: Config,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    posts: Sequence[Post],
+    examples: Sequence[Post],
 ) -> list[str]:
     """What the base model writes after examples of posts with summaries, up to the newline."""
-    like = params.abstract(transformer.specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
-    base = pretrained.load(pretrained.folder_of(config.model.pretrained), like)
     post_tokens = config.data.query_tokens + config.data.response_tokens + FEW_SHOT_FRAME
     limit = (len(examples) + 1) * post_tokens
     data = dataclasses.replace(config.data, query_tokens=limit, query_buckets=(limit,))

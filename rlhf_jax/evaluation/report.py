@@ -41,6 +41,11 @@ COLUMNS = {
     "key_fact": ("Key fact", "{:.0%}", "share of summaries that state the post's most important fact"),
     "reward": ("RM score", "{:+z.2f}", "mean score of the reward model; training references average 0"),
     "rouge.rougeL": ("ROUGE-L", "{:.3f}", "F1 against the reference"),
+    "reference_nats": (
+        "Reference, nats",
+        "{:.1f}",
+        "mean negative log-likelihood of a whole reference; the pretrained model's without examples",
+    ),
     "tokens": ("Tokens", "{:.1f}", "mean length of a summary, end of text included"),
     "words": ("Words", "{:.1f}", "mean length of a summary"),
     "copying": (
