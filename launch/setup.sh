@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it: enters the repository and its .venv, made where it is missing or out of date.
+# EXTRA=cuda or EXTRA=tpu adds the accelerator's packages.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 python=${PYTHON:-python3}
@@ -8,12 +9,11 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
     exit 1
 fi
 
-stamp=$(cat requirements.txt pyproject.toml | cksum)
+stamp=$(cat requirements.txt pyproject.toml | cksum)${EXTRA:+ $EXTRA}
 if [[ ! -f .venv/stamp || $(<.venv/stamp) != "$stamp" ]]; then
     echo "setup: installing into $PWD/.venv"
     [[ -x .venv/bin/python ]] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".${EXTRA:+[$EXTRA]}"
     echo "$stamp" >.venv/stamp
 fi
 # Large buffers are reused instead of returned to the system, which spares page faults on a CPU.

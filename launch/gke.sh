@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Trains on a GKE cluster with TPUs through XPK: builds and pushes an image, submits it, restarts it after preemptions.
+# The cluster's nodes are billed whether a run goes on or not: `delete` ends the run, `xpk cluster delete` the bill.
+# PROJECT=… ZONE=… CLUSTER=… TPU=v5p-128 IMAGE=… ./launch/gke.sh run -- --config=configs/paper_6_7b.py --workdir=gs://…
+#
+# run -- ARGUMENTS | status | delete, and --dry-run. ARGUMENTS go to rlhf_jax.main on every worker.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source-path=SCRIPTDIR source=commands.sh
+source launch/commands.sh
+
+name=${NAME:-rlhf-jax}       # of the workload
+slices=${SLICES:-1}          # of TPU each
+restarts=${MAX_RESTARTS:-50} # after which a run that is taken away again stays ended
+
+submit() {
+    run docker build --file=launch/Dockerfile --build-arg=EXTRA=tpu --tag="$IMAGE" .
+    run docker push "$IMAGE"
+    # Exit status 3 says that another worker was lost; XPK restarts by itself after signals only.
+    run xpk workload create --workload="$name" "${place[@]}" --tpu-type="$TPU" --num-slices="$slices" \
+        --docker-image="$IMAGE" --max-restarts="$restarts" --restart-on-exit-codes=3 \
+        --command="cd /rlhf_jax && $(quote python -m rlhf_jax.main "${arguments[@]}")"
+}
+
+split "$@"
+need PROJECT my-project
+need ZONE us-east5-a
+need CLUSTER my-cluster
+place=(--cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE")
+case ${words[0]:-} in
+    run)
+        need TPU v5p-128
+        need IMAGE us-docker.pkg.dev/my-project/images/rlhf_jax
+        need_arguments
+        submit
+        ;;
+    status) run xpk workload list "${place[@]}" --filter-by-job="$name" ;;
+    delete) run xpk workload delete --workload="$name" "${place[@]}" --force ;;
+    *) fail "'${words[0]:-}' is not run, status or delete" ;;
+esac

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of this machine, in .venv or in a container; started again, it resumes.
+# A rented machine is billed until you give it back: nothing here does that. The run stays in runs/.
+# ./launch/gpu.sh [--docker] [--dry-run] -- --config=configs/tldr_pythia_1b.py --workdir=runs/pythia
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source-path=SCRIPTDIR source=commands.sh
+source launch/commands.sh
+
+image=${IMAGE:-rlhf_jax}
+
+split "$@"
+need_arguments
+case ${words[*]} in
+    '')
+        run nvidia-smi --list-gpus || fail "no GPU answers: nvidia-smi --list-gpus should name them"
+        run env EXTRA=cuda bash -e launch/setup.sh
+        run .venv/bin/python -m rlhf_jax.main "${arguments[@]}"
+        ;;
+    --docker)
+        run docker build --file=launch/Dockerfile --build-arg=EXTRA=cuda --tag="$image" .
+        run mkdir -p data runs
+        # The IPC of the host: NCCL passes data between GPUs through shared memory, of which a container has little.
+        run docker run --rm --gpus=all --ipc=host \
+            --volume="$PWD/data:/rlhf_jax/data" --volume="$PWD/runs:/rlhf_jax/runs" "$image" \
+            python -m rlhf_jax.main "${arguments[@]}"
+        ;;
+    *) fail "'${words[*]}' is not --docker or --dry-run; what goes to rlhf_jax.main stands after --" ;;
+esac

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Does on one machine what tpu_pod.sh asks of every worker: install, start the run, say how it stands.
+# Costs what its machine costs. The run outlives the ssh session; its log, process id and exit status are in runs/.
+# ./launch/worker.sh install | status | start --config=configs/mini.py --workdir=gs://BUCKET/mini
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p runs
+
+# none: never started; running; exit N; gone: ended without a word, as after a reboot.
+standing() {
+    if [[ -f runs/worker.exit ]]; then
+        echo "exit $(<runs/worker.exit)"
+    elif [[ ! -f runs/worker.pid ]]; then
+        echo none
+    elif kill -0 "$(<runs/worker.pid)" 2>/dev/null; then
+        echo running
+    else
+        echo gone
+    fi
+}
+
+action=${1:-}
+[[ $# == 0 ]] || shift
+case $action in
+    install) # the image's Python is older than ours: uv, from PyPI, fetches one
+        python3 -m pip install --quiet --user uv
+        python3 -m uv python install --quiet 3.11
+        PYTHON=$(python3 -m uv python find --system 3.11) EXTRA=${EXTRA:-tpu} bash -e launch/setup.sh
+        ;;
+    start)
+        if [[ $(standing) == running ]]; then
+            echo "worker.sh: a run goes on here since $(date -r runs/worker.pid), nothing was started" >&2
+            exit 2
+        fi
+        rm -f runs/worker.exit
+        # shellcheck disable=SC2016  # expanded by the inner shell
+        nohup setsid bash -c '.venv/bin/python -m rlhf_jax.main "$@"; echo $? >runs/worker.exit' run "$@" \
+            >>runs/worker.log 2>&1 </dev/null &
+        echo $! >runs/worker.pid
+        ;;
+    status) echo "rlhf_jax: $(standing)" ;;
+    *)
+        echo "worker.sh: install, start or status, not '$action'" >&2
+        exit 2
+        ;;
+esac
