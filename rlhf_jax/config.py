@@ -70,6 +70,7 @@ class ModelConfig:
     tied_head: bool = True  # the token embedding is also the output matrix
     dtype: str = "float32"  # of the computation; master weights are float32
     layer_loop: str = "auto"  # scan | unroll | auto: unrolled on CPU, scanned elsewhere
+    attention: str = "auto"  # blocked | splash (TPU) | cudnn (GPU) | auto: what the platform has
     rematerialize: bool = False  # recompute a layer's activations in the backward pass
 
 
@@ -186,6 +187,7 @@ CHOICES = {
     "model.activation": ("gelu_tanh", "gelu", "silu_gated"),
     "model.dtype": ("float32", "bfloat16"),
     "model.layer_loop": ("auto", "scan", "unroll"),
+    "model.attention": ("auto", "blocked", "splash", "cudnn"),
     "data.source": ("mini", "tldr"),
     "data.padding": ("masked", "space"),
     "ppo.kl_controller": ("fixed", "adaptive"),

@@ -30,7 +30,7 @@ read = jax.jit(heads.score, static_argnames=("config", "pad_id"))
 @functools.partial(jax.jit, static_argnames=("config", "pad_id"))
 def expect(params, config: ModelConfig, query, response, pad_id: int):
     """Log-probability of each whole response [B], nats."""
-    logp = response_logprobs(params, config, query, response, pad_id, temperature=1.0)
+    logp, _ = response_logprobs(params, config, query, response, pad_id, temperature=1.0)
     return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1)
 
 

@@ -27,11 +27,10 @@ from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
-from rlhf_jax.functional.logprobs import entropy, token_logprobs
 from rlhf_jax.mesh import ROWS, check_rows, layout, make_mesh, split_rows, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
-from rlhf_jax.rollout import Rollout, response_logits, rollout
+from rlhf_jax.rollout import Rollout, response_logprobs, rollout
 from rlhf_jax.state import TrainState, make_optimizer, make_schedule, stage_key, value_and_grad_in_parts
 
 SHOWN = ("objective/score", "objective/kl")  # beside the progress bar
@@ -63,8 +62,9 @@ def loss(
     tokens and value slots of the whole minibatch, of which `episodes` may be a part.
     """
     model, options, pad_id = setting.model, setting.options, setting.pad_id
-    logits = response_logits(networks["policy"], model, episodes.query, episodes.response, pad_id)
-    logp = token_logprobs(logits, episodes.response, options.temperature)
+    logp, entropy = response_logprobs(
+        networks["policy"], model, episodes.query, episodes.response, pad_id, options.temperature
+    )
     policy_loss, policy = losses.policy_loss(
         logp, episodes.logp, episodes.advantages, episodes.mask, options.clip_policy, tokens
     )
@@ -74,7 +74,7 @@ def loss(
     )
     policy |= {
         "loss": policy_loss,
-        "entropy": masked_mean(entropy(logits, options.temperature), episodes.mask, tokens),
+        "entropy": masked_mean(entropy, episodes.mask, tokens),
     }
     value |= {"loss": value_loss}
     metrics = {f"policy/{k}": v for k, v in policy.items()} | {f"value/{k}": v for k, v in value.items()}

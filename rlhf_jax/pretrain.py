@@ -25,11 +25,10 @@ from rlhf_jax.config import ModelConfig, OptimizerConfig
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from rlhf_jax.functional.logprobs import token_logprobs
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
-from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.model import likelihood, params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, value_and_grad_in_parts
 
 ROW_TOKENS = 144  # of a packed row; a document is cut there
@@ -88,7 +87,7 @@ def loss(weights, model: ModelConfig, batch, total_weight, learnable_tokens):
     The totals are those of the whole batch, of which `batch` may be a part.
     """
     hidden = transformer.apply(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1])
-    logp = token_logprobs(transformer.logits(weights, model, hidden), batch["tokens"][:, 1:])
+    logp, _ = likelihood.token_logprobs(weights, model, hidden, batch["tokens"][:, 1:])
     weight = batch["weights"][:, 1:]
     weighted = -jnp.sum(logp * weight) / total_weight
     return weighted, {"loss": weighted, "learnable": cross_entropy(logp, weight == 1.0, learnable_tokens)}

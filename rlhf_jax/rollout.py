@@ -6,8 +6,8 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import ModelConfig, PpoConfig
-from rlhf_jax.functional import advantages, logprobs, rewards
-from rlhf_jax.model import heads, transformer
+from rlhf_jax.functional import advantages, rewards
+from rlhf_jax.model import heads, likelihood, transformer
 from rlhf_jax.model.generate import generate
 
 
@@ -27,23 +27,22 @@ class Rollout(struct.PyTreeNode):
     returns: Float[Array, "B R"]  # advantages before whitening + values
 
 
-def response_logits(
-    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
-) -> Float[Array, "B R V"]:
-    """Logits that predict each response token; those of the query are never computed."""
+def response_logprobs(
+    params,
+    config: ModelConfig,
+    query: Int[Array, "B Q"],
+    response: Int[Array, "B R"],
+    pad_id: int,
+    temperature: float,
+) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
+    """Log-probability of each response token, and entropy where it was drawn, at `temperature`, nats.
+
+    The query's tokens are read and never predicted.
+    """
     tokens = jnp.concatenate([query, response[:, :-1]], axis=1)
     segments = transformer.valid_segments(tokens, pad_id)
     hidden = transformer.apply(params, config, tokens, segments, query.shape[1] - 1)
-    return transformer.logits(params, config, hidden)
-
-
-def response_logprobs(
-    params, config: ModelConfig, query, response, pad_id: int, temperature: float
-) -> Float[Array, "B R"]:
-    """Log-probability of each response token at `temperature`, nats."""
-    return logprobs.token_logprobs(
-        response_logits(params, config, query, response, pad_id), response, temperature
-    )
+    return likelihood.token_logprobs(params, config, hidden, response, temperature)
 
 
 def rollout(
@@ -79,8 +78,8 @@ def rollout(
     mask = rewards.response_mask(response, eos_id, pad_id)
     value_mask = rewards.value_mask(mask, options.score_at)
 
-    logp = response_logprobs(policy, model, query, response, pad_id, options.temperature)
-    ref_logp = response_logprobs(reference, model, query, response, pad_id, options.temperature)
+    logp, _ = response_logprobs(policy, model, query, response, pad_id, options.temperature)
+    ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, options.temperature)
     values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
     score = heads.score(reward, model, query, response, pad_id)
     score = rewards.score_missing_eos(

@@ -16,11 +16,10 @@ from rlhf_jax import checkpoint
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import SftPlan
-from rlhf_jax.functional.logprobs import token_logprobs
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
-from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.model import likelihood, params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
 
 
@@ -35,9 +34,8 @@ def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Ar
     tokens = jnp.take_along_axis(batch["tokens"][:, 1:], first, axis=1)
     hidden = transformer.apply(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1])
     hidden = jnp.take_along_axis(hidden, first[..., None], axis=1)
-    return cross_entropy(
-        token_logprobs(transformer.logits(weights, model, hidden), tokens), mask, denominator
-    )
+    logp, _ = likelihood.token_logprobs(weights, model, hidden, tokens)
+    return cross_entropy(logp, mask, denominator)
 
 
 def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatches: int):

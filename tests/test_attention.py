@@ -1,8 +1,14 @@
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.model import attention
+from rlhf_jax.config import ConfigError, MeshConfig
+from rlhf_jax.mesh import ROWS, make_mesh, to_devices
+from rlhf_jax.model import attention, splash
 
 T, HEADS, GROUP, K = 300, 2, 3, 4  # more than two blocks of queries
 
@@ -43,6 +49,137 @@ def test_blocks_of_queries_equal_one_masked_attention(case, last):
     difference = np.abs(ours - expected).max(axis=(1, 2, 4))
     assert difference[real].max() < 1e-5
     assert np.isfinite(ours).all()  # a padding query has nothing to attend to
+
+
+# The kernels against `attend` with a whole mask, which they never build.
+
+
+@pytest.fixture
+def without_accelerator(monkeypatch):
+    """Splash interpreted, and cuDNN's arguments computed by XLA."""
+    make = functools.partial(splash.kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash.kernel, "make_splash_mha", make)
+    plain = jax.nn.dot_product_attention
+
+    def by_xla(*arrays, implementation, **options):
+        assert implementation == "cudnn"
+        return plain(*arrays, **options, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+
+
+def arrays(length, last, heads=2, group=1, size=64, rows=2, dtype=jnp.float32):
+    """Query, key, value and segments; rows in turn padded on the left, packed, and whole."""
+    rng = np.random.default_rng(length + last)
+    query = jnp.asarray(rng.standard_normal((rows, heads, group, last, size)), dtype)
+    key, value = (jnp.asarray(x, dtype) for x in rng.standard_normal((2, rows, heads, length, size)))
+    segments = np.ones((rows, length), np.int32)
+    segments[0::3, : length // 3] = 0
+    segments[1::3] = np.repeat([1, 2, 3, 0], [length // 3, length // 4, length // 4, length])[:length]
+    return query, key, value, segments
+
+
+def whole(query, key, value, segments):
+    first = key.shape[2] - query.shape[3]
+    return attention.attend(query, key, value, attention.causal_mask(segments[:, first:], segments, first))
+
+
+def value_and_gradients(attend, query, key, value, segments):
+    """The output, and the gradients of a weighted sum of it, as float32."""
+    weights = np.random.default_rng(9).standard_normal(query.shape).astype(np.float32)
+
+    @jax.jit
+    def run(query, key, value, segments):
+        def weighted(*qkv):
+            heads = attend(*qkv, segments).astype(jnp.float32)
+            return jnp.sum(heads * weights), heads
+
+        gradients, heads = jax.grad(weighted, (0, 1, 2), has_aux=True)(query, key, value)
+        return heads, *(x.astype(jnp.float32) for x in gradients)
+
+    return jax.device_get(run(query, key, value, segments))
+
+
+SHAPES = {  # of several lengths, heads, groups and suffixes of queries
+    "one block": {"length": 100, "last": 100, "group": 2},
+    "last of several": {"length": 300, "last": 170, "size": 128},
+    "one query": {"length": 257, "last": 1, "group": 3, "heads": 1},
+    "longer block": {"length": 512, "last": 512, "heads": 1, "rows": 3},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["splash", "cudnn"])
+def test_kernels_equal_attention_with_a_whole_mask(without_accelerator, name, shape):
+    case = arrays(**SHAPES[shape])
+    ours = value_and_gradients(getattr(attention, name), *case)
+    for a, b in zip(ours, value_and_gradients(whole, *case), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["splash", "cudnn", "blocked"])
+def test_bfloat16_stays_within_two_percent_of_the_spread(without_accelerator, name):
+    case = arrays(150, 150, group=2, dtype=jnp.bfloat16)
+    ours = value_and_gradients(functools.partial(attention.causal_attention, implementation=name), *case)
+    exact = value_and_gradients(whole, *(x.astype(jnp.float32) for x in case[:3]), case[3])
+    for a, b in zip(ours, exact, strict=True):
+        assert np.sqrt(np.mean((a - b) ** 2)) < 0.02 * np.std(b)
+
+
+@pytest.mark.parametrize("name", ["splash", "cudnn"])
+def test_each_device_computes_its_rows_and_heads(without_accelerator, monkeypatch, name):
+    monkeypatch.setattr(attention, "choose", lambda implementation, query: implementation)
+    case = arrays(150, 90, rows=4, group=2)
+    expected = value_and_gradients(whole, *case)
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        sharded = [jax.device_put(x, jax.NamedSharding(mesh, P(ROWS, "tensor"))) for x in case[:3]]
+        attend = functools.partial(attention.causal_attention, implementation=name)
+        ours = value_and_gradients(attend, *sharded, to_devices(case[3], mesh))
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("queries", "mask"), [(64, "CAUSAL"), (31, "NO_MASK")])
+def test_cudnn_is_called_where_it_is_asked_for(monkeypatch, queries, mask):
+    """Lowered for a GPU that is not here: the forward and the backward call, with the mask as a bias."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    attend = functools.partial(attention.causal_attention, implementation="cudnn")
+    case = arrays(64, queries, group=2, dtype=jnp.bfloat16)
+    gradient = jax.jit(jax.grad(lambda *qkv: attend(*qkv, case[3]).astype(jnp.float32).sum(), (0, 1, 2)))
+    program = gradient.trace(*case[:3]).lower(lowering_platforms=("cuda",)).as_text()
+    assert "fmhaScaleBiasSoftmax(" in program and "fmhaScaleBiasSoftmaxBackward(" in program
+    assert f"mask_type\\22: \\22{mask}" in program
+
+
+def test_splash_is_called_where_it_is_asked_for():
+    """Lowered for a TPU that is not here: the kernels of the output and of both gradients."""
+    attend = functools.partial(attention.causal_attention, implementation="splash")
+    case = arrays(100, 60, group=2)
+    gradient = jax.jit(jax.grad(lambda *qkv: attend(*qkv, case[3]).sum(), (0, 1, 2)))
+    program = gradient.trace(*case[:3]).lower(lowering_platforms=("tpu",)).as_text()
+    assert program.count("@tpu_custom_call") == 3
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "size", "expected"),
+    [
+        ("cpu", jnp.bfloat16, 64, "blocked"),
+        ("tpu", jnp.float32, 80, "splash"),
+        ("gpu", jnp.bfloat16, 80, "cudnn"),
+        ("gpu", jnp.float32, 64, "blocked"),
+        ("gpu", jnp.bfloat16, 84, "blocked"),
+        ("gpu", jnp.bfloat16, 256, "blocked"),
+    ],
+)
+def test_auto_is_what_the_platform_can_do(monkeypatch, platform, dtype, size, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert attention.choose("auto", jnp.zeros((1, 1, 1, 1, size), dtype)) == expected
+
+
+def test_cudnn_refuses_float32():
+    with pytest.raises(ConfigError, match="^model.attention: .*float32"):
+        attention.causal_attention(*arrays(8, 8), implementation="cudnn")
 
 
 def test_positions_count_the_tokens_before_in_the_same_segment():

@@ -201,7 +201,10 @@ def test_loss_is_clipped_policy_plus_clipped_value_loss(reference, episodes, tem
     @jax.jit
     def views(networks, query, response):
         scalars = heads.scalars(networks["value"], CONFIG, query, response, PAD)
-        return ppo.response_logits(networks["policy"], CONFIG, query, response, PAD), scalars
+        tokens = jnp.concatenate([query, response[:, :-1]], axis=1)
+        segments = transformer.valid_segments(tokens, PAD)
+        hidden = transformer.apply(networks["policy"], CONFIG, tokens, segments, query.shape[1] - 1)
+        return transformer.logits(networks["policy"], CONFIG, hidden), scalars
 
     logits, scalars = jax.device_get(views(networks, episodes.query, episodes.response))
     ids = np.where(episodes.mask, episodes.response, 0)

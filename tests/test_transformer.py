@@ -9,7 +9,7 @@ import pytest
 import tiny
 from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
-from rlhf_jax.model import transformer
+from rlhf_jax.model import splash, transformer
 
 Q, R = 8, 6
 T = Q + R
@@ -232,6 +232,26 @@ def test_rematerializing_changes_no_gradient(loop, tokens):
     kept = gradient(weights_of(config), config)
     again = gradient(weights_of(config), dataclasses.replace(config, rematerialize=True))
     tiny.assert_close(again, kept, atol=2e-4, rtol=1e-4)
+
+
+def test_the_splash_kernel_changes_nothing(monkeypatch, tokens):
+    """Interpreted, inside of a loop over rematerialized layers, with grouped queries."""
+    make = functools.partial(splash.kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash.kernel, "make_splash_mha", make)
+    segments = transformer.valid_segments(tokens, PAD)
+
+    @functools.partial(jax.jit, static_argnames="config")
+    def loss_and_gradient(params, config):
+        def loss(params):
+            return jnp.sum(jnp.sin(transformer.apply(params, config, tokens, segments, Q - 1)))
+
+        return jax.value_and_grad(loss)(params)
+
+    config = dataclasses.replace(FAMILIES["llama"], layer_loop="scan", rematerialize=True)
+    expected = loss_and_gradient(weights_of(FAMILIES["llama"]), config)
+    config = dataclasses.replace(config, attention="splash")
+    ours = loss_and_gradient(weights_of(FAMILIES["llama"]), config)
+    tiny.assert_close(ours, expected, atol=2e-4, rtol=1e-4)
 
 
 def test_bfloat16_stays_within_five_percent(config, tokens):

@@ -19,7 +19,8 @@ def token_logprobs(
     outside the vocabulary, as padding is, gets a finite number without meaning: mask it.
     """
     logits = logits.astype(jnp.float32) / temperature
-    vocabulary = jnp.arange(logits.shape[-1])
+    layout = jax.typeof(logits).sharding  # each device compares with its own part of the vocabulary
+    vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1, out_sharding=layout)
     chosen = jnp.sum(jnp.where(vocabulary == tokens[..., None], logits, 0.0), axis=-1)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 

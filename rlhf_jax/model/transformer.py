@@ -43,29 +43,50 @@ def embedding_specs(config: ModelConfig, vocabulary: int):
 
 
 def embed(w, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Looks tokens up; padding ids lie outside the vocabulary and are read as id 0.
-
-    The table is gathered before the lookup: looking up in a table split over the mesh makes the
-    compiler replicate the activations instead, which are larger.
-    """
-    table = reshard(w["tokens"], None, None)
-    tokens = jnp.where(tokens < table.shape[0], tokens, 0)
-    x = table.at[tokens].get(out_sharding=layout(ROWS, None, None))
+    """Looks tokens up; padding ids lie outside the vocabulary and are read as id 0."""
+    x = look_up(w["tokens"], jnp.where(tokens < w["tokens"].shape[0], tokens, 0))
     if "positions" in w:
         table = reshard(w["positions"], None, None)
         x = x + table.at[positions].get(out_sharding=layout(ROWS, None, None))
     return x
 
 
-def logits(params, config: ModelConfig, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-    """Float32 logits, their vocabulary split over `tensor`. Ask only for the positions you read."""
-    dtype = jnp.dtype(config.dtype)
+def look_up(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """The tokens' rows of a table whose rows are split over `tensor` and whose columns over `fsdp`.
+
+    Each device looks the tokens of its fsdp group up in its own part, then exchanges columns for rows:
+    neither table nor gradient is ever whole on a device. A plain lookup replicates the activations.
+    """
+    if layout() is None:
+        return table[tokens]
+
+    def in_own_part(part, tokens):
+        ids = jax.lax.all_gather(tokens, "fsdp", tiled=True) - jax.lax.axis_index("tensor") * part.shape[0]
+        own = (ids >= 0) & (ids < part.shape[0])
+        x = jnp.where(own[..., None], part[jnp.where(own, ids, 0)], 0)
+        x = jax.lax.psum(x, "tensor")
+        return jax.lax.all_to_all(x, "fsdp", split_axis=0, concat_axis=2, tiled=True)
+
+    in_specs, rows = (P("tensor", "fsdp"), P(ROWS)), P(ROWS)
+    on_each = jax.shard_map(in_own_part, in_specs=in_specs, out_specs=rows, check_vma=False)
+    return on_each(reshard(table, "tensor", "fsdp"), reshard(tokens, ROWS))
+
+
+def output_matrix(params, config: ModelConfig) -> Float[Array, "V D"]:
+    """In the type of the computation."""
+    matrix = params["embed"]["tokens"] if config.tied_head else params["head"].T
+    return matrix.astype(config.dtype)
+
+
+def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"]) -> Float[Array, "B T V"]:
+    """Float32 logits, their vocabulary split over `tensor`."""
     out = layout(ROWS, None, "tensor")
-    if config.tied_head:
-        table = params["embed"]["tokens"].astype(dtype)
-        return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32, out_sharding=out)
-    matrix = params["head"].astype(dtype)
-    return jnp.einsum("btd,dv->btv", hidden, matrix, preferred_element_type=jnp.float32, out_sharding=out)
+    return jnp.einsum("btd,vd->btv", hidden, matrix, preferred_element_type=jnp.float32, out_sharding=out)
+
+
+def logits(params, config: ModelConfig, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    """Whole float32 logits. Ask only for the positions you read; `likelihood` has what losses need."""
+    return project(hidden, output_matrix(params, config))
 
 
 # Normalisation -------------------------------------------------------------------------------
@@ -242,7 +263,7 @@ def apply(
     x = embed(w["embed"], tokens, positions)
 
     def attend(query, key, value):
-        return attention.causal_attention(query, key, value, segments), None
+        return attention.causal_attention(query, key, value, segments, config.attention), None
 
     def step(w, x, cache, outputs_from=0):
         del cache
@@ -280,7 +301,7 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int):
 
     def attend(query, key, value):
         room = ((0, 0), (0, 0), (0, slots), (0, 0))
-        heads = attention.causal_attention(query, key, value, segments)
+        heads = attention.causal_attention(query, key, value, segments, config.attention)
         return heads, (jnp.pad(key, room), jnp.pad(value, room))
 
     def step(w, x, cache, outputs_from=0):
