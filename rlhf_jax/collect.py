@@ -1,26 +1,106 @@
-"""Comparisons to train a reward model on: published ones, or collected in the miniature.
+"""Collects comparisons: samples pairs of summaries for people, and finds what was collected.
 
-In the miniature the SFT policy writes summaries, pairs of them and of others are made, and the
-simulated labelers say which they prefer. That is kept as OpenAI's records in
+python -m rlhf_jax.collect --config=configs/mini.py --workdir=runs/mini \\
+    --policies=sft,ppo,reference --out=tasks.jsonl
+
+--config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf_jax.main
+--policies=LIST    two or more whose summaries meet, with commas: reference, the post's own summary;
+                   sft, sft_10x or ppo of the work folder; NAME:FOLDER for another one, FOLDER an exported
+                   model or another run's checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a
+                   policy that is named twice are also compared with each other
+--out=FILE         where to write: comparison records without a choice, for rlhf_jax.feedback.serve
+--pairs=NUMBER     (1000)
+--posts=SPLIT      of train, valid1, valid2 (the halves of valid) or test alone, which the records then
+                   name; without it, of train, and the export draws which are held out
+--temperature=T    (1.0) of the samples
+--not_again=GLOB   files of tasks or comparisons whose pairs are not asked again
+
+In the miniature a run asks simulated labelers: the SFT policy writes summaries, pairs of them and of
+others are made, and the labelers say which they prefer. That is kept as OpenAI's records in
 `<workdir>/comparisons.jsonl`; nothing else of the gold judge reaches a model.
 """
 
+import glob
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax import checkpoint, inference
+import jax
+from absl import flags, logging
+
+from rlhf_jax import checkpoint, inference, tasks
+from rlhf_jax.command_line import config_of, define_config
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.mini.pairs import pairs
-from rlhf_jax.data.records import Comparison, Post, read_comparisons, write_jsonl
+from rlhf_jax.data.records import Comparison, Post, RecordError, read_comparisons, write_jsonl
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.feedback.simulated import label
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import params, transformer
 
 SAMPLES = 2  # summaries that the SFT policy writes for a post
-TEMPERATURE = 1.0  # of these samples: more varied than PPO's, so that the reward model sees more
+SPLITS = ("train", "valid1", "valid2", "test")
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
+    try:
+        options = _parse(argv)
+        count = ask(config_of(options), options)
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"rlhf_jax.collect: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(
+        f"{options.out}: {count:,} pairs; python -m rlhf_jax.feedback.serve --tasks={options.out} asks them"
+    )
+    return 0
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    define_config(options, argv)
+    for name, meaning in (("workdir", "folder of the run"), ("out", "file to write")):
+        flags.DEFINE_string(name, None, meaning, required=True, flag_values=options)
+    flags.DEFINE_list("policies", None, "whose summaries meet", required=True, flag_values=options)
+    flags.DEFINE_integer("pairs", 1000, "number of pairs", lower_bound=1, flag_values=options)
+    flags.DEFINE_enum("posts", None, SPLITS, "of these posts alone", flag_values=options)
+    flags.DEFINE_float("temperature", tasks.TEMPERATURE, "of the samples", 0.0, flag_values=options)
+    flags.DEFINE_string("not_again", "", "files of earlier tasks", flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    return options
+
+
+def ask(config: Config, options: flags.FlagValues) -> int:
+    """Writes the file of tasks that the options describe; returns how many there are."""
+    out = Path(options.out)
+    if out.exists():
+        raise RecordError(f"--out: {out} is there already; name a new file")
+    earlier = sorted(glob.glob(options.not_again))
+    if options.not_again and not earlier:
+        raise RecordError(f"--not_again: there is no file {options.not_again}")
+    posts = halved(sources.load_posts(config.data, config.seed)).get(options.posts or "train")
+    if not posts:
+        raise RecordError(f"--posts: the data have no posts in {options.posts}")
+    with jax.set_mesh(make_mesh(config.mesh)):
+        policies = tasks.find_policies(options.policies, config, Path(options.workdir), options.temperature)
+        pairs = tasks.draw(policies, posts, options.pairs, config.seed, tasks.asked_in(earlier))
+    split = {"split": options.posts} if options.posts else {}
+    write_jsonl(out, [pair | split for pair in pairs])
+    return len(pairs)
+
+
+def halved(posts: dict[str, list[Post]]) -> dict[str, list[Post]]:
+    """The posts by the splits of comparisons, to which valid1 and valid2 the halves of valid belong."""
+    half = len(posts["valid"]) // 2
+    return posts | {"valid1": posts["valid"][:half], "valid2": posts["valid"][half:]}
 
 
 def collect(config: Config, workdir: Path, model: ModelConfig, tokenizer: Tokenizer) -> list[Comparison]:
@@ -32,9 +112,10 @@ def collect(config: Config, workdir: Path, model: ModelConfig, tokenizer: Tokeni
 
 
 def load(config: Config, workdir: Path) -> list[Comparison]:
-    """The comparisons of a run that has collected them."""
-    if config.data.source == "mini":
-        return list(read_comparisons(workdir / "comparisons.jsonl"))
+    """The comparisons of a run: those collected in its folder, or the published ones."""
+    file = workdir / "comparisons.jsonl"
+    if config.data.source == "mini" or file.exists():
+        return list(read_comparisons(file))
     return load_comparisons(config.data, config.reward.batches)
 
 
@@ -42,13 +123,13 @@ def _compare(config: Config, workdir: Path, model: ModelConfig, tokenizer: Token
     """`mini_pairs` labelled pairs in train; a twentieth of that, 500 at least, in valid1 and in valid2."""
     like = params.abstract(transformer.specs(model, tokenizer.vocab_size), make_mesh(config.mesh))
     policy = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "reward"), like)
-    posts = sources.load_posts(config.data, config.seed)
+    posts = halved(sources.load_posts(config.data, config.seed))
     half = len(posts["valid"]) // 2
     held_out = max(500, config.data.mini_pairs // 20)
     wanted = {
         "train": (posts["train"], config.data.mini_sampled, config.data.mini_pairs),
-        "valid1": (posts["valid"][:half], half, held_out),
-        "valid2": (posts["valid"][half:], half, held_out),
+        "valid1": (posts["valid1"], half, held_out),
+        "valid2": (posts["valid2"], half, held_out),
     }
     labelled = []
     for split, (candidates, sampled, count) in wanted.items():
@@ -68,10 +149,14 @@ def _samples(
         model=model,
         tokenizer=tokenizer,
         data=config.data,
-        temperature=TEMPERATURE,
+        temperature=tasks.TEMPERATURE,
         seed=config.seed,
     )
     written: dict[str, list[tuple[str, str]]] = {}
     for post, text in zip(repeated, texts, strict=True):
         written.setdefault(post.id, []).append((text, "sft"))
     return written
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

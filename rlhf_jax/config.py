@@ -169,6 +169,13 @@ class EvalConfig:
 
 
 @dataclass
+class RoundsConfig:
+    """Stage round: as many rounds as there are numbers in `pairs`."""
+
+    pairs: tuple[int, ...] = (1_500, 1_500, 3_000)  # of summaries that people compare in each round
+
+
+@dataclass
 class Config:
     seed: int = 0
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -178,6 +185,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
 
 
 CHOICES = {
@@ -370,6 +378,8 @@ def _check_together(config: Config) -> None:
             f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
             f"{ppo.minibatches * ppo.microbatches}"
         )
+    if not config.rounds.pairs:
+        raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:
         raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
     for stage in ("sft", "reward"):

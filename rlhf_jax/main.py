@@ -7,21 +7,20 @@ python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
---stage=STAGE         sft, reward, ppo or eval alone; without it, all that have not finished
+--stage=STAGE         sft, reward, ppo or eval alone; without it, all that have not finished;
+                      round: after sft, rounds of comparisons, reward model and PPO, see rlhf_jax/rounds.py
 """
 
 import importlib
-import os
-import re
 import sys
 import time
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import config_flags
 
 from rlhf_jax import workdir as runs
-from rlhf_jax.config import Config, check_context, check_name, validate
+from rlhf_jax.command_line import config_of, define_config
+from rlhf_jax.config import Config, check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
 
@@ -47,23 +46,17 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> tuple[Config, str, str | None]:
     """(config, workdir, stage or None for all) of a command line, validated."""
-    _check_arguments(argv)
     options = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
+    define_config(options, argv)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
-    flags.DEFINE_enum("stage", None, STAGES, "the one stage to run", flag_values=options)
+    flags.DEFINE_enum("stage", None, (*STAGES, "round"), "the one stage to run", flag_values=options)
     unknown = options(argv)[1:]
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    if options.config is None:
-        raise flags.Error(
-            "--config is missing: a file such as --config=configs/mini.py; --help shows the usage"
-        )
-    if not isinstance(options.config, Config):
-        raise flags.Error(f"--config: get_config() returned {type(options.config).__name__}, not a Config")
+    config = config_of(options)
     if not options.workdir:
         raise flags.Error("--workdir is missing: the folder of the run, such as --workdir=runs/mini")
-    return validate(options.config), options.workdir, options.stage
+    return config, options.workdir, options.stage
 
 
 def run(config: Config, folder: str, stage: str | None) -> None:
@@ -73,14 +66,25 @@ def run(config: Config, folder: str, stage: str | None) -> None:
     workdir = runs.open_workdir(folder, config)
     if stage:
         _refuse_interrupted(workdir, stage)
-    for name in (stage,) if stage else STAGES:
-        if not stage and runs.stage_done(workdir, name):
-            print(f"{name}: finished before in {workdir}, skipped", flush=True)
-        else:
-            _run_stage(name, config, workdir)
+    if stage == "round":
+        importlib.import_module("rlhf_jax.rounds").run(config, workdir, _pipeline)
+        return
+    if stage:
+        _run_stage(stage, config, workdir)
+    else:
+        _pipeline(config, workdir)
     report = workdir / "report.html"
     if report.exists():
         print(f"report: {report}")
+
+
+def _pipeline(config: Config, workdir: Path) -> None:
+    """All stages that have not finished."""
+    for stage in STAGES:
+        if runs.stage_done(workdir, stage):
+            print(f"{stage}: finished before in {workdir}, skipped", flush=True)
+        else:
+            _run_stage(stage, config, workdir)
 
 
 def _run_stage(stage: str, config: Config, workdir: Path) -> None:
@@ -99,25 +103,13 @@ def _run_stage(stage: str, config: Config, workdir: Path) -> None:
 
 def _refuse_interrupted(workdir: Path, stage: str) -> None:
     """A stage must not read the checkpoint of an earlier one that was stopped half-way."""
-    for earlier in STAGES[: STAGES.index(stage)]:
+    earlier_stages = ("sft",) if stage == "round" else STAGES[: STAGES.index(stage)]
+    for earlier in earlier_stages:
         if earlier in runs.stages_interrupted(workdir):
             raise flags.Error(
                 f"{stage} needs stage '{earlier}', which was stopped before its end in {workdir}: "
                 f"run --stage={earlier} first, it resumes"
             )
-
-
-def _check_arguments(argv: list[str]) -> None:
-    """Misspelt fields and missing files, which the flag parser would report as a traceback."""
-    arguments = iter(argv[1:])
-    for argument in arguments:
-        name, _, file = argument.partition("=")
-        if name == "--config":
-            file = file or next(arguments, "")
-            if not os.path.isfile(file):
-                raise flags.Error(f"--config: no such file {file!r}")
-        if field := re.match(r"--?(?:no)?config\.(.*)", name):
-            check_name(field[1])
 
 
 def _is_for_people(error: Exception) -> bool:

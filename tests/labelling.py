@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rlhf_jax.data.records import write_jsonl
-from rlhf_jax.feedback import people, work
+from rlhf_jax.feedback import people, serve, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
 from rlhf_jax.feedback.store import Store, answers, questions
@@ -57,9 +57,22 @@ def tasks_of(folder: Path, records: list[dict], study: Study) -> list[Task]:
     return read_tasks(folder / "tasks.jsonl", study)
 
 
-def make_site(folder: Path, records: list[dict], study: Study | None = None, onboarding=()) -> Site:
+def sample(i: int) -> dict:
+    """A post with two policies' summaries, as the evaluation writes it."""
+    written = {policy: {"text": f"Sample {i} of {policy}.", "score": 0.5} for policy in ("sft", "ppo")}
+    return {"post": post(i) | {"summary": f"Reference {i}."}, "summaries": written}
+
+
+def make_site(
+    folder: Path, records: list[dict], study: Study | None = None, onboarding=(), samples: int = 0
+) -> Site:
+    """With `samples` posts in the staff's viewer, if any."""
     study = study or Study(calibration=0.0)
-    site = Site(Store(folder / "feedback.sqlite"), study, URL)
+    files = {}
+    if samples:
+        write_jsonl(folder / "samples.jsonl", [sample(i) for i in range(samples)])
+        files = serve.viewer_files(folder / "samples.jsonl")
+    site = Site(Store(folder / "feedback.sqlite"), study, URL, files)
     with site.store.write() as db:
         work.add_tasks(db, tasks_of(folder, records, study), onboarding, study)
     return site

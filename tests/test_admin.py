@@ -8,8 +8,8 @@ import pytest
 from labelling import URL, Visitor, join, make_site, pair
 
 from rlhf_jax.data.records import read_comparisons
-from rlhf_jax.feedback import people
-from rlhf_jax.feedback.study import Onboarding, Study
+from rlhf_jax.feedback import people, viewer
+from rlhf_jax.feedback.study import Labeler, Onboarding, Study
 
 
 @pytest.fixture
@@ -126,3 +126,39 @@ def test_the_export_is_downloaded_as_one_file(site, boss, tmp_path):
 
 def test_the_export_before_any_answer_is_an_empty_archive(boss):
     assert zipfile.ZipFile(io.BytesIO(boss.get("/admin/export").content)).namelist() == []
+
+
+def test_settings_of_a_labeler_stand_beside_the_name_and_those_of_nobody_are_told(tmp_path):
+    labelers = {"Ana": Labeler(5, ("comparison",), ("round2",)), "Anna": Labeler(9)}
+    site = make_site(tmp_path, [pair(0)], Study(labelers=labelers))
+    boss = join(site, "Boss", "administrator")
+    join(site, "Ana")
+    page = boss.get("/admin").text
+    row = re.search(r">Ana<.*?</tr>", page, re.S)[0]
+    assert "comparison, round2" in row and " / 5" in row
+    assert "settings for Anna, and no labeler is called so" in page
+
+
+@pytest.mark.parametrize("role", ["researcher", "administrator"])
+def test_the_staff_reads_samples(tmp_path, role):
+    visitor = join(make_site(tmp_path, [pair(0)], samples=3), "Rosa", role)
+    assert 'href="/samples/"' in visitor.open("/").text
+    page = visitor.get("/samples/")
+    assert page.headers["content-type"].startswith("text/html") and 'src="app.js"' in page.text
+    for name, kind in (("app.js", "javascript"), ("style.css", "css"), ("data/index.js", "javascript")):
+        response = visitor.get(f"/samples/{name}")
+        assert response.status_code == 200 and f"text/{kind}" in response.headers["content-type"]
+    assert "Sample 2 of ppo." in visitor.get("/samples/data/0.js").text
+
+
+def test_the_viewer_in_the_site_is_the_one_on_the_disk(tmp_path):
+    visitor = join(make_site(tmp_path, [pair(0)], samples=3), "Rosa", "researcher")
+    arguments = [f"--samples={tmp_path / 'samples.jsonl'}", f"--out={tmp_path / 'out'}"]
+    assert viewer.main(["viewer", *arguments]) == 0
+    for file in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
+        path = file.relative_to(tmp_path / "out").as_posix()
+        assert visitor.get(f"/samples/{path}").content == file.read_bytes()
+
+
+def test_a_site_without_samples_has_no_page_of_them(boss):
+    assert "/samples/" not in boss.get("/").text and boss.get("/samples/").status_code == 404

@@ -3,6 +3,8 @@
 What requests themselves may try stands in test_feedback_requests.py.
 """
 
+import dataclasses
+import json
 import re
 import threading
 
@@ -10,7 +12,7 @@ import labelling
 import pytest
 from labelling import Visitor, count, join, make_site, pair
 
-from rlhf_jax.feedback import people
+from rlhf_jax.feedback import people, serve
 from rlhf_jax.feedback.store import answers, questions
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{ 7 * 7 }}{% raw %}</textarea>"
@@ -293,3 +295,87 @@ def test_onboarding_cannot_be_skipped_by_a_labeler(tmp_path):
     )
     with site.store.read() as db:
         assert people.everybody(db)[0].standing == "training"
+
+
+# Samples, which name the policies
+
+FILES = ("", "index.html", "app.js", "style.css", "data/index.js", "data/0.js", "nothing.js")
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A labeler, a researcher and a stranger at a site with samples."""
+    site = make_site(tmp_path_factory.mktemp("sampled"), [pair(0)], samples=2)
+    return join(site, "Ana"), join(site, "Rosa", "researcher"), Visitor(site)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_samples_are_not_for_labelers_and_strangers(sampled, name):
+    """Nor can they tell which files there are."""
+    labeler, _, stranger = sampled
+    for visitor, status in ((labeler, 404), (stranger, 403)):
+        response = visitor.get(f"/samples/{name}")
+        assert response.status_code == status and "Sample" not in response.text
+        assert response.text == visitor.get("/samples/no/such/file").text
+
+
+def test_a_labeler_is_not_told_that_there_are_samples(sampled):
+    assert all("/samples" not in sampled[0].open(path).text for path in ("/", "/task", "/questions"))
+
+
+def test_a_researcher_who_was_paused_or_signed_out_reads_no_samples(tmp_path):
+    site = make_site(tmp_path, [pair(0)], samples=2)
+    rosa, dan = join(site, "Rosa", "researcher"), join(site, "Dan", "researcher")
+    with site.store.write() as db:
+        people.change(db, people.everybody(db)[0].id, paused=True)
+        people.sign_out(db, people.everybody(db)[1].id)
+    for visitor in (rosa, dan):
+        assert visitor.get("/samples/data/0.js").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/samples/../feedback.sqlite", "/samples/%2e%2e/feedback.sqlite", "/samples/..%2ffeedback.sqlite"),
+        *("/samples//etc/passwd", "/samples/%2fetc%2fpasswd", "/samples/data/../../app.py"),
+        *("/samples/data/..%5c..%5capp.py", "/samples/data", "/samples/data/", "/samples/data/%00.js"),
+        *(
+            "/samples/0.js",
+            "/samples/INDEX.HTML",
+            "/samples/index.html/",
+            "/samples/samples.jsonl",
+            "/samples",
+        ),
+    ],
+)
+def test_no_address_reaches_another_file(sampled, path):
+    response = sampled[1].get(path)
+    assert response.status_code == 404 and "Sample 0" not in response.text
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_samples_can_only_be_read(sampled, method):
+    assert sampled[1].request(method, "/samples/index.html").status_code == 405
+
+
+def test_a_browser_runs_of_the_samples_only_the_site_s_own_files(sampled):
+    for name in FILES:
+        headers = sampled[1].get(f"/samples/{name}").headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy and "unsafe" not in policy
+    page = sampled[1].get("/samples/").text
+    assert not re.search(r"<script(?! src=\"(data/index|app)\.js\")|\son\w+=|style=", page)
+
+
+def test_a_script_in_a_sample_stays_text(tmp_path):
+    site = make_site(tmp_path, [pair(0)], samples=1)
+    record = labelling.sample(0)
+    record["summaries"]["ppo"]["text"] = "</script>" + SCRIPT
+    (tmp_path / "samples.jsonl").write_text(json.dumps(record))
+    site = dataclasses.replace(site, samples=serve.viewer_files(tmp_path / "samples.jsonl"))
+    script = join(site, "Rosa", "researcher").get("/samples/data/0.js")
+    assert script.headers["content-type"].startswith("text/javascript")  # markup means nothing in it
+    assert json.loads(script.text.split(" = ", 1)[1].removesuffix(";\n"))[0]["summaries"][2]["text"].endswith(
+        SCRIPT
+    )

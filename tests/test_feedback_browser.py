@@ -131,11 +131,14 @@ def start(tmp_path, browser, request):
     """Starts a site with records and a study, and opens browsers for its people."""
     servers, persons = [], []
 
-    def start(records, study="", onboarding=()):
+    def start(records, study="", onboarding=(), samples=()):
         write_jsonl(tmp_path / "tasks.jsonl", records)
+        write_jsonl(tmp_path / "samples.jsonl", samples)
         write_jsonl(tmp_path / "onboarding.jsonl", onboarding)
         (tmp_path / "study.toml").write_text(study)
-        servers.append(labelling.Server(tmp_path, f"--study={tmp_path / 'study.toml'}"))
+        options = [f"--study={tmp_path / 'study.toml'}"]
+        options += [f"--samples={tmp_path / 'samples.jsonl'}"] if samples else []
+        servers.append(labelling.Server(tmp_path, *options))
 
         def person(**options):
             persons.append(Person(browser, servers[0], request.config.getoption("--screenshots"), **options))
@@ -402,6 +405,25 @@ def test_all_kinds_of_task_by_keyboard(start, tmp_path):
         ana.page.wait_for_function("before => location.href !== before", arg=before)
     ana.see("There is no task for you")
     assert seen == {"likert", "demonstration", "edit", "explanation"}
+
+
+def test_samples_are_read_in_the_site_by_keyboard(start):
+    """Below the site's own security policy, which would be heard of as an error."""
+    samples = [labelling.sample(i) for i in range(3)]
+    samples[1]["summaries"]["ppo"]["text"] = "<img src=x onerror=alert(1)>"
+    server, person = start([pair(0)], samples=samples)
+    boss, ana = person(), person()
+    boss.join(server.link())
+    ana.join(invite(boss, "Ana"))
+    assert ana.page.get_by_text("Samples").count() == 0
+    boss.page.goto(f"{server.url}/")
+    boss.tab_to("Samples")
+    boss.press("Enter")
+    boss.page.wait_for_url("**/samples/*")
+    boss.see("Sample 0 of ppo.")
+    boss.press("ArrowRight")
+    boss.see("<img src=x onerror=alert(1)>")
+    boss.picture("samples")
 
 
 def test_without_a_script_the_site_works_the_same(start, tmp_path):

@@ -10,15 +10,17 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 # A module may import its own package and the layers before its own: siblings do not know each other.
 LAYERS = [
     {"config"},
-    {"functional", "data", "metrics", "workdir", "health"},
+    {"functional", "data", "metrics", "workdir", "health", "command_line"},
     {"feedback", "recipes"},
     {"mesh"},
     {"model"},
     {"state", "checkpoint"},
     {"rollout"},
     {"inference"},
+    {"tasks"},
     {"collect"},
     {"pretrain", "sft", "reward", "ppo", "evaluation"},
+    {"rounds"},
     {"plan", "export", "main"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

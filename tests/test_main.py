@@ -156,6 +156,25 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
     assert stages == ["sft", "reward", "ppo", "eval"]
 
 
+def test_rounds_come_after_the_supervised_policy_alone(start, stages, monkeypatch):
+    """They are no stage of an ordinary run, and are told how to run one in a folder of theirs."""
+    started = []
+
+    def run(config, workdir, pipeline):
+        started.append(workdir.name)
+        pipeline(config, workdir)
+
+    monkeypatch.setitem(sys.modules, "rlhf_jax.rounds", SimpleNamespace(run=run))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            start("--stage=sft")
+    assert_one_line(start("--stage=round"), "round needs stage 'sft', which was stopped", "--stage=sft")
+    start("--stage=sft")
+    status, stdout, _ = start("--stage=round")
+    assert status == 0 and started == ["run"] and stages == ["sft", "reward", "ppo", "eval"]
+
+
 def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
     def broken(config, workdir):
         raise ValueError("operands could not be broadcast")

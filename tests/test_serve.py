@@ -79,6 +79,7 @@ def test_a_port_in_use_is_an_error_of_use(tmp_path, capsys):
         (["--stduy=x"], "stduy"),
         (["extra"], "unexpected argument 'extra'"),
         (["--tasks=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--samples=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--store=/nowhere/at/all"], "no such folder"),
     ],
 )
@@ -101,6 +102,14 @@ def test_a_study_names_its_onboarding(tmp_path, started, capsys):
     write_jsonl(tmp_path / "set.jsonl", [pair(5, choice=0, worker="r", batch="b", split="train")])
     assert start(tmp_path, f"--study={tmp_path / 'study.toml'}") == 0
     assert "2 new tasks" in capsys.readouterr().out
+
+
+def test_samples_are_read_before_the_site_is_there(tmp_path, started, capsys):
+    write_jsonl(tmp_path / "samples.jsonl", [labelling.sample(0), {"post": {}}])
+    assert start(tmp_path, f"--samples={tmp_path / 'samples.jsonl'}") == 2
+    assert "samples.jsonl, line 2: field summaries" in capsys.readouterr().err
+    write_jsonl(tmp_path / "samples.jsonl", [labelling.sample(0)])
+    assert start(tmp_path, f"--samples={tmp_path / 'samples.jsonl'}") == 0
 
 
 def test_the_command_serves_its_pages(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_jax.feedback import study as module
-from rlhf_jax.feedback.study import AXES, Axis, Onboarding, Study, StudyError, read_study
+from rlhf_jax.feedback.study import AXES, Axis, Labeler, Onboarding, Study, StudyError, read_study
 
 
 def written(tmp_path, text: str):
@@ -23,6 +23,13 @@ def test_the_example_of_the_module_is_a_study(tmp_path):
     assert study.kinds == ("comparison", "likert") and study.steps == ("interpret", "choose")
     assert [axis.name for axis in study.axes] == ["accuracy"]
     assert study.onboarding == Onboarding(tmp_path / "onboarding.jsonl", 0.7, 300.0)
+    assert study.labelers == {"Ana": Labeler(50, ("comparison",), ("round2",))}
+
+
+def test_a_labeler_s_quota_goes_before_the_study_s(tmp_path):
+    text = 'quota = 20\n[labelers."Ana María"]\nquota = 0\n[labelers.Bo]\nkinds = ["likert"]\n'
+    study = read_study(written(tmp_path, text))
+    assert [study.quota_of(name) for name in ("Ana María", "Bo", "Cem")] == [0, 20, 20]
 
 
 def test_an_axis_needs_only_name_and_question(tmp_path):
@@ -57,6 +64,15 @@ def test_the_default_axes_are_the_papers():
         ("[onboarding]\nagreement = 0.7", r"onboarding\.records"),
         ('[onboarding]\nrecords = "a"\nagreement = 70', r"onboarding\.agreement"),
         ('[onboarding]\nrecords = "a"\nseconds = 0', r"onboarding\.seconds"),
+        ("labelers = 3", "labelers"),
+        ("[labelers]\nAna = 3", r"labelers\.Ana"),
+        ("[labelers.Ana]\nquota = -1", r"labelers\.Ana\.quota"),
+        ("[labelers.Ana]\nbatches = []", r"labelers\.Ana\.batches"),
+        ('[labelers.Ana]\nbatches = "round2"', r"labelers\.Ana\.batches"),
+        ("[labelers.Ana]\nbatches = [2]", r"labelers\.Ana\.batches\[0"),
+        ('[labelers.Ana]\nkinds = ["edits"]', r"labelers\.Ana\.kinds"),
+        ('[labelers.Ana]\nkinds = ["edit"]', r"labelers\.Ana\.kinds has edit, which field kinds"),
+        ("[labelers.Ana]\nshare = 0.5", r"labelers\.Ana\.share"),
         ('kinds = ["likert"]\n[onboarding]\nrecords = "a"', "onboarding"),
     ],
 )

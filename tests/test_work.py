@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
-from labelling import pair, tasks_of
+from labelling import pair, single, tasks_of
 
 from rlhf_jax.feedback import people, work
 from rlhf_jax.feedback.store import Store, assignments, tasks
-from rlhf_jax.feedback.study import Onboarding, Study
+from rlhf_jax.feedback.study import Labeler, Onboarding, Study
 
 
 class Room:
@@ -43,7 +43,8 @@ class Room:
             with self.store.write() as db:
                 own = work.open_task(db, person, task)
                 shown = 1 if choice is None else 10 - choice if own.flipped else choice
-                work.save(db, person, own, {"choice": str(shown)})
+                ratings = {f"axis_{axis.name}": "4" for axis in self.study.axes}
+                work.save(db, person, own, {"choice": str(shown)} | ratings)
                 assert work.submit(db, person, own, f"{person.worker} {task}", self.study)
         return task
 
@@ -93,6 +94,43 @@ def test_researchers_do_the_calibration_alone(tmp_path):
     room = Room(tmp_path, Study(calibration=0.25), records=8)
     for role in ("researcher", "administrator"):
         assert set(room.do_all(room.person(role, role))) == room.part("calibration")
+
+
+def test_a_labeler_with_a_quota_of_their_own_stops_there(tmp_path):
+    labelers = {"Ana": Labeler(quota=3), "Bo": Labeler(quota=0)}
+    room = Room(tmp_path, Study(calibration=0.25, quota=8, labelers=labelers), records=30)
+    ana, bo, cem = (room.person(name) for name in ("Ana", "Bo", "Cem"))
+    assert [len(room.do_all(person)) for person in (ana, cem, bo)] == [
+        3,
+        8,
+        22,
+    ]  # Bo: 2 of everybody, the 20 left
+    with room.store.read() as db:
+        assert [work.progress(db, p, room.study).quota for p in (ana, bo, cem)] == [3, None, 8]
+
+
+def test_a_labeler_gets_the_kinds_and_batches_that_are_theirs(tmp_path):
+    """Tasks without a batch are of the study's; calibration tasks of others are not asked either."""
+    labelers = {
+        "Ana": Labeler(kinds=("likert",)),
+        "Bo": Labeler(batches=("round2", "site")),
+        "Cem": Labeler(kinds=("comparison",), batches=("round1",)),
+        "Dee": Labeler(batches=("nowhere",)),
+    }
+    study = Study(kinds=("comparison", "likert"), calibration=0.5, people_per_task=9, labelers=labelers)
+    room = Room(tmp_path, study, records=4)
+    room.add([pair(10 + i, batch=f"round{i % 2 + 1}") for i in range(8)] + [single(i) for i in range(6)])
+    with room.store.read() as db:
+        rows = db.execute(sa.select(tasks.c.id, tasks.c.kind, tasks.c.record)).all()
+    kinds = {task: (kind, record.get("batch", "site")) for task, kind, record in rows}
+    done = {
+        name: Counter(kinds[task] for task in room.do_all(room.person(name))) for name in ("Ana", "Bo", "Cem")
+    }
+    assert done["Ana"] == {("likert", "site"): 6}
+    assert done["Bo"] == {("comparison", "round2"): 4, ("comparison", "site"): 4, ("likert", "site"): 6}
+    assert done["Cem"] == {("comparison", "round1"): 4}
+    assert room.next(room.person("Dee")) is None
+    assert len(room.do_all(room.person("Eli"))) == 18  # whom the study does not name
 
 
 def test_a_begun_task_is_the_next_until_it_is_done(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -57,6 +58,22 @@ def preference_plot(preferences: dict[str, dict[str, float]]) -> Markup:
     axes.invert_yaxis()
     quiet(axes)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=10.5)
+    return inline_svg(figure)
+
+
+def rounds_plot(rates: Sequence[float], errors: Sequence[float], baseline: Sequence[float]) -> Markup:
+    """A point a round with its standard error, joined; the baseline of each round is the dashed line."""
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    numbers = range(1, len(rates) + 1)
+    axes.plot(numbers, baseline, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.errorbar(numbers, rates, yerr=errors, color=ACCENT, linewidth=1.4, marker="o", markersize=2.5)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_ylim(0, 1)
+    axes.set_xticks(numbers, [f"round {number}" for number in numbers])
+    axes.set_xlim(0.7, len(rates) + 0.3)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    quiet(axes)
     return inline_svg(figure)
 
 

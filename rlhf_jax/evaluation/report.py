@@ -87,7 +87,7 @@ def write_report(workdir: Path) -> Path:
     config = read_json(workdir / "config.json")
     samples = workdir / "samples" / "test.jsonl"
     preferences = results.get("preference_over_reference") or {}
-    page = template().render(
+    page = template("report.html.jinja").render(
         run=workdir.resolve().name,
         config=config,
         results=results,
@@ -107,7 +107,7 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -122,7 +122,7 @@ def template() -> jinja2.Template:
         "text": text,
         "duration": duration,
     }
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def policy_name(policy: str) -> str:

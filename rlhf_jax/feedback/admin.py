@@ -1,4 +1,4 @@
-"""The administrator's pages: people, progress, agreement, export."""
+"""The pages of those who run a study: people, progress, agreement, samples, export."""
 
 import io
 import tempfile
@@ -18,6 +18,7 @@ from rlhf_jax.feedback.store import tasks as task_table
 
 ADMINISTRATORS = ("administrator",)
 LONGEST_NAME = 80
+MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 RESAMPLES = 200  # of the agreement's intervals, which somebody waits for
 
 
@@ -36,7 +37,9 @@ def show_people(visit: Visit) -> Response:
         query = sa.select(kind, part, *count).outerjoin(answers).group_by(kind, part)
         counts = db.execute(query.order_by(part.desc(), kind)).all()
     link = visit.site.links.pop(visit.person.id, None)
-    return visit.page("people.jinja", rows=rows, counts=counts, link=link, roles=ROLES)
+    labelers = {person.name for person, *_ in rows if person.role == "labeler"}
+    strangers = sorted(study.labelers.keys() - labelers)
+    return visit.page("people.jinja", rows=rows, counts=counts, link=link, roles=ROLES, strangers=strangers)
 
 
 def add_person(visit: Visit) -> Response:
@@ -127,9 +130,19 @@ def download(visit: Visit) -> Response:
     return Response(packed.getvalue(), media_type="application/zip", headers=headers)
 
 
+def show_samples(visit: Visit) -> Response:
+    """A file of the viewer of samples, which tells who wrote a summary: nothing for labelers."""
+    name = visit.request.path_params["name"] or "index.html"
+    text = visit.site.samples.get(name)
+    if text is None:
+        raise HTTPException(404)
+    return Response(text, media_type=MEDIA_TYPES[name.rpartition(".")[2]])
+
+
 ROUTES = [
     route("/admin", show_people, roles=ADMINISTRATORS),
     route("/admin/agreement", show_agreement, roles=STAFF),
+    route("/samples/{name:path}", show_samples, roles=STAFF),
     route("/admin/export", download, roles=ADMINISTRATORS),
     route("/admin/people", add_person, "POST", ADMINISTRATORS),
     route("/admin/people/{worker}/link", new_link, "POST", ADMINISTRATORS),

@@ -2,7 +2,7 @@
 
 import datetime
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib import resources
@@ -37,12 +37,13 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Site:
-    """A running site. `url` is the address that people open; `links` new invitations, by administrator,
-    until shown once."""
+    """A running site. `url` is the address that people open; `samples` the files of a viewer of samples
+    for the staff, if there is one; `links` new invitations, by administrator, until shown once."""
 
     store: Store
     study: Study
     url: str
+    samples: Mapping[str, str] = field(default_factory=dict)
     links: dict[int, tuple[str, str]] = field(default_factory=dict)
     bad_links: guard.Limiter = field(default_factory=lambda: guard.Limiter(10, 60))
     posts: guard.Limiter = field(default_factory=lambda: guard.Limiter(300, 60))
@@ -77,6 +78,7 @@ class Visit:
 
     def page(self, template: str, status: int = 200, **values) -> Response:
         values |= {"person": self.person, "csrf": self.csrf, "study": self.site.study}
+        values["samples"] = bool(self.site.samples)
         return render(template, status, **values)
 
 

@@ -6,6 +6,8 @@ python -m rlhf_jax.feedback.serve --tasks=tasks.jsonl --store=feedback.sqlite
                   without axes, or posts, one JSON object a line; tasks the store has stay as they are
 --store=FILE      where answers are kept; a new file, or the one of an earlier start to go on with
 --study=FILE      settings, see rlhf_jax/feedback/study.py (the defaults there)
+--samples=FILE    posts with every policy's summary, such as runs/mini/samples/test.jsonl, which
+                  researchers and administrators can then read; labelers cannot
 --port=NUMBER     (8000)
 --host=ADDRESS    (127.0.0.1: this machine alone); another one needs --url
 --url=ADDRESS     the address that people open, such as https://label.example.org, where it is not
@@ -25,7 +27,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from absl import flags
 
-from rlhf_jax.feedback import people, work
+from rlhf_jax.feedback import people, viewer, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
 from rlhf_jax.feedback.store import Store
@@ -46,7 +48,8 @@ def main(argv: list[str]) -> int:
         hosts = _hosts(options.host, options.url)
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         study = read_study(Path(options.study)) if options.study else Study()
-        site = Site(Store(options.store), study, url)
+        samples = viewer_files(Path(options.samples)) if options.samples else {}
+        site = Site(Store(options.store), study, url, samples)
         listening = socket.create_server((options.host, options.port), family=family)
         _prepare(site, options.tasks, options.new_link)
     except (flags.Error, ValueError, OSError) as error:
@@ -67,6 +70,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("tasks", None, "what to label", required=True, flag_values=options)
     flags.DEFINE_string("store", None, "where answers are kept", required=True, flag_values=options)
     flags.DEFINE_string("study", "", "settings", flag_values=options)
+    flags.DEFINE_string("samples", "", "samples for the staff to read", flag_values=options)
     flags.DEFINE_integer("port", 8000, "port", 1, 65535, flag_values=options)
     flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=options)
     flags.DEFINE_string("url", "", "the address that people open", flag_values=options)
@@ -87,6 +91,11 @@ def _hosts(host: str, url: str) -> list[str]:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
     return [parts.hostname, *LOCAL]
+
+
+def viewer_files(path: Path) -> dict[str, str]:
+    """The files of a viewer of samples."""
+    return viewer.files(*viewer.contents(viewer.read_samples(path), viewer.title_of(path), by_people=False))
 
 
 def _prepare(site: Site, tasks: str, new_link: bool) -> None:

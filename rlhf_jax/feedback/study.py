@@ -20,12 +20,17 @@
     agreement = 0.7                  # share of their choices that a new labeler must reach
     seconds = 300                    # median time a task that the labeler must stay below
 
+    [labelers."Ana"]                 # what one labeler does, by the name on the administrator's page
+    quota = 50                       # in place of the study's
+    kinds = ["comparison"]           # these of the study's kinds alone
+    batches = ["round2"]             # tasks of these batches alone
+
 Every field may be left out, `onboarding.records` alone not where there is an onboarding.
 """
 
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +97,15 @@ class Onboarding:
 
 
 @dataclass(frozen=True)
+class Labeler:
+    """What is given to one labeler. `quota` None: the study's; no kinds or batches: all of them."""
+
+    quota: int | None = None
+    kinds: tuple[str, ...] = ()
+    batches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """The settings of a labelling site; see the module's example."""
 
@@ -105,6 +119,12 @@ class Study:
     people_per_task: int = 1
     batch: str = "site"
     onboarding: Onboarding | None = None
+    labelers: Mapping[str, Labeler] = field(default_factory=dict)
+
+    def quota_of(self, name: str) -> int:
+        """Tasks that a labeler does; 0: as many as there are."""
+        own = self.labelers.get(name, Labeler()).quota
+        return self.quota if own is None else own
 
 
 def read_study(path: Path) -> Study:
@@ -122,6 +142,12 @@ def read_study(path: Path) -> Study:
         raise StudyError(f"{path}: {error}") from None
     if study.onboarding and "comparison" not in study.kinds:
         raise StudyError(f"{path}: field onboarding needs comparisons, which field kinds does not name")
+    for name, labeler in study.labelers.items():
+        for kind in labeler.kinds:
+            if kind not in study.kinds:
+                raise StudyError(
+                    f"{path}: field labelers.{name}.kinds has {kind}, which field kinds does not name"
+                )
     return study
 
 
@@ -193,6 +219,18 @@ def _axes(value, where: str, folder: Path) -> tuple[Axis, ...]:
     return axes
 
 
+def _texts(value, where: str, folder: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise StudyError(f"field {where} should be a list of one or more texts, not {value!r}")
+    return tuple(_text(item, f"{where}[{i}]", folder) for i, item in enumerate(value))
+
+
+def _labelers(value, where: str, folder: Path) -> dict[str, Labeler]:
+    if not isinstance(value, dict):
+        raise StudyError(f"field {where} should be tables [{where}.NAME]")
+    return {name: _parse(Labeler, table, f"{where}.{name}", folder) for name, table in value.items()}
+
+
 def _axis_name(value, where: str, folder: Path) -> str:
     if not isinstance(value, str) or not value.isidentifier():
         raise StudyError(f"field {where} should be one word, such as accuracy, not {value!r}")
@@ -219,6 +257,10 @@ PARSERS: dict[tuple[type, str], Callable] = {
     (Study, "people_per_task"): _whole(1),
     (Study, "batch"): _text,
     (Study, "onboarding"): _onboarding,
+    (Study, "labelers"): _labelers,
+    (Labeler, "quota"): _whole(0),
+    (Labeler, "kinds"): _some_of(KINDS),
+    (Labeler, "batches"): _texts,
     (Axis, "name"): _axis_name,
     (Axis, "question"): _text,
     (Axis, "low"): _text,

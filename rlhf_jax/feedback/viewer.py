@@ -204,18 +204,26 @@ def contents(samples: Sequence[Sample], title: str, by_people: bool) -> tuple[di
     return index, chunks
 
 
+def files(index: dict, chunks: Sequence[list[dict]]) -> dict[str, str]:
+    """The viewer's files: path below its folder → text."""
+    found = {path.name: path.read_text(encoding="utf-8") for path in PAGE.iterdir()}
+    # Scripts, since a page opened from the disk may not fetch: each sets a part of one variable.
+    found["data/index.js"] = f"const samples = {_json(index)};\nsamples.texts = [];\n"
+    return found | {
+        f"data/{i}.js": f"samples.texts[{i}] = {_json(chunk)};\n" for i, chunk in enumerate(chunks)
+    }
+
+
 def write_viewer(out: Path, index: dict, chunks: Sequence[list[dict]]) -> None:
     """Writes the folder, whole or not at all. Raises ViewerError where it holds something else."""
     if out.exists() and not (out.is_dir() and (_is_viewer(out) or not any(out.iterdir()))):
         raise ViewerError(f"--out: {out} is no empty folder and no viewer; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
-        site = Path(shutil.copytree(PAGE, Path(temporary) / "viewer"))
-        (site / "data").mkdir()
-        # Scripts, since a page opened from the disk may not fetch: each sets a part of one variable.
-        _write(site / "data" / "index.js", f"const samples = {_json(index)};\nsamples.texts = [];\n")
-        for i, chunk in enumerate(chunks):
-            _write(site / "data" / f"{i}.js", f"samples.texts[{i}] = {_json(chunk)};\n")
+        site = Path(temporary) / "viewer"
+        (site / "data").mkdir(parents=True)
+        for name, text in files(index, chunks).items():
+            (site / name).write_text(text, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         os.replace(site, out)
@@ -223,10 +231,6 @@ def write_viewer(out: Path, index: dict, chunks: Sequence[list[dict]]) -> None:
 
 def _is_viewer(folder: Path) -> bool:
     return {path.name for path in folder.iterdir()} == {"data", *(path.name for path in PAGE.iterdir())}
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _json(value) -> str:

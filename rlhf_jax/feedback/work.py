@@ -1,8 +1,9 @@
 """Who does which task, how far they are, and what they answered.
 
 Tasks stand in a random order that is the same for everybody. A labeler gets the calibration tasks
-spread over the quota, and in between the first tasks that too few people have. Researchers and
-administrators get the calibration tasks alone, to measure labelers by.
+spread over the quota, and in between the first tasks that too few people have, all of the kinds and
+batches that the study gives this labeler. Researchers and administrators get the calibration tasks
+alone, to measure labelers by.
 """
 
 import math
@@ -18,7 +19,7 @@ from sqlalchemy import func
 from rlhf_jax.feedback import tasks as kinds
 from rlhf_jax.feedback.people import Person, change
 from rlhf_jax.feedback.store import answers, assignments, people, tasks
-from rlhf_jax.feedback.study import Onboarding, Study
+from rlhf_jax.feedback.study import Labeler, Onboarding, Study
 from rlhf_jax.feedback.tasks import Task
 
 ABANDONED = 86_400  # seconds without a sign of work after which a task may go to somebody else
@@ -90,15 +91,26 @@ def next_task(db: sa.Connection, person: Person, study: Study) -> str | None:
         return _assign(db, person, _first(db, mine, tasks.c.part == "onboarding"))
     parts = sa.select(tasks.c.part).join(assignments).where(assignments.c.person == person.id)
     given = list(db.scalars(parts.where(tasks.c.part != "onboarding")))
-    if person.role == "labeler" and study.quota and len(given) >= study.quota:
-        return None
-    calibration = _first(db, mine, tasks.c.part == "calibration")
     if person.role != "labeler":
-        return _assign(db, person, calibration)
+        return _assign(db, person, _first(db, mine, tasks.c.part == "calibration"))
+    quota = study.quota_of(person.name)
+    if quota and len(given) >= quota:
+        return None
+    own = _assigned(person, study)
+    calibration = _first(db, mine, tasks.c.part == "calibration", *own)
     if calibration and given.count("calibration") < math.ceil(study.calibration * (len(given) + 1)):
         return _assign(db, person, calibration)
-    free = _first(db, mine, tasks.c.part == "work", _people_at_work() < study.people_per_task)
+    free = _first(db, mine, tasks.c.part == "work", _people_at_work() < study.people_per_task, *own)
     return _assign(db, person, free or calibration)
+
+
+def _assigned(person: Person, study: Study) -> list[sa.ColumnElement[bool]]:
+    """What holds of the tasks that the study gives a labeler: their kinds, and their batches."""
+    own = study.labelers.get(person.name, Labeler())
+    named = sa.func.nullif(tasks.c.record["batch"].as_string(), "")
+    batch = sa.func.coalesce(named, study.batch)  # as in the export
+    conditions = (tasks.c.kind, own.kinds), (batch, own.batches)
+    return [column.in_(wanted) for column, wanted in conditions if wanted]
 
 
 def _people_at_work():
@@ -207,7 +219,7 @@ def progress(db: sa.Connection, person: Person, study: Study) -> Progress:
     ).all()
     seconds = [seconds for part, seconds in rows if part != "onboarding"]
     sizes = _sizes(db)
-    quota = study.quota or None
+    quota = study.quota_of(person.name) or None
     if person.role != "labeler":
         quota = sizes.get("calibration", 0)
     return Progress(

@@ -1,0 +1,50 @@
+"""Three rounds on the embedded miniature, each asking about summaries of the policy before.
+
+    python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=sft
+    python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=round
+
+1,500, 3,000 and 6,000 comparisons in all, where mini.py has 32,000 at once.
+"""
+
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    RoundsConfig,
+    SftConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(pretrained="mini/small"),
+        data=DataConfig(
+            source="mini",
+            query_tokens=48,
+            query_buckets=(40, 48),
+            response_tokens=20,
+            reward_response_tokens=20,
+        ),
+        sft=SftConfig(
+            batch_size=64,
+            optimizer=OptimizerConfig(learning_rate=5e-4),
+            pack=False,
+            microbatches=4,
+        ),
+        reward=RewardConfig(
+            batch_size=32, epochs=4.0, microbatches=2, optimizer=OptimizerConfig(learning_rate=3e-4)
+        ),
+        ppo=PpoConfig(
+            episodes=10_240,
+            batch_size=128,
+            epochs=2,
+            microbatches=8,
+            optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear"),
+        ),
+        eval=EvalConfig(shots=1, best_of=4),
+        rounds=RoundsConfig(pairs=(1_500, 1_500, 3_000)),
+    )
