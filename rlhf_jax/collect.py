@@ -29,7 +29,7 @@ import jax
 from absl import flags, logging
 
 from rlhf_jax import checkpoint, inference, tasks
-from rlhf_jax.command_line import config_of, define_config
+from rlhf_jax.command_line import parse_config, status_of
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import load_comparisons
@@ -50,21 +50,11 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
-    try:
-        options = _parse(argv)
-        count = ask(config_of(options), options)
-    except (flags.Error, ValueError, OSError) as error:
-        print(f"rlhf_jax.collect: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(
-        f"{options.out}: {count:,} pairs; python -m rlhf_jax.feedback.serve --tasks={options.out} asks them"
-    )
-    return 0
+    return status_of(lambda: ask(*_parse(argv)), "rlhf_jax.collect")
 
 
-def _parse(argv: list[str]) -> flags.FlagValues:
+def _parse(argv: list[str]) -> tuple[Config, flags.FlagValues]:
     options = flags.FlagValues()
-    define_config(options, argv)
     for name, meaning in (("workdir", "folder of the run"), ("out", "file to write")):
         flags.DEFINE_string(name, None, meaning, required=True, flag_values=options)
     flags.DEFINE_list("policies", None, "whose summaries meet", required=True, flag_values=options)
@@ -72,14 +62,11 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_enum("posts", None, SPLITS, "of these posts alone", flag_values=options)
     flags.DEFINE_float("temperature", tasks.TEMPERATURE, "of the samples", 0.0, flag_values=options)
     flags.DEFINE_string("not_again", "", "files of earlier tasks", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    return options
+    return parse_config(argv, options), options
 
 
-def ask(config: Config, options: flags.FlagValues) -> int:
-    """Writes the file of tasks that the options describe; returns how many there are."""
+def ask(config: Config, options: flags.FlagValues) -> None:
+    """Writes the file of tasks that the options describe."""
     out = Path(options.out)
     if out.exists():
         raise RecordError(f"--out: {out} is there already; name a new file")
@@ -94,7 +81,7 @@ def ask(config: Config, options: flags.FlagValues) -> int:
         pairs = tasks.draw(policies, posts, options.pairs, config.seed, tasks.asked_in(earlier))
     split = {"split": options.posts} if options.posts else {}
     write_jsonl(out, [pair | split for pair in pairs])
-    return len(pairs)
+    print(f"{out}: {len(pairs):,} pairs; python -m rlhf_jax.feedback.serve --tasks={out} asks them")
 
 
 def halved(posts: dict[str, list[Post]]) -> dict[str, list[Post]]:

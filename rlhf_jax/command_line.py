@@ -1,4 +1,4 @@
-"""The configuration on a command line, for the commands that take one.
+"""What the commands that take a configuration share: its flags, and errors of use in one line.
 
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
@@ -6,6 +6,8 @@
 
 import os
 import re
+import sys
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
@@ -13,9 +15,40 @@ from ml_collections import config_flags
 from rlhf_jax.config import Config, check_name, validate
 
 
-def define_config(options: flags.FlagValues, argv: list[str]) -> None:
-    """Adds --config to `options`. Misspelt fields and missing files, which the flag parser would report
-    as a traceback, raise here."""
+def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
+    """The validated configuration of a command line, whose other flags `options` defines and receives."""
+    _check_arguments(argv)
+    config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    if options.config is None:
+        raise flags.Error(
+            "--config is missing: a file such as --config=configs/mini.py; --help shows the usage"
+        )
+    if not isinstance(options.config, Config):
+        raise flags.Error(f"--config: get_config() returned {type(options.config).__name__}, not a Config")
+    return validate(options.config)
+
+
+def status_of(command: Callable[[], None], name: str = "rlhf_jax") -> int:
+    """The exit status after `command`: 0; 2 after an error of use, which is printed in one line behind
+    `name`, without a traceback; 130 after Ctrl-C."""
+    try:
+        command()
+    except (flags.Error, ValueError, OSError) as error:
+        if not _is_for_people(error):
+            raise
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check_arguments(argv: list[str]) -> None:
+    """Misspelt fields and missing files, which the flag parser would report as a traceback."""
     arguments = iter(argv[1:])
     for argument in arguments:
         name, _, file = argument.partition("=")
@@ -25,15 +58,19 @@ def define_config(options: flags.FlagValues, argv: list[str]) -> None:
                 raise flags.Error(f"--config: no such file {file!r}")
         if field := re.match(r"--?(?:no)?config\.(.*)", name):
             check_name(field[1])
-    config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
 
 
-def config_of(options: flags.FlagValues) -> Config:
-    """The configuration of parsed `options`, validated."""
-    if options.config is None:
-        raise flags.Error(
-            "--config is missing: a file such as --config=configs/mini.py; --help shows the usage"
-        )
-    if not isinstance(options.config, Config):
-        raise flags.Error(f"--config: get_config() returned {type(options.config).__name__}, not a Config")
-    return validate(options.config)
+def _is_for_people(error: Exception) -> bool:
+    ours = type(error).__module__.startswith("rlhf_jax.")
+    return (
+        ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None)
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if "Traceback" in text:  # an error raised by the configuration file itself
+        text = f"{text.split(':')[0]}: {text.strip().splitlines()[-1]}"
+    return " ".join(text.split())

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.config import DataConfig, ModelConfig
+from rlhf_jax.config import Config, DataConfig, ModelConfig
 from rlhf_jax.data.batches import QueryPlan, SummaryPlan
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tldr import encode_query
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.mesh import to_devices
-from rlhf_jax.model import heads
+from rlhf_jax.mesh import abstract_rows, check_rows, to_devices
+from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.rollout import response_logprobs
 
@@ -28,14 +28,41 @@ read = jax.jit(heads.score, static_argnames=("config", "pad_id"))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pad_id"))
-def expect(params, config: ModelConfig, query, response, pad_id: int):
+def expect(weights, config: ModelConfig, query, response, pad_id: int):
     """Log-probability of each whole response [B], nats."""
-    logp, _ = response_logprobs(params, config, query, response, pad_id, temperature=1.0)
+    logp, _ = response_logprobs(weights, config, query, response, pad_id, temperature=1.0)
     return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1)
 
 
+def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
+    """`write` in its longest bucket at best-of-N's temperature, without values. Needs a mesh set."""
+    mesh = jax.sharding.get_mesh()
+    check_rows("inference.BATCH_SIZE", BATCH_SIZE, 1, mesh)
+    return write.trace(
+        params.abstract(transformer.specs(model, vocabulary), mesh),
+        model,
+        abstract_rows(mesh, (BATCH_SIZE, config.data.query_tokens)),
+        jax.eval_shape(lambda: jax.random.key(0)),
+        response_tokens=config.data.response_tokens,
+        eos_id=0,
+        pad_id=vocabulary,
+        temperature=config.eval.temperature,
+    )
+
+
+def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
+    """`read` in its longest bucket, without values. Needs a mesh set."""
+    data, mesh = config.data, jax.sharding.get_mesh()
+    check_rows("inference.BATCH_SIZE", BATCH_SIZE, 1, mesh)
+    query = abstract_rows(mesh, (BATCH_SIZE, data.query_tokens))
+    response = abstract_rows(mesh, (BATCH_SIZE, data.reward_response_tokens))
+    return read.trace(
+        params.abstract(heads.specs(model, vocabulary), mesh), model, query, response, vocabulary
+    )
+
+
 def summarize(
-    params,
+    weights,
     posts: Sequence[Post],
     *,
     model: ModelConfig,
@@ -55,7 +82,7 @@ def summarize(
     for i, (batch, valid) in enumerate(plan.in_order()):
         key = jax.random.fold_in(jax.random.key(seed), i)
         responses = write(
-            params,
+            weights,
             model,
             to_devices(batch["query"], mesh),
             key,
@@ -69,28 +96,28 @@ def summarize(
     return summaries
 
 
-def score(params, infos: Sequence[Post | Article], summaries: Sequence[str], **setting) -> np.ndarray:
+def score(weights, infos: Sequence[Post | Article], summaries: Sequence[str], **setting) -> np.ndarray:
     """The reward model's score [N] of a summary for each text, in order; `setting` as for `summarize`."""
-    return _of_each(read, params, infos, summaries, **setting)
+    return _of_each(read, weights, infos, summaries, **setting)
 
 
 def log_likelihood(
-    params, infos: Sequence[Post | Article], summaries: Sequence[str], **setting
+    weights, infos: Sequence[Post | Article], summaries: Sequence[str], **setting
 ) -> np.ndarray:
     """Log-probability [N] that a policy gives each summary with its end, nats at temperature 1."""
-    return _of_each(expect, params, infos, summaries, **setting)
+    return _of_each(expect, weights, infos, summaries, **setting)
 
 
-def margins(params, pairs: Sequence[Pair], **setting) -> np.ndarray:
+def margins(weights, pairs: Sequence[Pair], **setting) -> np.ndarray:
     """By how much each pair's preferred summary scores above the other [N]; `setting` as for `score`."""
     infos = [pair.info for pair in pairs]
-    chosen = score(params, infos, [pair.chosen for pair in pairs], **setting)
-    return chosen - score(params, infos, [pair.rejected for pair in pairs], **setting)
+    chosen = score(weights, infos, [pair.chosen for pair in pairs], **setting)
+    return chosen - score(weights, infos, [pair.rejected for pair in pairs], **setting)
 
 
 def _of_each(
     measure: Callable,
-    params,
+    weights,
     infos: Sequence[Post | Article],
     summaries: Sequence[str],
     *,
@@ -103,6 +130,6 @@ def _of_each(
     values = np.empty(len(infos), np.float32)
     for batch, valid in plan.in_order():
         query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))
-        measured = measure(params, model, query, response, tokenizer.pad_id)
+        measured = measure(weights, model, query, response, tokenizer.pad_id)
         values[batch["index"][:valid]] = np.asarray(measured)[:valid]
     return values

@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from rlhf_jax import workdir as runs
-from rlhf_jax.command_line import config_of, define_config
+from rlhf_jax.command_line import parse_config, status_of
 from rlhf_jax.config import Config, check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
@@ -31,29 +31,15 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
-    try:
-        run(*parse(argv))
-    except (flags.Error, ValueError, OSError) as error:
-        if not _is_for_people(error):
-            raise
-        print(f"rlhf_jax: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("rlhf_jax: stopped; the same command resumes", file=sys.stderr)
-        return 130
-    return 0
+    return status_of(lambda: run(*parse(argv)))
 
 
 def parse(argv: list[str]) -> tuple[Config, str, str | None]:
     """(config, workdir, stage or None for all) of a command line, validated."""
     options = flags.FlagValues()
-    define_config(options, argv)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
     flags.DEFINE_enum("stage", None, (*STAGES, "round"), "the one stage to run", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    config = config_of(options)
+    config = parse_config(argv, options)
     if not options.workdir:
         raise flags.Error("--workdir is missing: the folder of the run, such as --workdir=runs/mini")
     return config, options.workdir, options.stage
@@ -110,22 +96,6 @@ def _refuse_interrupted(workdir: Path, stage: str) -> None:
                 f"{stage} needs stage '{earlier}', which was stopped before its end in {workdir}: "
                 f"run --stage={earlier} first, it resumes"
             )
-
-
-def _is_for_people(error: Exception) -> bool:
-    ours = type(error).__module__.startswith("rlhf_jax.")
-    return (
-        ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None)
-    )
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
-    text = str(error)
-    if "Traceback" in text:  # an error raised by the configuration file itself
-        text = f"{text.split(':')[0]}: {text.strip().splitlines()[-1]}"
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

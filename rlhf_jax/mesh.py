@@ -71,6 +71,11 @@ def to_devices(batch, mesh: Mesh):
     return jax.tree.map(put, batch)
 
 
+def abstract_rows(mesh: Mesh, shape: tuple[int, ...], dtype=np.int32) -> jax.ShapeDtypeStruct:
+    """What `to_devices` makes of a host array, without the values."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(ROWS)))
+
+
 def split_rows(batch, parts: int):
     """[B, …] → [parts, B / parts, …], every part spread over all row shards.
 

@@ -27,7 +27,7 @@ from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
-from rlhf_jax.mesh import ROWS, check_rows, layout, make_mesh, split_rows, to_devices
+from rlhf_jax.mesh import ROWS, abstract_rows, check_rows, layout, make_mesh, split_rows, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.rollout import Rollout, response_logprobs, rollout
@@ -164,6 +164,26 @@ def objective(episodes: Rollout, setting: Setting) -> losses.Metrics:
     }
 
 
+def jitted_iteration(setting: Setting):
+    """`iteration` as `train` compiles it: the state is updated in place."""
+    return jax.jit(functools.partial(iteration, setting=setting), donate_argnums=0)
+
+
+def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
+    """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
+    options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
+    check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
+    setting = Setting(model, options, data.response_tokens, eos_id=0, pad_id=vocabulary)
+    reference = params.abstract(transformer.specs(model, vocabulary), mesh)
+    reward = params.abstract(heads.specs(model, vocabulary), mesh)
+    start = functools.partial(
+        initial_state, optimizer=make_optimizer(options.optimizer, 1), options=options, seed=config.seed
+    )
+    query = abstract_rows(mesh, (options.batch_size, data.query_tokens))
+    state = jax.eval_shape(start, reference, reward)
+    return jitted_iteration(setting).trace(state, reference, reward, query)
+
+
 def train(config: Config, workdir: Path) -> None:
     """Trains the policy of stage sft against the model of stage reward into `checkpoints/ppo`."""
     options, folder = config.ppo, workdir / "checkpoints" / "ppo"
@@ -192,7 +212,7 @@ def train(config: Config, workdir: Path) -> None:
         if start:
             weights, state, _ = checkpoint.restore(folder, start, state.policy.params, without_policy(state))
             state = state.replace(policy=state.policy.replace(params=weights))
-        step = jax.jit(functools.partial(iteration, setting=setting), donate_argnums=0)
+        step = jitted_iteration(setting)
 
         watch = functools.partial(health.warnings, options=options)
         with MetricsLog(workdir, "ppo", start, iterations, "ppo", SHOWN, watch) as metrics_log:

@@ -23,7 +23,7 @@ from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
-from rlhf_jax.mesh import check_rows, make_mesh, to_devices
+from rlhf_jax.mesh import abstract_rows, check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
@@ -48,6 +48,30 @@ def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches
         lambda weights, part: loss(weights, model, part, pad_id, pairs), state.params, batch, microbatches
     )
     return state.apply_gradients(gradients), metrics
+
+
+def jitted_step(model: ModelConfig, pad_id: int, microbatches: int):
+    """`step` as `train` compiles it: the state is updated in place."""
+    return jax.jit(
+        functools.partial(step, model=model, pad_id=pad_id, microbatches=microbatches), donate_argnums=0
+    )
+
+
+def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
+    """The step of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
+    options, data, mesh = config.reward, config.data, jax.sharding.get_mesh()
+    check_rows("reward.batch_size", options.batch_size, options.microbatches, mesh)
+    pairs = options.batch_size
+    optimizer = make_optimizer(options.optimizer, 1)
+    like = params.abstract(heads.specs(model, vocabulary), mesh)
+    state = jax.eval_shape(functools.partial(TrainState.create, tx=optimizer), like)
+    batch = {
+        "query": abstract_rows(mesh, (pairs, data.query_tokens)),
+        "chosen": abstract_rows(mesh, (pairs, data.reward_response_tokens)),
+        "rejected": abstract_rows(mesh, (pairs, data.reward_response_tokens)),
+        "index": abstract_rows(mesh, (pairs,)),
+    }
+    return jitted_step(model, vocabulary, options.microbatches).trace(state, batch)  # pad_id: outside of it
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -109,10 +133,7 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     if start:
         weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
         state = rest.replace(params=weights)
-    train_step = jax.jit(
-        functools.partial(step, model=model, pad_id=tokenizer.pad_id, microbatches=options.microbatches),
-        donate_argnums=0,
-    )
+    train_step = jitted_step(model, tokenizer.pad_id, options.microbatches)
     with MetricsLog(workdir, name, start, total, name, ("loss", "accuracy")) as log:
         for i in range(start, total):
             batch = to_devices(plan.batch(i), mesh)

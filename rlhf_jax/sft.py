@@ -17,7 +17,7 @@ from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.functional.losses import cross_entropy
-from rlhf_jax.mesh import check_rows, make_mesh, to_devices
+from rlhf_jax.mesh import abstract_rows, check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import likelihood, params, pretrained, transformer
 from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
@@ -48,6 +48,35 @@ def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatche
 
     (_, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
     return state.apply_gradients(gradients), metrics
+
+
+def jitted_step(model: ModelConfig, targets: int, microbatches: int):
+    """`step` as `train` compiles it: the state is updated in place."""
+    return jax.jit(
+        functools.partial(step, model=model, targets=targets, microbatches=microbatches), donate_argnums=0
+    )
+
+
+def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
+    """The step of `train`, traced for arguments without values. Needs a mesh set.
+
+    A row is one post of the longest bucket with a whole response; packing, which is known only with
+    the data, puts the same tokens into fewer rows.
+    """
+    options, data, mesh = config.sft, config.data, jax.sharding.get_mesh()
+    check_rows("sft.batch_size", options.batch_size, options.microbatches, mesh)
+    rows, width = options.batch_size, data.query_tokens + data.response_tokens
+    optimizer = make_optimizer(options.optimizer, 1)
+    like = params.abstract(transformer.specs(model, vocabulary), mesh)
+    state = jax.eval_shape(functools.partial(TrainState.create, tx=optimizer), like)
+    batch = {
+        "tokens": abstract_rows(mesh, (rows, width)),
+        "segments": abstract_rows(mesh, (rows, width)),
+        "targets_mask": abstract_rows(mesh, (rows, width), jnp.float32),
+        "index": abstract_rows(mesh, (rows,)),
+    }
+    targets = width - 1 if options.query_loss else data.response_tokens
+    return jitted_step(model, targets, options.microbatches).trace(state, batch)
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -101,12 +130,7 @@ def fine_tune(
         if start:
             weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
             state = rest.replace(params=weights)
-        train_step = jax.jit(
-            functools.partial(
-                step, model=model, targets=plan.most_targets, microbatches=options.microbatches
-            ),
-            donate_argnums=0,
-        )
+        train_step = jitted_step(model, plan.most_targets, options.microbatches)
         with MetricsLog(workdir, name, start, total, name, ("loss",)) as log:
             for i in range(start, total):
                 batch = to_devices(plan.batch(i), mesh)

@@ -1,0 +1,194 @@
+"""One program of one stage, compiled for a machine: does it fit, and how fast could it be at best?"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from rlhf_jax import inference, ppo, reward, sft
+from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.plan import flops
+from rlhf_jax.plan.collectives import received_bytes
+from rlhf_jax.plan.topologies import Topology
+
+PROGRAMS = {
+    "sft": {"sft": sft.traced},
+    "reward": {"reward": reward.traced},
+    "ppo": {"ppo": ppo.traced},
+    "eval": {"eval.write": inference.traced_write, "eval.read": inference.traced_read},
+}
+TRACED = {name: traced for programs in PROGRAMS.values() for name, traced in programs.items()}
+UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
+PUBLISHED_POSTS = 116_722  # of OpenAI's filtered TL;DR, split train
+PUBLISHED_PAIRS = 92_832  # comparisons of TL;DR that N+ trains on
+POLICIES, TEXTS = 2, 6  # that evaluation samples from greedily, and scores, beside best-of-N
+
+
+@dataclass
+class Plan:
+    """What a compiler says of a program; bytes are those of one device. Compiled, not run."""
+
+    program: str
+    topology: str
+    devices: int
+    compiler: str
+    mesh: dict[str, int]
+    microbatches: int
+    rematerialize: bool
+    parameters: int  # of the trained networks and the frozen ones
+    optimizer_bytes: int  # of all devices together
+    flops: float  # useful ones of a step, all devices together
+    steps: int  # of the configured run
+    fits: bool = False
+    reason: str = ""  # why it does not fit, in the compiler's words where it refused
+    compile_seconds: float = 0.0
+    memory: dict[str, int] = field(default_factory=dict)
+    collectives: dict[str, float] = field(default_factory=dict)  # bytes received in a step, by kind
+    bound: dict[str, float] = field(default_factory=dict)  # seconds of a step, at the least; where compiled
+    chip_hours: dict[str, float] = field(default_factory=dict)  # by utilisation of the bound
+
+
+def compile_program(
+    program: str, config: Config, model: ModelConfig, vocabulary: int, topology: Topology
+) -> Plan:
+    """Traces, lowers and compiles `program` with the batch sizes of `config`.
+
+    Raises ConfigError where the mesh does not take the model's tensors or the rows of a batch. A
+    program that is too large is no error: the plan says so.
+    """
+    mesh = make_mesh(config.mesh, topology.devices)
+    phases = flops.phases(program, config, model, vocabulary, mesh.shape)
+    networks = _networks(program, model, vocabulary)
+    trained = sum(networks[: {"sft": 1, "reward": 1, "ppo": 2}.get(program, 0)])
+    options: Any = getattr(config, program, None)
+    plan = Plan(
+        program=program,
+        topology=topology.name,
+        devices=mesh.size,
+        compiler=topology.compiler,
+        mesh=dict(mesh.shape),
+        microbatches=options.microbatches if options else 1,
+        rematerialize=model.rematerialize,
+        parameters=sum(networks),
+        optimizer_bytes=8 * trained,  # two float32 moments
+        flops=sum(phase.flops for phase in phases),
+        steps=steps(program, config),
+    )
+    start = time.monotonic()
+    try:
+        with jax.set_mesh(mesh):
+            traced = TRACED[program](config, model, vocabulary)
+            compiled = traced.lower(lowering_platforms=(topology.platform,)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        plan.reason = " ".join(str(error).split())[:400]
+        return plan
+    finally:
+        plan.compile_seconds = round(time.monotonic() - start, 1)
+    plan.memory = memory(compiled.memory_analysis())
+    shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    plan.memory["beside"] = 4 * _beside(program, config, networks[0]) // shards
+    plan.collectives = received_bytes(compiled.as_text())
+    plan.reason = _excess(plan.memory, topology)
+    plan.fits = not plan.reason
+    if topology.chip:
+        plan.bound = bound(phases, plan, topology)
+        hours = plan.steps * plan.bound["seconds"] * plan.devices / 3600
+        plan.chip_hours = {f"{share:.0%}": hours / share for share in UTILISATIONS}
+    return plan
+
+
+def memory(analysis) -> dict[str, int]:
+    """Bytes of a device: by purpose, the compiler's own `peak`, and `total`, the sum with aliases once."""
+    found = {
+        name: getattr(analysis, f"{word}_size_in_bytes")
+        for name, word in {
+            "arguments": "argument",
+            "outputs": "output",
+            "temporaries": "temp",
+            "aliased": "alias",
+            "code": "generated_code",
+        }.items()
+    }
+    total = sum(found.values()) - 2 * found["aliased"]
+    return found | {"peak": analysis.peak_memory_in_bytes, "total": total}
+
+
+def _excess(found: dict[str, int], topology: Topology) -> str:
+    """What is too much for a device beyond what its compiler refuses; empty where all fits."""
+    if not topology.chip:
+        return ""
+    usable = topology.chip.usable * topology.chip.memory
+    needed = found["peak"] + found["beside"]
+    if needed <= usable:
+        return ""
+    return (
+        f"{needed / 2**30:.1f} GiB a device exceed the {usable / 2**30:.1f} GiB "
+        f"({topology.chip.usable:.0%} of its memory) that JAX takes"
+    )
+
+
+def bound(phases: list[flops.Phase], plan: Plan, topology: Topology) -> dict[str, float]:
+    """Seconds that one step takes at the least, from published figures of the chip (roofline).
+
+    A phase takes the longer of its computation, recomputation included, and its memory traffic; phases
+    follow each other. All links at full speed may overlap with all of it: the bound is the longer of both.
+    """
+    chip = topology.chip
+    assert chip
+    compute = [(phase.flops + phase.recomputed) / (plan.devices * chip.flops) for phase in phases]
+    traffic = [phase.traffic / chip.bandwidth for phase in phases]
+    on_device = sum(max(pair) for pair in zip(compute, traffic, strict=True))
+    links = sum(plan.collectives.values()) / chip.links
+    return {
+        "seconds": max(on_device, links),
+        "compute": sum(compute),
+        "memory": sum(traffic),
+        "links": links,
+    }
+
+
+def steps(program: str, config: Config) -> int:
+    """Of the configured run. Sizes of real data are those that OpenAI published, before any filter."""
+    mini, options = config.data.source == "mini", config.eval
+    if program == "sft":
+        posts = config.data.mini_posts if mini else PUBLISHED_POSTS
+        return max(1, round(config.sft.epochs * (posts // config.sft.batch_size)))
+    if program == "reward":
+        pairs = config.data.mini_pairs if mini else PUBLISHED_PAIRS
+        return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
+    if program == "ppo":
+        return config.ppo.episodes // config.ppo.batch_size
+    each = math.ceil(options.posts / inference.BATCH_SIZE)
+    best = math.ceil(options.posts * options.best_of / inference.BATCH_SIZE)
+    return best + each * (POLICIES if program == "eval.write" else TEXTS)
+
+
+def _networks(program: str, model: ModelConfig, vocabulary: int) -> list[int]:
+    """Parameters of each network that a program holds, the trained ones first."""
+    policy = params.count(transformer.specs(model, vocabulary))
+    scalar = params.count(heads.specs(model, vocabulary))
+    return {
+        "sft": [policy],
+        "reward": [scalar],
+        "ppo": [policy, scalar, policy, scalar],
+        "eval.write": [policy],
+        "eval.read": [scalar],
+    }[program]
+
+
+def _beside(program: str, config: Config, parameters: int) -> int:
+    """Parameters that the stage keeps on the devices while the program runs, outside of its arguments.
+
+    Reward models of earlier seeds, and in evaluation a policy beside the reward model.
+    """
+    return {
+        "reward": (config.reward.seeds - 1) * parameters,
+        "eval.write": parameters,
+        "eval.read": parameters,
+    }.get(program, 0)

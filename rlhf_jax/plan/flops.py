@@ -1,0 +1,149 @@
+"""Useful floating point operations of every stage, and the memory traffic it cannot do without.
+
+A multiplication and an addition count two. Counted is what the result needs and no more: the causal
+half of attention, logits and the last layer only at positions that are read, no recomputation, no
+norms, activations or softmax. A backward pass needs twice the operations of its forward pass.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from rlhf_jax import inference
+from rlhf_jax.config import Config, ModelConfig
+
+OPTIMIZER_BYTES = 28  # a parameter and update: read weight, gradient and two moments, write all but one
+
+
+class Phase(NamedTuple):
+    name: str
+    flops: float  # of all devices together
+    recomputed: float  # more of them, where activations are not kept
+    traffic: float  # bytes that each device reads from or writes to its memory, at the least
+
+
+class Network(NamedTuple):
+    """The transformer of a run and how many ways rows and weights are split."""
+
+    model: ModelConfig
+    vocabulary: int
+    rows: int  # replica × fsdp
+    fsdp: int
+    tensor: int
+
+
+def layer_matrices(model: ModelConfig) -> tuple[int, int]:
+    """Entries of one layer's matrices: those of keys and values, and the others."""
+    size = model.head_size or model.width // model.heads
+    key_value = 2 * model.width * (model.kv_heads or model.heads) * size
+    mlp = (3 if model.activation == "silu_gated" else 2) * model.width * (model.ff or 4 * model.width)
+    return key_value, 2 * model.width * model.heads * size + mlp
+
+
+def forward(model: ModelConfig, tokens: int, outputs: int) -> float:
+    """One row of `tokens` through all layers, of which the last `outputs` positions are read.
+
+    A layer: 2 · tokens · entries of its matrices, and for a query at position t (from 1) 4 · width of the
+    heads · t, half of it for the scores and half for the weighted sum. The last layer computes keys and
+    values everywhere, all else at the outputs.
+    """
+    key_value, others = layer_matrices(model)
+    attention = 4 * model.heads * (model.head_size or model.width // model.heads)
+    inner = 2 * tokens * (key_value + others) + attention * pairs(tokens, tokens)
+    last = 2 * tokens * key_value + 2 * outputs * others + attention * pairs(tokens, outputs)
+    return (model.layers - 1) * inner + last
+
+
+def pairs(tokens: int, queries: int) -> int:
+    """Keys seen by the last `queries` of `tokens` positions, together: Σ t for t = T − S + 1 … T."""
+    return queries * (2 * tokens - queries + 1) // 2
+
+
+def logits(model: ModelConfig, vocabulary: int, positions: int) -> float:
+    return 2 * positions * model.width * vocabulary
+
+
+def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, mesh: Mapping) -> list[Phase]:
+    """The parts, one after another, of one step of a program in its longest bucket.
+
+    `mesh` maps axes to sizes. All rows are taken to be full and no response to end early.
+    """
+    net = Network(model, vocabulary, mesh["replica"] * mesh["fsdp"], mesh["fsdp"], mesh["tensor"])
+    data = config.data
+    q, r, long = data.query_tokens, data.response_tokens, data.reward_response_tokens
+    if program == "sft":
+        read = q + r - 1 if config.sft.query_loss else r
+        return [train("update", net, config.sft.batch_size, q + r - 1, read, read, config.sft.microbatches)]
+    if program == "reward":
+        return [
+            train("update", net, 2 * config.reward.batch_size, q + long, 1, 0, config.reward.microbatches)
+        ]
+    if program == "eval.write":
+        return sample(net, inference.BATCH_SIZE, q, r)
+    if program == "eval.read":
+        return [read_only("score", net, inference.BATCH_SIZE, q + long, 1, 0)]
+    rows, parts = config.ppo.batch_size, config.ppo.minibatches
+    rollout = [
+        *sample(net, rows, q, r),
+        read_only("policy's log-probabilities", net, rows, q + r - 1, r, r),
+        read_only("reference's log-probabilities", net, rows, q + r - 1, r, r),
+        read_only("values", net, rows, q + r - 1, r, 0),
+        read_only("score", net, rows, q + r, 1, 0),
+    ]
+    micro = config.ppo.microbatches
+    update = [
+        train("policy's update", net, rows, q + r - 1, r, r, micro, parts),
+        train("value network's update", net, rows, q + r - 1, r, 0, micro, parts),
+    ]
+    return rollout + config.ppo.epochs * update
+
+
+def read_only(name: str, net: Network, rows: int, tokens: int, outputs: int, predicted: int) -> Phase:
+    """A forward pass over `rows`, with logits at `predicted` positions of each."""
+    flops = rows * (forward(net.model, tokens, outputs) + logits(net.model, net.vocabulary, predicted))
+    return Phase(name, flops, 0.0, pass_bytes(net, predicted))
+
+
+def train(
+    name: str,
+    net: Network,
+    rows: int,
+    tokens: int,
+    outputs: int,
+    predicted: int,
+    microbatches: int,
+    minibatches: int = 1,
+) -> Phase:
+    """Forward and backward passes over `rows` in `minibatches` updates."""
+    once = read_only(name, net, rows, tokens, outputs, predicted)
+    again = net.model.rematerialize
+    recomputed = rows * forward(net.model, tokens, outputs) if again else 0.0
+    passes = minibatches * microbatches * (3 if again else 2)
+    optimizer = minibatches * OPTIMIZER_BYTES * entries(net, predicted) / (net.fsdp * net.tensor)
+    return Phase(name, 3 * once.flops, recomputed, passes * once.traffic + optimizer)
+
+
+def sample(net: Network, rows: int, query: int, response: int) -> list[Phase]:
+    """Prefill, which gives the first token, and decoding of the others, each of which reads all weights."""
+    prefill = read_only("prefill", net, rows, query, 1, 1)
+    flops = read_only("", net, rows, query + response - 1, response, response).flops - prefill.flops
+    size = net.model.head_size or net.model.width // net.model.heads
+    slot = 2 * net.model.layers * (net.model.kv_heads or net.model.heads) * size * itemsize(net)  # K and V
+    cache = rows / net.rows * pairs(query + response - 1, response - 1) * slot / net.tensor
+    return [prefill, Phase("decode", flops, 0.0, (response - 1) * pass_bytes(net, 1) + cache)]
+
+
+def entries(net: Network, predicted: int) -> int:
+    """Entries of the matrices that a pass multiplies with; the output matrix only where logits are read."""
+    head = net.vocabulary * net.model.width if predicted else 0
+    return net.model.layers * sum(layer_matrices(net.model)) + head
+
+
+def pass_bytes(net: Network, predicted: int) -> float:
+    """Every device reads its tensor share of all matrices: rows differ between the others, weights do not."""
+    return itemsize(net) * entries(net, predicted) / net.tensor
+
+
+def itemsize(net: Network) -> int:
+    return jnp.dtype(net.model.dtype).itemsize

@@ -1,0 +1,148 @@
+"""What fits where: the table docs/plans.md, of the paper's two sizes on TPU slices and H100s.
+
+python -m rlhf_jax.plan.table --json=FOLDER --out=docs/plans.md
+
+--json=FOLDER  a file for every cell; cells done there by the same versions are not compiled again
+--out=FILE     the table, written anew after every cell
+--only=TEXT    compiles only cells whose name holds it, such as 6_7b or v5p; the others stay as they are
+"""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from rlhf_jax.command_line import status_of
+from rlhf_jax.plan.compiled import PROGRAMS
+from rlhf_jax.plan.topologies import PlanError
+
+SIZES = ("paper_1_3b", "paper_6_7b")
+TOPOLOGIES = ("v4:2x4x4", "v5e:2x2", "v5e:4x4", "v5p:4x4x4", "v6e:4x4", "gpu:1x1x8", "gpu:1x4x8")
+COMPILERS = {"gpu": "jax-cuda13-plugin"}  # package by kind of topology; libtpu for the others
+HEADER = """# What fits where
+
+Compiled with the real compilers of TPU and GPU on a machine that has neither, and not run: that a program
+fits is its compiler's word, how fast it runs nobody has measured. Configurations are `configs/paper_1_3b.py`
+and `configs/paper_6_7b.py` as they stand, all chips along `fsdp`, in the longest bucket of tokens. A cell
+gives GiB of memory a device and the seconds that one step takes at the least by published figures of the
+chip; on GPUs attention is that of plain JAX, which needs more memory than cuDNN's. Written by
+`python -m rlhf_jax.plan.table` on {dates}, with {versions}.
+"""
+
+
+class Cell(NamedTuple):
+    size: str
+    topology: str
+    stage: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.size}-{self.topology.replace(':', '-')}-{self.stage}"
+
+
+CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIES for stage in PROGRAMS]
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    return status_of(lambda: run(argv))
+
+
+def run(argv: list[str]) -> None:
+    options = flags.FlagValues()
+    flags.DEFINE_string("json", None, "folder", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "file", required=True, flag_values=options)
+    flags.DEFINE_string("only", "", "part of a cell's name", flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    folder, out = Path(options.json), Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in CELLS:
+        if options.only in cell.name and not up_to_date(cell, folder):
+            print(cell.name, flush=True)
+            compile_cell(cell, folder)
+            out.write_text(markdown(folder), encoding="utf-8")
+    out.write_text(markdown(folder), encoding="utf-8")
+
+
+def read(cell: Cell, folder: Path) -> dict | None:
+    file = folder / f"{cell.name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def up_to_date(cell: Cell, folder: Path) -> bool:
+    """Whether the cell was compiled by the versions that are installed."""
+    done = read(cell, folder)
+    return done is not None and (done["jax"], done["compiler"]) == _versions(cell)
+
+
+def _versions(cell: Cell) -> tuple[str, str]:
+    package = COMPILERS.get(cell.topology.partition(":")[0], "libtpu")
+    try:
+        return importlib.metadata.version("jax"), f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        extra = "plan-gpu" if cell.topology.startswith("gpu") else "plan-tpu"
+        raise PlanError(f"{cell.name}: the compiler is not installed: pip install -e '.[{extra}]'") from None
+
+
+def compile_cell(cell: Cell, folder: Path) -> None:
+    """In a process of its own, as compilers keep the memory they took; a file stands for a finished cell."""
+    file = folder / f"{cell.name}.json"
+    partial = file.with_suffix(".part")
+    command = [sys.executable, "-m", "rlhf_jax.plan", f"--config=configs/{cell.size}.py"]
+    command += [f"--topology={cell.topology}", f"--stage={cell.stage}", f"--json={partial}"]
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise PlanError(f"{cell.name}: could not be planned (exit status {status}); its output is above")
+    os.replace(partial, file)
+
+
+def markdown(folder: Path) -> str:
+    """The whole table; cells that are not compiled yet are empty."""
+    done = {cell: found for cell in CELLS if (found := read(cell, folder))}
+    dates = sorted({found["date"] for found in done.values()})
+    versions = sorted({f"jax {found['jax']}" for found in done.values()})
+    versions += sorted({found["compiler"] for found in done.values()})
+    parts = [
+        HEADER.format(
+            dates=" to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])), versions=", ".join(versions)
+        )
+    ]
+    for size in SIZES:
+        parts.append(f"## configs/{size}.py\n")
+        rows = [["", *PROGRAMS], ["---"] * (len(PROGRAMS) + 1)]
+        for topology in TOPOLOGIES:
+            cells = [done.get(Cell(size, topology, stage)) for stage in PROGRAMS]
+            rows.append([f"`{topology}`", *(summary(found["plans"]) if found else "" for found in cells)])
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    reasons = [
+        f"- {cell.size}, {cell.topology}, {plan['program']}: {plan['reason']}"
+        for cell, found in done.items()
+        for plan in found["plans"]
+        if not plan["fits"]
+    ]
+    if reasons:
+        parts.append("## What does not fit, in the compiler's words\n\n" + "\n".join(reasons) + "\n")
+    return "\n".join(parts)
+
+
+def summary(plans: list[dict]) -> str:
+    """One cell: the largest of its programs, and the bound of each."""
+    if not all(plan["fits"] for plan in plans):
+        return "does not fit"
+    largest = max(plan["memory"]["peak"] + plan["memory"]["beside"] for plan in plans)
+    bounds = " + ".join(f"{plan['bound']['seconds']:.2g}" for plan in plans)
+    return f"{largest / 2**30:.1f} GiB, ≥ {bounds} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

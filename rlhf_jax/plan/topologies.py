@@ -1,0 +1,110 @@
+"""Machines to plan for: their devices as a compiler sees them, and what their makers publish of the chips."""
+
+import contextlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+KNOWN = "v4:2x2x4, v5e:4x4, v5p:4x4x4, v6e:8x8, gpu:1x4x8 (slices x hosts x devices) and cpu:8"
+H100 = Path(__file__).with_name("h100.textproto")
+TPU_DOCS = "https://docs.cloud.google.com/tpu/docs"
+
+
+class PlanError(ValueError):
+    """What cannot be planned as asked; the message says what can."""
+
+
+class Chip(NamedTuple):
+    flops: float  # bfloat16 operations a second, without sparsity
+    memory: float  # bytes
+    usable: float  # share of it that JAX takes by default (on a GPU XLA_PYTHON_CLIENT_MEM_FRACTION)
+    bandwidth: float  # bytes a second from and to memory
+    links: float  # bytes a second that a chip receives from the others of its slice or host
+    source: str
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32 * 2**30, 1.0, 1200e9, 300e9, f"{TPU_DOCS}/v4, links: arXiv 2304.01433, table 4"),
+    "v5e": Chip(197e12, 16 * 2**30, 1.0, 819e9, 200e9, f"{TPU_DOCS}/v5e"),
+    "v5p": Chip(459e12, 95 * 2**30, 1.0, 2765e9, 600e9, f"{TPU_DOCS}/v5p"),
+    "v6e": Chip(918e12, 32 * 2**30, 1.0, 1638e9, 400e9, f"{TPU_DOCS}/v6e"),
+    "gpu": Chip(989e12, 84_929_347_584, 0.75, 3352e9, 450e9, "https://www.nvidia.com/en-us/data-center/h100"),
+}
+"""Links in one direction: half of the bidirectional figures. A GPU's is NVLink; between hosts it is less."""
+
+
+class Topology(NamedTuple):
+    name: str
+    devices: Sequence
+    platform: str  # tpu, cuda or cpu: what the program is lowered for
+    chip: Chip | None  # none for simulated devices
+    compiler: str  # with its version
+
+
+def find(name: str) -> Topology:
+    """The machine called `name`; raises PlanError for one that is not known or whose compiler is not here.
+
+    To be called before anything runs in JAX: it keeps JAX off accelerators that this machine may have.
+    """
+    kind, _, shape = name.partition(":")
+    if kind == "cpu" and shape.isdecimal():
+        return _simulated(name, int(shape))
+    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise PlanError(f"--topology: {name!r} is not known; known are for example {KNOWN}")
+    jax.config.update("jax_platforms", "cpu")
+    describe = _h100s if kind == "gpu" else _tpu_slice
+    try:
+        devices, platform, compiler = describe(name, shape)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if isinstance(error, PlanError):
+            raise
+        words = str(error).splitlines()[0]
+        raise PlanError(f"--topology: the compiler does not know {name!r} ({words}); try {KNOWN}") from None
+    return Topology(name, devices, platform, CHIPS[kind], compiler)
+
+
+def _simulated(name: str, count: int) -> Topology:
+    with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices it has
+        jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if not 0 < count <= len(devices):
+        raise PlanError(f"--topology: {name!r}, but JAX runs with {len(devices)} simulated devices")
+    return Topology(name, devices[:count], "cpu", None, f"jaxlib {importlib.metadata.version('jaxlib')}")
+
+
+def _tpu_slice(name: str, shape: str):
+    del shape
+    version = _need("libtpu", "plan-tpu")
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",  # this is no TPU machine: do not ask its metadata server
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",  # this and the next: silences warnings
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    }
+    described = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    return described.devices, "tpu", f"libtpu {version}"
+
+
+def _h100s(name: str, shape: str):
+    if shape.count("x") != 2:
+        raise PlanError(f"--topology: {name!r} should be gpu:SLICESxHOSTSxDEVICES, such as gpu:1x4x8")
+    version = _need("jax-cuda13-plugin", "plan-gpu")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+    target = H100.read_text(encoding="utf-8")
+    described = topologies.get_topology_desc(platform="cuda", target_config=target, topology=shape)
+    return described.devices, "cuda", f"jax-cuda13-plugin {version}"
+
+
+def _need(package: str, extra: str) -> str:
+    """The version of a compiler's package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise PlanError(f"--topology: the compiler is not installed: pip install -e '.[{extra}]'") from None

@@ -1,0 +1,108 @@
+import dataclasses
+import math
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from rlhf_jax.config import Config, DataConfig, ModelConfig, PpoConfig, RewardConfig, SftConfig
+from rlhf_jax.model import transformer
+from rlhf_jax.plan import flops
+
+# Width 4, 2 heads of 3, 1 key-value head, 5 hidden units, 2 layers.
+SMALL = ModelConfig(width=4, layers=2, heads=2, kv_heads=1, head_size=3, ff=5)
+ONE_CHIP = {"replica": 1, "fsdp": 1, "tensor": 1}
+DATA = DataConfig(query_tokens=6, query_buckets=(6,), response_tokens=3, reward_response_tokens=4)
+CONFIG = Config(
+    model=SMALL,
+    data=DATA,
+    sft=SftConfig(batch_size=8),
+    reward=RewardConfig(batch_size=8, microbatches=2),
+    ppo=PpoConfig(batch_size=8, epochs=2, minibatches=2, microbatches=2),
+)
+
+
+def test_entries_of_a_layer_by_hand():
+    assert flops.layer_matrices(SMALL) == (2 * 4 * 3, 2 * 4 * 6 + 2 * 4 * 5)  # K and V; query, out, up, down
+    gated = dataclasses.replace(SMALL, activation="silu_gated")
+    assert flops.layer_matrices(gated) == (24, 48 + 3 * 20)
+
+
+def test_forward_by_hand():
+    # Five tokens, two of them read. First layer: 2·5·(24 + 88) + 4·6·(1+2+3+4+5).
+    # Last layer: keys and values 2·5·24, the others 2·2·88, and the keys that positions 4 and 5 see.
+    assert flops.forward(SMALL, 5, 2) == (1120 + 24 * 15) + (240 + 352 + 24 * (4 + 5))
+    assert flops.logits(SMALL, 11, 2) == 2 * 2 * 4 * 11
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_forward_is_what_the_traced_transformer_multiplies(family):
+    """Counted independently: every dot product in the program, the masked half of attention taken off."""
+    model, tokens, outputs = dataclasses.replace(tiny.FAMILIES[family], layer_loop="unroll"), 12, 5
+    weights = tiny.parameters(transformer.specs(model, tiny.VOCABULARY))
+    ids = jnp.zeros((1, tokens), jnp.int32)
+    program = jax.make_jaxpr(
+        lambda w: transformer.apply(w, model, ids, jnp.ones_like(ids), tokens - outputs)
+    )(weights)
+    attention = 4 * model.heads * (model.width // model.heads)
+    masked = tokens**2 - flops.pairs(tokens, tokens) + outputs * tokens - flops.pairs(tokens, outputs)
+    assert dot_products(program.jaxpr) == flops.forward(model, tokens, outputs) + attention * masked
+
+
+def dot_products(jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            total += dot_products(inner)
+    return total
+
+
+def total(program, config=CONFIG):
+    return sum(phase.flops for phase in flops.phases(program, config, config.model, 11, ONE_CHIP))
+
+
+def test_flops_of_the_stages_are_sums_of_passes():
+    policy = flops.forward(SMALL, 8, 3) + flops.logits(SMALL, 11, 3)
+    value, score = flops.forward(SMALL, 8, 3), flops.forward(SMALL, 9, 1)
+    assert total("sft") == 8 * 3 * policy
+    assert total("reward") == 16 * 3 * flops.forward(SMALL, 10, 1)
+    # Sampling costs a pass of the policy; two log-probabilities, values, score; two epochs of both networks.
+    assert total("ppo") == 8 * (3 * policy + value + score + 2 * 3 * (policy + value))
+
+
+def test_sampling_token_by_token_costs_what_one_pass_over_them_does():
+    steps = flops.forward(SMALL, 6, 1) + flops.logits(SMALL, 11, 1)
+    steps += flops.forward(SMALL, 7, 1) - flops.forward(
+        SMALL, 6, 0
+    )  # the seventh token alone, then the eighth
+    steps += flops.forward(SMALL, 8, 1) - flops.forward(SMALL, 7, 0) + flops.logits(SMALL, 11, 2)
+    assert total("eval.write") == 128 * steps
+
+
+def test_recomputation_is_no_useful_work():
+    again = dataclasses.replace(CONFIG, model=dataclasses.replace(SMALL, rematerialize=True))
+    assert total("sft", again) == total("sft")
+    (phase,) = flops.phases("sft", again, again.model, 11, ONE_CHIP)
+    assert phase.recomputed == 8 * flops.forward(SMALL, 8, 3)
+
+
+def test_traffic_by_hand():
+    matrices, head = 2 * (24 + 88), 44  # float32
+    (update,) = flops.phases("reward", CONFIG, SMALL, 11, ONE_CHIP)
+    assert update.traffic == 2 * 2 * 4 * matrices + 28 * matrices  # 2 microbatches, forward and backward
+    _, decode = flops.phases("eval.write", CONFIG, SMALL, 11, ONE_CHIP)
+    slot = 2 * 2 * 3 * 4  # keys and values of one token in two layers
+    assert decode.traffic == 2 * 4 * (matrices + head) + 128 * (7 + 8) * slot
+
+
+def test_fsdp_splits_rows_and_optimizer_but_every_device_reads_all_weights():
+    (one,) = flops.phases("reward", CONFIG, SMALL, 11, ONE_CHIP)
+    (eight,) = flops.phases("reward", CONFIG, SMALL, 11, ONE_CHIP | {"fsdp": 4, "tensor": 2})
+    assert eight.traffic == 2 * 2 * 4 * 224 / 2 + 28 * 224 / 8
+    assert eight.flops == one.flops
