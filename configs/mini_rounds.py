@@ -3,7 +3,7 @@
     python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=sft
     python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=round
 
-1,500, 3,000 and 6,000 comparisons in all, where mini.py has 32,000 at once.
+200, 600 and 1,800 comparisons in all, where mini.py has 24,000 at once.
 """
 
 from rlhf_jax.config import (
@@ -46,5 +46,5 @@ def get_config() -> Config:
             optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear"),
         ),
         eval=EvalConfig(shots=1, best_of=4),
-        rounds=RoundsConfig(pairs=(1_500, 1_500, 3_000)),
+        rounds=RoundsConfig(pairs=(200, 400, 1_200)),
     )

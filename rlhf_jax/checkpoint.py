@@ -1,6 +1,6 @@
 """Checkpoints of a stage: `<workdir>/checkpoints/<stage>/<step>/`, written by Orbax.
 
-A step is one folder:
+A step is one folder, on disk or gs://:
 
     params/        the parameters, an Orbax item
     rest/          optimizer state, step, random key, controllers: what resuming needs beside them
@@ -8,23 +8,31 @@ A step is one folder:
     shapes.json    shape of every array, so that a wrong model is named before anything is read
     manifest.json  SHA-256 of every file above, written last
 
-Orbax restores an array file with a flipped byte without a word, so every file is checked
-against the manifest before it is read. A step without a manifest was never finished and
-is ignored; one that does not match its manifest is set aside and the step before it used.
+Object stores cannot rename a folder, so a step is written in its place and the manifest makes it
+whole: a folder without one was never finished, is ignored and later removed. Orbax restores an
+array file with a flipped byte without a word, so every file is checked against the manifest before
+it is read; a step that does not match is set aside, its manifest renamed, and the one before it used.
+
+On many hosts all call every function here: each writes its own shards and hashes its part of the
+files, process 0 writes the rest.
 """
 
 import hashlib
 import json
 import logging
-import os
-import shutil
-from pathlib import Path
+from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils.epath import Path
+
+from rlhf_jax import hosts
+from rlhf_jax.workdir import write_text
 
 MANIFEST = "manifest.json"
+DAMAGED = "manifest.damaged.json"  # of a step that is kept for people to look at
 
 log = logging.getLogger(__name__)
 
@@ -33,49 +41,51 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another model; the message says what to do."""
 
 
-def save(folder: Path, step: int, *, params: Any, rest: Any, meta: dict, keep: int = 2) -> None:
+def save(folder: PathLike[str], step: int, *, params: Any, rest: Any, meta: dict, keep: int = 2) -> None:
     """Writes step `step` under `folder`, then removes all but the newest `keep` steps.
 
     `params` and `rest` are dicts or dataclasses of arrays, typed random keys included;
-    `meta` is whatever JSON holds. Written under another name and renamed when whole.
+    `meta` is whatever JSON holds.
     """
-    folder = folder.absolute()  # Orbax refuses relative paths
-    target, temporary = folder / str(step), folder / f"{step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    path = _absolute(Path(folder)) / str(step)
     items = {"params": params, "rest": rest}
+    if hosts.is_first():
+        _remove(path)
+        path.mkdir(parents=True)
+        _write_json(path / "meta.json", meta)
+        _write_json(path / "shapes.json", {name: _shapes(tree) for name, tree in items.items()})
+    hosts.gather(f"checkpoint {path}")
     with ocp.StandardCheckpointer() as orbax:
         for name, tree in items.items():
-            orbax.save(temporary / name, jax.tree.map(_key_to_data, tree))
-    _write_json(temporary / "meta.json", meta)
-    _write_json(temporary / "shapes.json", {name: _shapes(tree) for name, tree in items.items()})
-    files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    _write_json(temporary / MANIFEST, {p.relative_to(temporary).as_posix(): _sha256(p) for p in files})
-    if target.exists():
-        target.rename(folder / f"{step}.old.tmp")
-    temporary.rename(target)
-    _prune(folder, keep)
+            orbax.save(path / name, jax.tree.map(_key_to_data, tree))
+    hosts.gather(f"the end of checkpoint {path}")
+    names = hosts.from_first(
+        f"the files of {path}", lambda: sorted(file.relative_to(path).as_posix() for file in _files(path))
+    )
+    digests = hosts.gather(f"the hashes of {path}", {name: _sha256(path / name) for name in _own(names)})
+    if hosts.is_first():
+        _write_json(path / MANIFEST, {name: digest for part in digests for name, digest in part.items()})
+        _prune(path.parent, keep)
+    hosts.gather(f"the manifest of {path}")
 
 
-def latest_step(folder: Path) -> int | None:
-    """The newest whole step under `folder`, or None. Damaged steps are renamed `<step>.damaged`."""
-    for step in reversed(_steps(folder)):
-        path = folder / str(step)
+def latest_step(folder: PathLike[str]) -> int | None:
+    """The newest whole step under `folder`, or None. Damaged steps are set aside."""
+    steps = hosts.from_first(f"the steps of {folder}", lambda: _steps(Path(folder)))
+    for step in reversed(steps):
+        path = Path(folder) / str(step)
         fault = _fault(path, ("",))
         if fault is None:
             return step
-        aside = folder / f"{step}.damaged"
-        log.warning(
-            "checkpoint %s is damaged (%s): set aside as %s, trying an older one", path, fault, aside.name
-        )
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        if hosts.is_first():
+            log.warning("checkpoint %s is damaged (%s): set aside, trying an older one", path, fault)
+            (path / MANIFEST).replace(path / DAMAGED)
     return None
 
 
-def require(workdir: Path, stage: str, needed_by: str) -> tuple[Path, int]:
+def require(workdir: PathLike[str], stage: str, needed_by: str) -> tuple[Path, int]:
     """Folder and newest whole step of an earlier stage, or a `CheckpointError` naming the stage to run."""
-    folder = workdir / "checkpoints" / stage
+    folder = Path(workdir) / "checkpoints" / stage
     step = latest_step(folder)
     if step is None:
         run = stage.split("_")[0]  # sft_10x is trained by stage sft
@@ -85,7 +95,7 @@ def require(workdir: Path, stage: str, needed_by: str) -> tuple[Path, int]:
     return folder, step
 
 
-def restore(folder: Path, step: int, params: Any, rest: Any) -> tuple[Any, Any, dict]:
+def restore(folder: PathLike[str], step: int, params: Any, rest: Any) -> tuple[Any, Any, dict]:
     """(params, rest, meta) of a step, laid out as the abstract trees `params` and `rest` say.
 
     The leaves of the abstract trees have shape, dtype and sharding, on any mesh and any
@@ -95,12 +105,12 @@ def restore(folder: Path, step: int, params: Any, rest: Any) -> tuple[Any, Any, 
     return _read(path, "params", params), _read(path, "rest", rest), _read_json(path / "meta.json")
 
 
-def restore_params(folder: Path, step: int, params: Any) -> Any:
+def restore_params(folder: PathLike[str], step: int, params: Any) -> Any:
     """The parameters of a step alone, laid out as the abstract tree `params` says."""
     return _read(_checked(folder, step, ("params/",)), "params", params)
 
 
-def read_meta(folder: Path, step: int) -> dict:
+def read_meta(folder: PathLike[str], step: int) -> dict:
     """The plain values stored with a step."""
     return _read_json(_checked(folder, step, ()) / "meta.json")
 
@@ -108,13 +118,13 @@ def read_meta(folder: Path, step: int) -> dict:
 def _read(path: Path, name: str, abstract: Any) -> Any:
     _check_shapes(path, name, abstract)
     with ocp.StandardCheckpointer() as orbax:
-        stored = orbax.restore((path / name).absolute(), jax.tree.map(_abstract_data, abstract))
+        stored = orbax.restore(_absolute(path / name), jax.tree.map(_abstract_data, abstract))
     return jax.tree.map(_data_to_key, abstract, stored)
 
 
-def _checked(folder: Path, step: int, parts: tuple[str, ...]) -> Path:
+def _checked(folder: PathLike[str], step: int, parts: tuple[str, ...]) -> Path:
     """The step's folder, its JSON files and the `parts` to be read verified."""
-    path = folder / str(step)
+    path = Path(folder) / str(step)
     fault = _fault(path, (*parts, "meta.json", "shapes.json"))
     if fault is not None:
         raise CheckpointError(
@@ -125,17 +135,22 @@ def _checked(folder: Path, step: int, parts: tuple[str, ...]) -> Path:
 
 def _fault(path: Path, parts: tuple[str, ...]) -> str | None:
     """What is wrong with the files of a step whose names start with one of `parts`, if anything."""
+    faults = hosts.gather(f"the check of {path}", _own_fault(path, parts))
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _own_fault(path: Path, parts: tuple[str, ...]) -> str | None:
+    """The same of the files that this process checks."""
     try:
         manifest = _read_json(path / MANIFEST)
     except (OSError, ValueError):
         return f"{MANIFEST} is unreadable"
-    for name, digest in manifest.items():
-        if name.startswith(parts):
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if _sha256(file) != digest:
-                return f"{name} is not what was written"
+    for name in _own([name for name in manifest if name.startswith(parts)]):
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _sha256(file) != manifest[name]:
+            return f"{name} is not what was written"
     return None
 
 
@@ -156,10 +171,35 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for step in _steps(folder)[:-keep]:
-        (folder / str(step)).rename(folder / f"{step}.old.tmp")  # never a step with half its files
-    for leftover in folder.glob("*.tmp"):
-        shutil.rmtree(leftover)
+    """Removes older steps, and what was never finished."""
+    kept = _steps(folder)[-keep:]
+    for path in folder.iterdir():
+        if path.name.isdigit() and int(path.name) not in kept and not (path / DAMAGED).exists():
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """The manifest first: never a step with half its files."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    path.rmtree(missing_ok=True)
+
+
+def _absolute(path: Path) -> Path:
+    """What Orbax asks for."""
+    return path if path.is_absolute() else path.resolve()  # which breaks a gs:// path
+
+
+def _own(names: list[str]) -> list[str]:
+    """This process's part of what all share."""
+    return names[jax.process_index() :: jax.process_count()]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _shapes(tree: Any) -> dict[str, list[int]]:
@@ -185,15 +225,12 @@ def _abstract_data(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(path, json.dumps(value, indent=1))
 
 
 def _read_json(path: Path) -> Any:

@@ -28,7 +28,7 @@ from pathlib import Path
 import jax
 from absl import flags, logging
 
-from rlhf_jax import checkpoint, inference, tasks
+from rlhf_jax import checkpoint, hosts, inference, tasks
 from rlhf_jax.command_line import parse_config, status_of
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
@@ -93,8 +93,11 @@ def halved(posts: dict[str, list[Post]]) -> dict[str, list[Post]]:
 def collect(config: Config, workdir: Path, model: ModelConfig, tokenizer: Tokenizer) -> list[Comparison]:
     """The comparisons of a run, made on the first call in the miniature. Needs a mesh set."""
     file = workdir / "comparisons.jsonl"
-    if config.data.source == "mini" and not file.exists():
-        write_jsonl(file, _compare(config, workdir, model, tokenizer))
+    if config.data.source == "mini" and not hosts.from_first("comparisons", file.exists):
+        made = _compare(config, workdir, model, tokenizer)
+        if hosts.is_first():
+            write_jsonl(file, made)
+        hosts.gather("the comparisons")
     return load(config, workdir)
 
 

@@ -32,19 +32,26 @@ def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
 
 
 def status_of(command: Callable[[], None], name: str = "rlhf_jax") -> int:
-    """The exit status after `command`: 0; 2 after an error of use, which is printed in one line behind
-    `name`, without a traceback; 130 after Ctrl-C."""
+    """The exit status after `command`: 0, or that of an error for people, told in one line behind `name`."""
     try:
         command()
-    except (flags.Error, ValueError, OSError) as error:
-        if not _is_for_people(error):
+    except (Exception, KeyboardInterrupt) as error:
+        status, told = explain(error)
+        if not told:
             raise
-        print(f"{name}: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: stopped; the same command resumes", file=sys.stderr)
-        return 130
+        print(f"{name}: {told}", file=sys.stderr)
+        return status
     return 0
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit status and one line for people; no line where a traceback says more."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped; the same command resumes"
+    ours = isinstance(error, ValueError) and type(error).__module__.startswith("rlhf_jax.")
+    if ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None):
+        return 2, _one_line(error)
+    return 1, ""
 
 
 def _check_arguments(argv: list[str]) -> None:
@@ -60,14 +67,7 @@ def _check_arguments(argv: list[str]) -> None:
             check_name(field[1])
 
 
-def _is_for_people(error: Exception) -> bool:
-    ours = type(error).__module__.startswith("rlhf_jax.")
-    return (
-        ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None)
-    )
-
-
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
     text = str(error)

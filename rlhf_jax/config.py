@@ -219,6 +219,18 @@ MAY_BE_ZERO = {
     "beta2",
 }
 MAY_BE_ZERO |= {"fraction", "gamma", "lam", "value_coef", "learning_rate"}
+# Where a run is computed and not what: the numbers differ by rounding. sft.microbatches is not among them,
+# for the rows of a packed batch depend on it.
+PLACEMENT = {
+    "mesh.replica",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "model.layer_loop",
+    "model.attention",
+    "model.rematerialize",
+    "reward.microbatches",
+    "ppo.microbatches",
+}
 AT_MOST_ONE = {"fraction", "gamma", "lam"}
 BELOW_ONE = {"beta1", "beta2"}
 ANY_SIGN = {"fsdp", "no_eos_score"}
@@ -279,12 +291,15 @@ def check_name(name: str) -> None:
 
 
 def differences(ours: Config, theirs: dict) -> list[str]:
-    """Lines 'field: there → here' for every leaf in which a stored configuration differs."""
+    """Lines 'field: there → here' for every leaf in which a stored configuration differs.
+
+    Those of PLACEMENT may: a run resumes on another mesh.
+    """
     stored = dict(_flatten(theirs))
     current = {name: _plain(value) for name, _, value in fields_of(ours)}
     return [
         f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
-        for name in sorted(stored.keys() | current.keys())
+        for name in sorted((stored.keys() | current.keys()) - PLACEMENT)
         if stored.get(name, "absent") != current.get(name, "absent")
     ]
 

@@ -13,7 +13,7 @@ from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tldr import encode_query
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.mesh import abstract_rows, check_rows, to_devices
+from rlhf_jax.mesh import abstract_rows, check_rows, to_devices, to_host
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.rollout import response_logprobs
@@ -91,7 +91,7 @@ def summarize(
             pad_id=tokenizer.pad_id,
             temperature=temperature,
         )
-        for row, response in zip(batch["index"][:valid], np.asarray(responses), strict=False):
+        for row, response in zip(batch["index"][:valid], to_host(responses), strict=False):
             summaries[row] = tokenizer.decode(response).strip()
     return summaries
 
@@ -131,5 +131,5 @@ def _of_each(
     for batch, valid in plan.in_order():
         query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))
         measured = measure(weights, model, query, response, tokenizer.pad_id)
-        values[batch["index"][:valid]] = np.asarray(measured)[:valid]
+        values[batch["index"][:valid]] = to_host(measured)[:valid]
     return values

@@ -9,82 +9,111 @@ python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.
 --workdir=FOLDER      where the run is written; started again, it resumes
 --stage=STAGE         sft, reward, ppo or eval alone; without it, all that have not finished;
                       round: after sft, rounds of comparisons, reward model and PPO, see rlhf_jax/rounds.py
+--start_timeout=300   seconds to wait for the other hosts, where the environment says there are some
 """
 
 import importlib
 import sys
 import time
-from pathlib import Path
 
 from absl import flags, logging
+from etils.epath import Path
 
 from rlhf_jax import workdir as runs
-from rlhf_jax.command_line import parse_config, status_of
+from rlhf_jax.command_line import explain, parse_config
 from rlhf_jax.config import Config, check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
+STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates and writes alone
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line without a traceback."""
+    """Exit status: 0; 2 after an error of use, told in one line without a traceback; 130 after Ctrl-C;
+    3 where another host of the run ended."""
     if not {"-h", "--help"}.isdisjoint(argv):
         print(__doc__)
         return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
-    return status_of(lambda: run(*parse(argv)))
+    try:
+        run(*parse(argv))
+    except (Exception, KeyboardInterrupt) as error:
+        status, told = explain(error)
+        hosts = sys.modules.get("rlhf_jax.hosts")
+        if told:
+            print(f"rlhf_jax: {hosts.prefix() if hosts else ''}{told}", file=sys.stderr)
+        if hosts:
+            hosts.leave(status, told)
+        if not told:
+            raise
+        return status
+    return 0
 
 
-def parse(argv: list[str]) -> tuple[Config, str, str | None]:
-    """(config, workdir, stage or None for all) of a command line, validated."""
+def parse(argv: list[str]) -> tuple[Config, str, str | None, float]:
+    """(config, workdir, stage or None for all, seconds to start in) of a command line, validated."""
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
     flags.DEFINE_enum("stage", None, (*STAGES, "round"), "the one stage to run", flag_values=options)
+    flags.DEFINE_float("start_timeout", 300, "seconds for all hosts to start", 1, flag_values=options)
     config = parse_config(argv, options)
     if not options.workdir:
         raise flags.Error("--workdir is missing: the folder of the run, such as --workdir=runs/mini")
-    return config, options.workdir, options.stage
+    return config, options.workdir, options.stage, options.start_timeout
 
 
-def run(config: Config, folder: str, stage: str | None) -> None:
-    """Runs `stage`, or all stages that have not finished, in `folder`."""
+def run(config: Config, folder: str, stage: str | None, start_timeout: float) -> None:
+    """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
+    hosts = importlib.import_module("rlhf_jax.hosts")  # and with it JAX, once the arguments are right
+    hosts.start(start_timeout)
     architecture = importlib.import_module("rlhf_jax.model.pretrained").architecture
     check_context(config, architecture(config.model))
-    workdir = runs.open_workdir(folder, config)
-    if stage:
+    workdir = hosts.after_first(
+        "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first())
+    )
+    if stage and hosts.is_first():
         _refuse_interrupted(workdir, stage)
     if stage == "round":
-        importlib.import_module("rlhf_jax.rounds").run(config, workdir, _pipeline)
+        importlib.import_module("rlhf_jax.rounds").run(config, workdir, run_stages)
         return
     if stage:
         _run_stage(stage, config, workdir)
     else:
-        _pipeline(config, workdir)
+        run_stages(config, workdir)
     report = workdir / "report.html"
     if report.exists():
         print(f"report: {report}")
+    hosts.finish()
 
 
-def _pipeline(config: Config, workdir: Path) -> None:
-    """All stages that have not finished."""
+def run_stages(config: Config, workdir: Path) -> None:
+    """Runs all stages that have not finished."""
+    from_first = importlib.import_module("rlhf_jax.hosts").from_first
+    finished = from_first("progress", lambda: [stage for stage in STAGES if runs.stage_done(workdir, stage)])
     for stage in STAGES:
-        if runs.stage_done(workdir, stage):
+        if stage in finished:
             print(f"{stage}: finished before in {workdir}, skipped", flush=True)
         else:
             _run_stage(stage, config, workdir)
 
 
 def _run_stage(stage: str, config: Config, workdir: Path) -> None:
-    runs.record_seconds(workdir, stage, 0.0)
+    """Runs one stage; the first host keeps the record of it."""
+    hosts = importlib.import_module("rlhf_jax.hosts")
     start = time.monotonic()
+    if hosts.is_first():
+        runs.record_seconds(workdir, stage, 0.0)
     try:
         if stage == "eval":
             importlib.import_module("rlhf_jax.evaluation.evaluate").run(config, workdir)
         else:
             importlib.import_module(f"rlhf_jax.{stage}").train(config, workdir)
     finally:
-        runs.record_seconds(workdir, stage, time.monotonic() - start)
-    runs.mark_done(workdir, stage)
-    print(f"{stage}: finished, {runs.read_seconds(workdir)[stage]:.0f} s", flush=True)
+        if hosts.is_first():
+            runs.record_seconds(workdir, stage, time.monotonic() - start)
+    if hosts.is_first():
+        runs.mark_done(workdir, stage)
+        print(f"{stage}: finished, {runs.read_seconds(workdir)[stage]:.0f} s", flush=True)
+    hosts.gather(f"the end of stage {stage}", timeout=STAGE_END_SECONDS)
 
 
 def _refuse_interrupted(workdir: Path, stage: str) -> None:

@@ -11,6 +11,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,6 +32,11 @@ def make_mesh(config: MeshConfig | None = None, devices=None) -> Mesh:
         raise ConfigError(
             f"mesh: replica={config.replica} fsdp={config.fsdp} tensor={config.tensor} "
             f"do not fit the {len(devices)} devices present"
+        )
+    if set(range(jax.process_count())) - {device.process_index for device in devices[:needed]}:
+        raise ConfigError(
+            f"mesh: replica={config.replica} fsdp={config.fsdp} tensor={config.tensor} leaves some of the "
+            f"{jax.process_count()} processes without a device: use all {len(devices)} devices"
         )
     shape = (config.replica, fsdp, config.tensor)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:needed])
@@ -62,7 +68,11 @@ def check_rows(field: str, rows: int, parts: int, mesh: Mesh) -> None:
 
 
 def to_devices(batch, mesh: Mesh):
-    """A pytree of host arrays [rows, …] as global arrays with their rows split over the mesh."""
+    """A pytree of host arrays [rows, …] as global arrays with their rows split over the mesh.
+
+    Every host makes the whole batch, a few megabytes of tokens that are a function of the step, and
+    its devices get their own rows of it: which ones, the mesh says, not the number of hosts.
+    """
 
     def put(x: np.ndarray) -> jax.Array:
         sharding = NamedSharding(mesh, P(ROWS))
@@ -74,6 +84,13 @@ def to_devices(batch, mesh: Mesh):
 def abstract_rows(mesh: Mesh, shape: tuple[int, ...], dtype=np.int32) -> jax.ShapeDtypeStruct:
     """What `to_devices` makes of a host array, without the values."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(ROWS)))
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """The whole of an array, on every host; all must ask for it."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def split_rows(batch, parts: int):

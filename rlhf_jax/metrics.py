@@ -2,15 +2,19 @@
 
 import json
 import math
-import os
 import sys
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from os import PathLike
 from typing import Any, Self
 
 import jax
+from etils.epath import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from rlhf_jax import hosts
+from rlhf_jax.workdir import write_text
 
 
 class MetricsLog:
@@ -20,11 +24,14 @@ class MetricsLog:
     for the step just dispatched. Call `flush` before saving a checkpoint: a resumed run
     then finds the record of every step before it. Records of `resume_step` and later,
     left by a run that was stopped after its checkpoint, are dropped.
+
+    Of many hosts, process 0 writes and shows. An object store cannot append: there both logs grow
+    in a local folder, and `flush` puts what they hold in their place.
     """
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: PathLike[str],
         stage: str,
         resume_step: int,
         total: int,
@@ -36,30 +43,46 @@ class MetricsLog:
 
         What `watch` has to say of a step's metrics is written as warnings.
         """
-        path = workdir / "metrics" / f"{stage}.jsonl"
+        self._held: tuple[int, dict[str, Any]] | None = None
+        self._silent = not hosts.is_first()
+        if self._silent:
+            return
+        self._place = self._local = Path(workdir)
+        if "://" in str(self._place):
+            self._local = Path(tempfile.mkdtemp(prefix="rlhf_jax_metrics_"))
+        path = self._local / "metrics" / f"{stage}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_from(path, resume_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=resume_step)
+        _copy_before(resume_step, self._place / "metrics" / path.name, path)
+        self._file = path.open("a", encoding="utf-8")
+        events = self._local / "tensorboard" / stage
+        self._tensorboard = SummaryWriter(str(events), purge_step=resume_step)
         interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
         self._bar = tqdm(
             total=total, initial=resume_step, desc=description, mininterval=interval, dynamic_ncols=True
         )
         self._shown, self._watch = shown, watch
-        self._held: tuple[int, dict[str, Any]] | None = None
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Holds the scalars of `step` and writes those of the step before it."""
-        self.flush()
+        self._write_held()
         self._held = (step, metrics)
 
     def flush(self) -> None:
         """Writes the step that is held, waiting for it if it still runs."""
+        self._write_held()
+        if not self._silent and self._local != self._place:
+            self._tensorboard.flush()
+            for file in (*self._local.glob("metrics/*"), *self._local.glob("tensorboard/*/*")):
+                (self._place / file.relative_to(self._local)).write_bytes(file.read_bytes())
+
+    def _write_held(self) -> None:
         if self._held is None:
             return
         step, metrics = self._held
         self._held = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if self._silent:
+            return
         self._file.write(json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -74,25 +97,27 @@ class MetricsLog:
 
     def __exit__(self, *exception) -> None:
         self.flush()
+        if self._silent:
+            return
         self._bar.close()
         self._tensorboard.close()
         self._file.close()
+        if self._local != self._place:
+            self._local.rmtree()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: PathLike[str]) -> list[dict[str, float]]:
     """Records in order, non-finite values as floats; a last line cut off by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
     return [{name: _number(value) for name, value in json.loads(line).items()} for line in lines]
 
 
-def _drop_from(path: Path, step: int) -> None:
-    if not path.exists():
+def _copy_before(step: int, source: Path, target: Path) -> None:
+    """The records of steps before `step`; `target` may be `source`."""
+    if not source.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    kept = "".join(line + "\n" for line in lines if json.loads(line)["step"] < step)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(kept, encoding="utf-8")
-    os.replace(temporary, path)
+    lines = source.read_text(encoding="utf-8").split("\n")[:-1]
+    write_text(target, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
 
 
 def _json_value(value: float) -> float | str:

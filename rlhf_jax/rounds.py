@@ -17,9 +17,9 @@ Departure from the paper: PPO starts from the SFT policy in every round.
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import jax
+from etils.epath import Path
 
 from rlhf_jax import checkpoint, tasks
 from rlhf_jax import workdir as runs
@@ -50,6 +50,8 @@ def run(config: Config, workdir: Path, pipeline: Callable[[Config, Path], None])
 
     `pipeline(config, folder)` runs the stages that have not finished in a folder.
     """
+    if jax.process_count() > 1:
+        raise tasks.TaskError("stage round runs on one host; the stages of a round run on many, one by one")
     checkpoint.require(workdir, "sft", "round")
     for number in range(1, len(config.rounds.pairs) + 1):
         folder = folder_of(workdir, number)
@@ -82,7 +84,7 @@ def prepare(config: Config, workdir: Path, folder: Path) -> None:
     for stage in ("sft", "sft_10x"):
         theirs, ours = workdir / "checkpoints" / stage, folder / "checkpoints" / stage
         if theirs.exists() and not ours.exists():
-            ours.symlink_to(os.path.relpath(theirs, ours.parent), target_is_directory=True)
+            os.symlink(os.path.relpath(theirs, ours.parent), ours, target_is_directory=True)
     if not runs.stage_done(folder, "sft"):
         runs.record_seconds(folder, "sft", runs.read_seconds(workdir).get("sft", 0.0))
         runs.mark_done(folder, "sft")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax import checkpoint
+from rlhf_jax import checkpoint, hosts
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import SftPlan
@@ -85,7 +85,8 @@ def train(config: Config, workdir: Path) -> None:
     base = pretrained.folder_of(config.model.pretrained) if config.model.pretrained else None
     posts = sources.load_posts(config.data, config.seed)["train"]
     tokenizer = sources.make_tokenizer(posts, config.data, base)
-    tokenizer.save(workdir)
+    if hosts.is_first():
+        tokenizer.save(workdir)
     plan = SftPlan(
         sources.filtered(posts, config.data, tokenizer), tokenizer, config.data, config.sft, config.seed
     )

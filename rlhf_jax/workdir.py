@@ -1,8 +1,9 @@
 """The folder of a run: the configuration it was started with, and how far it has come."""
 
 import json
-import os
-from pathlib import Path
+from os import PathLike
+
+from etils.epath import Path
 
 from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, validate
 
@@ -11,11 +12,21 @@ class WorkdirError(ValueError):
     """A folder that belongs to another run."""
 
 
-def open_workdir(path: str | Path, config: Config) -> Path:
-    """Creates the folder with its config.json; a folder of another configuration is refused untouched."""
+def open_workdir(path: str | PathLike[str], config: Config, create: bool = True) -> Path:
+    """The folder, on disk or gs://, created with its config.json where it is not there.
+
+    A folder of another configuration is refused untouched; one that differs in where it is computed alone
+    (config.PLACEMENT) is resumed, and its config.json then says where. Hosts that must not `create` it raise
+    WorkdirError where it is missing.
+    """
     workdir = Path(path)
     file = workdir / "config.json"
     if not file.exists():
+        if not create:
+            raise WorkdirError(
+                f"{file} is not there, though process 0 has written it: "
+                "--workdir must be on storage that all hosts share"
+            )
         write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
         return workdir
     try:
@@ -30,6 +41,8 @@ def open_workdir(path: str | Path, config: Config) -> Path:
             f"{file} was written with other values ({'; '.join(changed)}): "
             "use another --workdir, or the values of the first start"
         )
+    if create and stored != to_dict(config):
+        write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
     return workdir
 
 
@@ -50,7 +63,7 @@ def write_text(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def record_seconds(workdir: Path, stage: str, seconds: float) -> None:

@@ -36,8 +36,8 @@ def make_state(mesh, seed=0):
     with jax.set_mesh(mesh):
         _, state = jax.jit(optimizer.update)(params, state)
     copy = jax.NamedSharding(mesh, P())
-    rest = Rest(state, jax.device_put(jnp.int32(7), copy), jax.device_put(jax.random.key(5), copy))
-    return params, rest
+    step, key = jax.jit(lambda: (jnp.int32(7), jax.random.key(5)), out_shardings=copy)()
+    return params, Rest(state, step, key)
 
 
 def abstract(tree):
@@ -121,8 +121,10 @@ def test_saving_a_step_again_replaces_it(tmp_path, mesh):
 def test_half_written_step_is_ignored(tmp_path, mesh):
     save_steps(tmp_path, make_state(mesh), 1, 2)
     (tmp_path / "2" / checkpoint.MANIFEST).unlink()
-    (tmp_path / "3.tmp" / "params").mkdir(parents=True)
+    (tmp_path / "3" / "params").mkdir(parents=True)
     assert checkpoint.latest_step(tmp_path) == 1
+    save_steps(tmp_path, make_state(mesh), 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "4"]
 
 
 @pytest.mark.parametrize("name", ["params", "rest", "meta.json", "manifest.json"])
@@ -135,7 +137,7 @@ def test_flipped_byte_is_named_and_the_step_before_is_used(tmp_path, mesh, name,
         checkpoint.restore(tmp_path, 2, *abstract(state))
     assert checkpoint.latest_step(tmp_path) == 1
     assert f"{tmp_path}/2 is damaged" in caplog.text
-    assert (tmp_path / "2.damaged").is_dir() and not (tmp_path / "2").exists()
+    assert (tmp_path / "2" / checkpoint.DAMAGED).exists()  # kept, without being a step
     assert_same(checkpoint.restore(tmp_path, 1, *abstract(state))[0], state[0])
 
 

@@ -9,8 +9,9 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 
 # A module may import its own package and the layers before its own: siblings do not know each other.
 LAYERS = [
-    {"config"},
-    {"functional", "data", "metrics", "workdir", "health", "command_line"},
+    {"config", "hosts"},
+    {"functional", "data", "workdir", "health", "command_line"},
+    {"metrics"},
     {"feedback", "recipes"},
     {"mesh"},
     {"model"},

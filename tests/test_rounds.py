@@ -6,6 +6,7 @@ A whole small run, trained for real, is `pytest -m slow tests/test_rounds.py`.
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def pipeline(config, folder):
 
 def written(workdir) -> dict[str, bytes]:
     """The files that rounds leave, by name, but for the checkpoints."""
-    files = (path for path in workdir.rglob("*") if path.is_file() and "checkpoints" not in path.parts)
+    files = (path for path in Path(workdir).rglob("*") if path.is_file() and "checkpoints" not in path.parts)
     return {path.relative_to(workdir).as_posix(): path.read_bytes() for path in files}
 
 

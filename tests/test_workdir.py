@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rlhf_jax import workdir as wd
-from rlhf_jax.config import Config
+from rlhf_jax.config import Config, MeshConfig
 from rlhf_jax.workdir import WorkdirError
 
 
@@ -21,6 +21,17 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(WorkdirError, match="ppo.kl_coef: 0.05 → 0.1; seed: 0 → 1.*another --workdir"):
         wd.open_workdir(tmp_path, other)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_run_may_go_on_on_another_mesh(tmp_path):
+    wd.open_workdir(tmp_path, Config())
+    elsewhere = Config(mesh=MeshConfig(fsdp=4, tensor=2))
+    elsewhere.ppo.microbatches, elsewhere.model.rematerialize = 8, True
+    wd.open_workdir(tmp_path, elsewhere)
+    assert wd.read_config(tmp_path) == elsewhere
+    elsewhere.sft.microbatches = 2  # decides how many rows a packed batch has
+    with pytest.raises(WorkdirError, match="sft.microbatches: 1 → 2"):
+        wd.open_workdir(tmp_path, elsewhere)
 
 
 def test_unreadable_configuration_is_one_clear_line(tmp_path):

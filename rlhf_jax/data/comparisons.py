@@ -2,8 +2,9 @@
 
 import glob
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from etils.epath import Path
 
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.download import download
@@ -59,7 +60,8 @@ def _find(pattern: str) -> list[Path]:
     if path.is_dir():
         paths = sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl"))
     else:
-        paths = sorted(Path(p) for p in glob.glob(str(path)))
+        fixed = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+        paths = sorted(fixed.glob(str(path.relative_to(fixed))))
     if not paths:
         raise RecordError(f"{pattern}: no *.json or *.jsonl files there (data.comparisons)")
     return paths

@@ -10,8 +10,10 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, TypeVar
+
+from etils.epath import Path
 
 T = TypeVar("T")
 
@@ -94,25 +96,25 @@ class AxisRating:
     extra: dict = field(default_factory=dict)
 
 
-def read_posts(path: str | Path) -> Iterator[Post]:
+def read_posts(path: str | PathLike[str]) -> Iterator[Post]:
     return read_jsonl(path, lambda record: from_json(Post, record))
 
 
-def read_comparisons(path: str | Path) -> Iterator[Comparison]:
+def read_comparisons(path: str | PathLike[str]) -> Iterator[Comparison]:
     return read_jsonl(path, lambda record: from_json(Comparison, record))
 
 
-def read_axis_ratings(path: str | Path) -> Iterator[AxisRating]:
+def read_axis_ratings(path: str | PathLike[str]) -> Iterator[AxisRating]:
     return read_jsonl(path, lambda record: from_json(AxisRating, record))
 
 
-def read_jsonl(path: str | Path, parse: Callable[[Any], T]) -> Iterator[T]:
+def read_jsonl(path: str | PathLike[str], parse: Callable[[Any], T]) -> Iterator[T]:
     """Yields `parse(object)` for every line of a JSON-lines file; blank lines are skipped.
 
     Raises RecordError naming the file and, for a bad line, its number and field.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _parse_line(line, parse, f"{path}, line {number}")
@@ -131,14 +133,14 @@ def _parse_line(line: bytes, parse: Callable[[Any], T], where: str) -> T:
         raise RecordError(f"{where}: {error}") from None
 
 
-def write_jsonl(path: str | Path, records: Iterable) -> None:
+def write_jsonl(path: str | PathLike[str], records: Iterable) -> None:
     """Writes records (or plain objects), one a line; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(partial, "w", encoding="utf-8") as file:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    with partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
-    os.replace(partial, path)
+    partial.replace(target)
 
 
 def to_json(record) -> Any:

@@ -1,7 +1,9 @@
 """Where a run's posts, queries and tokenizer come from: the one switch between miniature and real data."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
+
+from etils.epath import Path
 
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data import tldr
@@ -26,7 +28,7 @@ def load_queries(data: DataConfig, seed: int, tokenizer: Tokenizer) -> list[Post
     return mini.posts(seed, "train", data.mini_posts)
 
 
-def make_tokenizer(posts: Sequence[Post], data: DataConfig, pretrained: Path | None) -> Tokenizer:
+def make_tokenizer(posts: Sequence[Post], data: DataConfig, pretrained: PathLike[str] | None) -> Tokenizer:
     """The tokenizer of the pretrained model's folder, the one named, or one trained on the posts."""
     if pretrained or data.tokenizer:
         return load_tokenizer(pretrained or Path(data.tokenizer).expanduser())

@@ -7,8 +7,9 @@ openai/summarize-from-feedback.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from etils.epath import Path
 
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.download import download

@@ -12,11 +12,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from pathlib import Path
+from os import PathLike
 from typing import Protocol
 
 import sentencepiece
 import tokenizers
+from etils.epath import Path
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -48,7 +49,7 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first EOS, without padding and ids that no token has."""
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | PathLike[str]) -> None:
         """Writes what `load_tokenizer(folder)` reads."""
 
 
@@ -74,7 +75,7 @@ class SentencePieceTokenizer:
         pieces = self._processor.vocab_size()
         return self._processor.decode([i for i in _before(self.eos_id, ids) if i < pieces])
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | PathLike[str]) -> None:
         settings = {"eos_token": self._processor.id_to_piece(self.eos_id), "add_bos_token": bool(self.prefix)}
         if self.vocab_size != self._processor.vocab_size():
             settings["vocab_size"] = self.vocab_size
@@ -107,26 +108,26 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode(_before(self.eos_id, ids), skip_special_tokens=False)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | PathLike[str]) -> None:
         settings: dict = {"eos_token": self._eos_token}
         if self.vocab_size != _token_count(self._tokenizer):
             settings["vocab_size"] = self.vocab_size
         _save(Path(folder), JSON_FILE, self._content, settings)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
     """The tokenizer in a sentencepiece model, a tokenizer.json, or a folder that holds one of the two.
 
     In a folder tokenizer.json goes first. What neither says, the JSON files beside them do, each of
     which may be missing: the rows of the model's embedding, EOS, whether texts begin with BOS.
     """
-    path = Path(path)
-    if path.is_dir():
-        held = [path / name for name in (JSON_FILE, MODEL_FILE) if (path / name).exists()]
+    file = Path(path)
+    if file.is_dir():
+        held = [file / name for name in (JSON_FILE, MODEL_FILE) if (file / name).exists()]
         if not held:
             raise TokenizerError(f"{path}: neither {JSON_FILE} nor {MODEL_FILE} in this folder")
-        path = held[0]
-    return _load_json(path) if path.suffix == ".json" else _load_sentencepiece(path)
+        file = held[0]
+    return _load_json(file) if file.suffix == ".json" else _load_sentencepiece(file)
 
 
 def _load_sentencepiece(path: Path) -> SentencePieceTokenizer:
@@ -231,7 +232,7 @@ def _save(folder: Path, name: str, content: bytes, settings: dict) -> None:
     ):
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         partial.write_bytes(data)
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def train_tokenizer(

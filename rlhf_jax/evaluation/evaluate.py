@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax import checkpoint, collect, inference
+from rlhf_jax import checkpoint, collect, hosts, inference
 from rlhf_jax.config import Config
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import Pair, pairs_of
@@ -67,6 +67,8 @@ def run(config: Config, workdir: Path) -> None:
         texts, reference_nats = policies.summaries(config, workdir, tokenizer, posts, splits["train"], score)
         scores = {name: score(posts, texts[name]) for name in texts}
         margins = inference.margins(reward, held_out, **setting)
+    if not hosts.is_first():
+        return
 
     gold = config.data.source == "mini"
     judged = {name: judge_all(posts, texts[name]) for name in texts} if gold else {}

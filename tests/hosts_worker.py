@@ -1,0 +1,89 @@
+"""One process of several on simulated devices: `python hosts_worker.py TASK DEVICES ARGUMENTS…`.
+
+Of process 1 and later, stdout goes nowhere: what a task finds out is written to files.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+import jax  # noqa: E402
+
+from rlhf_jax import hosts  # noqa: E402
+
+
+def main(*arguments: str) -> int:
+    """rlhf_jax.main; with KILL_AFTER in the environment, such as ppo:3, killed once that is logged."""
+    from rlhf_jax import ppo, reward, sft
+    from rlhf_jax.main import main
+    from rlhf_jax.metrics import MetricsLog
+
+    class Killing(MetricsLog):
+        def __init__(self, workdir, stage, *rest):
+            super().__init__(workdir, stage, *rest)
+            self.stage = stage
+
+        def log(self, step, metrics):
+            super().log(step, metrics)
+            if os.environ.get("KILL_AFTER") == f"{self.stage}:{step}":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    for module in (sft, reward, ppo):
+        module.MetricsLog = Killing
+    return main(["main", *arguments])
+
+
+def gather(folder: str) -> int:
+    """Tells its number; then process 1 does not come."""
+    hosts.start(60)
+    found = [hosts.gather("the numbers", 10 * jax.process_index()), hosts.from_first("a word", lambda: "yes")]
+    Path(folder, f"{jax.process_index()}.json").write_text(json.dumps(found))
+    if jax.process_index() == 0:
+        try:
+            hosts.gather("the tea", timeout=1)
+        except hosts.HostsError as error:
+            hosts.leave(2, str(error))
+    time.sleep(60)
+    return 0
+
+
+def killed(index: str) -> int:
+    """Process `index` is killed while the others wait for it."""
+    hosts.start(60)
+    hosts.gather("all are there")
+    if jax.process_index() == int(index):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+    return 0
+
+
+def save(folder: str) -> int:
+    """Two steps of a checkpoint from a 2×2×2 mesh, of which one byte is changed in the second."""
+    import test_checkpoint
+
+    from rlhf_jax import checkpoint
+    from rlhf_jax.config import MeshConfig
+    from rlhf_jax.mesh import make_mesh
+
+    hosts.start(60)
+    state = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))
+    test_checkpoint.save_steps(Path(folder), state, 1, 2)
+    if hosts.is_first():
+        test_checkpoint.flip_a_byte(test_checkpoint.largest(Path(folder, "2", "rest")))
+    hosts.gather("the damage")
+    latest = checkpoint.latest_step(Path(folder))
+    Path(folder, f"latest.{jax.process_index()}").write_text(str(latest))
+    hosts.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+    task = {"main": main, "gather": gather, "killed": killed, "save": save}[sys.argv[1]]
+    sys.exit(task(*sys.argv[3:]))
