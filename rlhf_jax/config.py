@@ -72,6 +72,7 @@ class ModelConfig:
     layer_loop: str = "auto"  # scan | unroll | auto: unrolled on CPU, scanned elsewhere
     attention: str = "auto"  # blocked | splash (TPU) | cudnn (GPU) | auto: what the platform has
     rematerialize: bool = False  # recompute a layer's activations in the backward pass
+    gather_to_sample: bool = True  # gather weights over fsdp once a batch of samples, not once a token
 
 
 @dataclass
@@ -228,6 +229,7 @@ PLACEMENT = {
     "model.layer_loop",
     "model.attention",
     "model.rematerialize",
+    "model.gather_to_sample",
     "reward.microbatches",
     "ppo.microbatches",
 }

@@ -13,12 +13,12 @@ from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tldr import encode_query
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.mesh import abstract_rows, check_rows, to_devices, to_host
+from rlhf_jax.mesh import abstract_rows, row_shards, to_devices, to_host
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.rollout import response_logprobs
 
-BATCH_SIZE = 128  # rows computed at once
+BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
 
 write = jax.jit(
     generate,
@@ -34,14 +34,18 @@ def expect(weights, config: ModelConfig, query, response, pad_id: int):
     return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1)
 
 
+def batch_size(shards: int) -> int:
+    """Rows computed at once: BATCH_SIZE, or the next multiple of the row shards."""
+    return -(-BATCH_SIZE // shards) * shards
+
+
 def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """`write` in its longest bucket at best-of-N's temperature, without values. Needs a mesh set."""
     mesh = jax.sharding.get_mesh()
-    check_rows("inference.BATCH_SIZE", BATCH_SIZE, 1, mesh)
     return write.trace(
         params.abstract(transformer.specs(model, vocabulary), mesh),
         model,
-        abstract_rows(mesh, (BATCH_SIZE, config.data.query_tokens)),
+        abstract_rows(mesh, (batch_size(row_shards(mesh)), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
         response_tokens=config.data.response_tokens,
         eos_id=0,
@@ -53,9 +57,9 @@ def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.sta
 def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """`read` in its longest bucket, without values. Needs a mesh set."""
     data, mesh = config.data, jax.sharding.get_mesh()
-    check_rows("inference.BATCH_SIZE", BATCH_SIZE, 1, mesh)
-    query = abstract_rows(mesh, (BATCH_SIZE, data.query_tokens))
-    response = abstract_rows(mesh, (BATCH_SIZE, data.reward_response_tokens))
+    rows = batch_size(row_shards(mesh))
+    query = abstract_rows(mesh, (rows, data.query_tokens))
+    response = abstract_rows(mesh, (rows, data.reward_response_tokens))
     return read.trace(
         params.abstract(heads.specs(model, vocabulary), mesh), model, query, response, vocabulary
     )
@@ -76,8 +80,8 @@ def summarize(
 
     `encode(post, tokenizer, limit)` makes the query.
     """
-    plan = QueryPlan(posts, tokenizer, data, BATCH_SIZE, seed, encode)
     mesh = jax.sharding.get_mesh()
+    plan = QueryPlan(posts, tokenizer, data, batch_size(row_shards(mesh)), seed, encode)
     summaries = [""] * len(posts)
     for i, (batch, valid) in enumerate(plan.in_order()):
         key = jax.random.fold_in(jax.random.key(seed), i)
@@ -125,8 +129,8 @@ def _of_each(
     tokenizer: Tokenizer,
     data: DataConfig,
 ) -> np.ndarray:
-    plan = SummaryPlan(infos, summaries, tokenizer, data, BATCH_SIZE)
     mesh = jax.sharding.get_mesh()
+    plan = SummaryPlan(infos, summaries, tokenizer, data, batch_size(row_shards(mesh)))
     values = np.empty(len(infos), np.float32)
     for batch, valid in plan.in_order():
         query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))

@@ -24,7 +24,7 @@ PAPER_SIZES = {
 """The models of P: the GPT-2 architecture. Their weights were never published."""
 
 SFT_RATES = {"1.3b": 6.35e-5, "3b": 5.66e-5, "6.7b": 2.83e-5, "13b": 2.83e-5}  # P
-GPT2_VOCABULARY = 50_257
+VOCABULARY = 50_304  # GPT-2's 50,257, rounded up so that it splits over `tensor`
 
 
 def paper(size: str) -> Config:
@@ -36,8 +36,10 @@ def paper(size: str) -> Config:
     large = size in ("6.7b", "13b")
     return Config(
         model=dataclasses.replace(PAPER_SIZES[size], dtype="bfloat16", rematerialize=True),
-        data=DataConfig(vocabulary=GPT2_VOCABULARY, queries="published"),
-        sft=SftConfig(batch_size=128, optimizer=OptimizerConfig(learning_rate=SFT_RATES[size])),
+        data=DataConfig(vocabulary=VOCABULARY, queries="published"),
+        sft=SftConfig(  # one post a row: packed rows are fewer than many pods have devices
+            batch_size=128, optimizer=OptimizerConfig(learning_rate=SFT_RATES[size]), pack=False
+        ),
         reward=RewardConfig(
             batch_size=64, seeds=3, optimizer=OptimizerConfig(learning_rate=5e-6 if large else 1.5e-5)
         ),

@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,11 @@ import tiny
 from scipy.stats import chisquare
 from tiny import PAD, VOCABULARY
 
-from rlhf_jax.model import transformer
+from rlhf_jax.config import MeshConfig
+from rlhf_jax.mesh import abstract_rows, make_mesh
+from rlhf_jax.model import params, transformer
 from rlhf_jax.model.generate import generate, restrict, sample
+from rlhf_jax.plan.collectives import received_bytes
 
 CONFIG = tiny.NEOX
 B, Q, R = 6, 8, 7
@@ -153,3 +158,26 @@ def test_top_k_and_top_p_keep_the_right_tokens(top_k, top_p, kept):
     np.testing.assert_array_equal(restricted[jnp.array(kept)], logits[0, jnp.array(kept)])
     drawn = sample(jax.random.key(0), jnp.repeat(logits, 500, axis=0), 1.0, top_k, top_p)
     np.testing.assert_array_equal(np.unique(drawn), kept)
+
+
+def test_weights_cross_the_links_once_a_batch_and_not_once_a_token():
+    """Eight devices with an eighth of every matrix each: what more tokens cost on the links."""
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    layers = jax.tree.leaves(
+        transformer.specs(CONFIG, VOCABULARY)["layers"], is_leaf=lambda x: isinstance(x, params.ParamSpec)
+    )
+    size = 4 * sum(math.prod(spec.shape) for spec in layers if "fsdp" in spec.partition)
+
+    def received(tokens: int, gather: bool) -> float:
+        config = dataclasses.replace(CONFIG, layer_loop="scan", gather_to_sample=gather)
+        write = jax.jit(
+            functools.partial(generate, config=config, response_tokens=tokens, eos_id=1, pad_id=PAD)
+        )
+        like = params.abstract(transformer.specs(CONFIG, VOCABULARY), mesh)
+        with jax.set_mesh(mesh):
+            lowered = write.lower(like, query=abstract_rows(mesh, (8, Q)), key=jax.random.key(0))
+            return sum(received_bytes(lowered.compile().as_text()).values())
+
+    each_token = received(9, gather=False) - received(5, gather=False)
+    once = received(9, gather=True) - received(5, gather=True)
+    assert each_token > 4 * 7 / 8 * size > 10 * once

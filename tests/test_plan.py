@@ -7,10 +7,9 @@ import jax
 import pytest
 import tiny
 
-from rlhf_jax import ppo, reward, sft
+from rlhf_jax import inference, ppo, reward, sft
 from rlhf_jax.config import (
     Config,
-    ConfigError,
     DataConfig,
     MeshConfig,
     ModelConfig,
@@ -202,12 +201,12 @@ def test_vocabulary_and_layers_come_with_a_pretrained_folder():
     assert (model.width, model.layers, vocabulary) == (72, 4, 768)
 
 
-def test_rows_of_evaluation_divide_over_the_mesh():
+def test_evaluation_rounds_its_rows_up_to_what_the_mesh_divides():
     config = dataclasses.replace(CONFIG, mesh=MeshConfig(1, 3, 1))
-    with pytest.raises(ConfigError, match=r"inference\.BATCH_SIZE: 128 rows"):
-        compiled.compile_program(
-            "eval.read", config, dataclasses.replace(MODEL, width=48, ff=96), 300, find("cpu:8")
-        )
+    with jax.set_mesh(make_mesh(config.mesh)):
+        traced = inference.traced_read(config, dataclasses.replace(MODEL, width=48, ff=96), 300)
+    (scores,) = jax.tree.leaves(traced.out_info)
+    assert scores.shape == (129,)
 
 
 @pytest.mark.parametrize("size, text", [(0, "0 B"), (1023, "1.02e+03 B"), (1.5 * 2**30, "1.5 GiB")])

@@ -29,7 +29,7 @@ def test_every_configuration_is_valid_and_says_how_to_run_it(file):
 @pytest.mark.parametrize(("size", "billions"), [("1.3b", 1.3), ("3b", 2.7), ("6.7b", 6.7), ("13b", 12.9)])
 def test_the_paper_s_models_have_the_paper_s_sizes(size, billions):
     """Within 3% of the sizes of the GPT-3 family (Brown et al., 2020, table 2.1)."""
-    specs = transformer.specs(recipes.PAPER_SIZES[size], recipes.GPT2_VOCABULARY)
+    specs = transformer.specs(recipes.PAPER_SIZES[size], recipes.VOCABULARY)
     assert params.count(specs) == pytest.approx(billions * 1e9, rel=0.03)
 
 

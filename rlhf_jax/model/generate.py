@@ -27,6 +27,8 @@ def generate(
     Returns R = `response_tokens` ids a row: through the first EOS, then padding.
     """
     params = transformer.compute_params(params, config)
+    if config.gather_to_sample:
+        params = jax.tree.map(without_fsdp, params)
     segments = transformer.valid_segments(query, pad_id)
     hidden, cache = transformer.prefill(params, config, query, segments, response_tokens - 1)
     response = jnp.full((query.shape[0], response_tokens), pad_id, jnp.int32, out_sharding=layout(ROWS, None))
@@ -52,6 +54,16 @@ def generate(
 
     response, ended = choose(0, hidden, response, ended)
     return jax.lax.while_loop(unfinished, step, (jnp.int32(1), cache, response, ended))[2]
+
+
+def without_fsdp(x: jax.Array) -> jax.Array:
+    """`x` whole along the axes that are split over fsdp alone.
+
+    Otherwise every layer's weights cross the links again for each token, which takes longer than all else.
+    """
+    if layout() is None:
+        return x
+    return reshard(x, *(None if axis == "fsdp" else axis for axis in jax.typeof(x).sharding.spec))
 
 
 def sample(

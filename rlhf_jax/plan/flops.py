@@ -80,9 +80,9 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
             train("update", net, 2 * config.reward.batch_size, q + long, 1, 0, config.reward.microbatches)
         ]
     if program == "eval.write":
-        return sample(net, inference.BATCH_SIZE, q, r)
+        return sample(net, inference.batch_size(net.rows), q, r)
     if program == "eval.read":
-        return [read_only("score", net, inference.BATCH_SIZE, q + long, 1, 0)]
+        return [read_only("score", net, inference.batch_size(net.rows), q + long, 1, 0)]
     rows, parts = config.ppo.batch_size, config.ppo.minibatches
     rollout = [
         *sample(net, rows, q, r),
