@@ -47,5 +47,5 @@ def get_config() -> Config:
             optimizer=OptimizerConfig(learning_rate=1e-5, schedule="linear"),
             save_every=2,
         ),
-        eval=EvalConfig(posts=128, best_of=4, shots=1),
+        eval=EvalConfig(posts=32, best_of=4, shots=1),
     )

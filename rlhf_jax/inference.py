@@ -1,23 +1,26 @@
 """Summaries, scores and likelihoods for lists of posts: what collecting and evaluating need of a model."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rlhf_jax.config import Config, DataConfig, ModelConfig
-from rlhf_jax.data.batches import QueryPlan, SummaryPlan
+from rlhf_jax.data.batches import Batch, Plan, QueryPlan, SummaryPlan
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tldr import encode_query
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.mesh import abstract_rows, row_shards, to_devices, to_host
+from rlhf_jax.metrics import progress_bar
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.rollout import response_logprobs
 
+SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
 
 write = jax.jit(
@@ -83,7 +86,7 @@ def summarize(
     mesh = jax.sharding.get_mesh()
     plan = QueryPlan(posts, tokenizer, data, batch_size(row_shards(mesh)), seed, encode)
     summaries = [""] * len(posts)
-    for i, (batch, valid) in enumerate(plan.in_order()):
+    for i, (batch, valid) in enumerate(_shown(plan, len(posts), mesh, "summaries")):
         key = jax.random.fold_in(jax.random.key(seed), i)
         responses = write(
             weights,
@@ -119,6 +122,14 @@ def margins(weights, pairs: Sequence[Pair], **setting) -> np.ndarray:
     return chosen - score(weights, infos, [pair.rejected for pair in pairs], **setting)
 
 
+def _shown(plan: Plan, rows: int, mesh: Mesh, what: str) -> Iterator[tuple[Batch, int]]:
+    """The batches of `plan.in_order()`, with a bar where they take long."""
+    with progress_bar(rows, what, delay=SHOWN_AFTER, leave=False) as bar:
+        for batch, valid in plan.in_order(row_shards(mesh)):
+            yield batch, valid
+            bar.update(valid)
+
+
 def _of_each(
     measure: Callable,
     weights,
@@ -132,7 +143,7 @@ def _of_each(
     mesh = jax.sharding.get_mesh()
     plan = SummaryPlan(infos, summaries, tokenizer, data, batch_size(row_shards(mesh)))
     values = np.empty(len(infos), np.float32)
-    for batch, valid in plan.in_order():
+    for batch, valid in _shown(plan, len(infos), mesh, "summaries read"):
         query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))
         measured = measure(weights, model, query, response, tokenizer.pad_id)
         values[batch["index"][:valid]] = to_host(measured)[:valid]

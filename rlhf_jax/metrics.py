@@ -56,10 +56,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
         events = self._local / "tensorboard" / stage
         self._tensorboard = SummaryWriter(str(events), purge_step=resume_step)
-        interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
-        self._bar = tqdm(
-            total=total, initial=resume_step, desc=description, mininterval=interval, dynamic_ncols=True
-        )
+        self._bar = progress_bar(total, description, initial=resume_step)
         self._shown, self._watch = shown, watch
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
@@ -104,6 +101,19 @@ class MetricsLog:
         self._file.close()
         if self._local != self._place:
             self._local.rmtree()
+
+
+def progress_bar(total: int, description: str, **more) -> tqdm:
+    """A bar on stderr, of process 0 alone; `more` goes to tqdm."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
+    return tqdm(
+        total=total,
+        desc=description,
+        mininterval=interval,
+        dynamic_ncols=True,
+        disable=not hosts.is_first(),
+        **more,
+    )
 
 
 def read_metrics(path: PathLike[str]) -> list[dict[str, float]]:

@@ -287,10 +287,19 @@ def test_rows_in_order_are_all_there_and_the_last_batch_is_filled_up():
 def test_fewer_posts_than_a_batch_can_be_evaluated_but_not_trained_on():
     plan = query_plan(posts_of(3, 4), data(5), batch_size=4)
     ((batch, valid),) = plan.in_order()
-    assert batch["index"].tolist() == [0, 1, 0, 1]
-    assert valid == 2
+    assert batch["index"].tolist() == [0, 1] and valid == 2
     with pytest.raises(BatchError, match="^2 rows do not fill one batch of 4: lower batch_size or add data$"):
         plan.batch(0)
+
+
+@pytest.mark.parametrize(
+    "rows, multiple, size", [(16, 1, 16), (9, 1, 16), (8, 1, 8), (5, 1, 8), (1, 1, 1), (1, 4, 4), (5, 16, 16)]
+)
+def test_the_last_batch_is_halved_while_its_rows_fit_and_the_devices_share_it(rows, multiple, size):
+    plan = query_plan(posts_of(*[5] * rows), data(5), batch_size=16)
+    ((batch, valid),) = plan.in_order(multiple)
+    assert len(batch["index"]) == len(batch["query"]) == size and valid == rows
+    assert batch["index"].tolist() == [i % rows for i in range(size)]
 
 
 @pytest.mark.parametrize("epochs, steps", [(1.0, 12), (0.5, 6), (2.25, 27), (0.001, 1)])

@@ -63,16 +63,20 @@ class Plan:
         rows, width = self._epoch(epoch)[i]
         return self.collate(rows, width)
 
-    def in_order(self) -> Iterator[tuple[Batch, int]]:
+    def in_order(self, multiple: int = 1) -> Iterator[tuple[Batch, int]]:
         """Every row once, bucket by bucket, as (batch, number of valid rows).
 
-        Only the last batch may be short of rows; it is filled by repeating the ones it has.
+        Only the last batch may be short of rows; it is filled by repeating the ones it has, up to the
+        smallest half, quarter, … of a batch that holds them and is a multiple of `multiple`.
         """
         batches, left, width = self._fill(np.arange(len(self._bucket_of), dtype=np.int32))
         for rows, batch_width in batches:
             yield self.collate(rows, batch_width), len(rows)
         if len(left):
-            yield self.collate(np.resize(left, self.batch_size), width), len(left)
+            size = self.batch_size
+            while size % (2 * multiple) == 0 and size // 2 >= len(left):
+                size //= 2
+            yield self.collate(np.resize(left, size), width), len(left)
 
     def _shuffled(self, epoch: int) -> list[tuple[np.ndarray, int]]:
         rng = np.random.default_rng([self._seed, epoch])
