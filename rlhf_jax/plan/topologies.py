@@ -87,7 +87,9 @@ def _tpu_slice(name: str, shape: str):
         "TPU_WORKER_HOSTNAMES": "localhost",  # this and the next: silences warnings
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     }
-    described = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    # A v4 chip has two cores, which JAX uses as one device; the compiler must be told.
+    cores = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    described = topologies.get_topology_desc(platform="tpu", topology_name=name, **cores)
     return described.devices, "tpu", f"libtpu {version}"
 
 
