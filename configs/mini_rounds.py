@@ -4,8 +4,8 @@
     python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=round
 
 200, 600 and 1,800 comparisons in all, where mini.py has 24,000 at once. On two cores 7 to 8 minutes a round
-beside other work; the gold judge prefers SFT to the references on 53% of the posts, PPO of the three rounds on
-82, 91 and 92% (seed 0).
+beside other work; the gold judge prefers SFT to the references on 53% of the posts, PPO of the three rounds
+on 82, 91 and 92% (seed 0).
 """
 
 from rlhf_jax.config import (
