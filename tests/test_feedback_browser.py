@@ -49,7 +49,7 @@ class Person:
     def __init__(self, browser, server, pictures: str | None, **options):
         self.context = browser.new_context(viewport=DESK, accept_downloads=True, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(30_000)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._console)
         self.errors: list[str] = []

@@ -90,7 +90,7 @@ def address(folder):
 def page(browser):
     """A page on which nothing may go wrong: no error, no message of the security policy."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(5000)
+    page.set_default_timeout(30_000)
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text))
@@ -105,7 +105,7 @@ def position(page):
 
 
 def wait_for_position(page, text):
-    playwright.expect(page.locator(".position")).to_have_text(text, timeout=5000)
+    playwright.expect(page.locator(".position")).to_have_text(text, timeout=30_000)
 
 
 def titles(page):
