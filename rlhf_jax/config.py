@@ -204,22 +204,10 @@ CHOICES = {
     "ppo.no_eos": ("replace", "subtract", "none"),
     "*.optimizer.schedule": ("cosine", "linear", "constant"),
 }
-MAY_BE_ZERO = {
-    "seed",
-    "kv_heads",
-    "head_size",
-    "original_context",
-    "attention_factor",
-    "ff",
-    "warmup",
-    "weight_decay",
-    "clip_norm",
-    "kl_coef",
-    "shots",
-    "beta1",
-    "beta2",
-}
-MAY_BE_ZERO |= {"fraction", "gamma", "lam", "value_coef", "learning_rate"}
+MAY_BE_ZERO = set(
+    "seed kv_heads head_size original_context attention_factor ff warmup weight_decay clip_norm kl_coef "
+    "shots beta1 beta2 fraction gamma lam value_coef learning_rate".split()
+)
 # Where a run is computed and not what: the numbers differ by rounding. sft.microbatches is not among them,
 # for the rows of a packed batch depend on it.
 PLACEMENT = {
