@@ -145,10 +145,11 @@ def test_steps_of_a_run():
     config = Config(
         sft=SftConfig(epochs=2), reward=RewardConfig(seeds=3), ppo=PpoConfig(episodes=1000, batch_size=300)
     )
-    assert compiled.steps("sft", config) == 2 * (116_722 // 128)
-    assert compiled.steps("reward", config) == 3 * (92_832 // 64)
-    assert compiled.steps("ppo", config) == 3
-    assert compiled.steps("eval.write", config) == 63 + 2 * 4  # 500 posts: 4 batches, best of 16: 63
+    assert compiled.steps("sft", config, 128) == 2 * (116_722 // 128)
+    assert compiled.steps("reward", config, 128) == 3 * (92_832 // 64)
+    assert compiled.steps("ppo", config, 128) == 3
+    assert compiled.steps("eval.write", config, 256) == 32 + 2 * 2
+    assert compiled.steps("eval.write", config, 128) == 63 + 2 * 4  # 500 posts: 4 batches, best of 16: 63
 
 
 def test_command_writes_table_and_json(plan, tmp_path):

@@ -9,7 +9,7 @@ import jax
 
 from rlhf_jax import inference, ppo, reward, sft
 from rlhf_jax.config import Config, ModelConfig
-from rlhf_jax.mesh import make_mesh
+from rlhf_jax.mesh import make_mesh, row_shards
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
@@ -76,7 +76,7 @@ def compile_program(
         parameters=sum(networks),
         optimizer_bytes=8 * trained,  # two float32 moments
         flops=sum(phase.flops for phase in phases),
-        steps=steps(program, config),
+        steps=steps(program, config, inference.batch_size(row_shards(mesh))),
     )
     start = time.monotonic()
     try:
@@ -153,8 +153,11 @@ def bound(phases: list[flops.Phase], plan: Plan, topology: Topology) -> dict[str
     }
 
 
-def steps(program: str, config: Config) -> int:
-    """Of the configured run. Sizes of real data are those that OpenAI published, before any filter."""
+def steps(program: str, config: Config, rows: int) -> int:
+    """Of the configured run, evaluation in batches of `rows`.
+
+    Sizes of real data are those that OpenAI published, before any filter.
+    """
     mini, options = config.data.source == "mini", config.eval
     if program == "sft":
         posts = config.data.mini_posts if mini else PUBLISHED_POSTS
@@ -164,8 +167,8 @@ def steps(program: str, config: Config) -> int:
         return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
     if program == "ppo":
         return config.ppo.episodes // config.ppo.batch_size
-    each = math.ceil(options.posts / inference.BATCH_SIZE)
-    best = math.ceil(options.posts * options.best_of / inference.BATCH_SIZE)
+    each = math.ceil(options.posts / rows)
+    best = math.ceil(options.posts * options.best_of / rows)
     return best + each * (POLICIES if program == "eval.write" else TEXTS)
 
 
