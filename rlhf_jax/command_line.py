@@ -6,6 +6,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from rlhf_jax.config import Config, check_name, validate
+
+
+class Stopped(Exception):
+    """A run that a signal has ended."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{text}; the same command resumes")
+        self.status = 128 + number  # as shells say it: 130 after Ctrl-C, 143 after SIGTERM
 
 
 def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
@@ -47,7 +56,9 @@ def status_of(command: Callable[[], None], name: str = "rlhf_jax") -> int:
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit status and one line for people; no line where a traceback says more."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped; the same command resumes"
+        error = Stopped(signal.SIGINT, "")
+    if isinstance(error, Stopped):
+        return error.status, str(error)
     ours = isinstance(error, ValueError) and type(error).__module__.startswith("rlhf_jax.")
     if ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None):
         return 2, _one_line(error)

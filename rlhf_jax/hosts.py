@@ -123,11 +123,11 @@ def finish() -> None:
 
 
 def leave(status: int, told: str) -> None:
-    """Ends one process of several, which has `told` why, or has not where a traceback does; else returns.
+    """Ends one process of several, which has `told` why, or has not where a traceback does.
 
-    The others are told and stop, too.
+    The others are told and stop, too. Returns in a lone process, and after `finish`.
     """
-    if not _lines:
+    if not _lines or _leaving.is_set():
         return
     if told:
         _leaving.set()

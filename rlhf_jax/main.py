@@ -13,6 +13,7 @@ python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.
 """
 
 import importlib
+import signal
 import sys
 import time
 
@@ -20,7 +21,7 @@ from absl import flags, logging
 from etils.epath import Path
 
 from rlhf_jax import workdir as runs
-from rlhf_jax.command_line import explain, parse_config
+from rlhf_jax.command_line import Stopped, explain, parse_config
 from rlhf_jax.config import Config, check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
@@ -28,12 +29,13 @@ STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates 
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line without a traceback; 130 after Ctrl-C;
-    3 where another host of the run ended."""
+    """Exit status: 0; 2 after an error of use, told in one line without a traceback; 3 where another host
+    of the run ended; 130 after Ctrl-C and 143 after SIGTERM, with the step of a training saved."""
     if not {"-h", "--help"}.isdisjoint(argv):
         print(__doc__)
         return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    signal.signal(signal.SIGTERM, _on_terminate)
     try:
         run(*parse(argv))
     except (Exception, KeyboardInterrupt) as error:
@@ -47,6 +49,11 @@ def main(argv: list[str]) -> int:
             raise
         return status
     return 0
+
+
+def _on_terminate(number: int, frame) -> None:
+    """SIGTERM outside of a training, which has its own answer to it (rlhf_jax/stopping.py)."""
+    raise Stopped(number, "")
 
 
 def parse(argv: list[str]) -> tuple[Config, str, str | None, float]:

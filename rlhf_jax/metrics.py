@@ -43,6 +43,7 @@ class MetricsLog:
 
         What `watch` has to say of a step's metrics is written as warnings.
         """
+        self.start, self.total = resume_step, total
         self._held: tuple[int, dict[str, Any]] | None = None
         self._silent = not hosts.is_first()
         if self._silent:

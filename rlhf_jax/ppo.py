@@ -11,7 +11,6 @@ tokens only.
 """
 
 import functools
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax import checkpoint, health
+from rlhf_jax import checkpoint, health, loop
 from rlhf_jax.config import Config, ModelConfig, PpoConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import QueryPlan
@@ -41,6 +40,14 @@ class PpoState(struct.PyTreeNode):
     value: TrainState
     kl_coef: Float[Array, ""]
     key: jax.Array
+
+    def parts(self) -> tuple[dict, "PpoState"]:
+        """(the policy's parameters, all else), as checkpoints hold them apart."""
+        policy, rest = self.policy.parts()
+        return policy, self.replace(policy=rest)
+
+    def with_params(self, params) -> "PpoState":
+        return self.replace(policy=self.policy.with_params(params))
 
 
 class Setting(NamedTuple):
@@ -209,36 +216,24 @@ def train(config: Config, workdir: Path) -> None:
         reward = checkpoint.restore_params(*reward_model, reward_like)
         state = initial_state(reference, reward, optimizer, options, config.seed)
         start = checkpoint.latest_step(folder) or 0
-        if start:
-            weights, state, _ = checkpoint.restore(folder, start, state.policy.params, without_policy(state))
-            state = state.replace(policy=state.policy.replace(params=weights))
+        state = loop.resume(folder, start, state)
         step = jitted_iteration(setting)
 
+        def one_iteration(state: PpoState, i: int) -> tuple[PpoState, losses.Metrics]:
+            query = to_devices(plan.batch(i)["query"], mesh)
+            state, metrics = step(state, reference, reward, query)
+            learning_rate = schedule(state.policy.step - 1)
+            return state, metrics | {"lr": learning_rate, "episodes": (i + 1) * options.batch_size}
+
         watch = functools.partial(health.warnings, options=options)
-        with MetricsLog(workdir, "ppo", start, iterations, "ppo", SHOWN, watch) as metrics_log:
-            clock = time.monotonic()
-            for i in range(start, iterations):
-                query = to_devices(plan.batch(i)["query"], mesh)
-                state, metrics = step(state, reference, reward, query)
-                speed = options.batch_size / (time.monotonic() - clock)
-                clock = time.monotonic()
-                metrics |= {
-                    "lr": schedule(state.policy.step - 1),
-                    "episodes": (i + 1) * options.batch_size,
-                    "episodes_per_second": speed,
-                    "tokens_per_second": speed * metrics["objective/length"],
-                }
-                metrics_log.log(i, metrics)
-                if (i + 1) % options.save_every == 0 or i + 1 == iterations:
-                    metrics_log.flush()
-                    checkpoint.save(
-                        folder, i + 1, params=state.policy.params, rest=without_policy(state), meta={}
-                    )
-
-
-def without_policy(state: PpoState) -> PpoState:
-    """All of the state but the policy's parameters, which checkpoints hold apart."""
-    return state.replace(policy=state.policy.replace(params=None))
+        loop.run(
+            MetricsLog(workdir, "ppo", start, iterations, "ppo", SHOWN, watch),
+            folder,
+            state,
+            one_iteration,
+            save_every=options.save_every,
+            counted=("episodes", options.batch_size),
+        )
 
 
 def initial_state(reference, reward, optimizer, options: PpoConfig, seed: int) -> PpoState:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from rlhf_jax import checkpoint
+from rlhf_jax import checkpoint, loop
 from rlhf_jax.config import ModelConfig, OptimizerConfig
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
@@ -114,9 +114,7 @@ def main(_) -> None:
         state = jax.jit(lambda: TrainState.create(params.init(specs, jax.random.key(seed)), optimizer))()
         folder = out / "checkpoints"
         start = checkpoint.latest_step(folder) or 0
-        if start:
-            weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
-            state = rest.replace(params=weights)
+        state = loop.resume(folder, start, state)
 
         @jax.jit
         def step_fn(state: TrainState, batch):
@@ -130,19 +128,18 @@ def main(_) -> None:
             return state.apply_gradients(gradients), metrics
 
         per_update = FLAGS.rows * 8  # documents set apart for an update, more than it can hold
-        with MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable")) as log:
-            for step in range(start, FLAGS.steps):
-                drawn = documents(seed, per_update, step * per_update)
-                packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
-                rows = list(islice(packed, FLAGS.rows))
-                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-                state, metrics = step_fn(state, to_devices(batch, mesh))
-                log.log(step, metrics)
-                if (step + 1) % FLAGS.save_every == 0 or step + 1 == FLAGS.steps:
-                    log.flush()
-                    rest = state.replace(params=None)
-                    checkpoint.save(folder, step + 1, params=state.params, rest=rest, meta={})
-                    pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
+
+        def update(state: TrainState, step: int):
+            drawn = documents(seed, per_update, step * per_update)
+            packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
+            rows = list(islice(packed, FLAGS.rows))
+            batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            return step_fn(state, to_devices(batch, mesh))
+
+        log = MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable"))
+        counted = ("rows", FLAGS.rows)
+        state = loop.run(log, folder, state, update, save_every=FLAGS.save_every, counted=counted)
+        pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
 
 
 if __name__ == "__main__":

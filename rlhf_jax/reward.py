@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlhf_jax import checkpoint, collect, inference
+from rlhf_jax import checkpoint, collect, inference, loop
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import PairPlan
@@ -130,16 +130,14 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     weights = {"transformer": sft} | head
     start = checkpoint.latest_step(folder) or 0
     state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
-    if start:
-        weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
-        state = rest.replace(params=weights)
+    state = loop.resume(folder, start, state)
     train_step = jitted_step(model, tokenizer.pad_id, options.microbatches)
-    with MetricsLog(workdir, name, start, total, name, ("loss", "accuracy")) as log:
-        for i in range(start, total):
-            batch = to_devices(plan.batch(i), mesh)
-            state, metrics = train_step(state, batch)
-            log.log(i, metrics)
-            if (i + 1) % options.save_every == 0 or i + 1 == total:
-                log.flush()
-                checkpoint.save(folder, i + 1, params=state.params, rest=state.replace(params=None), meta={})
+    state = loop.run(
+        MetricsLog(workdir, name, start, total, name, ("loss", "accuracy")),
+        folder,
+        state,
+        lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
+        save_every=options.save_every,
+        counted=("pairs", plan.batch_size),
+    )
     return state.params

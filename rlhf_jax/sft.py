@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax import checkpoint, hosts
+from rlhf_jax import checkpoint, hosts, loop
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import SftPlan
@@ -128,17 +128,13 @@ def fine_tune(
         else:
             weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
         state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
-        if start:
-            weights, rest, _ = checkpoint.restore(folder, start, state.params, state.replace(params=None))
-            state = rest.replace(params=weights)
+        state = loop.resume(folder, start, state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)
-        with MetricsLog(workdir, name, start, total, name, ("loss",)) as log:
-            for i in range(start, total):
-                batch = to_devices(plan.batch(i), mesh)
-                state, metrics = train_step(state, batch)
-                log.log(i, metrics)
-                if (i + 1) % options.save_every == 0 or i + 1 == total:
-                    log.flush()
-                    checkpoint.save(
-                        folder, i + 1, params=state.params, rest=state.replace(params=None), meta={}
-                    )
+        loop.run(
+            MetricsLog(workdir, name, start, total, name, ("loss",)),
+            folder,
+            state,
+            lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
+            save_every=options.save_every,
+            counted=("rows", plan.batch_size),
+        )

@@ -25,6 +25,13 @@ class TrainState(struct.PyTreeNode):
     def create(cls, params, tx: optax.GradientTransformation) -> "TrainState":
         return cls(jnp.zeros((), jnp.int32), params, tx.init(params), tx)
 
+    def parts(self) -> tuple[dict, "TrainState"]:
+        """(parameters, all else), as checkpoints hold them apart."""
+        return self.params, self.replace(params=None)
+
+    def with_params(self, params) -> "TrainState":
+        return self.replace(params=params)
+
     def apply_gradients(self, gradients) -> "TrainState":
         updates, opt_state = self.tx.update(gradients, self.opt_state, self.params)
         return self.replace(

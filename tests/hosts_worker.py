@@ -19,23 +19,24 @@ from rlhf_jax import hosts  # noqa: E402
 
 
 def main(*arguments: str) -> int:
-    """rlhf_jax.main; with KILL_AFTER in the environment, such as ppo:3, killed once that is logged."""
+    """rlhf_jax.main; with SIGNAL in the environment, such as 9:ppo:3, signalled once that step is logged."""
     from rlhf_jax import ppo, reward, sft
     from rlhf_jax.main import main
     from rlhf_jax.metrics import MetricsLog
 
-    class Killing(MetricsLog):
+    class Signalled(MetricsLog):
         def __init__(self, workdir, stage, *rest):
             super().__init__(workdir, stage, *rest)
             self.stage = stage
 
         def log(self, step, metrics):
             super().log(step, metrics)
-            if os.environ.get("KILL_AFTER") == f"{self.stage}:{step}":
-                os.kill(os.getpid(), signal.SIGKILL)
+            number, _, place = os.environ.get("SIGNAL", "").partition(":")
+            if place == f"{self.stage}:{step}":
+                os.kill(os.getpid(), int(number))
 
     for module in (sft, reward, ppo):
-        module.MetricsLog = Killing
+        module.MetricsLog = Signalled
     return main(["main", *arguments])
 
 
@@ -83,7 +84,29 @@ def save(folder: str) -> int:
     return 0
 
 
+def stop(workdir: str) -> int:
+    """Trains a counter; process 1 gets SIGTERM in the third of a hundred steps."""
+    import test_loop
+
+    from rlhf_jax.command_line import Stopped
+    from rlhf_jax.mesh import make_mesh
+
+    hosts.start(60)
+
+    def signalled(i: int) -> None:
+        if i == 2 and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        with jax.set_mesh(make_mesh()):
+            test_loop.count(Path(workdir), 100, signalled)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    return 0
+
+
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
-    task = {"main": main, "gather": gather, "killed": killed, "save": save}[sys.argv[1]]
+    task = {"main": main, "gather": gather, "killed": killed, "save": save, "stop": stop}[sys.argv[1]]
     sys.exit(task(*sys.argv[3:]))

@@ -42,8 +42,8 @@ def get_config():
 """
 
 
-def start(task, processes, *arguments, absent=(), killed=None, together=True):
-    """{index: process} of `task` in tests/hosts_worker.py; `killed` is (index, "log:step")."""
+def start(task, processes, *arguments, absent=(), signalled=None, together=True):
+    """{index: process} of `task` in tests/hosts_worker.py; `signalled` is (index, signal, "log:step")."""
     with socket.socket() as free:
         free.bind(("", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -54,8 +54,8 @@ def start(task, processes, *arguments, absent=(), killed=None, together=True):
         variables = dict(zip(hosts.VARIABLES, (address, str(processes), str(i)), strict=True))
         variables = variables if together else {}
         variables["PYTHONPATH"] = f"{TESTS.parent}:{TESTS}"
-        if killed and killed[0] == i:
-            variables["KILL_AFTER"] = killed[1]
+        if signalled and signalled[0] == i:
+            variables["SIGNAL"] = f"{signalled[1]:d}:{signalled[2]}"
         running[i] = subprocess.Popen(
             [sys.executable, str(TESTS / "hosts_worker.py"), task, str(8 // processes), *map(str, arguments)],
             env=os.environ | variables,
@@ -155,11 +155,19 @@ def test_shards_of_two_processes_are_one_checkpoint(tmp_path):
     assert meta == {"step": 1}
 
 
+def test_sigterm_to_one_process_ends_both_after_the_same_saved_step(tmp_path):
+    ended = outcomes(start("stop", 2, tmp_path))
+    assert [status for status, _ in ended.values()] == [143, 143], ended
+    assert len({line for _, line in ended.values()}) == 1
+    step = checkpoint.latest_step(tmp_path / "checkpoints" / "counter")
+    assert 3 <= step < 100 and f"stopped by SIGTERM after step {step} of 100 of counter" in ended[0][1]
+
+
 # Whole runs ----------------------------------------------------------------------------------
 
 LOGS = {"sft": transformer, "reward_seed0": heads, "ppo": transformer}  # the specs of what each trains
 WHOLE_RUN_SECONDS = 900  # four processes compile everything four times
-CLOCK = ("episodes_per_second", "tokens_per_second")
+CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second")
 
 
 def results(workdir):
@@ -182,13 +190,16 @@ def whole_run(tmp_path_factory):
     config.write_text(CONFIG.format(data=str(config.parent / "data")))
 
     @functools.cache
-    def run(processes, together=True, killed=None):
-        workdir = config.parent / f"{processes}{together}{killed}"
+    def run(processes, together=True, signalled=None):
+        workdir = config.parent / f"{processes}{together}{signalled}"
         command = ("main", processes, f"--config={config}", f"--workdir={workdir}")
-        if killed:
-            ended = outcomes(start(*command, killed=killed), WHOLE_RUN_SECONDS)
-            assert ended[killed[0]][0] == -signal.SIGKILL
-            assert {s for i, (s, _) in ended.items() if i != killed[0]} == {hosts.ENDED}
+        if signalled:
+            ended = outcomes(start(*command, signalled=signalled), WHOLE_RUN_SECONDS)
+            if signalled[1] == signal.SIGTERM:
+                assert {status for status, _ in ended.values()} == {128 + signal.SIGTERM}, ended
+            else:
+                assert ended[signalled[0]][0] == -signal.SIGKILL
+                assert {s for i, (s, _) in ended.items() if i != signalled[0]} == {hosts.ENDED}
         ended = outcomes(start(*command, together=together), WHOLE_RUN_SECONDS)
         assert {status for status, _ in ended.values()} == {0}, ended
         return workdir
@@ -215,10 +226,12 @@ def test_an_ordinary_process_gets_the_same_to_rounding(whole_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [(0, "sft:3"), (1, "ppo:3")])
-def test_killed_and_resumed_is_the_undisturbed_run(whole_run, killed):
-    """One step after a checkpoint; the next start goes on from there."""
-    parameters, numbers = results(whole_run(2, killed=killed))
+@pytest.mark.parametrize(
+    "signalled", [(0, signal.SIGKILL, "sft:3"), (1, signal.SIGKILL, "ppo:3"), (1, signal.SIGTERM, "sft:2")]
+)
+def test_signalled_and_resumed_is_the_undisturbed_run(whole_run, signalled):
+    """Killed one step after a checkpoint, or asked to end between two; the next start goes on from there."""
+    parameters, numbers = results(whole_run(2, signalled=signalled))
     expected, expected_numbers = results(whole_run(2))
     tiny.assert_same(parameters, expected)
     assert numbers == expected_numbers

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -141,6 +143,19 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
 
     monkeypatch.setattr(sys.modules["rlhf_jax.ppo"], "train", train)
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")
+
+
+def test_sigterm_between_trainings_is_told_in_one_line(start, stages, monkeypatch):
+    def terminated(config, workdir):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(sys.modules["rlhf_jax.reward"], "train", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        status, _, stderr = start()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (status, stderr) == (143, "rlhf_jax: stopped by SIGTERM; the same command resumes\n")
 
 
 def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch):

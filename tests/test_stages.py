@@ -24,7 +24,7 @@ LOGS = {
     "reward": "reward_seed0",
     "ppo": "ppo",
 }  # name of the checkpoints and metrics of its loop
-CLOCK = ("episodes_per_second", "tokens_per_second")
+CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second")
 
 
 @pytest.fixture(scope="module")
