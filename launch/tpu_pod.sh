@@ -3,7 +3,7 @@
 # A slice is billed from ACTIVE until it is deleted: `all` deletes it at the end, otherwise `delete` is yours.
 # PROJECT=… ZONE=… TPU=v5p-128 ./launch/tpu_pod.sh all -- --config=configs/paper_6_7b.py --workdir=gs://BUCKET/paper
 #
-# create | wait | install | run -- ARGUMENTS | logs [WORKER|all] | status | delete | all -- ARGUMENTS, and --dry-run.
+# create | wait | install | run -- ARGUMENTS | logs [WORKER|all] | status | stop | delete | all -- ARGUMENTS, and --dry-run.
 # ARGUMENTS go to rlhf_jax.main on every worker. What git knows is copied, uncommitted changes too, untracked files not.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -89,7 +89,8 @@ start() {
 }
 
 # Sets `standing` to that of the run on all workers together: running, finished, failed, stopped, or nothing
-# where no worker answers. Stopped is a run that lost a machine (exit status 3 on the others) or never began.
+# where no worker answers. Stopped is a run that lost a machine (exit status 3 on the others), was told to end by
+# a machine that shuts down (143), or never began.
 look_at_run() {
     local lines
     standing=
@@ -100,7 +101,7 @@ look_at_run() {
         standing=running
     elif [[ $lines == 'exit 0' ]]; then
         standing=finished
-    elif grep -Eqvx 'none|gone|exit [03]|' <<<"$lines"; then
+    elif grep -Eqvx 'none|gone|exit (0|3|143)|' <<<"$lines"; then
         standing=failed
     else
         standing=stopped
@@ -173,7 +174,8 @@ case ${words[0]:-} in
         look
         [[ $now != ACTIVE ]] || on all 'test ! -d rlhf_jax || rlhf_jax/launch/worker.sh status'
         ;;
+    stop) on all 'rlhf_jax/launch/worker.sh stop' ;;
     delete) delete ;;
     all) follow ;;
-    *) fail "'${words[0]:-}' is not create, wait, install, run, logs, status, delete or all" ;;
+    *) fail "'${words[0]:-}' is not create, wait, install, run, logs, status, stop, delete or all" ;;
 esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Does on one machine what tpu_pod.sh asks of every worker: install, start the run, say how it stands.
+# Does on one machine what tpu_pod.sh asks of every worker: install, start or stop the run, say how it stands.
 # Costs what its machine costs. The run outlives the ssh session; its log, process id and exit status are in runs/.
-# ./launch/worker.sh install | status | start --config=configs/mini.py --workdir=gs://BUCKET/mini
+# ./launch/worker.sh install | status | stop | start --config=configs/mini.py --workdir=gs://BUCKET/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p runs
@@ -38,9 +38,12 @@ case $action in
             >>runs/worker.log 2>&1 </dev/null &
         echo $! >runs/worker.pid
         ;;
+    stop) # the run saves its step and ends with status 143; the shell around it stays to write that down
+        [[ $(standing) != running ]] || pkill -TERM --parent "$(<runs/worker.pid)"
+        ;;
     status) echo "rlhf_jax: $(standing)" ;;
     *)
-        echo "worker.sh: install, start or status, not '$action'" >&2
+        echo "worker.sh: install, start, stop or status, not '$action'" >&2
         exit 2
         ;;
 esac

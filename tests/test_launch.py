@@ -93,7 +93,7 @@ def test_missing_variable(world, script):
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [
-        ("tpu_pod.sh", ["up"], "'up' is not create, wait, install, run, logs, status, delete or all"),
+        ("tpu_pod.sh", ["up"], "'up' is not create, wait, install, run, logs, status, stop, delete or all"),
         ("tpu_pod.sh", ["run"], "nothing stands after --"),
         ("tpu_pod.sh", ["all", "--"], "nothing stands after --"),
         ("gke.sh", ["run"], "nothing stands after --"),

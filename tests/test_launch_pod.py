@@ -97,6 +97,15 @@ def test_all_restarts_on_the_same_slice_when_a_machine_was_lost(world):
     ]
 
 
+def test_all_restarts_a_run_that_was_told_to_end(world):
+    """By machines that shut down for maintenance, say, and come back."""
+    world.answer(
+        {LIST: ["ACTIVE"], STATUS: ["", "rlhf_jax: exit 143\nrlhf_jax: gone\n", "rlhf_jax: exit 0\n"]}
+    )
+    ran = world.run("tpu_pod.sh", "all", "--", "--config=x", **POD)
+    assert ran.status == 0 and verbs(ran.calls).count("start") == 2
+
+
 def test_all_gives_up_when_machines_are_lost_again_and_again(world):
     world.answer({LIST: ["ACTIVE"], STATUS: ["", "rlhf_jax: exit 3\n"]})
     ran = world.run("tpu_pod.sh", "all", "--", "--config=x", **POD)
@@ -203,6 +212,21 @@ def test_a_run_that_vanished_is_gone(patient_world):
     until(lambda: world.run("worker.sh", "status").out == "rlhf_jax: gone\n")
 
 
+def test_stop_asks_the_run_to_end_and_keeps_its_status(world):
+    world.stand_in(
+        world.repository / ".venv/bin/python",
+        "#!{python} -IS\nimport os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "os.mkdir('{home}/ready')\ntime.sleep(60)\n",
+    )
+    (world.home / "bin/pkill").symlink_to(shutil.which("pkill") or "pkill")
+    assert world.run("worker.sh", "stop").status == 0  # there is nothing to stop
+    world.run("worker.sh", "start")
+    until((world.home / "ready").exists)
+    assert world.run("worker.sh", "stop").status == 0
+    until(lambda: world.run("worker.sh", "status").out == "rlhf_jax: exit 143\n")
+
+
 def test_setup_installs_the_extra_once(world):
     file = world.repository / ".venv/bin/python"
     for name in ("requirements.txt", "pyproject.toml"):
@@ -224,7 +248,7 @@ def test_commands_of_the_documentation(world):
     text = (ROOT / "docs/pods.md").read_text()
     assignments = re.findall(r"^(?:export|run=).*$", text, flags=re.M)
     commands = re.findall(r"^\./(launch/tpu_pod\.sh .*?) *(?:#.*)?$", text, flags=re.M)
-    assert len(assignments) == 2 and len(commands) == 7
+    assert len(assignments) == 2 and len(commands) == 8
     for line in commands:
         command = f"bash {line.replace('tpu_pod.sh', 'tpu_pod.sh --dry-run', 1)}"
         done = subprocess.run(
