@@ -8,6 +8,7 @@ dimension keeps both products contiguous, which is 1.6 times faster on a CPU.
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import ConfigError
@@ -64,7 +65,7 @@ def causal_attention(
 
     `implementation` is `ModelConfig.attention`. A kernel sees the rows and heads of one device.
     """
-    implementation = choose(implementation, query)
+    implementation = choose(implementation, query.dtype, query.shape[-1], jax.default_backend())
     if implementation == "blocked":
         return blocked(query, key, value, segments)
     kernel = {"splash": splash, "cudnn": cudnn}[implementation]
@@ -75,16 +76,15 @@ def causal_attention(
     return on_each(query, key, value, segments)
 
 
-def choose(implementation: str, query: Float[Array, "B H G Tq K"]) -> str:
-    """What `auto` is on this platform. Raises ConfigError where cuDNN is asked for what it cannot do."""
-    fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+def choose(implementation: str, dtype: DTypeLike, size: int, backend: str) -> str:
+    """What `auto` is for heads of `size` on a backend. Raises ConfigError where cuDNN is asked for too much."""
+    fits = jnp.dtype(dtype) == jnp.bfloat16 and size % 8 == 0 and size <= 128
     if implementation == "auto":
-        gpu = "cudnn" if fits else "blocked"
-        return {"tpu": "splash", "gpu": gpu}.get(jax.default_backend(), "blocked")
+        return {"tpu": "splash", "gpu": "cudnn" if fits else "blocked"}.get(backend, "blocked")
     if implementation == "cudnn" and not fits:
         raise ConfigError(
             f"model.attention: cudnn computes in bfloat16, with heads of a multiple of 8 dimensions up to "
-            f"128, and not in {query.dtype} with {query.shape[-1]}; auto or blocked does"
+            f"128, and not in {dtype} with {size}; auto or blocked does"
         )
     return implementation
 

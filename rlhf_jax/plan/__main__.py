@@ -28,14 +28,14 @@ from absl import flags
 from rlhf_jax.command_line import parse_config, status_of
 from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig, check_context
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.model import pretrained
+from rlhf_jax.model import attention, pretrained
 from rlhf_jax.plan.compiled import PROGRAMS, Plan, compile_program
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
 
 ASSUMED = (
     "Compiled, not run. Longest bucket, full rows, no response ends early; an SFT row holds one post. "
-    "On GPUs attention is that of plain JAX, which needs more memory than cuDNN's. "
+    "The scratch memory of cuDNN's attention, which only a GPU tells, is not counted. "
     "The bound is what published peaks of chip, memory and links allow at best."
 )
 
@@ -110,9 +110,9 @@ def as_on(platform: str, model: ModelConfig) -> ModelConfig:
     if platform == "cpu":
         return model
     loop = "scan" if model.layer_loop == "auto" else model.layer_loop
-    kernel = "splash" if platform == "tpu" else "blocked"  # cuDNN's kernel cannot be compiled without cuDNN
-    attention = kernel if model.attention == "auto" else model.attention
-    return dataclasses.replace(model, layer_loop=loop, attention=attention)
+    size = model.head_size or model.width // model.heads
+    kernel = attention.choose(model.attention, model.dtype, size, "gpu" if platform == "cuda" else platform)
+    return dataclasses.replace(model, layer_loop=loop, attention=kernel)
 
 
 def _mesh(sizes: list[str]) -> MeshConfig:

@@ -30,9 +30,9 @@ Compiled with the real compilers of TPU and GPU on a machine that has neither, a
 fits is its compiler's word, how fast it runs nobody has measured. Configurations are `configs/paper_1_3b.py`
 and `configs/paper_6_7b.py` as they stand, all chips along `fsdp`, in the longest bucket of tokens. A cell
 gives GiB of memory a device and the seconds that one step takes at the least by published figures of the
-chip; an empty one is not compiled yet. On GPUs attention is that of plain JAX, which needs more memory than
-cuDNN's. Written by
-`python -m rlhf_jax.plan.table` on {dates}, with {versions}.
+chip; an empty one is not compiled yet. On GPUs the scratch memory of cuDNN's attention is not counted: only a
+GPU tells it. Written by `python -m rlhf_jax.plan.table` on {dates},
+with {versions}.
 """
 
 

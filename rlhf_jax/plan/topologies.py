@@ -97,6 +97,7 @@ def _h100s(name: str, shape: str):
     if shape.count("x") != 2:
         raise PlanError(f"--topology: {name!r} should be gpu:SLICESxHOSTSxDEVICES, such as gpu:1x4x8")
     version = _need("jax-cuda13-plugin", "plan-gpu")
+    _need("nvidia-cudnn-cu13", "plan-gpu")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     target = H100.read_text(encoding="utf-8")
