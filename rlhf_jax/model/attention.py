@@ -77,7 +77,7 @@ def causal_attention(
 
 
 def choose(implementation: str, dtype: DTypeLike, size: int, backend: str) -> str:
-    """What `auto` is for heads of `size` on a backend. Raises ConfigError where cuDNN is asked for too much."""
+    """What `auto` is for heads of `size` on a backend. Raises ConfigError where cuDNN cannot do it."""
     fits = jnp.dtype(dtype) == jnp.bfloat16 and size % 8 == 0 and size <= 128
     if implementation == "auto":
         return {"tpu": "splash", "gpu": "cudnn" if fits else "blocked"}.get(backend, "blocked")
