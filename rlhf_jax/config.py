@@ -187,6 +187,7 @@ class Config:
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    profile: bool = False  # two steps of each training, into the work folder
 
 
 CHOICES = {
@@ -211,6 +212,7 @@ MAY_BE_ZERO = set(
 # Where a run is computed and not what: the numbers differ by rounding. sft.microbatches is not among them,
 # for the rows of a packed batch depend on it.
 PLACEMENT = {
+    "profile",
     "mesh.replica",
     "mesh.fsdp",
     "mesh.tensor",

@@ -9,6 +9,7 @@ from etils.epath import Path
 from rlhf_jax import checkpoint, hosts
 from rlhf_jax.command_line import Stopped
 from rlhf_jax.metrics import MetricsLog
+from rlhf_jax.profiling import Profiler
 from rlhf_jax.stopping import StopSignal
 
 
@@ -41,18 +42,24 @@ def run(
     *,
     save_every: int,
     counted: tuple[str, int],
+    profile: Path | None = None,
 ) -> State:
     """`update(state, i) -> (state, metrics)` for every step of `log`, saved in `folder`; the last state.
 
     `counted` says how many of what a step reads, such as ("episodes", 128): logged a second. `update`
-    makes its own batch, on the host while the devices compute the step before. Raises Stopped after a
-    signal, once the step is saved.
+    makes its own batch, on the host while the devices compute the step before. Steps are profiled into
+    the folder `profile`, where there is one. Raises Stopped after a signal, once the step is saved.
     """
     unit, number = counted
+    profiler = Profiler(profile, log.start, log.total) if profile and hosts.is_first() else None
     clock = time.monotonic()
     with log, StopSignal() as stop:
         for i in range(log.start, log.total):
+            if profiler:
+                profiler.before(i, state)
             state, metrics = update(state, i)
+            if profiler:
+                metrics |= profiler.after(i, state)
             now = time.monotonic()
             log.log(i, metrics | {f"{unit}_per_second": number / (now - clock)})
             clock = now

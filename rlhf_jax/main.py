@@ -9,13 +9,17 @@ python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.
 --workdir=FOLDER      where the run is written; started again, it resumes
 --stage=STAGE         sft, reward, ppo or eval alone; without it, all that have not finished;
                       round: after sft, rounds of comparisons, reward model and PPO, see rlhf_jax/rounds.py
+--profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
+                      TensorBoard, and says how long each phase of a step takes
 --start_timeout=300   seconds to wait for the other hosts, where the environment says there are some
 """
 
 import importlib
+import os
 import signal
 import sys
 import time
+from typing import Any
 
 from absl import flags, logging
 from etils.epath import Path
@@ -25,6 +29,11 @@ from rlhf_jax.command_line import Stopped, explain, parse_config
 from rlhf_jax.config import Config, check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
+COMPILED: dict[str, Any] = {  # JAX keeps compiled programs between starts; its own variables win
+    "jax_compilation_cache_dir": os.path.expanduser("~/.cache/rlhf_jax/compiled"),
+    "jax_compilation_cache_max_size": 4 * 2**30,  # bytes; the ones not used for longest go
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+}
 STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates and writes alone
 
 
@@ -62,7 +71,9 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, float]:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
     flags.DEFINE_enum("stage", None, (*STAGES, "round"), "the one stage to run", flag_values=options)
     flags.DEFINE_float("start_timeout", 300, "seconds for all hosts to start", 1, flag_values=options)
+    flags.DEFINE_bool("profile", False, "write profiles", flag_values=options)
     config = parse_config(argv, options)
+    config.profile |= options.profile
     if not options.workdir:
         raise flags.Error("--workdir is missing: the folder of the run, such as --workdir=runs/mini")
     return config, options.workdir, options.stage, options.start_timeout
@@ -71,6 +82,9 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, float]:
 def run(config: Config, folder: str, stage: str | None, start_timeout: float) -> None:
     """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
     hosts = importlib.import_module("rlhf_jax.hosts")  # and with it JAX, once the arguments are right
+    for option, value in COMPILED.items():
+        if option.upper() not in os.environ:
+            importlib.import_module("jax").config.update(option, value)
     hosts.start(start_timeout)
     architecture = importlib.import_module("rlhf_jax.model.pretrained").architecture
     check_context(config, architecture(config.model))

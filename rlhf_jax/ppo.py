@@ -141,7 +141,8 @@ def iteration(
         eos_id=setting.eos_id,
         pad_id=setting.pad_id,
     )
-    (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
+    with jax.named_scope("update"):
+        (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
     metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
     kl_coef = state.kl_coef
     if options.kl_controller == "adaptive":
@@ -233,6 +234,7 @@ def train(config: Config, workdir: Path) -> None:
             one_iteration,
             save_every=options.save_every,
             counted=("episodes", options.batch_size),
+            profile=workdir / "profile" / "ppo" if config.profile else None,
         )
 
 

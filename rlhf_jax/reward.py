@@ -139,5 +139,6 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
         lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
         save_every=options.save_every,
         counted=("pairs", plan.batch_size),
+        profile=workdir / "profile" / name if config.profile else None,
     )
     return state.params

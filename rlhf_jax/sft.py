@@ -137,4 +137,5 @@ def fine_tune(
             lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
             save_every=options.save_every,
             counted=("rows", plan.batch_size),
+            profile=workdir / "profile" / name if config.profile else None,
         )

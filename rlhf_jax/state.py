@@ -32,6 +32,7 @@ class TrainState(struct.PyTreeNode):
     def with_params(self, params) -> "TrainState":
         return self.replace(params=params)
 
+    @jax.named_scope("optimizer")
     def apply_gradients(self, gradients) -> "TrainState":
         updates, opt_state = self.tx.update(gradients, self.opt_state, self.params)
         return self.replace(
@@ -69,6 +70,7 @@ def make_optimizer(options: OptimizerConfig, updates: int) -> optax.GradientTran
     return optax.chain(optax.clip_by_global_norm(options.clip_norm), adamw) if options.clip_norm else adamw
 
 
+@jax.named_scope("gradients")
 def value_and_grad_in_parts(loss: Callable, params, batch, parts: int):
     """(loss, metrics) and gradients of `loss(params, batch) -> (loss, metrics)`, computed in parts.
 

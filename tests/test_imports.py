@@ -14,7 +14,7 @@ LAYERS = [
     {"metrics"},
     {"feedback", "recipes"},
     {"mesh"},
-    {"stopping"},
+    {"stopping", "profiling"},
     {"model"},
     {"state", "checkpoint"},
     {"loop"},

@@ -24,7 +24,7 @@ class Counter(struct.PyTreeNode):
         return self.replace(params=params["count"])
 
 
-def count(workdir, total, during=lambda i: None, save_every=10):
+def count(workdir, total, during=lambda i: None, save_every=10, profile=None):
     """A run that counts to `total`; `during(i)` is called within step i."""
     folder = workdir / "checkpoints" / "counter"
     start = checkpoint.latest_step(folder) or 0
@@ -35,7 +35,7 @@ def count(workdir, total, during=lambda i: None, save_every=10):
         return Counter(state.params + 1, state.total + i), {"count": state.params[0]}
 
     log = MetricsLog(workdir, "counter", start, total, "counter")
-    return loop.run(log, folder, state, update, save_every=save_every, counted=("steps", 1))
+    return loop.run(log, folder, state, update, save_every=save_every, counted=("steps", 1), profile=profile)
 
 
 def steps(workdir):

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,16 @@ import pytest
 from rlhf_jax import checkpoint
 from rlhf_jax.main import STAGES, main
 
+TESTS = Path(__file__).parent
+TINY = """
+from pathlib import Path
+
+import tiny
+
+
+def get_config():
+    return tiny.run_config(tiny.write_data(Path({data!r})))
+"""
 CONFIG = "from rlhf_jax.config import Config\n\n\ndef get_config():\n    return Config()\n"
 
 
@@ -143,6 +154,22 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
 
     monkeypatch.setattr(sys.modules["rlhf_jax.ppo"], "train", train)
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")
+
+
+def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_path):
+    """A second run in another folder compiles none of the first one's programs again."""
+    config_file.write_text(TINY.format(data=str(tmp_path / "data")))
+    kept = tmp_path / "kept"
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(kept), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    variables |= {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+    times = []
+    for name in ("first", "second"):
+        command = [sys.executable, "-m", "rlhf_jax.main", f"--config={config_file}", "--stage=sft"]
+        subprocess.run(
+            [*command, f"--workdir={tmp_path / name}"], env=os.environ | variables, check=True, timeout=300
+        )
+        times.append({file.name: file.stat().st_mtime_ns for file in kept.glob("*-cache")})
+    assert times[0] and times[0] == times[1]
 
 
 def test_sigterm_between_trainings_is_told_in_one_line(start, stages, monkeypatch):
