@@ -69,10 +69,10 @@ def save(folder: PathLike[str], step: int, *, params: Any, rest: Any, meta: dict
     hosts.gather(f"the manifest of {path}")
 
 
-def latest_step(folder: PathLike[str]) -> int | None:
-    """The newest whole step under `folder`, or None. Damaged steps are set aside."""
+def latest_step(folder: PathLike[str], until: int | None = None) -> int | None:
+    """The newest whole step under `folder`, none after `until`, or None. Damaged steps are set aside."""
     steps = hosts.from_first(f"the steps of {folder}", lambda: _steps(Path(folder)))
-    for step in reversed(steps):
+    for step in reversed([step for step in steps if until is None or step <= until]):
         path = Path(folder) / str(step)
         fault = _fault(path, ("",))
         if fault is None:

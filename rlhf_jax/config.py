@@ -177,6 +177,14 @@ class RoundsConfig:
 
 
 @dataclass
+class HealthConfig:
+    """Updates whose loss or gradient is not finite are always skipped."""
+
+    spike_sigma: float = 0.0  # skip those of either this many σ above the last 128, 6 is usual; 0: do not
+    patience: int = 10  # steps in a row without an update, after which the run ends
+
+
+@dataclass
 class Config:
     seed: int = 0
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -187,6 +195,7 @@ class Config:
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     profile: bool = False  # two steps of each training, into the work folder
 
 
@@ -207,7 +216,7 @@ CHOICES = {
 }
 MAY_BE_ZERO = set(
     "seed kv_heads head_size original_context attention_factor ff warmup weight_decay clip_norm kl_coef "
-    "shots beta1 beta2 fraction gamma lam value_coef learning_rate".split()
+    "shots beta1 beta2 fraction gamma lam value_coef learning_rate spike_sigma".split()
 )
 # Where a run is computed and not what: the numbers differ by rounding. sft.microbatches is not among them,
 # for the rows of a packed batch depend on it.
@@ -222,6 +231,7 @@ PLACEMENT = {
     "model.gather_to_sample",
     "reward.microbatches",
     "ppo.microbatches",
+    "health.patience",  # ends a run and changes none of its numbers
 }
 AT_MOST_ONE = {"fraction", "gamma", "lam"}
 BELOW_ONE = {"beta1", "beta2"}

@@ -37,13 +37,14 @@ class MetricsLog:
         total: int,
         description: str,
         shown: tuple[str, ...] = (),
-        watch: Callable[[dict[str, float]], list[str]] = lambda values: [],
+        watch: Callable[[int, dict[str, float]], list[str]] = lambda step, values: [],
     ) -> None:
         """`total` counts the steps of the whole stage; `shown` names the metrics beside the bar.
 
-        What `watch` has to say of a step's metrics is written as warnings.
+        What `watch(step, metrics)` has to say is written as warnings. Every process asks its own, so that
+        an error that it raises ends all of them after the same step.
         """
-        self.start, self.total = resume_step, total
+        self.start, self.total, self._watch = resume_step, total, watch
         self._held: tuple[int, dict[str, Any]] | None = None
         self._silent = not hosts.is_first()
         if self._silent:
@@ -58,7 +59,7 @@ class MetricsLog:
         events = self._local / "tensorboard" / stage
         self._tensorboard = SummaryWriter(str(events), purge_step=resume_step)
         self._bar = progress_bar(total, description, initial=resume_step)
-        self._shown, self._watch = shown, watch
+        self._shown = shown
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Holds the scalars of `step` and writes those of the step before it."""
@@ -79,16 +80,19 @@ class MetricsLog:
         step, metrics = self._held
         self._held = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if self._silent:
-            return
+        if not self._silent:
+            self._write(step, values)
+        for warning in self._watch(step, values):
+            if not self._silent:
+                tqdm.write(f"WARNING step {step}: {warning}", file=sys.stderr)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
         self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
-        for warning in self._watch(values):
-            tqdm.write(f"WARNING step {step}: {warning}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

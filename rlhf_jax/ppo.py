@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -89,7 +90,11 @@ def loss(
 
 
 def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting: Setting):
-    """One optimizer step of policy and value network on one minibatch."""
+    """One optimizer step of policy and value network on one minibatch, or of neither.
+
+    A minibatch that would harm one is skipped by both: what is wrong with it (a score, an advantage) mostly
+    reaches both, and their learning-rate schedules stay in step.
+    """
     policy, value = states
     tokens, slots = minibatch.mask.sum(), minibatch.value_mask.sum()
     (_, metrics), gradients = value_and_grad_in_parts(
@@ -98,7 +103,12 @@ def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting
         minibatch,
         setting.options.microbatches,
     )
-    return (policy.apply_gradients(gradients["policy"]), value.apply_gradients(gradients["value"])), metrics
+    seen = {name: (metrics[f"{name}/loss"], optax.tree.norm(gradients[name])) for name in gradients}
+    healthy = policy.is_healthy(*seen["policy"]) & value.is_healthy(*seen["value"])
+    policy = policy.apply_gradients(gradients["policy"], *seen["policy"], healthy)
+    value = value.apply_gradients(gradients["value"], *seen["value"], healthy)
+    metrics |= {f"{name}/grad_norm": norm for name, (_, norm) in seen.items()} | {"skipped": ~healthy}
+    return (policy, value), metrics
 
 
 def update(states: tuple[TrainState, TrainState], episodes: Rollout, key: jax.Array, setting: Setting):
@@ -110,7 +120,8 @@ def update(states: tuple[TrainState, TrainState], episodes: Rollout, key: jax.Ar
         return jax.lax.scan(lambda s, m: update_on(s, m, setting), states, split_rows(shuffled, parts))
 
     states, metrics = jax.lax.scan(epoch, states, jax.random.split(key, setting.options.epochs))
-    return states, jax.tree.map(jnp.mean, metrics)
+    skipped = {"skipped": metrics["skipped"].sum(), "skipped_in_a_row": states[0].skipped}
+    return states, jax.tree.map(jnp.mean, metrics) | skipped
 
 
 def shuffle_rows(episodes: Rollout, key: jax.Array) -> Rollout:
@@ -146,9 +157,10 @@ def iteration(
     metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
     kl_coef = state.kl_coef
     if options.kl_controller == "adaptive":
-        kl_coef = rewards.adapt_kl_coef(
+        adapted = rewards.adapt_kl_coef(
             kl_coef, metrics["objective/kl"], options.kl_target, options.kl_horizon, query.shape[0]
         )
+        kl_coef = jnp.where(jnp.isfinite(adapted), adapted, kl_coef)  # where a NaN would stay for ever
     return PpoState(policy, value, kl_coef, key), metrics
 
 
@@ -215,7 +227,7 @@ def train(config: Config, workdir: Path) -> None:
         reward_like = params.abstract(heads.specs(model, tokenizer.vocab_size), mesh)
         reference = checkpoint.restore_params(*sft, policy_like)
         reward = checkpoint.restore_params(*reward_model, reward_like)
-        state = initial_state(reference, reward, optimizer, options, config.seed)
+        state = initial_state(reference, reward, optimizer, options, config.seed, config.health.spike_sigma)
         start = checkpoint.latest_step(folder) or 0
         state = loop.resume(folder, start, state)
         step = jitted_iteration(setting)
@@ -226,7 +238,9 @@ def train(config: Config, workdir: Path) -> None:
             learning_rate = schedule(state.policy.step - 1)
             return state, metrics | {"lr": learning_rate, "episodes": (i + 1) * options.batch_size}
 
-        watch = functools.partial(health.warnings, options=options)
+        usual_scores = checkpoint.read_meta(*reward_model)["usual_scores"]
+        signs = functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores)
+        watch = health.Watch(folder, config.health, options.epochs * options.minibatches, signs)
         loop.run(
             MetricsLog(workdir, "ppo", start, iterations, "ppo", SHOWN, watch),
             folder,
@@ -238,14 +252,16 @@ def train(config: Config, workdir: Path) -> None:
         )
 
 
-def initial_state(reference, reward, optimizer, options: PpoConfig, seed: int) -> PpoState:
+def initial_state(
+    reference, reward, optimizer, options: PpoConfig, seed: int, spike_sigma: float = 0.0
+) -> PpoState:
     """Policy from the SFT model, value network from the reward model, both as copies."""
 
     @jax.jit
     def create(policy, value):
         return PpoState(
-            TrainState.create(policy, optimizer),
-            TrainState.create(value, optimizer),
+            TrainState.create(policy, optimizer, spike_sigma),
+            TrainState.create(value, optimizer, spike_sigma),
             jnp.float32(options.kl_coef),
             stage_key(seed, "ppo"),
         )

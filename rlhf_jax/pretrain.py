@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from rlhf_jax import checkpoint, loop
-from rlhf_jax.config import ModelConfig, OptimizerConfig
+from rlhf_jax import checkpoint, health, loop
+from rlhf_jax.config import HealthConfig, ModelConfig, OptimizerConfig
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -29,7 +29,7 @@ from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.state import TrainState, make_optimizer, value_and_grad_in_parts
+from rlhf_jax.state import TrainState, make_optimizer, update, value_and_grad_in_parts
 
 ROW_TOKENS = 144  # of a packed row; a document is cut there
 VOCABULARY = 768
@@ -119,26 +119,28 @@ def main(_) -> None:
         @jax.jit
         def step_fn(state: TrainState, batch):
             totals = jnp.sum(batch["weights"]), jnp.sum(batch["weights"] == 1.0)
-            (_, metrics), gradients = value_and_grad_in_parts(
+            (value, metrics), gradients = value_and_grad_in_parts(
                 lambda weights, part: loss(weights, model, part, *totals),
                 state.params,
                 batch,
                 FLAGS.rows // MICROBATCH_ROWS,
             )
-            return state.apply_gradients(gradients), metrics
+            state, told = update(state, value, gradients)
+            return state, metrics | told
 
         per_update = FLAGS.rows * 8  # documents set apart for an update, more than it can hold
 
-        def update(state: TrainState, step: int):
+        def one_step(state: TrainState, step: int):
             drawn = documents(seed, per_update, step * per_update)
             packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
             rows = list(islice(packed, FLAGS.rows))
             batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             return step_fn(state, to_devices(batch, mesh))
 
-        log = MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable"))
+        watch = health.Watch(folder, HealthConfig())
+        log = MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable"), watch)
         counted = ("rows", FLAGS.rows)
-        state = loop.run(log, folder, state, update, save_every=FLAGS.save_every, counted=counted)
+        state = loop.run(log, folder, state, one_step, save_every=FLAGS.save_every, counted=counted)
         pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
 
 

@@ -7,6 +7,7 @@ is kept. Departures from the paper: none.
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlhf_jax import checkpoint, collect, inference, loop
+from rlhf_jax import checkpoint, collect, health, inference, loop
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import PairPlan
-from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.comparisons import Pair, pairs_of
 from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.mesh import abstract_rows, check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import heads, params, pretrained, transformer
-from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
+from rlhf_jax.state import TrainState, make_optimizer, stage_key, update, value_and_grad_in_parts
 
 MOST_REFERENCES = 4096  # that the shift is measured on; fewer after a training on fewer summaries
+MOST_PAIRS = 512  # of training, that tell which scores are usual
 
 
 def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[Float[Array, ""], Metrics]:
@@ -44,10 +46,11 @@ def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[F
 def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches: int):
     """One update on one batch of pairs; returns the new state and metrics."""
     pairs = batch["query"].shape[0]
-    (_, metrics), gradients = value_and_grad_in_parts(
+    (value, metrics), gradients = value_and_grad_in_parts(
         lambda weights, part: loss(weights, model, part, pad_id, pairs), state.params, batch, microbatches
     )
-    return state.apply_gradients(gradients), metrics
+    state, told = update(state, value, gradients)
+    return state, metrics | told
 
 
 def jitted_step(model: ModelConfig, pad_id: int, microbatches: int):
@@ -104,14 +107,26 @@ def train(config: Config, workdir: Path) -> None:
         references = posts[: min(MOST_REFERENCES, 2 * config.reward.batch_size * total)]
         scores = inference.score(weights, references, [post.summary for post in references], **setting)
         shift = float(scores.mean())
+        if not math.isfinite(shift):
+            raise health.TrainingError(
+                f"reward: the scores of the references are not finite (their mean is {shift}), so there is "
+                "no shift. Usual cause: bfloat16 overflows, which model.dtype=float32 tells"
+            )
         weights["head"]["bias"] -= shift
         checkpoint.save(
             workdir / "checkpoints" / "reward",
             total,
             params=weights,
             rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
-            meta={"valid_accuracy": accuracy},
+            meta={"valid_accuracy": accuracy, "usual_scores": usual_scores(weights, pairs["train"], setting)},
         )
+
+
+def usual_scores(weights, pairs: list[Pair], setting: dict[str, Any]) -> list[float]:
+    """1st and 99th percentile of the scores of summaries that the reward model was trained on."""
+    some = pairs[:: -(-len(pairs) // MOST_PAIRS)]
+    infos, texts = [pair.info for pair in some] * 2, [p.chosen for p in some] + [p.rejected for p in some]
+    return np.percentile(inference.score(weights, infos, texts, **setting), [1, 99]).tolist()
 
 
 def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, workdir: Path):
@@ -129,11 +144,13 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     head = jax.jit(lambda: params.init({"head": specs["head"]}, stage_key(config.seed, name)))()
     weights = {"transformer": sft} | head
     start = checkpoint.latest_step(folder) or 0
-    state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
+    create = functools.partial(TrainState.create, tx=optimizer, spike_sigma=config.health.spike_sigma)
+    state = jax.jit(create, donate_argnums=0)(weights)
     state = loop.resume(folder, start, state)
     train_step = jitted_step(model, tokenizer.pad_id, options.microbatches)
+    watch = health.Watch(folder, config.health)
     state = loop.run(
-        MetricsLog(workdir, name, start, total, name, ("loss", "accuracy")),
+        MetricsLog(workdir, name, start, total, name, ("loss", "accuracy"), watch),
         folder,
         state,
         lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),

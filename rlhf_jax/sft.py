@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax import checkpoint, hosts, loop
+from rlhf_jax import checkpoint, health, hosts, loop
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import SftPlan
@@ -20,7 +20,7 @@ from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_rows, check_rows, make_mesh, to_devices
 from rlhf_jax.metrics import MetricsLog
 from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.state import TrainState, make_optimizer, stage_key, value_and_grad_in_parts
+from rlhf_jax.state import TrainState, make_optimizer, stage_key, update, value_and_grad_in_parts
 
 
 def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Array, ""]) -> Float[Array, ""]:
@@ -46,8 +46,9 @@ def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatche
         value = loss(weights, model, part, targets, denominator)
         return value, {"loss": value}
 
-    (_, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
-    return state.apply_gradients(gradients), metrics
+    (value, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
+    state, told = update(state, value, gradients)
+    return state, metrics | told
 
 
 def jitted_step(model: ModelConfig, targets: int, microbatches: int):
@@ -127,11 +128,12 @@ def fine_tune(
             weights = pretrained.load(base, like)
         else:
             weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
-        state = jax.jit(lambda w: TrainState.create(w, optimizer), donate_argnums=0)(weights)
+        create = functools.partial(TrainState.create, tx=optimizer, spike_sigma=config.health.spike_sigma)
+        state = jax.jit(create, donate_argnums=0)(weights)
         state = loop.resume(folder, start, state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)
         loop.run(
-            MetricsLog(workdir, name, start, total, name, ("loss",)),
+            MetricsLog(workdir, name, start, total, name, ("loss",), health.Watch(folder, config.health)),
             folder,
             state,
             lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),

@@ -1,4 +1,4 @@
-"""Parameters with their optimizer, and one update of both."""
+"""Parameters with their optimizer, and one update of both, which is skipped where its numbers are wrong."""
 
 import zlib
 from collections.abc import Callable
@@ -7,23 +7,34 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import OptimizerConfig
+from rlhf_jax.functional.losses import Metrics
 from rlhf_jax.mesh import split_rows
+
+WINDOW = 128  # updates that a spike is measured against
 
 
 class TrainState(struct.PyTreeNode):
-    """What an update changes. `tx` is the optax optimizer, not data."""
+    """What an update changes. `tx`, the optax optimizer, and `spike_sigma` are not data.
+
+    A skipped update leaves everything but `skipped` as it was, bit for bit: the learning-rate schedule,
+    which counts the updates made, and the window of spikes too.
+    """
 
     step: Int[Array, ""]  # updates made
+    skipped: Int[Array, ""]  # updates skipped since the last one made
+    recent: Float[Array, "W 2"]  # loss and gradient norm of the last updates made; of update n in row n % W
     params: dict
     opt_state: optax.OptState
     tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    spike_sigma: float = struct.field(pytree_node=False)  # HealthConfig.spike_sigma
 
     @classmethod
-    def create(cls, params, tx: optax.GradientTransformation) -> "TrainState":
-        return cls(jnp.zeros((), jnp.int32), params, tx.init(params), tx)
+    def create(cls, params, tx: optax.GradientTransformation, spike_sigma: float = 0.0) -> "TrainState":
+        step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return cls(step, skipped, jnp.zeros((WINDOW, 2)), params, tx.init(params), tx, spike_sigma)
 
     def parts(self) -> tuple[dict, "TrainState"]:
         """(parameters, all else), as checkpoints hold them apart."""
@@ -32,12 +43,47 @@ class TrainState(struct.PyTreeNode):
     def with_params(self, params) -> "TrainState":
         return self.replace(params=params)
 
+    def is_healthy(self, loss: Float[Array, ""], norm: Float[Array, ""]) -> Bool[Array, ""]:
+        """Whether an update may be made: loss and gradient norm are finite and neither spikes.
+
+        A spike lies more than `spike_sigma` (biased) standard deviations above the mean of the last
+        WINDOW updates; before there were so many, nothing does.
+        """
+        seen = jnp.stack([loss, norm])
+        healthy = jnp.all(jnp.isfinite(seen))
+        if not self.spike_sigma:
+            return healthy
+        limit = self.recent.mean(axis=0) + self.spike_sigma * self.recent.std(axis=0)
+        return healthy & ((self.step < WINDOW) | jnp.all(seen <= limit))
+
     @jax.named_scope("optimizer")
-    def apply_gradients(self, gradients) -> "TrainState":
-        updates, opt_state = self.tx.update(gradients, self.opt_state, self.params)
-        return self.replace(
-            step=self.step + 1, params=optax.apply_updates(self.params, updates), opt_state=opt_state
-        )
+    def apply_gradients(
+        self, gradients, loss: Float[Array, ""], norm: Float[Array, ""], healthy: Bool[Array, ""]
+    ) -> "TrainState":
+        """The state after an update by `gradients`, of global norm `norm`; after none where not `healthy`."""
+
+        def updated(state: "TrainState") -> "TrainState":
+            updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
+            return state.replace(
+                step=state.step + 1,
+                skipped=jnp.zeros((), jnp.int32),
+                recent=state.recent.at[state.step % WINDOW].set(jnp.stack([loss, norm])),
+                params=optax.apply_updates(state.params, updates),
+                opt_state=opt_state,
+            )
+
+        def skipped(state: "TrainState") -> "TrainState":
+            return state.replace(skipped=state.skipped + 1)
+
+        return jax.lax.cond(healthy, updated, skipped, self)  # a select would read all parameters once more
+
+
+def update(state: TrainState, loss: Float[Array, ""], gradients) -> tuple[TrainState, Metrics]:
+    """One update of a lone network, or none where that would harm it, and what the log says of it."""
+    norm = optax.tree.norm(gradients)
+    healthy = state.is_healthy(loss, norm)
+    state = state.apply_gradients(gradients, loss, norm, healthy)
+    return state, {"grad_norm": norm, "skipped": ~healthy, "skipped_in_a_row": state.skipped}
 
 
 def stage_key(seed: int, stage: str) -> jax.Array:

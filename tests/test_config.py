@@ -49,6 +49,8 @@ def test_the_defaults_are_valid():
         ("reward.optimizer.schedule", "cosin", "not one of cosine, linear, constant"),
         ("ppo.optimizer.schedule", "cosin", "not one of cosine, linear, constant"),
         ("sft.pack", 1, "should be bool"),
+        ("health.spike_sigma", -6.0, "0 or more"),
+        ("health.patience", 0, "positive"),
         ("data.query_buckets", [256, 512], "a tuple of int"),
         ("data.query_buckets", (256.0, 512), "a tuple of int"),
         ("data.query_buckets", (512, 256), "increasing"),

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 # A module may import its own package and the layers before its own: siblings do not know each other.
 LAYERS = [
     {"config", "hosts"},
-    {"functional", "data", "workdir", "health", "command_line"},
+    {"functional", "data", "workdir", "command_line"},
     {"metrics"},
     {"feedback", "recipes"},
     {"mesh"},
     {"stopping", "profiling"},
     {"model"},
     {"state", "checkpoint"},
-    {"loop"},
+    {"loop", "health"},
     {"rollout"},
     {"inference"},
     {"tasks"},

@@ -8,6 +8,8 @@ from flax import struct
 
 from rlhf_jax import checkpoint, loop
 from rlhf_jax.command_line import Stopped
+from rlhf_jax.config import HealthConfig
+from rlhf_jax.health import TrainingError, Watch
 from rlhf_jax.metrics import MetricsLog, read_metrics
 
 
@@ -77,3 +79,23 @@ def test_a_second_signal_ends_at_once(tmp_path):
 def test_a_signal_in_the_last_step_is_too_late_to_matter(tmp_path):
     state = count(tmp_path, 5, lambda i: os.kill(os.getpid(), signal.SIGTERM) if i == 4 else None)
     assert state.params[0] == 5
+
+
+@pytest.mark.parametrize(("total", "ended"), [(25, 13), (14, 13), (13, None)])
+def test_a_run_without_updates_ends_before_its_last_step_is_called_done(tmp_path, total, ended):
+    """Skipped from step 11 on: with a patience of 3 it ends at step 13, in the last step too."""
+    folder = tmp_path / "checkpoints" / "counter"
+
+    def update(state, i):
+        idle = max(0, i - 10)
+        return state.replace(params=state.params + 1), {"skipped": idle > 0, "skipped_in_a_row": idle}
+
+    log = MetricsLog(tmp_path, "counter", 0, total, "counter", watch=Watch(folder, HealthConfig(patience=3)))
+    state = Counter(jnp.zeros(8), jnp.float32(0))
+    if ended is None:
+        loop.run(log, folder, state, update, save_every=10, counted=("steps", 1))
+        return
+    with pytest.raises(TrainingError, match=f"to {ended} .* step: 10; .* {folder}/10\\."):
+        loop.run(log, folder, state, update, save_every=10, counted=("steps", 1))
+    assert steps(tmp_path) == list(range(ended + 1))
+    assert checkpoint.latest_step(folder) == 10

@@ -239,8 +239,26 @@ def test_an_epoch_in_microbatches_is_one_step_down_the_gradient_of_the_loss(
     state = ppo.initial_state(reference, reward_model, optax.sgd(0.1), options, seed=0)
     update = jax.jit(functools.partial(ppo.update, setting=SETTING._replace(options=options)))
     (policy, value), metrics = update((state.policy, state.value), episodes, jax.random.key(0))
-    tiny.assert_close(metrics, expected, atol=1e-5, rtol=1e-5)
+    tiny.assert_close({name: metrics[name] for name in expected}, expected, atol=1e-5, rtol=1e-5)
+    norms = [optax.tree.norm(gradients[name]) for name in ("policy", "value")]
+    np.testing.assert_allclose([metrics["policy/grad_norm"], metrics["value/grad_norm"]], norms, rtol=1e-5)
     tiny.assert_close({"policy": policy.params, "value": value.params}, descended, atol=1e-5)
+
+
+def test_a_minibatch_that_would_harm_one_network_is_skipped_by_both(reference, reward_model, episodes):
+    """A return that is not finite enters the loss of the value network alone, in one of two minibatches."""
+    options = dataclasses.replace(OPTIONS, epochs=1, minibatches=2)
+    state = ppo.initial_state(reference, reward_model, optax.sgd(0.1), options, seed=0)
+    update = jax.jit(functools.partial(ppo.update, setting=SETTING._replace(options=options)))
+    returns = episodes.returns.copy()
+    returns[3, 0] = np.inf
+    networks = state.policy, state.value
+    networks, metrics = update(networks, episodes.replace(returns=returns), jax.random.key(0))
+    assert [int(network.step) for network in networks] == [1, 1]
+    assert metrics["skipped"] == 1 and np.isfinite(metrics["policy/loss"])
+    assert not np.isfinite(metrics["value/grad_norm"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves([n.params for n in networks]))
+    assert not np.array_equal(networks[0].params["embed"]["tokens"], reference["embed"]["tokens"])
 
 
 def test_shuffled_rows_stay_whole(episodes):

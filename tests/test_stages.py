@@ -4,19 +4,21 @@ import dataclasses
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from rlhf_jax import checkpoint, inference, ppo, reward, sft
+from rlhf_jax import checkpoint, inference, loop, ppo, reward, sft
 from rlhf_jax.checkpoint import CheckpointError
 from rlhf_jax.config import MeshConfig, validate
 from rlhf_jax.data import sources
 from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.health import TrainingError
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.metrics import MetricsLog, read_metrics
-from rlhf_jax.model import heads, params
+from rlhf_jax.model import heads, params, transformer
 
 STAGES = {"sft": sft, "reward": reward, "ppo": ppo}
 LOGS = {
@@ -138,6 +140,84 @@ def test_ppo_resumes_on_another_mesh(config, undisturbed, tmp_path):
     one, two = numbers_of(undisturbed[0], "ppo")[-1], numbers_of(workdir, "ppo")[-1]
     np.testing.assert_allclose(two["objective/entropy"], one["objective/entropy"], rtol=1e-5)
     assert two["objective/length"] == one["objective/length"]
+
+
+def train_with_nan(step, module, config, workdir, patch):
+    """Trains with a forward pass that gives NaN for one row of the batch of step `step`.
+
+    Returns the states: the first one, and that after each step. The compiled functions know the row by a
+    negative token in its first place.
+    """
+    states, marks = [], []
+    run, apply, to_devices = loop.run, transformer.apply, module.to_devices
+
+    def poisoned_apply(weights, model, tokens, *more):
+        hidden = apply(weights, model, jnp.abs(tokens), *more)
+        return jnp.where(jnp.any(tokens < 0, axis=1)[:, None, None], jnp.nan, hidden)
+
+    def marked(batch, mesh):
+        tokens = batch if isinstance(batch, np.ndarray) else batch.get("tokens", batch.get("query"))
+        if marks[-1]:
+            tokens[0, 0] = -1
+        return to_devices(batch, mesh)
+
+    def recorded(log, folder, state, update, **options):
+        def recorded_update(state, i):
+            marks.append(i == step)
+            state, metrics = update(state, i)
+            states.append(jax.tree.map(jnp.copy, state))  # the state itself is given away at the next step
+            return state, metrics
+
+        states.append(jax.tree.map(jnp.copy, state))
+        return run(log, folder, state, recorded_update, **options)
+
+    patch.setattr(transformer, "apply", poisoned_apply)
+    patch.setattr(module, "to_devices", marked)
+    patch.setattr(loop, "run", recorded)
+    module.train(config, workdir)
+    return states
+
+
+def learned(state):
+    """What updates change: of every network parameters, moments, counts and the window of spikes."""
+    networks = [state.policy, state.value] if isinstance(state, ppo.PpoState) else [state]
+    return [network.replace(skipped=None) for network in networks]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_injected_nan_changes_nothing_and_the_run_goes_on(
+    stage, config, undisturbed, tmp_path, monkeypatch, capfd
+):
+    """Bit for bit. In PPO one bad episode reaches all others by the whitening: no update of the iteration."""
+    name, workdir, updates = LOGS[stage], before(stage, undisturbed[0], tmp_path), 4 if stage == "ppo" else 1
+    states = train_with_nan(2, STAGES[stage], config, workdir, monkeypatch)
+    total = last_checkpoint(undisturbed[0], name)[0]
+    assert len(states) == total + 1 and last_checkpoint(workdir, name)[0] == total
+    tiny.assert_same(learned(states[3]), learned(states[2]))
+    for step, (earlier, later) in enumerate(zip(states, states[1:], strict=False)):
+        before_it, after_it = learned(earlier)[0], learned(later)[0]
+        assert after_it.step - before_it.step == (0 if step == 2 else updates)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(learned(later)))
+    records = read_metrics(workdir / "metrics" / f"{name}.jsonl")
+    assert [record["skipped"] for record in records] == [updates * (step == 2) for step in range(total)]
+    assert f"WARNING step 2: updates: {updates} skipped" in capfd.readouterr().err
+    if stage == "ppo":
+        assert states[3].kl_coef == states[2].kl_coef and np.isnan(records[2]["objective/kl"])
+        assert not np.array_equal(*(jax.random.key_data(states[i].key) for i in (2, 3)))
+
+
+def test_a_reward_model_whose_scores_are_not_finite_is_not_saved(config, undisturbed, tmp_path, monkeypatch):
+    workdir = before("reward", undisturbed[0], tmp_path)
+    shutil.copytree(undisturbed[0] / "checkpoints" / "reward_seed0", workdir / "checkpoints" / "reward_seed0")
+    monkeypatch.setattr(inference, "score", lambda weights, infos, *_, **__: np.full(len(infos), np.nan))
+    with pytest.raises(TrainingError, match="reward: the scores of the references are not finite"):
+        reward.train(config, workdir)
+    assert checkpoint.latest_step(workdir / "checkpoints" / "reward") is None
+
+
+def test_reward_model_says_which_scores_are_usual(undisturbed):
+    low, high = checkpoint.read_meta(*checkpoint.require(undisturbed[0], "reward", "ppo"))["usual_scores"]
+    assert -10 < low < high < 10
 
 
 def test_ppo_is_traced_once_for_one_bucket(undisturbed):
