@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 from etils.epath import Path
 
 from rlhf_jax import hosts
+from rlhf_jax.files import read_object
 from rlhf_jax.workdir import write_text
 
 MANIFEST = "manifest.json"
@@ -143,7 +144,7 @@ def _own_fault(path: Path, parts: tuple[str, ...]) -> str | None:
     """The same of the files that this process checks."""
     try:
         manifest = _read_json(path / MANIFEST)
-    except (OSError, ValueError):
+    except CheckpointError:
         return f"{MANIFEST} is unreadable"
     for name in _own([name for name in manifest if name.startswith(parts)]):
         file = path / name
@@ -155,7 +156,9 @@ def _own_fault(path: Path, parts: tuple[str, ...]) -> str | None:
 
 
 def _check_shapes(path: Path, name: str, abstract: Any) -> None:
-    stored, wanted = _read_json(path / "shapes.json")[name], _shapes(abstract)
+    stored, wanted = _read_json(path / "shapes.json").get(name), _shapes(abstract)
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path / 'shapes.json'}: field {name} should be an object of shapes")
     for leaf in sorted(stored.keys() | wanted.keys()):
         has, wants = stored.get(leaf, "nothing"), wanted.get(leaf, "nothing")
         if has != wants:
@@ -233,5 +236,5 @@ def _write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1))
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_object(path, CheckpointError)

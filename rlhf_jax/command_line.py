@@ -4,16 +4,28 @@
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 """
 
+import errno
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
 
 from rlhf_jax.config import Config, check_name, validate
+
+NO_SPACE = os.strerror(errno.ENOSPC)
+ADVICE = {
+    errno.ENOSPC: "make room there; the same command resumes",
+    errno.EDQUOT: "make room there; the same command resumes",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "it needs other permissions",
+    errno.ENOTDIR: "a file stands where a folder should be; name another folder",
+    errno.EEXIST: "a file stands where a folder should be; name another folder",
+}
 
 
 class Stopped(Exception):
@@ -26,9 +38,15 @@ class Stopped(Exception):
 
 def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
     """The validated configuration of a command line, whose other flags `options` defines and receives."""
-    _check_arguments(argv)
+    file = _check_arguments(argv)
     config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
-    unknown = options(argv)[1:]
+    try:
+        unknown = options(argv)[1:]
+    except (Exception, SystemExit) as error:  # the latter by the configuration file, which is a program
+        told = str(error) if isinstance(error, flags.Error) else "".join(traceback.format_exception(error))
+        if "Traceback" not in told:
+            raise
+        raise flags.Error(f"{_place(told, file)}: {told.strip().splitlines()[-1]}") from None
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
     if options.config is None:
@@ -62,26 +80,37 @@ def explain(error: BaseException) -> tuple[int, str]:
     ours = isinstance(error, ValueError) and type(error).__module__.startswith("rlhf_jax.")
     if ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None):
         return 2, _one_line(error)
+    if NO_SPACE in str(error):  # of a library that writes by itself, such as Orbax
+        place = re.search(r'"(/[^"]*)"', str(error))
+        return 2, f"{place[1] if place else 'a file'}: {NO_SPACE}; {ADVICE[errno.ENOSPC]}"
     return 1, ""
 
 
-def _check_arguments(argv: list[str]) -> None:
-    """Misspelt fields and missing files, which the flag parser would report as a traceback."""
-    arguments = iter(argv[1:])
+def _check_arguments(argv: list[str]) -> str:
+    """Misspelt fields and missing files, which the flag parser would report as a traceback.
+
+    Returns the configuration file.
+    """
+    arguments, file = iter(argv[1:]), ""
     for argument in arguments:
-        name, _, file = argument.partition("=")
+        name, _, value = argument.partition("=")
         if name == "--config":
-            file = file or next(arguments, "")
+            file = value or next(arguments, "")
             if not os.path.isfile(file):
                 raise flags.Error(f"--config: no such file {file!r}")
         if field := re.match(r"--?(?:no)?config\.(.*)", name):
             check_name(field[1])
+    return file
+
+
+def _place(told: str, file: str) -> str:
+    """Where in the configuration file a traceback ends."""
+    numbers = re.findall(rf'File "[^"]*{re.escape(os.path.basename(file))}", line (\d+)', told)
+    return f"{file}, line {numbers[-1]}" if numbers else file
 
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
-    text = str(error)
-    if "Traceback" in text:  # an error raised by the configuration file itself
-        text = f"{text.split(':')[0]}: {text.strip().splitlines()[-1]}"
-    return " ".join(text.split())
+        advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
+        return f"{error.filename}: {error.strerror}{advice}"
+    return " ".join(str(error).split())

@@ -7,7 +7,7 @@ fields changes the numbers of a run.
 
 import dataclasses
 import difflib
-import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -240,9 +240,10 @@ ANY_SIGN = {"fsdp", "no_eos_score"}
 
 def validate(config: Config) -> Config:
     """Returns `config` unchanged, or raises `ConfigError` naming the first wrong field."""
-    for name in _names_set(config):
+    leaves = list(fields_of(config))
+    for name in _names_set(config) - {name for name, _, _ in leaves}:
         check_name(name)
-    for name, kind, value in fields_of(config):
+    for name, kind, value in leaves:
         _check_type(name, kind, value)
         _check_range(name, value)
         choices = CHOICES.get(name) or CHOICES.get("*." + ".".join(name.split(".")[-2:]))
@@ -270,12 +271,27 @@ def check_context(config: Config, model: ModelConfig) -> None:
         )
 
 
+def check_rotary(rotary: RotaryConfig, place: object) -> None:
+    """Raises `ConfigError` where the frequencies of `rotary` are no numbers; `place` says whose it is."""
+    if rotary.scaling == "llama3" and not rotary.low_frequency < rotary.high_frequency:
+        raise ConfigError(
+            f"{place}: llama3's low frequency {rotary.low_frequency} should be below its high one, "
+            f"{rotary.high_frequency}"
+        )
+    if rotary.scaling in ("llama3", "yarn") and not rotary.original_context:
+        raise ConfigError(f"{place}: {rotary.scaling} needs the original context, which is 0")
+    if rotary.scaling == "yarn" and not rotary.base > 1:
+        raise ConfigError(f"{place}: yarn needs a base above 1, not {rotary.base}")
+
+
 def fields_of(config, prefix: str = ""):
-    """Yields (dotted name, declared type, value) of every leaf field."""
+    """Yields (dotted name, declared type, value) of every leaf field; ConfigError where a section is none."""
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(hints[f.name]):
+            if type(value) is not hints[f.name]:
+                raise ConfigError(f"{prefix}{f.name}: {value!r} should be a {hints[f.name].__name__}")
             yield from fields_of(value, f"{prefix}{f.name}.")
         else:
             yield f"{prefix}{f.name}", hints[f.name], value
@@ -314,26 +330,30 @@ def to_dict(config) -> dict:
     }
 
 
-def from_dict(tree: dict, cls: type = Config):
+def from_dict(tree: dict, cls: type = Config, prefix: str = ""):
     """The configuration that `to_dict` gave. Raises `ConfigError` for a field that does not exist."""
     hints = typing.get_type_hints(cls)
-    for name in tree.keys() - hints.keys():
-        raise ConfigError(f"{name}: no such field of {cls.__name__}")
+    for name in sorted(tree.keys() - hints.keys()):
+        raise ConfigError(f"{prefix}{name}: no such field")
     values = {}
     for name, value in tree.items():
         if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(value, hints[name])
+            if not isinstance(value, dict):
+                raise ConfigError(f"{prefix}{name}: {value!r} should be an object")
+            value = from_dict(value, hints[name], f"{prefix}{name}.")
         values[name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
 
 
-def _names_set(config, prefix: str = ""):
+def _names_set(config, prefix: str = "") -> set[str]:
     """Dotted names of all attributes: a dataclass takes a misspelt one without a word."""
+    names: set[str] = set()
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
-            yield from _names_set(value, f"{prefix}{name}.")
+            names |= _names_set(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            names.add(f"{prefix}{name}")
+    return names
 
 
 def _plain(value):
@@ -365,12 +385,14 @@ def _check_range(name: str, value) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        if not math.isfinite(number):
+        if not abs(number) <= sys.float_info.max:
             raise ConfigError(f"{name}: {number} is not a finite number")
         if leaf not in ANY_SIGN and (number < 0 or (number == 0 and leaf not in MAY_BE_ZERO)):
             raise ConfigError(
                 f"{name}: {number} should be {'0 or more' if leaf in MAY_BE_ZERO else 'positive'}"
             )
+        if leaf == "seed" and number >= 2**32:  # of which JAX would take the lower bits alone
+            raise ConfigError(f"{name}: {number} should be below {2**32}")
         if (leaf in AT_MOST_ONE and number > 1) or (leaf in BELOW_ONE and number >= 1):
             raise ConfigError(f"{name}: {number} should be {'at most' if leaf in AT_MOST_ONE else 'below'} 1")
 
@@ -381,6 +403,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"model.heads: {model.heads} heads do not divide model.width {model.width}")
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
+    check_rotary(model.rotary, "model.rotary")
     if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
         raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
     if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:

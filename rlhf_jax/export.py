@@ -29,6 +29,7 @@ from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config, ConfigError, ModelConfig, fields_of
 from rlhf_jax.data.sentencepiece_json import tokenizer_json
 from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE, Tokenizer, load_tokenizer
+from rlhf_jax.files import read_object
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
 
@@ -158,7 +159,7 @@ def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, to
         config=config,
         parameters=params.count(transformer.specs(model, tokenizer.vocab_size)),
         settings=[(name, value) for name, _, value in fields_of(config) if name.startswith(shown)],
-        results=json.loads(results.read_text(encoding="utf-8")) if results.exists() else {},
+        results=read_object(results, ConfigError) if results.exists() else {},
     )
 
 

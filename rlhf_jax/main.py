@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     if not {"-h", "--help"}.isdisjoint(argv):
         print(__doc__)
         return 0
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    logging.set_verbosity(logging.FATAL)  # Orbax tells every file it writes, and errors that it raises too
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
         run(*parse(argv))

@@ -2,18 +2,25 @@
 
 import json
 import math
+import socket
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from os import PathLike
 from typing import Any, Self
 
 import jax
 from etils.epath import Path
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from rlhf_jax import hosts
+from rlhf_jax.data.records import RecordError, parse_line
+from rlhf_jax.files import naming
 from rlhf_jax.workdir import write_text
 
 
@@ -52,12 +59,10 @@ class MetricsLog:
         self._place = self._local = Path(workdir)
         if "://" in str(self._place):
             self._local = Path(tempfile.mkdtemp(prefix="rlhf_jax_metrics_"))
-        path = self._local / "metrics" / f"{stage}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _copy_before(resume_step, self._place / "metrics" / path.name, path)
-        self._file = path.open("a", encoding="utf-8")
-        events = self._local / "tensorboard" / stage
-        self._tensorboard = SummaryWriter(str(events), purge_step=resume_step)
+        self._path = self._local / "metrics" / f"{stage}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _copy_before(resume_step, self._place / "metrics" / self._path.name, self._path)
+        self._events = _open_events(self._local / "tensorboard" / stage, resume_step)
         self._bar = progress_bar(total, description, initial=resume_step)
         self._shown = shown
 
@@ -70,7 +75,8 @@ class MetricsLog:
         """Writes the step that is held, waiting for it if it still runs."""
         self._write_held()
         if not self._silent and self._local != self._place:
-            self._tensorboard.flush()
+            with naming(self._path):
+                self._events.flush()
             for file in (*self._local.glob("metrics/*"), *self._local.glob("tensorboard/*/*")):
                 (self._place / file.relative_to(self._local)).write_bytes(file.read_bytes())
 
@@ -87,10 +93,12 @@ class MetricsLog:
                 tqdm.write(f"WARNING step {step}: {warning}", file=sys.stderr)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        line = json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()})
+        scalars = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in values.items()])
+        with naming(self._path):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._events.write(_event(step=step, summary=scalars))
         self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
 
@@ -98,12 +106,17 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exception) -> None:
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if self._silent:
             return
         self._bar.close()
-        self._tensorboard.close()
-        self._file.close()
+        with suppress(OSError):  # of a full disk `flush` has told
+            self._events.close()
         if self._local != self._place:
             self._local.rmtree()
 
@@ -121,18 +134,48 @@ def progress_bar(total: int, description: str, **more) -> tqdm:
     )
 
 
+def _open_events(folder: Path, resume_step: int) -> RecordWriter:
+    """A new file of TensorBoard's; what older ones of the folder say of `resume_step` and later is void.
+
+    Written in this thread: tensorboardX's own writer has another one, and waits for it for ever once a full
+    disk has ended that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+    events = RecordWriter(str(file))
+    events.write(_event(file_version="brain.Event:2"))
+    events.write(_event(step=resume_step, session_log=SessionLog(status=SessionLog.START)))
+    return events
+
+
+def _event(**fields: Any) -> bytes:
+    return Event(wall_time=time.time(), **fields).SerializeToString()
+
+
 def read_metrics(path: PathLike[str]) -> list[dict[str, float]]:
     """Records in order, non-finite values as floats; a last line cut off by a kill is left out."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
-    return [{name: _number(value) for name, value in json.loads(line).items()} for line in lines]
+    return [record for _, record in _records(Path(path))]
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
+    """Lines and what they hold. Raises RecordError naming file, line and field."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        yield line, parse_line(line, _record, f"{path}, line {number}")
+
+
+def _record(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise RecordError("the line should be a JSON object of numbers; remove it")
+    if type(value.get("step")) is not int:
+        raise RecordError("field step should be a whole number; correct it or remove the line")
+    return {name: _number(name, item) for name, item in value.items()}
 
 
 def _copy_before(step: int, source: Path, target: Path) -> None:
     """The records of steps before `step`; `target` may be `source`."""
-    if not source.exists():
-        return
-    lines = source.read_text(encoding="utf-8").split("\n")[:-1]
-    write_text(target, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
+    records = _records(source) if source.exists() else ()
+    kept = [line for line, record in records if record["step"] < step]
+    write_text(target, "".join(line.decode() + "\n" for line in kept))
 
 
 def _json_value(value: float) -> float | str:
@@ -140,5 +183,11 @@ def _json_value(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value
+def _number(name: str, value: Any) -> float:
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    if type(value) not in (int, float):
+        raise RecordError(
+            f"field {name} should be a number, not {json.dumps(value)}; correct it or remove the line"
+        )
+    return value

@@ -7,10 +7,18 @@
 Weighted next-token prediction on `data/mini/documents.py`. Every document is new, so there are no
 epochs. These commands gave the two models in `data/mini/base/`: 115 minutes on one core, and 1.3 s an
 update on two. Another processor adds numbers in another order and gives models that differ a little.
-The tokenizer is older: it was trained on an earlier mixture of the same documents. Without --tokenizer,
-a new one is.
+The tokenizer is older: it was trained on an earlier mixture of the same documents.
+
+--out=FOLDER           of the base checkpoint; started again, it resumes
+--tokenizer=FILE       a tokenizer.model to share; without it, one is trained on the documents
+--width=72             of the model; --layers=4; --heads=3
+--steps=14000          updates of --rows=48 packed rows each
+--learning_rate=0.002  at its peak
+--seed=0               of weights and documents
+--save_every=500       updates
 """
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,9 +26,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags, logging
 
 from rlhf_jax import checkpoint, health, loop
+from rlhf_jax.command_line import status_of
 from rlhf_jax.config import HealthConfig, ModelConfig, OptimizerConfig
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
@@ -35,17 +44,39 @@ ROW_TOKENS = 144  # of a packed row; a document is cut there
 VOCABULARY = 768
 MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
 
-flags.DEFINE_string("out", None, "folder of the base checkpoint", required=True)
-flags.DEFINE_string("tokenizer", "", "a tokenizer.model to share; empty: train one on the documents")
-flags.DEFINE_integer("width", 72, "of the model")
-flags.DEFINE_integer("layers", 4, "of the model")
-flags.DEFINE_integer("heads", 3, "of a layer")
-flags.DEFINE_integer("steps", 14_000, "updates")
-flags.DEFINE_integer("rows", 48, f"packed rows of {ROW_TOKENS} tokens an update")
-flags.DEFINE_float("learning_rate", 2e-3, "peak")
-flags.DEFINE_integer("seed", 0, "of weights and documents")
-flags.DEFINE_integer("save_every", 500, "updates")
-FLAGS = flags.FLAGS
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    return status_of(lambda: train(_parse(argv)), "rlhf_jax.pretrain")
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("out", None, "folder of the base checkpoint", required=True, flag_values=options)
+    flags.DEFINE_string("tokenizer", "", "one to share; empty: train one", flag_values=options)
+    flags.DEFINE_float("learning_rate", 2e-3, "peak", 0.0, flag_values=options)
+    for name, default, least in (
+        ("width", 72, 1),
+        ("layers", 4, 1),
+        ("heads", 3, 1),
+        ("steps", 14_000, 1),
+        ("rows", 48, MICROBATCH_ROWS),
+        ("seed", 0, 0),
+        ("save_every", 500, 1),
+    ):
+        flags.DEFINE_integer(name, default, "see above", least, flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    if options.width % options.heads:
+        raise flags.Error(f"--heads: {options.heads} heads do not divide --width={options.width}")
+    if options.rows % MICROBATCH_ROWS:
+        raise flags.Error(f"--rows: {options.rows} should be a multiple of {MICROBATCH_ROWS}")
+    return options
 
 
 def encode(spans: Spans, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
@@ -93,13 +124,18 @@ def loss(weights, model: ModelConfig, batch, total_weight, learnable_tokens):
     return weighted, {"loss": weighted, "learnable": cross_entropy(logp, weight == 1.0, learnable_tokens)}
 
 
-def main(_) -> None:
-    out, seed = Path(FLAGS.out), FLAGS.seed
+def train(options: flags.FlagValues) -> None:
+    """Writes the base checkpoint that the options describe, a folder as of Hugging Face."""
+    out, seed = Path(options.out), options.seed
     model = ModelConfig(
-        width=FLAGS.width, layers=FLAGS.layers, heads=FLAGS.heads, positions="rotary", context=ROW_TOKENS
+        width=options.width,
+        layers=options.layers,
+        heads=options.heads,
+        positions="rotary",
+        context=ROW_TOKENS,
     )
-    if FLAGS.tokenizer:
-        tokenizer = load_tokenizer(FLAGS.tokenizer)
+    if options.tokenizer:
+        tokenizer = load_tokenizer(options.tokenizer)
     else:
         texts = ["".join(text for text, _ in spans) for spans in documents(seed, 5_000)]
         tokenizer = train_tokenizer(texts, VOCABULARY, (*QUERY_PARTS, *FEW_SHOT_PARTS))
@@ -107,7 +143,8 @@ def main(_) -> None:
     tokenizer.save(out)
     mesh = make_mesh()
     optimizer = make_optimizer(
-        OptimizerConfig(learning_rate=FLAGS.learning_rate, warmup=200, clip_norm=1.0, beta2=0.98), FLAGS.steps
+        OptimizerConfig(learning_rate=options.learning_rate, warmup=200, clip_norm=1.0, beta2=0.98),
+        options.steps,
     )
     with jax.set_mesh(mesh):
         specs = transformer.specs(model, tokenizer.vocab_size)
@@ -123,26 +160,26 @@ def main(_) -> None:
                 lambda weights, part: loss(weights, model, part, *totals),
                 state.params,
                 batch,
-                FLAGS.rows // MICROBATCH_ROWS,
+                options.rows // MICROBATCH_ROWS,
             )
             state, told = update(state, value, gradients)
             return state, metrics | told
 
-        per_update = FLAGS.rows * 8  # documents set apart for an update, more than it can hold
+        per_update = options.rows * 8  # documents set apart for an update, more than it can hold
 
         def one_step(state: TrainState, step: int):
             drawn = documents(seed, per_update, step * per_update)
             packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
-            rows = list(islice(packed, FLAGS.rows))
+            rows = list(islice(packed, options.rows))
             batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             return step_fn(state, to_devices(batch, mesh))
 
         watch = health.Watch(folder, HealthConfig())
-        log = MetricsLog(out, "pretrain", start, FLAGS.steps, "pretrain", ("loss", "learnable"), watch)
-        counted = ("rows", FLAGS.rows)
-        state = loop.run(log, folder, state, one_step, save_every=FLAGS.save_every, counted=counted)
+        log = MetricsLog(out, "pretrain", start, options.steps, "pretrain", ("loss", "learnable"), watch)
+        counted = ("rows", options.rows)
+        state = loop.run(log, folder, state, one_step, save_every=options.save_every, counted=counted)
         pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main(sys.argv))

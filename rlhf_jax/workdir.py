@@ -6,6 +6,7 @@ from os import PathLike
 from etils.epath import Path
 
 from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, validate
+from rlhf_jax.files import read_object, whole
 
 
 class WorkdirError(ValueError):
@@ -30,11 +31,9 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
         write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
         return workdir
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorkdirError(
-            f"{file}: not the JSON of a configuration ({error}); use another --workdir"
-        ) from error
+        stored = read_object(file, WorkdirError)
+    except WorkdirError as error:
+        raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
     changed = differences(config, stored)
     if changed:
         raise WorkdirError(
@@ -49,21 +48,18 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
 def read_config(workdir: Path) -> Config:
     """The configuration a run was started with."""
     file = workdir / "config.json"
+    if not file.exists():
+        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
-        return validate(from_dict(json.loads(file.read_text(encoding="utf-8"))))
-    except OSError:
-        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else "not the JSON of a configuration"
-        raise WorkdirError(f"{file}: {reason}; was it written by another version?") from None
+        return validate(from_dict(read_object(file, WorkdirError)))
+    except ConfigError as error:
+        raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
 
 
 def write_text(file: Path, text: str) -> None:
     """Writes the whole file or nothing; makes its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with whole(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def record_seconds(workdir: Path, stage: str, seconds: float) -> None:
@@ -97,4 +93,15 @@ def stages_interrupted(workdir: Path) -> list[str]:
 
 def _progress(workdir: Path) -> dict[str, dict]:
     file = workdir / "progress.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    record = read_object(file, WorkdirError) if file.exists() else {}
+    for stage, entry in record.items():
+        if not (
+            isinstance(entry, dict)
+            and type(entry.get("seconds")) in (int, float)
+            and type(entry.get("done")) is bool
+        ):
+            raise WorkdirError(
+                f"{file}: field {stage} should have seconds, a number, and done, true or false; correct it, "
+                "or remove the file to go through all stages again"
+            )
+    return record

@@ -136,5 +136,5 @@ def test_a_configuration_survives_its_dictionary():
     config = Config(seed=3, model=ModelConfig(rotary=RotaryConfig(0.25, scaling="linear", factor=2.0)))
     config.reward.batches = ("batch3", "batch4")
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    with pytest.raises(ConfigError, match="colour: no such field of PpoConfig"):
+    with pytest.raises(ConfigError, match="ppo.colour: no such field"):
         from_dict({"ppo": {"colour": "red"}})

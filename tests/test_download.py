@@ -1,7 +1,14 @@
+import contextlib
+import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +17,16 @@ from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.download import DownloadError, download
 from rlhf_jax.data.tldr import load_posts
 
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 CONTENT = bytes(range(256)) * 40
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `ranges` are the Range headers asked for, `cut_at` where connections break off."""
+    """Serves `files`; `ranges` are the Range headers asked for, `cut_at` where connections break off.
+
+    `slow` are seconds before the second half of a file.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -22,7 +34,8 @@ class Server(ThreadingHTTPServer):
         self.files = {"/file": CONTENT}
         self.paths, self.ranges = [], []
         self.cut_at = None
-        self.resumes = True
+        self.resumes = self.tells_length = True
+        self.slow = 0.0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,9 +54,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if server.tells_length:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start : server.cut_at])
+        rest = content[start : server.cut_at]
+        half = len(rest) // 2
+        with contextlib.suppress(OSError):  # the other side may be killed
+            self.wfile.write(rest[:half])
+            time.sleep(server.slow)
+            self.wfile.write(rest[half:])
 
     def log_message(self, *_):
         pass
@@ -105,6 +124,61 @@ def test_missing_file_and_dead_server_are_one_line(server, tmp_path):
             assert str(error.value).startswith(f"cannot download {url} (")
             assert reason in str(error.value)
             assert "\n" not in str(error.value)
+
+
+FETCH = "import sys; from rlhf_jax.data.download import download; download(*sys.argv[1:])"
+
+
+def fetching(server, path, count):
+    """Processes that fetch the same file at the same time; (exit status, errors) of each."""
+    command = [sys.executable, "-c", FETCH, f"{server.url}/file", str(path)]
+    started = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT)
+        for _ in range(count)
+    ]
+    return started
+
+
+def test_processes_that_share_a_cache_fetch_once_and_all_have_it(server, tmp_path):
+    content = server.files["/file"] = hashlib.shake_256(b"file").digest(3_000_000)
+    server.slow = 0.3  # so that all of them have started before the first is done
+    for process in fetching(server, tmp_path / "file", 5):
+        assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+    fetched = (tmp_path / "file").read_bytes()
+    assert hashlib.sha256(fetched).digest() == hashlib.sha256(content).digest()
+    assert server.ranges == [None]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_next_process_goes_on_where_one_was_killed(server, tmp_path):
+    server.files["/file"] = hashlib.shake_256(b"file").digest(3_000_000)
+    server.slow = 1.0
+    first, second = fetching(server, tmp_path / "file", 2)
+    partial = tmp_path / "file.part"
+    while not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.02)
+    owner = first if fetches(first) else second
+    owner.kill()
+    other = second if owner is first else first
+    assert other.communicate(timeout=60)[1] == "" and other.returncode == 0
+    owner.communicate()
+    assert (tmp_path / "file").read_bytes() == server.files["/file"]
+    assert len(server.ranges) == 2 and server.ranges[1].startswith("bytes=")
+
+
+def fetches(process) -> bool:
+    """Whether a process has a connection; the one that waits has none."""
+    for file in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since then
+            if os.readlink(file).startswith("socket:"):
+                return True
+    return False
+
+
+def test_a_file_of_unknown_length_is_refused(server, tmp_path):
+    server.tells_length = False
+    with pytest.raises(DownloadError, match="/file: the server does not say how long the file is"):
+        download(f"{server.url}/file", tmp_path / "file")
 
 
 def test_posts_and_comparisons_come_from_the_published_layout(server, tmp_path):

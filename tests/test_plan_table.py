@@ -87,7 +87,9 @@ def test_a_missing_compiler_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(table.importlib.metadata, "version", missing)
     cells = tmp_path / "cells"
     cells.mkdir()
-    (cells / f"{SFT.name}.json").write_text(json.dumps({"jax": "1.0", "compiler": "libtpu 0.1"}))
+    (cells / f"{SFT.name}.json").write_text(
+        json.dumps(dict.fromkeys(("jax", "compiler", "date", "plans"), "old"))
+    )
     status = table.main(["table", f"--json={cells}", f"--out={tmp_path / 'o'}", f"--only={SFT.name}"])
     assert status == 2
     assert "plan-tpu" in capsys.readouterr().err

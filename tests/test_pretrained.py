@@ -150,8 +150,8 @@ def test_an_index_that_promises_too_much(folder):
     index = folder / "model.safetensors.index.json"
     for text, message in (
         ("{}", "not the index of a sharded model"),
-        ('{"weight_map": {"a": "../x"}}', "not the index of a sharded model"),
-        ('{"weight_map": {"a": "b"}}', "tensor .* is missing"),
+        ('{"weight_map": {"a": "../x.safetensors"}}', "weight_map.a: .* is no file of this folder"),
+        ('{"weight_map": {"a": "x.safetensors"}}', "tensor .* is missing"),
     ):
         index.write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -190,5 +190,7 @@ def test_a_folder_without_results_says_what_to_run(tmp_path):
 
 def test_broken_results_name_their_line(tmp_path):
     (tmp_path / "results.json").write_text('{\n"posts": }')
-    with pytest.raises(ReportError, match=r"results\.json, line 2"):
+    with pytest.raises(
+        ReportError, match=r"results\.json: not JSON \(.*line 2, column 10\); run --stage=eval again"
+    ):
         write_report(tmp_path)

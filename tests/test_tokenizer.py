@@ -288,7 +288,7 @@ def test_in_a_folder_tokenizer_json_goes_before_tokenizer_model(tmp_path, tokeni
     [
         ("tokenizer.json", "", r"tokenizer\.json: not a tokenizer\.json, or a damaged one \(EOF .* line 1"),
         ("tokenizer.json", "{}", r"tokenizer\.json: not a tokenizer\.json, or a damaged one \(Model missing"),
-        ("tokenizer_config.json", "{", r"tokenizer_config\.json: not JSON, or damaged \(.*line 1 column 2"),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json: not JSON \(.*column 2"),
         ("tokenizer_config.json", "[]", r"tokenizer_config\.json: should be a JSON object$"),
         (
             "tokenizer_config.json",

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 
 import numpy as np
@@ -241,9 +242,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         ('{"post": {"id": "a"}, "summaries": {}}', "line 1: field post.subreddit is missing"),
         (json.dumps(sample(ppo=(7, 1.0))), "line 1: field summaries.ppo.text should be a string"),
         (json.dumps(sample(ppo=("a", "high"))), 'summaries.ppo.score should be a finite number, not "high"'),
+        (json.dumps(sample(ppo=("a", float("nan")))), "not JSON (NaN is no number of JSON)"),
         (
-            json.dumps(sample(ppo=("a", float("nan")))),
-            "summaries.ppo.score should be a finite number, not NaN",
+            json.dumps(sample(ppo=("a", -math.inf))).replace("-Infinity", "-1e999"),
+            "summaries.ppo.score should be a finite number, not -Infinity",
         ),
         (json.dumps(sample() | {"summaries": {"ppo": "text"}}), "summaries.ppo should be a JSON object"),
         (json.dumps(sample()) + "\n" + json.dumps(sample()), "post 'p0' stands there twice"),

@@ -36,7 +36,7 @@ def test_a_run_may_go_on_on_another_mesh(tmp_path):
 
 def test_unreadable_configuration_is_one_clear_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(WorkdirError, match="config.json: not the JSON of a configuration"):
+    with pytest.raises(WorkdirError, match="config.json: not JSON .*; restore the file, or use another"):
         wd.open_workdir(tmp_path, Config())
 
 

@@ -9,7 +9,8 @@ whose mean scores differ by at least the gap, the higher mean chosen. The articl
 80 / 10 / 10 into train, valid1 and valid2.
 """
 
-import argparse
+import json
+import math
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,8 @@ from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+
+from absl import flags
 
 from rlhf_jax.data.records import (
     Article,
@@ -94,8 +97,11 @@ def split_of(article_id: str) -> str:
 
 
 def _mean(scores: dict, where: str) -> float:
-    if not scores or not all(type(score) in (int, float) for score in scores.values()):
-        raise RecordError(f"field {where} should hold numbers, at least one")
+    if not scores:
+        raise RecordError(f"field {where} should hold at least one number")
+    for axis, score in scores.items():
+        if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
+            raise RecordError(f"field {where}.{axis} should be a number, not {json.dumps(score)}")
     return fmean(scores.values())
 
 
@@ -103,26 +109,34 @@ def _hash(*names: str) -> int:
     return int.from_bytes(sha256("\n".join(names).encode()).digest()[:8], "big")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m rlhf_jax.data.news_ratings",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--ratings", required=True, help="folder with *.jsonl files of rated articles")
-    parser.add_argument("--out", required=True, help="folder for the comparison records")
-    parser.add_argument("--gap", type=float, default=0.5, help="least difference of mean scores, above 0")
-    options = parser.parse_args(arguments)
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
     try:
-        if not options.gap > 0:
-            raise RecordError(f"--gap: {options.gap} should be above 0, or ties would be preferences")
+        options = _parse(argv)
         written = convert(options.ratings, options.out, options.gap)
-    except RecordError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    except (flags.Error, RecordError, OSError) as error:
+        print(f"rlhf_jax.data.news_ratings: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     for name, count in written.items():
         print(f"{Path(options.out) / name}: {count:,} comparisons")
+    return 0
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("ratings", None, "folder of rated articles", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "folder for the comparisons", required=True, flag_values=options)
+    flags.DEFINE_float("gap", 0.5, "least difference of mean scores", flag_values=options)
+    unknown = options(argv)[1:]
+    if unknown:
+        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    if not 0 < options.gap < math.inf:
+        raise flags.Error(f"--gap: {options.gap} should be above 0, or ties would be preferences")
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv))

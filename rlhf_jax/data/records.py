@@ -7,13 +7,14 @@ written as null and an absent one not at all.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from os import PathLike
 from typing import Any, TypeVar
 
 from etils.epath import Path
+
+from rlhf_jax.files import JsonError, parse_json, whole
 
 T = TypeVar("T")
 
@@ -117,30 +118,39 @@ def read_jsonl(path: str | PathLike[str], parse: Callable[[Any], T]) -> Iterator
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _parse_line(line, parse, f"{path}, line {number}")
+                    yield parse_line(line, parse, f"{path}, line {number}")
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _parse_line(line: bytes, parse: Callable[[Any], T], where: str) -> T:
+def parse_line(line: bytes, parse: Callable[[Any], T], where: str) -> T:
+    """`parse(object)` of one line of JSON; `where` names it in a RecordError."""
     try:
-        return parse(json.loads(line.decode()))
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    except UnicodeDecodeError:
-        raise RecordError(f"{where}: not UTF-8 text") from None
-    except RecordError as error:
+        value = parse_json(line.rstrip())
+        if b"\\ud" in line.lower():
+            _check_text(value)
+        return parse(value)
+    except (JsonError, RecordError) as error:
         raise RecordError(f"{where}: {error}") from None
+
+
+def _check_text(value, where: str = "") -> None:
+    """JSON can escape half of a surrogate pair, which no file could hold when it is written again."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name, f"a name of {where or 'the line'}")
+            _check_text(item, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_text(item, f"{where}[{i}]")
+    elif isinstance(value, str):
+        _string(value, where)
 
 
 def write_jsonl(path: str | PathLike[str], records: Iterable) -> None:
     """Writes records (or plain objects), one a line; the file appears whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
-    partial.replace(target)
 
 
 def to_json(record) -> Any:

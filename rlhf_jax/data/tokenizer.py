@@ -9,7 +9,6 @@ tokenizer is taken as it is; a byte-level one is lossless too, unless it normali
 
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from os import PathLike
@@ -18,6 +17,8 @@ from typing import Protocol
 import sentencepiece
 import tokenizers
 from etils.epath import Path
+
+from rlhf_jax.files import read_object, whole
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -100,7 +101,8 @@ class HuggingFaceTokenizer:
         self.vocab_size = self.pad_id = vocab_size
         self.eos_id = eos_id
         framed = tokenizer.encode("a")
-        self.prefix = tuple(framed.ids[: framed.special_tokens_mask.index(0)])
+        specials = sum(takewhile(bool, framed.special_tokens_mask))
+        self.prefix = tuple(framed.ids[:specials])
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -134,12 +136,16 @@ def _load_sentencepiece(path: Path) -> SentencePieceTokenizer:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(_read(path))
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the latter where its own words quote a damaged piece
         raise TokenizerError(f"{path}: not a sentencepiece model, or a damaged one") from None
     if processor.eos_id() < 0:
         raise TokenizerError(f"{path}: this sentencepiece model has no end-of-text piece (</s>)")
     rows = _embedding_rows(path, processor.vocab_size())
     adds_bos = _read_object(path.with_name(SETTINGS_FILE)).get("add_bos_token", True)  # as Llama's does
+    if type(adds_bos) is not bool:
+        raise TokenizerError(
+            f"{path.with_name(SETTINGS_FILE)}: add_bos_token {adds_bos!r} should be true or false"
+        )
     prefix = (processor.bos_id(),) if adds_bos and processor.bos_id() >= 0 else ()
     return SentencePieceTokenizer(processor, rows, prefix)
 
@@ -151,6 +157,8 @@ def _load_json(path: Path) -> HuggingFaceTokenizer:
     except ValueError as error:
         reason = str(error).partition(": ")[2]
         raise TokenizerError(f"{path}: not a tokenizer.json, or a damaged one ({reason})") from None
+    if not held.get_vocab():
+        raise TokenizerError(f"{path}: a tokenizer without any token")
     rows = _embedding_rows(path, _token_count(held))
     tokenizer = HuggingFaceTokenizer(content, held, rows, _eos_id(path, held))
     for i in (tokenizer.eos_id, *tokenizer.prefix):
@@ -168,12 +176,12 @@ def _eos_id(path: Path, tokenizer: tokenizers.Tokenizer) -> int:
         value = _read_object(path.with_name(name)).get(field)
         if value is None:
             continue
-        if isinstance(value, list):
-            value = value[0]
-        elif isinstance(value, dict):
-            value = value["content"]
+        if isinstance(value, list):  # several ids
+            value = next(iter(value), None)
+        elif isinstance(value, dict):  # a token with its settings
+            value = value.get("content")
         eos_id = tokenizer.token_to_id(value) if isinstance(value, str) else value
-        if eos_id is None or tokenizer.id_to_token(eos_id) is None:
+        if type(eos_id) is not int or eos_id not in tokenizer.get_vocab().values():
             raise TokenizerError(f"{path.with_name(name)}: {field} {value!r} is not a token of {path.name}")
         return eos_id
     places = ", ".join(f"{name} ({field})" for name, field in EOS_NAMED_IN)
@@ -185,6 +193,8 @@ def _embedding_rows(path: Path, tokens: int) -> int:
         rows = _read_object(path.with_name(name)).get("vocab_size")
         if rows is None:
             continue
+        if type(rows) is not int:
+            raise TokenizerError(f"{path.with_name(name)}: vocab_size {rows!r} should be a whole number")
         if rows < tokens:
             raise TokenizerError(
                 f"{path}: {tokens} tokens, but the model has {rows} rows for them (vocab_size in {name}); "
@@ -212,27 +222,16 @@ def _read(path: Path) -> bytes:
 
 def _read_object(path: Path) -> dict:
     """The JSON object in a file; empty where there is none."""
-    if not path.exists():
-        return {}
-    content = _read(path)
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise TokenizerError(f"{path}: not JSON, or damaged ({error})") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: should be a JSON object")
-    return value
+    return read_object(path, TokenizerError) if path.exists() else {}
 
 
 def _save(folder: Path, name: str, content: bytes, settings: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for path, data in (
         (folder / SETTINGS_FILE, json.dumps(settings, indent=1).encode() + b"\n"),
         (folder / name, content),
     ):
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        partial.write_bytes(data)
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_bytes(data)
 
 
 def train_tokenizer(

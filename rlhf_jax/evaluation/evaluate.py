@@ -16,7 +16,7 @@ from rlhf_jax.config import Config
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import Pair, pairs_of
 from rlhf_jax.data.mini.judge import has_key_fact, judge
-from rlhf_jax.data.records import Post
+from rlhf_jax.data.records import Post, RecordError
 from rlhf_jax.data.tldr import response_text
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.evaluation import policies
@@ -184,6 +184,8 @@ def gold_gap(pair: Pair) -> float:
 
 def ppo_figures(records: list[dict[str, float]]) -> dict[str, float]:
     """Where PPO started and where it ended; the end is the mean of the last tenth of the iterations."""
+    if not records:
+        raise RecordError("metrics/ppo.jsonl holds no step: run --stage=ppo again")
     last = records[-max(1, len(records) // 10) :]
 
     def end(name: str) -> float:

@@ -3,13 +3,14 @@
 It loads nothing from the network, and no text of a post can become markup.
 """
 
-import json
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
+from rlhf_jax.data.records import read_jsonl
 from rlhf_jax.evaluation.plots import curve_plot, preference_plot
+from rlhf_jax.files import read_object
 from rlhf_jax.metrics import read_metrics
 from rlhf_jax.workdir import write_text
 
@@ -99,7 +100,7 @@ def write_report(workdir: Path) -> Path:
         ppo=facts(results.get("ppo") or {}),
         training=training(workdir / "metrics"),
         seconds=results.get("seconds") or {},
-        samples=[side_by_side(json.loads(line)) for line in samples.open(encoding="utf-8")],
+        samples=list(read_jsonl(samples, side_by_side)),
         settings=settings(config),
     )
     path = workdir / "report.html"
@@ -225,9 +226,9 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
 
 
 def read_json(path: Path) -> dict:
+    if not path.exists():
+        raise ReportError(f"{path} is missing: a report needs a run that finished --stage=eval")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReportError(f"{path} is missing: a report needs a run that finished --stage=eval") from None
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}, line {error.lineno}: {error.msg}; run --stage=eval again") from None
+        return read_object(path, ReportError)
+    except ReportError as error:
+        raise ReportError(f"{error}; run --stage=eval again") from None

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from rlhf_jax.evaluation.plots import rounds_plot
-from rlhf_jax.evaluation.report import read_json, template
+from rlhf_jax.evaluation.report import ReportError, read_json, template
 from rlhf_jax.workdir import write_text
 
 
@@ -26,17 +26,23 @@ def write_rounds_report(workdir: Path, count: int) -> None:
 
 def summary(folder: Path) -> dict:
     """A round in a few numbers: `ppo` and `sft` are their rates of preference over the reference."""
-    results = read_json(folder / "results.json")
+    file = folder / "results.json"
+    results = read_json(file)
     with open(folder / "comparisons.jsonl", encoding="utf-8") as lines:
         comparisons = sum(1 for _ in lines)
-    return {
-        "comparisons": comparisons,
-        "judge": results["judge"],
-        "posts": results["posts"],
-        "valid_accuracy": results["reward_model"]["valid_accuracy"],
-        "gold_accuracy": results["reward_model"]["gold_accuracy"],
-        "ppo": results["preference_over_reference"]["ppo"],
-        "sft": results["preference_over_reference"]["sft"],
-        "key_fact": results["policies"]["ppo"].get("key_fact"),
-        "kl": results["ppo"]["kl"],
-    }
+    try:
+        return {
+            "comparisons": comparisons,
+            "judge": results["judge"],
+            "posts": results["posts"],
+            "valid_accuracy": results["reward_model"]["valid_accuracy"],
+            "gold_accuracy": results["reward_model"]["gold_accuracy"],
+            "ppo": results["preference_over_reference"]["ppo"],
+            "sft": results["preference_over_reference"]["sft"],
+            "key_fact": results["policies"]["ppo"].get("key_fact"),
+            "kl": results["ppo"]["kl"],
+        }
+    except KeyError as missing:
+        raise ReportError(
+            f"{file}: field {missing.args[0]} is missing; run --stage=eval there again"
+        ) from None

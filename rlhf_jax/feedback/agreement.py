@@ -26,7 +26,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ from absl import flags
 
 from rlhf_jax.data.records import Comparison, RecordError, read_comparisons
 from rlhf_jax.feedback import estimates
+from rlhf_jax.files import whole
 
 TIE = 5
 EVERYONE = ("labeler", "researcher")
@@ -330,7 +330,8 @@ def main(argv: list[str]) -> int:
             raise RecordError(f"{', '.join(files)}: no comparisons there")
         figures = summary(answers_of(comparisons, options.researchers), options.threshold)
         if options.json:
-            Path(options.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            with whole(options.json) as partial:
+                partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     except (flags.Error, ValueError, OSError) as error:
         print(f"rlhf_jax.feedback.agreement: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -34,10 +34,17 @@ from absl import flags
 
 from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, to_json, write_jsonl
 from rlhf_jax.feedback import tasks as kinds
-from rlhf_jax.feedback.store import Store, answers, people, tasks
+from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
 
 SHARES = {"train": 0.90, "valid1": 0.05, "valid2": 0.05}
 SPLITS = (*SHARES, "test")  # that a record may name; some of OpenAI's axis ratings are of test
+ANSWERED: dict[str, dict[str, type]] = {  # what the answer to a task of a kind must have
+    "comparison": {"confidence": int, "notes": list},
+    "likert": {"axes": dict, "note": str},
+    "demonstration": {"summary": str},
+    "edit": {"summary": str},
+    "explanation": {"why": str, "spans": list},
+}
 SPLITS_OF_POSTS = {"train": "train", "valid1": "valid", "valid2": "test", "test": "test"}
 
 
@@ -122,8 +129,32 @@ def collected(store: Store) -> list[Given]:
     columns = tasks.c.id, tasks.c.kind, tasks.c.part, tasks.c.record, people.c.worker, people.c.role
     query = sa.select(*columns, answers.c.answer, answers.c.seconds, answers.c.created)
     joined = query.select_from(answers.join(tasks).join(people)).order_by(answers.c.created, answers.c.id)
-    with store.read() as db:
-        return [Given(*row) for row in db.execute(joined)]
+    try:
+        with store.read() as db:
+            given = [Given(*row) for row in db.execute(joined)]
+    except (sa.exc.DatabaseError, ValueError) as error:  # the latter of a column that should be JSON
+        reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        raise StoreError(f"{store.path}: damaged ({reason}); take a copy of before") from None
+    for each in given:
+        _check(store.path, each)
+    return given
+
+
+def _check(path: Path, given: Given) -> None:
+    """Raises StoreError for a task or an answer that the site cannot have written."""
+    where = f"{path}: task {given.task}"
+    try:
+        found, _ = kinds.parse_task(given.record)
+    except RecordError as error:
+        raise StoreError(f"{where}: {error}; take a copy of before") from None
+    if given.kind not in found:
+        raise StoreError(f"{where}: its record is not of kind {given.kind}; take a copy of before")
+    for name, kind in ANSWERED[given.kind].items():
+        if not isinstance(given.answer, dict) or not isinstance(given.answer.get(name), kind):
+            raise StoreError(
+                f"{where}: field {name} of {given.worker}'s answer should be of type {kind.__name__}; "
+                "take a copy of before"
+            )
 
 
 def split_of(record: dict) -> str:

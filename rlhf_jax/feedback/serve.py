@@ -87,7 +87,10 @@ def _hosts(host: str, url: str) -> list[str]:
         if host not in LOCAL:
             raise StudyError(f"--host={host} needs --url=…, the address that people open")
         return list(LOCAL)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StudyError(f"--url: {url} is no address ({error})") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
     return [parts.hostname, *LOCAL]

@@ -13,6 +13,7 @@ another labeler on 72%, the paper's figures for its people:
     python -m rlhf_jax.feedback.simulated
 """
 
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -112,6 +113,18 @@ def fit(sample: Sequence[Pair]) -> tuple[float, float]:
     return round(best[0], 2), round(best[1], 2)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an argument, told in one line: there are none."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    if argv[1:]:
+        print(f"rlhf_jax.feedback.simulated: unexpected argument {argv[1]!r}; it takes none", file=sys.stderr)
+        return 2
     sample = pairs(posts(0, "train", 2_000), 4_000, 0)
     print("NOISE, APPEAL = {}, {}".format(*fit(sample)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

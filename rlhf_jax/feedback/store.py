@@ -104,7 +104,7 @@ class Store:
     """An open store; `read()` and `write()` each give a connection for one transaction."""
 
     def __init__(self, path: str | Path, must_exist: bool = False):
-        path = Path(path)
+        path = self.path = Path(path)
         if must_exist and not path.is_file():
             raise StoreError(f"{path}: there is no such store")
         if not path.parent.is_dir():
@@ -116,13 +116,13 @@ class Store:
         try:
             with self.write() as db:
                 version = db.exec_driver_sql("PRAGMA user_version").scalar_one()
-                if version == 0 and not sa.inspect(db).get_table_names():
+                if version == 0 and not must_exist and not sa.inspect(db).get_table_names():
                     metadata.create_all(db)
                     db.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
                 elif version != VERSION:
                     raise StoreError(f"{path}: not a store of this version of the site")
         except sa.exc.DatabaseError as error:
-            raise StoreError(f"{path}: not a store ({error.orig})") from None
+            raise StoreError(f"{path}: not a store, or damaged ({error.orig})") from None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

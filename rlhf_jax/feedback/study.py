@@ -131,13 +131,14 @@ def read_study(path: Path) -> Study:
     """Raises StudyError naming the file and, for a bad setting, its field."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        study = _parse(Study, table, "", path.parent)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise StudyError(f"{path}: not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or a list as deep
         raise StudyError(f"{path}: not TOML ({error})") from None
+    try:
+        study = _parse(Study, table, "", path.parent)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
     if study.onboarding and "comparison" not in study.kinds:

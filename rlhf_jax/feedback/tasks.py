@@ -71,21 +71,25 @@ def read_tasks(path: str | Path, study: Study) -> list[Task]:
 
 def read_onboarding(path: str | Path) -> list[Task]:
     """Comparisons that researchers have answered, as tasks; their records have a choice."""
-    found = read_jsonl(path, lambda line: _task("comparison", line, from_json(Comparison, line)))
+    found = list(read_jsonl(path, lambda line: _task("comparison", line, from_json(Comparison, line))))
+    if not found:
+        raise RecordError(f"{path}: holds no comparison")
     return list({task.id: task for task in found}.values())
 
 
-def _tasks(line, study: Study) -> list[Task]:
+def parse_task(line) -> tuple[tuple[str, ...], Comparison | AxisRating | Post]:
+    """The kinds of task that a line asks for, and its record. Raises RecordError naming the field."""
     if not isinstance(line, dict):
         raise RecordError("the line should be a JSON object")
-    kinds: tuple[str, ...]
-    record: Comparison | AxisRating | Post
     if "summaries" in line:
-        kinds, record = ("comparison",), comparison_of(line, choice=0)
-    elif isinstance(line.get("summary"), dict):
-        kinds, record = ("likert", "edit", "explanation"), rating_of(line, axes={})
-    else:
-        kinds, record = ("demonstration",), from_json(Post, line)
+        return ("comparison",), comparison_of(line, choice=0)
+    if isinstance(line.get("summary"), dict):
+        return ("likert", "edit", "explanation"), rating_of(line, axes={})
+    return ("demonstration",), from_json(Post, line)
+
+
+def _tasks(line, study: Study) -> list[Task]:
+    kinds, record = parse_task(line)
     wanted = [kind for kind in kinds if kind in study.kinds]
     if not wanted:
         raise RecordError(f"a task of kind {' or '.join(kinds)}, which the study does not have (field kinds)")
@@ -103,6 +107,8 @@ def _task(kind: str, line: dict, record: Comparison | AxisRating | Post) -> Task
 
 def comparison_of(record: Mapping, **values) -> Comparison:
     """A task's record as a comparison, with what the record lacks from `values`."""
+    if not isinstance(record, Mapping):
+        raise RecordError("the line should be a JSON object")
     return from_json(Comparison, {"worker": "", "batch": "", "split": "", **record, **values})
 
 

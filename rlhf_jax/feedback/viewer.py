@@ -12,7 +12,6 @@ samples have them, stand for people's verdicts.
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ from rlhf_jax.data.records import (
     read_comparisons,
     read_jsonl,
 )
+from rlhf_jax.files import naming
 
 PAGE = Path(__file__).with_name("viewer_page")
 CHUNK = 200_000  # characters of data in a file, about
@@ -85,7 +85,7 @@ def parse_summary(policy: str, fields) -> Summary:
     summary = from_json(Summary, fields | {"policy": policy} if isinstance(fields, dict) else fields, where)
     for kind in KINDS:
         value = summary.extra.get(kind)
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
             raise RecordError(f"field {where}.{kind} should be a finite number, not {json.dumps(value)}")
     return summary
 
@@ -219,7 +219,7 @@ def write_viewer(out: Path, index: dict, chunks: Sequence[list[dict]]) -> None:
     if out.exists() and not (out.is_dir() and (_is_viewer(out) or not any(out.iterdir()))):
         raise ViewerError(f"--out: {out} is no empty folder and no viewer; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+    with naming(out), tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         site = Path(temporary) / "viewer"
         (site / "data").mkdir(parents=True)
         for name, text in files(index, chunks).items():

@@ -1,9 +1,10 @@
 """A `config.json` of the transformers library, read with errors for people."""
 
-import math
 from typing import Any
 
-from rlhf_jax.config import ConfigError, RotaryConfig
+from rlhf_jax.config import ConfigError, RotaryConfig, check_rotary
+
+LARGEST = 1e15  # of any number in the file
 
 
 class HfConfig:
@@ -20,11 +21,11 @@ class HfConfig:
                 raise ConfigError(f"{self._file}: field {name} is missing")
             return default
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ConfigError(
-                f"{self._file}: field {name} is {value!r}, it should be of type {kind.__name__}"
-            )
-        if kind in (int, float) and not 0 < value < math.inf:
-            raise ConfigError(f"{self._file}: field {name} is {value!r}, it should be positive")
+            wanted = "an object" if kind is dict else f"of type {kind.__name__}"
+            raise ConfigError(f"{self._file}: field {name} is {value!r}, it should be {wanted}")
+        if kind in (int, float) and not 0 < value < LARGEST:
+            wanted = "positive" if value <= 0 else f"below {LARGEST:g}"
+            raise ConfigError(f"{self._file}: field {name} is {value!r}, it should be {wanted}")
         return kind(value)
 
     def choose(self, name: str, choices: dict[str, Any], default: str) -> Any:
@@ -44,10 +45,9 @@ class HfConfig:
 
     def rotary(self, fraction: float = 1.0, base: float = 10_000.0) -> RotaryConfig:
         """Rotary positions in either spelling: `rope_parameters`, or `rope_scaling` beside other fields."""
-        fields = self._fields.get("rope_parameters") or self._fields.get("rope_scaling") or {}
-        if not isinstance(fields, dict):
-            raise ConfigError(f"{self._file}: field rope_scaling is {fields!r}, it should be an object")
-        inner = HfConfig(fields, f"{self._file}, rope_scaling")
+        place = "rope_parameters" if self._fields.get("rope_parameters") is not None else "rope_scaling"
+        fields = self.get(place, dict, {})
+        inner = HfConfig(fields, f"{self._file}, {place}")
         inner.refuse(mscale=None, mscale_all_dim=None, truncate=True)
         kinds = {
             "default": "plain",
@@ -63,6 +63,10 @@ class HfConfig:
             base=inner.get("rope_theta", float, base),
             scaling=scaling,
         )
+        if rotary.fraction > 1:
+            raise ConfigError(
+                f"{self._file}: the share of dimensions that rotate is {rotary.fraction}, above 1"
+            )
         if scaling == "plain":
             return rotary
         context = self.get("max_position_embeddings", int, 2048)
@@ -76,6 +80,7 @@ class HfConfig:
             rotary.beta_fast = inner.get("beta_fast", float, 32.0)
             rotary.beta_slow = inner.get("beta_slow", float, 1.0)
             rotary.attention_factor = inner.get("attention_factor", float, 0.0)
+        check_rotary(rotary, f"{self._file}, {place}")
         return rotary
 
 

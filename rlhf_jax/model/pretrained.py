@@ -20,12 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.config import ConfigError, ModelConfig
+from rlhf_jax.files import read_object
 from rlhf_jax.model import families
 from rlhf_jax.model.families import Family, Tensor
+from rlhf_jax.workdir import write_text
 
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 WEIGHTS = "model.safetensors"
+DTYPES = ("F64", "F32", "F16", "BF16")  # of safetensors, that weights may have
 SHARD_BYTES = 5_000_000_000  # of a file of weights that we write
 SCORE = Tensor("score.weight", ("weight",), "1 d -> d")  # the scalar head in transformers' classifiers
 SHIFT = "reward_shift"  # in config.json: our head's bias, which transformers' classifiers do not have
@@ -69,14 +72,7 @@ def architecture(model: ModelConfig, name: str | None = None) -> ModelConfig:
 
 def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
     file = folder / "config.json"
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{file}: should be a JSON object")
+    fields = read_object(file, ConfigError)
     return *families.read(fields, file), fields
 
 
@@ -89,12 +85,7 @@ class Tensors:
     def __init__(self, folder: Path):
         index = folder / f"{WEIGHTS}.index.json"
         if index.is_file():
-            try:
-                self._files = {name: folder / file for name, file in _weight_map(index).items()}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ConfigError(
-                    f"{index}: not the index of a sharded model (weight_map: name → file)"
-                ) from None
+            self._files = {name: folder / file for name, file in _weight_map(index).items()}
         elif (folder / WEIGHTS).is_file():
             file = folder / WEIGHTS
             self._files = dict.fromkeys(set(_open(file).keys()), file)
@@ -110,6 +101,9 @@ class Tensors:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file(name).get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        return self._file(name).get_slice(name).get_dtype()
+
     def read(self, name: str) -> np.ndarray:
         return self._file(name).get_tensor(name)
 
@@ -124,9 +118,12 @@ class Tensors:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    if not all(Path(file).name == file for file in names.values()):
-        raise ValueError("a shard outside of the folder")
+    names = read_object(index, ConfigError).get("weight_map")
+    if not isinstance(names, dict):
+        raise ConfigError(f"{index}: not the index of a sharded model (weight_map: tensor → file)")
+    for tensor, file in names.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
+            raise ConfigError(f"{index}: field weight_map.{tensor}: {file!r} is no file of this folder")
     return names
 
 
@@ -160,9 +157,15 @@ def load(folder: Path, like):
     tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], body)
     if not scalar:
         return tree
-    shift = np.float32(fields.get(SHIFT, 0.0))
-    bias = jax.device_put(shift, like["head"]["bias"].sharding)
+    bias = jax.device_put(_shift(fields, folder), like["head"]["bias"].sharding)
     return {"transformer": tree, "head": {"weight": loaded["weight"], "bias": bias}}
+
+
+def _shift(fields: dict[str, Any], folder: Path) -> np.float32:
+    shift = fields.get(SHIFT, 0.0)
+    if type(shift) not in (int, float) or not abs(shift) < np.finfo(np.float32).max:
+        raise ConfigError(f"{folder / 'config.json'}: field {SHIFT} is {shift!r}, it should be a number")
+    return np.float32(shift)
 
 
 def _table(family: Family, body, scalar: bool, bare: bool = False) -> Iterator[Tensor]:
@@ -181,12 +184,16 @@ def _table(family: Family, body, scalar: bool, bare: bool = False) -> Iterator[T
 def _check(
     tensors: Tensors, family: Family, model: ModelConfig, vocabulary: int, table: list[Tensor]
 ) -> None:
-    wanted = {name: line.shape(model, vocabulary) for line in table for name in _names(line, model)}
+    wanted: dict[str, tuple[int, ...]] = {}
+    held = tensors.names()
+    for line in table:
+        for name in _names(line, model):
+            if name not in held:  # told at the first, for a damaged config.json may ask for a billion layers
+                raise ConfigError(f"{tensors.source}: tensor {name} is missing")
+            wanted[name] = line.shape(model, vocabulary)
     ignored = {"score.weight"} if SCORE not in table else set()
     ignored |= {family.output}  # a tied one repeats the embedding, and a scorer has no use for it
-    for name in sorted(wanted.keys() - tensors.names()):
-        raise ConfigError(f"{tensors.source}: tensor {name} is missing")
-    for name in sorted(tensors.names() - wanted.keys() - ignored):
+    for name in sorted(held - wanted.keys() - ignored):
         if not name.endswith(family.buffers):
             raise ConfigError(f"{tensors.source}: tensor {name} is not part of this {family.name} model")
     for name, shape in wanted.items():
@@ -195,10 +202,15 @@ def _check(
                 f"{tensors.source}: tensor {name} has shape {tensors.shape(name)}, config.json and tokenizer "
                 f"say {shape}"
             )
+        if tensors.dtype(name) not in DTYPES:
+            raise ConfigError(
+                f"{tensors.source}: tensor {name} is of type {tensors.dtype(name)}, not one of "
+                f"{', '.join(DTYPES)}; quantized weights are not supported"
+            )
 
 
-def _names(line: Tensor, model: ModelConfig) -> list[str]:
-    return [line.name.format(i) for i in range(model.layers)] if line.of_layer else [line.name]
+def _names(line: Tensor, model: ModelConfig) -> Iterator[str]:
+    return (line.name.format(i) for i in range(model.layers if line.of_layer else 1))
 
 
 def _load_line(
@@ -253,7 +265,7 @@ def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, _tensors_of(family, params, body, model, vocabulary, scalar), np.dtype(dtype))
     text = json.dumps(fields | (extra or {}), indent=1)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "config.json", text + "\n")
 
 
 def _tensors_of(
@@ -289,7 +301,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtyp
         "metadata": {"total_size": total},
         "weight_map": {name: files[i] for name, i in weight_map.items()},
     }
-    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / f"{WEIGHTS}.index.json", json.dumps(index, indent=1) + "\n")
 
 
 def _in_shards(tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:

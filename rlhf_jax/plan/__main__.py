@@ -32,6 +32,7 @@ from rlhf_jax.model import attention, pretrained
 from rlhf_jax.plan.compiled import PROGRAMS, Plan, compile_program
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
+from rlhf_jax.workdir import write_text
 
 ASSUMED = (
     "Compiled, not run. Longest bucket, full rows, no response ends early; an SFT row holds one post. "
@@ -173,7 +174,7 @@ def _write(file: Path, plans: list[Plan], topology: Topology) -> None:
         "compiler": topology.compiler,
         "plans": [dataclasses.asdict(plan) for plan in plans],
     }
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ python -m rlhf_jax.plan.table --json=FOLDER --out=docs/plans.md
 """
 
 import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -18,8 +17,10 @@ from typing import NamedTuple
 from absl import flags
 
 from rlhf_jax.command_line import status_of
+from rlhf_jax.files import read_object
 from rlhf_jax.plan.compiled import PROGRAMS
 from rlhf_jax.plan.topologies import PlanError
+from rlhf_jax.workdir import write_text
 
 SIZES = ("paper_1_3b", "paper_6_7b")
 TOPOLOGIES = ("v4:2x4x4", "v5e:2x2", "v5e:4x4", "v5p:4x4x4", "v6e:4x4", "gpu:1x1x8", "gpu:1x4x8")
@@ -71,13 +72,21 @@ def run(argv: list[str]) -> None:
         if options.only in cell.name and not up_to_date(cell, folder):
             print(cell.name, flush=True)
             compile_cell(cell, folder)
-            out.write_text(markdown(folder), encoding="utf-8")
-    out.write_text(markdown(folder), encoding="utf-8")
+            write_text(out, markdown(folder))
+    write_text(out, markdown(folder))
 
 
 def read(cell: Cell, folder: Path) -> dict | None:
     file = folder / f"{cell.name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if not file.exists():
+        return None
+    found = read_object(file, PlanError)
+    for name in ("jax", "compiler", "date", "plans"):
+        if name not in found:
+            raise PlanError(
+                f"{file}: field {name} is missing; remove the file, and the cell is compiled again"
+            )
+    return found
 
 
 def up_to_date(cell: Cell, folder: Path) -> bool:

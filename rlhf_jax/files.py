@@ -1,0 +1,76 @@
+"""Files: JSON of unknown origin, read with errors for people; files written whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from typing import Any, NoReturn
+
+from etils.epath import Path
+
+
+class JsonError(ValueError):
+    """Bytes that are not JSON; the message says why and where in them, not in which file."""
+
+
+def parse_json(content: bytes) -> Any:
+    """The JSON value in UTF-8 bytes. Numbers that JSON does not have, such as NaN, are refused."""
+    try:
+        return json.loads(content.decode(), parse_constant=_refuse)
+    except UnicodeDecodeError:
+        raise JsonError("not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise JsonError(f"not JSON ({error.msg} at {line}column {error.colno})") from None
+    except RecursionError:
+        raise JsonError("not JSON that can be read (it is nested too deeply)") from None
+    except JsonError:
+        raise
+    except ValueError:
+        raise JsonError("not JSON that can be read (a number has thousands of digits)") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise JsonError(f"not JSON ({constant} is no number of JSON)")
+
+
+def read_object(path: str | PathLike[str], error: type[ValueError]) -> dict[str, Any]:
+    """The JSON object in a file. Raises `error` naming the file, also where it is not there."""
+    try:
+        value = parse_json(Path(path).read_bytes())
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror})") from None
+    except JsonError as fault:
+        raise error(f"{path}: {fault}") from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: should be a JSON object")
+    return value
+
+
+@contextmanager
+def naming(path: PathLike[str]) -> Iterator[None]:
+    """Gives `path` to an OSError of the block: that of a full disk does not say what was written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+@contextmanager
+def whole(path: str | PathLike[str]) -> Iterator[Path]:
+    """A file to write that takes the name `path` at the end of the block; makes the folder.
+
+    Where the block fails, nothing is left of it and what was at `path` stays.
+    """
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with naming(target):
+        try:
+            yield partial
+            partial.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
