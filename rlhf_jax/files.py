@@ -35,12 +35,23 @@ def _refuse(constant: str) -> NoReturn:
     raise JsonError(f"not JSON ({constant} is no number of JSON)")
 
 
-def read_object(path: str | PathLike[str], error: type[ValueError]) -> dict[str, Any]:
-    """The JSON object in a file. Raises `error` naming the file, also where it is not there."""
+def read_object(
+    path: str | PathLike[str], error: type[ValueError], missing: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The JSON object in a file; `missing`, where one is given and no file is there.
+
+    Raises `error` naming the file. To ask before whether it exists is not the same: of a store that does
+    not answer, exists() says no.
+    """
     try:
         value = parse_json(Path(path).read_bytes())
     except OSError as fault:
-        raise error(f"{path}: cannot be read ({fault.strerror})") from None
+        gone = isinstance(fault, FileNotFoundError)
+        if gone and missing is not None:
+            return missing
+        if fault.errno is None and not gone:
+            raise  # a bucket's, which storage.py explains
+        raise error(f"{path}: cannot be read ({fault.strerror or 'no such file'})") from None
     except JsonError as fault:
         raise error(f"{path}: {fault}") from None
     if not isinstance(value, dict):
@@ -54,6 +65,8 @@ def naming(path: PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise  # a bucket's, which storage.py explains
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 

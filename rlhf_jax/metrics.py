@@ -173,8 +173,10 @@ def _record(value: Any) -> dict[str, float]:
 
 def _copy_before(step: int, source: Path, target: Path) -> None:
     """The records of steps before `step`; `target` may be `source`."""
-    records = _records(source) if source.exists() else ()
-    kept = [line for line, record in records if record["step"] < step]
+    try:
+        kept = [line for line, record in _records(source) if record["step"] < step]
+    except FileNotFoundError:  # of a store that does not answer, exists() says no
+        kept = []
     write_text(target, "".join(line.decode() + "\n" for line in kept))
 
 

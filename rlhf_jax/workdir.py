@@ -5,6 +5,7 @@ from os import PathLike
 
 from etils.epath import Path
 
+from rlhf_jax import storage
 from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, validate
 from rlhf_jax.files import read_object, whole
 
@@ -13,6 +14,7 @@ class WorkdirError(ValueError):
     """A folder that belongs to another run."""
 
 
+@storage.explained
 def open_workdir(path: str | PathLike[str], config: Config, create: bool = True) -> Path:
     """The folder, on disk or gs://, created with its config.json where it is not there.
 
@@ -45,13 +47,15 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
     return workdir
 
 
-def read_config(workdir: Path) -> Config:
+@storage.explained
+def read_config(workdir: str | PathLike[str]) -> Config:
     """The configuration a run was started with."""
-    file = workdir / "config.json"
-    if not file.exists():
+    file = Path(workdir) / "config.json"
+    stored = read_object(file, WorkdirError, missing={})
+    if not stored:
         raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
-        return validate(from_dict(read_object(file, WorkdirError)))
+        return validate(from_dict(stored))
     except ConfigError as error:
         raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
 
@@ -93,7 +97,7 @@ def stages_interrupted(workdir: Path) -> list[str]:
 
 def _progress(workdir: Path) -> dict[str, dict]:
     file = workdir / "progress.json"
-    record = read_object(file, WorkdirError) if file.exists() else {}
+    record = read_object(file, WorkdirError, missing={})
     for stage, entry in record.items():
         if not (
             isinstance(entry, dict)

@@ -67,6 +67,7 @@ def killed(index: str) -> int:
 def save(folder: str) -> int:
     """Two steps of a checkpoint from a 2×2×2 mesh, of which one byte is changed in the second."""
     import test_checkpoint
+    from etils.epath import Path
 
     from rlhf_jax import checkpoint
     from rlhf_jax.config import MeshConfig
@@ -76,7 +77,7 @@ def save(folder: str) -> int:
     state = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))
     test_checkpoint.save_steps(Path(folder), state, 1, 2)
     if hosts.is_first():
-        test_checkpoint.flip_a_byte(test_checkpoint.largest(Path(folder, "2", "rest")))
+        test_checkpoint.flip_a_byte(Path(folder, "2", "rest", "manifest.ocdbt"))
     hosts.gather("the damage")
     latest = checkpoint.latest_step(Path(folder))
     Path(folder, f"latest.{jax.process_index()}").write_text(str(latest))

@@ -1,115 +1,110 @@
-"""An object store in memory that behaves as Google's: no folders, no append, no renaming but of one object.
+"""An object store in memory that speaks Google's: no folders, no append, no renaming but of one object.
 
-Served over HTTP, in the part of Google's interface that TensorStore uses, and to etils.epath as gs://.
+Served over HTTP, in the part of the JSON interface that gcsfs (behind etils.epath) and TensorStore (behind
+Orbax) use: https://cloud.google.com/storage/docs/json_api. Both clients are the real ones. Not here: batches,
+which gcsfs sends to Google alone, gRPC, tokens that expire, limits of rate.
 """
 
-import fnmatch
-import io
+import contextlib
 import json
+import os
 import re
 import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from etils.epath import backend, gpath
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # gcsfs asks for a bucket's kind over gRPC
 
-
-class Upload(io.BytesIO):
-    """A file that becomes an object when it is closed."""
-
-    def __init__(self, store: "Store", name: str):
-        super().__init__()
-        self.store, self.name_of_object = store, name
-
-    def close(self):
-        if not self.closed:
-            self.store.put(self.name_of_object, self.getvalue())
-        super().close()
+PAGE = 3  # entries of a listing, so few that clients must turn the page
+DATE = "2026-01-01T00:00:00.000Z"
 
 
-class Store(backend.Backend):
-    """Name, without gs://, → (generation, content)."""
+class Store:
+    """Objects by "bucket/name": (generation, content)."""
 
     def __init__(self):
         self.objects: dict[str, tuple[int, bytes]] = {}
+        self.buckets = {"bucket"}
+        self.refused: dict[str, int] = {}  # method → status of every request that has it
+        self.uploads: dict[str, tuple[str, bytearray]] = {}  # resumable ones: id → (name, what has come)
         self.generation = 0
+        self.lock = threading.Lock()
 
     def put(self, name: str, content: bytes) -> int:
         self.generation += 1
-        self.objects[name] = self.generation, content
+        self.objects[name] = self.generation, bytes(content)
         return self.generation
 
-    def _name(self, path) -> str:
-        return str(path).removeprefix("gs://").rstrip("/")
+    def metadata(self, name: str) -> dict:
+        bucket, _, key = name.partition("/")
+        generation, content = self.objects[name]
+        fields = {"name": key, "bucket": bucket, "generation": str(generation), "metageneration": "1"}
+        return fields | {"size": str(len(content)), "updated": DATE, "timeCreated": DATE}
 
-    def _under(self, path) -> list[str]:
-        return [name for name in list(self.objects) if name.startswith(self._name(path) + "/")]
+    def listing(self, bucket: str, query: dict[str, str]) -> dict:
+        """A page of objects, and of the folders that a delimiter makes of their names."""
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
+        entries = {}  # the same name as a folder for all objects in it
+        for name in sorted(self.objects):
+            key = name.removeprefix(f"{bucket}/")
+            if key == name or not key.startswith(prefix) or key < query.get("startOffset", ""):
+                continue
+            folder, inside, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+            entries[prefix + folder + inside if inside else key] = None if inside else self.metadata(name)
+        rest = [name for name in sorted(entries) if name > query.get("pageToken", "")]
+        page = rest[: min(PAGE, int(query.get("maxResults", PAGE)))]
+        answer: dict = {"kind": "storage#objects"}
+        if items := [entries[name] for name in page if entries[name]]:
+            answer["items"] = items
+        if prefixes := [name for name in page if not entries[name]]:
+            answer["prefixes"] = prefixes
+        return answer | ({"nextPageToken": page[-1]} if len(page) < len(rest) else {})
 
-    def open(self, path, mode):
-        name = self._name(path)
-        assert mode in ("r", "rb", "w", "wb"), f"an object store cannot open with mode {mode}"
-        if "w" in mode:
-            raw = Upload(self, name)
-        elif name in self.objects:
-            raw = io.BytesIO(self.objects[name][1])
-        else:
-            raise FileNotFoundError(2, "No such object", str(path))
-        return raw if "b" in mode else io.TextIOWrapper(raw, encoding="utf-8", newline="")
 
-    def exists(self, path):
-        return self._name(path) in self.objects or self.isdir(path)
-
-    def isdir(self, path):
-        return bool(self._under(path))
-
-    def listdir(self, path):
-        start = len(self._name(path)) + 1
-        return sorted({name[start:].split("/")[0] for name in self._under(path)})
-
-    def glob(self, path):
-        pattern = self._name(path)
-        depth = pattern.count("/")
-        there = {"/".join(name.split("/")[: depth + 1]) for name in self.objects}
-        return [f"gs://{name}" for name in sorted(there) if fnmatch.fnmatch(name, pattern)]
-
-    def makedirs(self, path, *, exist_ok=False, mode=None):
-        assert exist_ok or not self.exists(path)
-
-    mkdir = makedirs
-
-    def rmtree(self, path):
-        if not self.isdir(path):
-            raise FileNotFoundError(path)
-        for name in self._under(path):
-            del self.objects[name]
-
-    def remove(self, path):
-        if self.objects.pop(self._name(path), None) is None:
-            raise FileNotFoundError(path)
-
-    def replace(self, path, dst):
-        assert self._name(path) in self.objects, f"an object store cannot rename the folder {path}"
-        self.copy(path, dst, True)
-        self.remove(path)
-
-    rename = replace
-
-    def copy(self, path, dst, overwrite):
-        self.put(self._name(dst), self.objects[self._name(path)][1])
-
-    def walk(self, top, *, top_down=True, on_error=None):
-        raise NotImplementedError
-
-    def stat(self, path):
-        raise NotImplementedError
+class Refusal(Exception):
+    """An answer that is none: status and message."""
 
 
 def handler(store: Store):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer in one piece: of two, the second waits 40 ms for the first's receipt
 
-        def answer(self, status: int, content: bytes = b"", headers=()):
+        def handle(self):
+            with contextlib.suppress(ConnectionError):  # gcsfs hangs up once it knows enough
+                super().handle()
+
+        def respond(self):
+            url = urlsplit(self.path)
+            self.query = dict(parse_qsl(url.query, keep_blank_values=True))
+            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            bucket, _, rest = url.path.partition("/b/")[2].partition("/")
+            name = f"{bucket}/{unquote(rest.removeprefix('o').removeprefix('/'))}"
+            try:
+                if self.command in store.refused:
+                    raise Refusal(store.refused[self.command], "caller does not have access")
+                if bucket not in store.buckets:
+                    raise Refusal(404, "The specified bucket does not exist.")
+                with store.lock:
+                    if self.command == "GET":
+                        self.read(bucket, name, rest)
+                    elif self.command == "DELETE":
+                        self.check(name)
+                        del store.objects[name]
+                        self.answer(204)
+                    elif move := re.fullmatch(r"o/([^/]+)/moveTo/o/([^/]+)", rest):
+                        self.move(*(f"{bucket}/{unquote(part)}" for part in move.groups()))
+                    else:
+                        self.write(bucket, self.query.get("name", ""))
+            except Refusal as refusal:
+                status, message = refusal.args
+                self.answer(status, {"error": {"code": status, "message": message}} if message else b"")
+
+        do_GET = do_POST = do_PUT = do_DELETE = respond
+
+        def answer(self, status, content=b"", headers=()):
+            if isinstance(content, dict):
+                content = json.dumps(content).encode()
             self.send_response(status)
             for field, value in headers:
                 self.send_header(field, str(value))
@@ -117,63 +112,68 @@ def handler(store: Store):
             self.end_headers()
             self.wfile.write(content)
 
-        def ask(self):
-            url = urlsplit(self.path)
-            query = {field: values[0] for field, values in parse_qs(url.query).items()}
-            bucket, _, name = re.search(r"/b/([^/]+)/o(/(.*))?$", url.path).groups()
-            return bucket, unquote(name or query.get("name", "")), query
+        def check(self, name, may_be_missing=False):
+            """Conditions on the object's generation, which is 0 where there is no object."""
+            generation = store.objects.get(name, (0, b""))[0]
+            if self.query.get("ifGenerationMatch", str(generation)) != str(generation):
+                raise Refusal(412, "At least one of the pre-conditions you specified did not hold.")
+            if self.query.get("ifGenerationNotMatch") == str(generation):
+                raise Refusal(304, "")
+            if not may_be_missing and name not in store.objects:
+                raise Refusal(404, f"No such object: {name}")
 
-        def metadata(self, bucket, name, generation, content):
-            fields = {
-                "name": name,
-                "bucket": bucket,
-                "generation": str(generation),
-                "size": str(len(content)),
-            }
-            return fields | {"updated": "2026-01-01T00:00:00Z", "timeCreated": "2026-01-01T00:00:00Z"}
+        def read(self, bucket, name, rest):
+            if rest in ("", "o"):
+                return self.answer(200, store.listing(bucket, self.query) if rest else {"name": bucket})
+            self.check(name)
+            if self.query.get("alt") != "media":
+                return self.answer(200, store.metadata(name))
+            generation, content = store.objects[name]
+            headers, size = [("x-goog-generation", generation)], len(content)
+            part = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+            if not part:
+                return self.answer(200, content, headers)
+            first = int(part[1]) if part[1] else max(size - int(part[2]), 0)
+            last = min(int(part[2]), size - 1) if part[1] and part[2] else size - 1
+            if first >= size:
+                raise Refusal(416, "Requested range not satisfiable")
+            headers.append(("Content-Range", f"bytes {first}-{last}/{size}"))
+            self.answer(206, content[first : last + 1], headers)
 
-        def refused(self, key, query) -> bool:
-            wanted = query.get("ifGenerationMatch")
-            return wanted is not None and int(wanted) != store.objects.get(key, (0, b""))[0]
+        def write(self, bucket, key):
+            """An upload whole, with its metadata before it, or in parts."""
+            kind, content = self.query["uploadType"], self.body
+            if "upload_id" in self.query:
+                return self.write_part(self.query["upload_id"])
+            if kind == "multipart":
+                boundary = re.search(r'boundary="?([^";]+)', self.headers["Content-Type"])[1].encode()
+                _, fields, content, _ = content.split(b"--" + boundary, 3)
+                key = json.loads(fields.partition(b"\n\n")[2])["name"]
+                content = content.partition(b"\n\n")[2].removesuffix(b"\n")
+            name = f"{bucket}/{key}"
+            if kind == "resumable":
+                upload = f"upload{len(store.uploads)}"
+                store.uploads[upload] = name, bytearray()
+                place = f"http://{self.headers['Host']}{self.path}&upload_id={upload}"
+                return self.answer(200, headers=[("Location", place)])
+            self.check(name, may_be_missing=True)
+            store.put(name, content)
+            self.answer(200, store.metadata(name))
 
-        def do_POST(self):
-            bucket, name, query = self.ask()
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.refused(f"{bucket}/{name}", query):
-                return self.answer(412)
-            generation = store.put(f"{bucket}/{name}", content)
-            self.answer(200, json.dumps(self.metadata(bucket, name, generation, content)).encode())
+        def write_part(self, upload):
+            name, came = store.uploads[upload]
+            came += self.body
+            if self.headers["Content-Range"].endswith("/*"):
+                assert len(self.body) % 2**18 == 0, "parts are of 256 KiB"
+                return self.answer(308, headers=[("Range", f"bytes=0-{len(came) - 1}")])
+            self.check(name, may_be_missing=True)
+            store.put(name, came)
+            self.answer(200, store.metadata(name))
 
-        def do_GET(self):
-            bucket, name, query = self.ask()
-            if not name:
-                prefix, first = query.get("prefix", ""), query.get("startOffset", "")
-                items = [
-                    self.metadata(bucket, key.partition("/")[2], *value)
-                    for key, value in sorted(store.objects.items())
-                    if key.partition("/")[2].startswith(prefix) and key.partition("/")[2] >= first
-                ]
-                return self.answer(200, json.dumps({"items": items}).encode())
-            if f"{bucket}/{name}" not in store.objects:
-                return self.answer(404)
-            generation, content = store.objects[f"{bucket}/{name}"]
-            if query.get("ifGenerationNotMatch") == str(generation):
-                return self.answer(304)
-            status, headers = 200, [("x-goog-generation", generation)]
-            if part := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
-                size = len(content)
-                first = int(part[1]) if part[1] else size - int(part[2])
-                last = min(int(part[2]), size - 1) if part[1] and part[2] else size - 1
-                status = 206
-                headers.append(("Content-Range", f"bytes {first}-{last}/{size}"))
-                content = content[first : last + 1]
-            self.answer(status, content, headers)
-
-        def do_DELETE(self):
-            bucket, name, query = self.ask()
-            if self.refused(f"{bucket}/{name}", query):
-                return self.answer(412)
-            self.answer(204 if store.objects.pop(f"{bucket}/{name}", None) else 404)
+        def move(self, source, target):
+            self.check(source)
+            store.put(target, store.objects.pop(source)[1])
+            self.answer(200, store.metadata(target))
 
         def log_message(self, *arguments):
             pass
@@ -181,15 +181,21 @@ def handler(store: Store):
     return Handler
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(patch):
-    """A new store that gs:// means for etils.epath and TensorStore until the end; `patch` is pytest's."""
+    """A new store that gs:// means until the end, in processes started here too; `patch` is pytest's."""
+    import fsspec
+
     store = Store()
     server = ThreadingHTTPServer(("localhost", 0), handler(store))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    patch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://localhost:{server.server_port}")
+    address = f"http://localhost:{server.server_port}"
+    patch.setenv("STORAGE_EMULATOR_HOST", address)  # of gcsfs
+    patch.setenv("FSSPEC_GCS_TOKEN", "anon")
+    patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+    patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
     patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "invented")
-    patch.setitem(gpath._PREFIX_TO_BACKEND, "gs", store)
+    fsspec.filesystem("gs", finalize_on_close=True).invalidate_cache()  # the one that etils.epath asks for
     yield store
     server.shutdown()
     server.server_close()

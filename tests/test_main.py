@@ -161,6 +161,7 @@ def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_
     config_file.write_text(TINY.format(data=str(tmp_path / "data")))
     kept = tmp_path / "kept"
     variables = {"JAX_COMPILATION_CACHE_DIR": str(kept), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    variables |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     variables |= {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     times = []
     for name in ("first", "second"):
