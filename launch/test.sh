@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, types and tests, without those marked slow, live or pod. Arguments go to pytest, for example -k checkpoint.
+# Style, types and tests, without those marked slow, live, pod or reliability. Arguments go to pytest, for example -k checkpoint.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -7,4 +7,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -q -n 2 --dist loadscope -m "not slow and not live and not pod" "$@"
+python -m pytest -q -n 2 --dist loadscope -m "not slow and not live and not pod and not reliability" "$@"

@@ -4,8 +4,8 @@ A step is one folder, on disk or gs://:
 
     params/        the parameters, an Orbax item
     rest/          optimizer state, step, random key, controllers: what resuming needs beside them
-    meta.json      plain values a later stage reads, such as the reward model's shift
-    shapes.json    shape of every array, so that a wrong model is named before anything is read
+    meta.json      plain values a later stage reads, and what the step is judged by where the best is kept
+    shapes.json    shape and dtype of every array: a wrong model is named before anything is read
     manifest.json  SHA-256 of every file above, written last
 
 Object stores cannot rename a folder, so a step is written in its place and the manifest makes it
@@ -13,14 +13,19 @@ whole: a folder without one was never finished, is ignored and later removed. Or
 array file with a flipped byte without a word, so every file is checked against the manifest before
 it is read; a step that does not match is set aside, its manifest renamed, and the one before it used.
 
-On many hosts all call every function here: each writes its own shards and hashes its part of the
-files, process 0 writes the rest.
+A save copies the arrays to the host and goes on behind the training: Orbax writes, then one thread
+hashes and puts the manifest. On many hosts all call every function here: each writes its own shards
+and hashes its part of the files, process 0 writes the rest.
+
+`python -m rlhf_jax.checkpoint list|verify|show WORKDIR` looks at them: rlhf_jax/listing.py.
 """
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -28,72 +33,126 @@ import jax
 import orbax.checkpoint as ocp
 from etils.epath import Path
 
-from rlhf_jax import hosts
-from rlhf_jax.files import read_object
-from rlhf_jax.workdir import write_text
-
-MANIFEST = "manifest.json"
-DAMAGED = "manifest.damaged.json"  # of a step that is kept for people to look at
+from rlhf_jax import hosts, listing, manifest
+from rlhf_jax.hosts import HostsError
+from rlhf_jax.manifest import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
 
 log = logging.getLogger(__name__)
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another model; the message says what to do."""
+_writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # its gathers are a channel of their own
 
 
 def save(folder: PathLike[str], step: int, *, params: Any, rest: Any, meta: dict, keep: int = 2) -> None:
-    """Writes step `step` under `folder`, then removes all but the newest `keep` steps.
+    """Writes step `step` under `folder`, as `start_save` does, and waits until it is whole."""
+    start_save(folder, step, params=params, rest=rest, meta=meta, keep=keep).result()
 
-    `params` and `rest` are dicts or dataclasses of arrays, typed random keys included;
-    `meta` is whatever JSON holds.
+
+def start_save(
+    folder: PathLike[str], step: int, *, params: Any, rest: Any, meta: dict, keep: int = 2
+) -> Future[None]:
+    """Begins to write step `step` under `folder`; its result comes once the step is whole.
+
+    Then all but the newest `keep` steps, and the best where `meta` names a metric, are removed. On return
+    the arrays are copied to the host: the next update may take their memory. One save is finished before
+    the next begins.
+
+    `params` and `rest` are dicts or dataclasses of arrays, typed random keys included; `meta` is whatever
+    JSON holds. Raises CheckpointError, here or in the result, where the step cannot be written; those
+    before it are whole.
     """
     path = _absolute(Path(folder)) / str(step)
     items = {"params": params, "rest": rest}
-    if hosts.is_first():
-        _remove(path)
-        path.mkdir(parents=True)
-        _write_json(path / "meta.json", meta)
-        _write_json(path / "shapes.json", {name: _shapes(tree) for name, tree in items.items()})
-    hosts.gather(f"checkpoint {path}")
-    with ocp.StandardCheckpointer() as orbax:
+    with _failing_for(path):
+        if hosts.is_first():
+            _remove_unfinished(path.parent)
+            _remove(path)
+            path.mkdir(parents=True)
+            shapes = {name: _shapes(tree) for name, tree in items.items()}
+            manifest.write_json(path / META, meta)
+            manifest.write_json(path / SHAPES, shapes | {"dtypes": {n: _dtypes(t) for n, t in items.items()}})
+        hosts.gather(f"checkpoint {path}")
+        writing = []
         for name, tree in items.items():
-            orbax.save(path / name, jax.tree.map(_key_to_data, tree))
-    hosts.gather(f"the end of checkpoint {path}")
-    names = hosts.from_first(
-        f"the files of {path}", lambda: sorted(file.relative_to(path).as_posix() for file in _files(path))
-    )
-    digests = hosts.gather(f"the hashes of {path}", {name: _sha256(path / name) for name in _own(names)})
-    if hosts.is_first():
-        _write_json(path / MANIFEST, {name: digest for part in digests for name, digest in part.items()})
-        _prune(path.parent, keep)
-    hosts.gather(f"the manifest of {path}")
+            apart = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name)
+            writing.append(ocp.StandardCheckpointer(multiprocessing_options=apart))
+            writing[-1].save(path / name, jax.tree.map(_key_to_data, tree))
+    return _writer.submit(_finish, path, writing, keep)
+
+
+def _finish(path: Path, writing: list[ocp.StandardCheckpointer], keep: int) -> None:
+    """Waits for what Orbax writes, then makes the step whole."""
+    with _failing_for(path):
+        for orbax in writing:
+            orbax.close()
+        names = hosts.from_first(
+            f"the files of {path}",
+            lambda: sorted(file.relative_to(path).as_posix() for file in manifest.files(path)),
+        )
+        own = {name: manifest.sha256(path / name) for name in _own(names)}
+        digests = hosts.gather(f"the hashes of {path}", own)
+        if hosts.is_first():
+            whole = {name: digest for part in digests for name, digest in part.items()}
+            manifest.write_json(path / MANIFEST, whole)
+            _prune(path.parent, keep)
+        hosts.gather(f"the manifest of {path}")
+
+
+def wait_for_saves() -> None:
+    """Until what was begun to be saved is written, or has failed."""
+    _writer.submit(lambda: None).result()
+
+
+@contextmanager
+def _failing_for(path: Path) -> Iterator[None]:
+    """Errors of the file system, a full disk for one, become a CheckpointError, and what was written goes."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        told = re.match(r"[A-Z_]+: .*: (.*)", str(error), re.DOTALL)  # how TensorStore tells them
+        reason = error.strerror if isinstance(error, OSError) else told and told[1].partition(" [")[0]
+        if not reason or isinstance(error, HostsError):
+            raise
+        if hosts.is_first():
+            _remove(path)
+        raise CheckpointError(
+            f"checkpoint {path} could not be written: {reason}. The steps before it are whole: "
+            "the same command resumes once that is mended"
+        ) from error
 
 
 def latest_step(folder: PathLike[str], until: int | None = None) -> int | None:
     """The newest whole step under `folder`, none after `until`, or None. Damaged steps are set aside."""
-    steps = hosts.from_first(f"the steps of {folder}", lambda: _steps(Path(folder)))
-    for step in reversed([step for step in steps if until is None or step <= until]):
-        path = Path(folder) / str(step)
-        fault = _fault(path, ("",))
-        if fault is None:
-            return step
-        if hosts.is_first():
-            log.warning("checkpoint %s is damaged (%s): set aside, trying an older one", path, fault)
-            (path / MANIFEST).replace(path / DAMAGED)
-    return None
+    return _first_whole(
+        Path(folder),
+        lambda path: [step for step in manifest.finished(path)[::-1] if until is None or step <= until],
+    )
 
 
 def require(workdir: PathLike[str], stage: str, needed_by: str) -> tuple[Path, int]:
-    """Folder and newest whole step of an earlier stage, or a `CheckpointError` naming the stage to run."""
+    """Folder and step of an earlier stage: its best where that was asked for, else its newest whole one.
+
+    Raises CheckpointError naming the stage to run where there is none.
+    """
     folder = Path(workdir) / "checkpoints" / stage
-    step = latest_step(folder)
+    step = _first_whole(folder, manifest.by_preference)
     if step is None:
         run = stage.split("_")[0]  # sft_10x is trained by stage sft
         raise CheckpointError(
             f"{needed_by} needs the checkpoint of stage '{stage}' in {folder}: run --stage={run} first"
         )
     return folder, step
+
+
+def _first_whole(folder: Path, order: Callable[[Path], list[int]]) -> int | None:
+    for step in hosts.from_first(f"the steps of {folder}", lambda: order(folder)):
+        path = folder / str(step)
+        fault = _fault(path, ("",))
+        if fault is None:
+            return step
+        if hosts.is_first():
+            log.warning("checkpoint %s is damaged (%s): set aside, trying another one", path, fault)
+            (path / MANIFEST).replace(path / DAMAGED)
+    return None
 
 
 def restore(folder: PathLike[str], step: int, params: Any, rest: Any) -> tuple[Any, Any, dict]:
@@ -103,7 +162,7 @@ def restore(folder: PathLike[str], step: int, params: Any, rest: Any) -> tuple[A
     number of devices: `jax.ShapeDtypeStruct`s, or arrays to be replaced.
     """
     path = _checked(folder, step, ("params/", "rest/"))
-    return _read(path, "params", params), _read(path, "rest", rest), _read_json(path / "meta.json")
+    return _read(path, "params", params), _read(path, "rest", rest), manifest.read_json(path / META)
 
 
 def restore_params(folder: PathLike[str], step: int, params: Any) -> Any:
@@ -113,7 +172,7 @@ def restore_params(folder: PathLike[str], step: int, params: Any) -> Any:
 
 def read_meta(folder: PathLike[str], step: int) -> dict:
     """The plain values stored with a step."""
-    return _read_json(_checked(folder, step, ()) / "meta.json")
+    return manifest.read_json(_checked(folder, step, ()) / META)
 
 
 def _read(path: Path, name: str, abstract: Any) -> Any:
@@ -126,7 +185,7 @@ def _read(path: Path, name: str, abstract: Any) -> Any:
 def _checked(folder: PathLike[str], step: int, parts: tuple[str, ...]) -> Path:
     """The step's folder, its JSON files and the `parts` to be read verified."""
     path = Path(folder) / str(step)
-    fault = _fault(path, (*parts, "meta.json", "shapes.json"))
+    fault = _fault(path, (*parts, META, SHAPES))
     if fault is not None:
         raise CheckpointError(
             f"checkpoint {path} is damaged ({fault}): remove that folder and start again from the step before"
@@ -136,29 +195,15 @@ def _checked(folder: PathLike[str], step: int, parts: tuple[str, ...]) -> Path:
 
 def _fault(path: Path, parts: tuple[str, ...]) -> str | None:
     """What is wrong with the files of a step whose names start with one of `parts`, if anything."""
-    faults = hosts.gather(f"the check of {path}", _own_fault(path, parts))
+    own = manifest.fault(path, lambda names: _own([name for name in names if name.startswith(parts)]))
+    faults = hosts.gather(f"the check of {path}", own)
     return next((fault for fault in faults if fault is not None), None)
 
 
-def _own_fault(path: Path, parts: tuple[str, ...]) -> str | None:
-    """The same of the files that this process checks."""
-    try:
-        manifest = _read_json(path / MANIFEST)
-    except CheckpointError:
-        return f"{MANIFEST} is unreadable"
-    for name in _own([name for name in manifest if name.startswith(parts)]):
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _sha256(file) != manifest[name]:
-            return f"{name} is not what was written"
-    return None
-
-
 def _check_shapes(path: Path, name: str, abstract: Any) -> None:
-    stored, wanted = _read_json(path / "shapes.json").get(name), _shapes(abstract)
+    stored, wanted = manifest.read_json(path / SHAPES).get(name), _shapes(abstract)
     if not isinstance(stored, dict):
-        raise CheckpointError(f"{path / 'shapes.json'}: field {name} should be an object of shapes")
+        raise CheckpointError(f"{path / SHAPES}: field {name} should be an object of shapes")
     for leaf in sorted(stored.keys() | wanted.keys()):
         has, wants = stored.get(leaf, "nothing"), wanted.get(leaf, "nothing")
         if has != wants:
@@ -168,16 +213,17 @@ def _check_shapes(path: Path, name: str, abstract: Any) -> None:
             )
 
 
-def _steps(folder: Path) -> list[int]:
-    """Finished steps, oldest first."""
-    return sorted(int(p.parent.name) for p in folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
-
-
 def _prune(folder: Path, keep: int) -> None:
-    """Removes older steps, and what was never finished."""
-    kept = _steps(folder)[-keep:]
-    for path in folder.iterdir():
-        if path.name.isdigit() and int(path.name) not in kept and not (path / DAMAGED).exists():
+    """Removes all but the newest steps, the one that later stages read, and what people may look at."""
+    kept = {*manifest.finished(folder)[-keep:], *manifest.by_preference(folder)[:1]}
+    for path in manifest.step_folders(folder):
+        if int(path.name) not in kept and not (path / DAMAGED).exists():
+            _remove(path)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in manifest.step_folders(folder):
+        if not (path / MANIFEST).exists() and not (path / DAMAGED).exists():
             _remove(path)
 
 
@@ -197,17 +243,17 @@ def _own(names: list[str]) -> list[str]:
     return names[jax.process_index() :: jax.process_count()]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
-
-
 def _shapes(tree: Any) -> dict[str, list[int]]:
+    return {name: list(leaf.shape) for name, leaf in _leaves(tree)}
+
+
+def _dtypes(tree: Any) -> dict[str, str]:
+    return {name: leaf.dtype.name for name, leaf in _leaves(tree)}
+
+
+def _leaves(tree: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
     leaves, _ = jax.tree.flatten_with_path(jax.tree.map(_abstract_data, tree))
-    return {jax.tree_util.keystr(path): list(leaf.shape) for path, leaf in leaves}
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
 def _is_key(x: Any) -> bool:
@@ -227,14 +273,5 @@ def _abstract_data(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=getattr(x, "sharding", None))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_object(path, CheckpointError)
+if __name__ == "__main__":
+    sys.exit(listing.main(sys.argv))

@@ -19,6 +19,7 @@ from rlhf_jax.config import Config, check_name, validate
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = {
+    errno.EFBIG: "raise the limit on the size of a file; the same command resumes",
     errno.ENOSPC: "make room there; the same command resumes",
     errno.EDQUOT: "make room there; the same command resumes",
     errno.EROFS: "name a folder that can be written",
@@ -26,6 +27,7 @@ ADVICE = {
     errno.ENOTDIR: "a file stands where a folder should be; name another folder",
     errno.EEXIST: "a file stands where a folder should be; name another folder",
 }
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of errors in writing, which may name no file
 
 
 class Stopped(Exception):
@@ -78,11 +80,17 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stopped):
         return error.status, str(error)
     ours = isinstance(error, ValueError) and type(error).__module__.startswith("rlhf_jax.")
-    if ours or isinstance(error, flags.Error) or (isinstance(error, OSError) and error.filename is not None):
+    of_files = isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM)
+    if ours or of_files or isinstance(error, flags.Error):
         return 2, _one_line(error)
     if NO_SPACE in str(error):  # of a library that writes by itself, such as Orbax
         place = re.search(r'"(/[^"]*)"', str(error))
         return 2, f"{place[1] if place else 'a file'}: {NO_SPACE}; {ADVICE[errno.ENOSPC]}"
+    if isinstance(error, MemoryError) or re.match("RESOURCE_EXHAUSTED: .*memory", str(error)):  # JAX's
+        return 2, (
+            f"out of memory ({str(error).partition(chr(10))[0]}): more microbatches, model.rematerialize or "
+            "a larger mesh need less, python -m rlhf_jax.plan says how much; the checkpoints are whole"
+        )
     return 1, ""
 
 
@@ -112,5 +120,5 @@ def _place(told: str, file: str) -> str:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
-        return f"{error.filename}: {error.strerror}{advice}"
+        return f"{error.filename or 'writing a file of the run'}: {error.strerror}{advice}"
     return " ".join(str(error).split())

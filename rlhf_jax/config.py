@@ -120,6 +120,7 @@ class SftConfig:
     pack: bool = True  # several posts a row
     microbatches: int = 1  # gradient accumulation: parts a batch is computed in
     save_every: int = 500
+    best: str = ""  # metric whose best checkpoint later stages read, e.g. -loss; empty: the newest one
     bigger_pretrained: str = ""  # also fine-tuned, as `sft_10x`, for comparison; empty: none
 
 
@@ -132,6 +133,7 @@ class RewardConfig:
     batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
     microbatches: int = 1
     save_every: int = 500
+    best: str = ""  # the same, e.g. accuracy
 
 
 @dataclass
@@ -159,6 +161,7 @@ class PpoConfig:
     no_eos_score: float = -1.0
     whiten_rewards: bool = False
     save_every: int = 100
+    best: str = ""  # the same, e.g. objective/score
 
 
 @dataclass
@@ -187,6 +190,7 @@ class HealthConfig:
 @dataclass
 class Config:
     seed: int = 0
+    keep_checkpoints: int = 2  # newest ones of every training that stay, beside the best
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -218,10 +222,11 @@ MAY_BE_ZERO = set(
     "seed kv_heads head_size original_context attention_factor ff warmup weight_decay clip_norm kl_coef "
     "shots beta1 beta2 fraction gamma lam value_coef learning_rate spike_sigma".split()
 )
-# Where a run is computed and not what: the numbers differ by rounding. sft.microbatches is not among them,
-# for the rows of a packed batch depend on it.
+# Where a run is computed and kept, not what: the numbers differ by rounding. sft.microbatches is not
+# among them, for the rows of a packed batch depend on it.
 PLACEMENT = {
     "profile",
+    "keep_checkpoints",
     "mesh.replica",
     "mesh.fsdp",
     "mesh.tensor",

@@ -54,6 +54,7 @@ class Watch:
 
     def _end(self, step: int, idle: int, metrics: Metrics) -> str:
         healthy = step - idle
+        checkpoint.wait_for_saves()
         whole = checkpoint.latest_step(self._folder, until=healthy + 1)
         return (
             f"{self._folder.name} cannot recover: no update in the {idle} steps to {step} (health.patience). "

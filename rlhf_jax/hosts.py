@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _names: list[str] = []  # "process 1 (host-b)", of every process; empty for a lone one
 _lines: dict[int, socket.socket] = {}  # of process 0 to every other process, of these to process 0
-_rounds = 0  # of `gather`
+_rounds: dict[str, int] = {}  # of `gather`, by the name of the thread
 _leaving = threading.Event()
 _said: list[str] = []  # what this process has told of its end
 
@@ -80,15 +80,16 @@ def start(timeout: float) -> None:
 def gather(what: str, value: Any = None, timeout: float = BARRIER_SECONDS) -> list:
     """What every process gives, JSON values by process index. All must call it, in the same order.
 
+    Threads of another name have an order of their own: a checkpoint is written while the training goes on.
     Raises HostsError after `timeout` seconds, naming those that did not come to `what`.
     """
-    global _rounds
     if jax.process_count() == 1:
         return [value]
     client = distributed.global_state.client
     assert client is not None
-    _rounds += 1
-    folder = f"rlhf_jax/{_rounds}"
+    channel = threading.current_thread().name
+    number = _rounds[channel] = _rounds.get(channel, 0) + 1
+    folder = f"rlhf_jax/{channel}/{number}"
     client.key_value_set(f"{folder}/{jax.process_index()}", json.dumps(value))
     try:
         client.wait_at_barrier(folder, int(timeout * 1000))
@@ -100,7 +101,7 @@ def gather(what: str, value: Any = None, timeout: float = BARRIER_SECONDS) -> li
         raise HostsError(f"{what}: waited {timeout:.0f} s for {missing}") from None
     values = {int(key.rpartition("/")[2]): text for key, text in client.key_value_dir_get(folder)}
     if is_first():  # all have left the round before
-        client.key_value_delete(f"rlhf_jax/{_rounds - 1}")
+        client.key_value_delete(f"rlhf_jax/{channel}/{number - 1}")
     return [json.loads(values[i]) for i in range(jax.process_count())]
 
 

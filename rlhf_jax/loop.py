@@ -1,14 +1,19 @@
 """The loop that all stages train in: steps, metrics one step late, checkpoints, and a stop that saves."""
 
+import math
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from typing import Any, Protocol, Self, TypeVar
 
 from etils.epath import Path
 
 from rlhf_jax import checkpoint, hosts
 from rlhf_jax.command_line import Stopped
-from rlhf_jax.metrics import MetricsLog
+from rlhf_jax.config import ConfigError
+from rlhf_jax.metrics import MetricsLog, read_metrics
 from rlhf_jax.profiling import Profiler
 from rlhf_jax.stopping import StopSignal
 
@@ -42,33 +47,69 @@ def run(
     *,
     save_every: int,
     counted: tuple[str, int],
+    keep: int = 2,
+    best: str = "",
     profile: Path | None = None,
 ) -> State:
     """`update(state, i) -> (state, metrics)` for every step of `log`, saved in `folder`; the last state.
 
     `counted` says how many of what a step reads, such as ("episodes", 128): logged a second. `update`
-    makes its own batch, on the host while the devices compute the step before. Steps are profiled into
-    the folder `profile`, where there is one. Raises Stopped after a signal, once the step is saved.
+    makes its own batch, on the host while the devices compute the step before. A step is saved behind
+    those that follow. The newest `keep` stay, and the best by the metric `best`, such as "-loss". Steps
+    are profiled into the folder `profile`, where there is one. Raises Stopped after a signal, once the
+    step is saved, and CheckpointError where one cannot be.
     """
-    unit, number = counted
+    unit, amount = counted
     profiler = Profiler(profile, log.start, log.total) if profile and hosts.is_first() else None
-    clock = time.monotonic()
-    with log, StopSignal() as stop:
+    clock, i = time.monotonic(), log.start - 1
+    saving: Future[None] = Future()
+    saving.set_result(None)
+    with log, StopSignal() as stop, ExitStack() as end:
+        end.callback(lambda: wait([saving]))  # after an error, too, what began to be saved is
         for i in range(log.start, log.total):
             if profiler:
                 profiler.before(i, state)
             state, metrics = update(state, i)
             if profiler:
                 metrics |= profiler.after(i, state)
+            _check_metric(best, metrics, folder)
             now = time.monotonic()
-            log.log(i, metrics | {f"{unit}_per_second": number / (now - clock)})
+            log.log(i, metrics | {f"{unit}_per_second": amount / (now - clock)})
             clock = now
-            stopped, done = stop.asked(), i + 1 == log.total
-            if stopped or done or (i + 1) % save_every == 0:
+            stopped, due = stop.asked(), (i + 1) % save_every == 0 or i + 1 == log.total
+            if saving.done():
+                saving.result()
+            if stopped or due:
                 log.flush()
+                saving.result()
+                judged = best and due and hosts.is_first()
+                value = _mean(log, best, i - i % save_every) if judged else None
+                meta = {"best": best, "value": value} if best else {}
                 params, rest = state.parts()
-                checkpoint.save(folder, i + 1, params=params, rest=rest, meta={})
-            if stopped and not done:
-                hosts.finish()
-                raise Stopped(stop.number, f" after step {i + 1} of {log.total} of {folder.name}, saved")
+                saving = checkpoint.start_save(folder, i + 1, params=params, rest=rest, meta=meta, keep=keep)
+            if stopped:
+                break
+        saving.result()
+        number = max(hosts.gather(f"the end of {folder.name}", stop.number))  # a signal may come last
+        if number:
+            hosts.finish()
+            raise Stopped(number, f" after step {i + 1} of {log.total} of {folder.name}, saved")
     return state
+
+
+def _check_metric(best: str, metrics: dict, folder: Path) -> None:
+    if best.removeprefix("-") not in ("", *metrics):
+        field = f"{folder.name.partition('_')[0]}.best"  # reward_seed0 is trained by stage reward
+        raise ConfigError(
+            f"{field}: {best!r} is no metric of {folder.name}; it has {', '.join(sorted(metrics))}"
+        )
+
+
+def _mean(log: MetricsLog, best: str, first: int) -> float | None:
+    """Of the metric over the steps from `first`, those since a save was last due; None if not finite.
+
+    From the records, which hold the steps before a stop, too: the best is that of the undisturbed run.
+    """
+    name = best.removeprefix("-")
+    value = statistics.fmean(record[name] for record in read_metrics(log.path) if record["step"] >= first)
+    return value if math.isfinite(value) else None

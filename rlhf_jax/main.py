@@ -11,6 +11,8 @@ python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.
                       round: after sft, rounds of comparisons, reward model and PPO, see rlhf_jax/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
                       TensorBoard, and says how long each phase of a step takes
+--fork=FOLDER         a new --workdir goes on from the run in FOLDER: its finished stages are taken over,
+                      up to the first whose part of the configuration differs, see rlhf_jax/fork.py
 --start_timeout=300   seconds to wait for the other hosts, where the environment says there are some
 """
 
@@ -38,8 +40,9 @@ STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates 
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line without a traceback; 3 where another host
-    of the run ended; 130 after Ctrl-C and 143 after SIGTERM, with the step of a training saved."""
+    """Exit status: 0; 2 after an error of use, a full disk or memory that is not enough, told in one line
+    without a traceback; 3 where another host of the run ended; 130 after Ctrl-C and 143 after SIGTERM, with
+    the step of a training saved."""
     if not {"-h", "--help"}.isdisjoint(argv):
         print(__doc__)
         return 0
@@ -65,10 +68,11 @@ def _on_terminate(number: int, frame) -> None:
     raise Stopped(number, "")
 
 
-def parse(argv: list[str]) -> tuple[Config, str, str | None, float]:
-    """(config, workdir, stage or None for all, seconds to start in) of a command line, validated."""
+def parse(argv: list[str]) -> tuple[Config, str, str | None, str | None, float]:
+    """(config, workdir, folder to fork, stage or None for all, seconds to start in), validated."""
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
+    flags.DEFINE_string("fork", None, "run whose finished stages are taken over", flag_values=options)
     flags.DEFINE_enum("stage", None, (*STAGES, "round"), "the one stage to run", flag_values=options)
     flags.DEFINE_float("start_timeout", 300, "seconds for all hosts to start", 1, flag_values=options)
     flags.DEFINE_bool("profile", False, "write profiles", flag_values=options)
@@ -76,10 +80,10 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, float]:
     config.profile |= options.profile
     if not options.workdir:
         raise flags.Error("--workdir is missing: the folder of the run, such as --workdir=runs/mini")
-    return config, options.workdir, options.stage, options.start_timeout
+    return config, options.workdir, options.fork, options.stage, options.start_timeout
 
 
-def run(config: Config, folder: str, stage: str | None, start_timeout: float) -> None:
+def run(config: Config, folder: str, source: str | None, stage: str | None, start_timeout: float) -> None:
     """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
     hosts = importlib.import_module("rlhf_jax.hosts")  # and with it JAX, once the arguments are right
     for option, value in COMPILED.items():
@@ -88,6 +92,8 @@ def run(config: Config, folder: str, stage: str | None, start_timeout: float) ->
     hosts.start(start_timeout)
     architecture = importlib.import_module("rlhf_jax.model.pretrained").architecture
     check_context(config, architecture(config.model))
+    if source and hosts.is_first():
+        importlib.import_module("rlhf_jax.fork").fork(config, Path(source), Path(folder))
     workdir = hosts.after_first(
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first())
     )

@@ -59,9 +59,9 @@ class MetricsLog:
         self._place = self._local = Path(workdir)
         if "://" in str(self._place):
             self._local = Path(tempfile.mkdtemp(prefix="rlhf_jax_metrics_"))
-        self._path = self._local / "metrics" / f"{stage}.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _copy_before(resume_step, self._place / "metrics" / self._path.name, self._path)
+        self.path = self._local / "metrics" / f"{stage}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _copy_before(resume_step, self._place / "metrics" / self.path.name, self.path)
         self._events = _open_events(self._local / "tensorboard" / stage, resume_step)
         self._bar = progress_bar(total, description, initial=resume_step)
         self._shown = shown
@@ -75,7 +75,7 @@ class MetricsLog:
         """Writes the step that is held, waiting for it if it still runs."""
         self._write_held()
         if not self._silent and self._local != self._place:
-            with naming(self._path):
+            with naming(self.path):
                 self._events.flush()
             for file in (*self._local.glob("metrics/*"), *self._local.glob("tensorboard/*/*")):
                 (self._place / file.relative_to(self._local)).write_bytes(file.read_bytes())
@@ -95,8 +95,8 @@ class MetricsLog:
     def _write(self, step: int, values: dict[str, float]) -> None:
         line = json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()})
         scalars = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in values.items()])
-        with naming(self._path):
-            with self._path.open("a", encoding="utf-8") as file:
+        with naming(self.path):
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             self._events.write(_event(step=step, summary=scalars))
         self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)

@@ -248,6 +248,8 @@ def train(config: Config, workdir: Path) -> None:
             one_iteration,
             save_every=options.save_every,
             counted=("episodes", options.batch_size),
+            keep=config.keep_checkpoints,
+            best=options.best,
             profile=workdir / "profile" / "ppo" if config.profile else None,
         )
 

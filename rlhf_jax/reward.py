@@ -119,6 +119,7 @@ def train(config: Config, workdir: Path) -> None:
             params=weights,
             rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
             meta={"valid_accuracy": accuracy, "usual_scores": usual_scores(weights, pairs["train"], setting)},
+            keep=config.keep_checkpoints,
         )
 
 
@@ -156,6 +157,10 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
         lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
         save_every=options.save_every,
         counted=("pairs", plan.batch_size),
+        keep=config.keep_checkpoints,
+        best=options.best,
         profile=workdir / "profile" / name if config.profile else None,
     )
+    if options.best:
+        return checkpoint.restore_params(*checkpoint.require(workdir, name, "reward"), state.params)
     return state.params

@@ -14,14 +14,13 @@ answer at once. Stopped at any point, it resumes. `<workdir>/rounds.html` shows 
 Departure from the paper: PPO starts from the SFT policy in every round.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 from etils.epath import Path
 
-from rlhf_jax import checkpoint, tasks
+from rlhf_jax import checkpoint, fork, tasks
 from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config
 from rlhf_jax.data import sources
@@ -56,7 +55,8 @@ def run(config: Config, workdir: Path, pipeline: Callable[[Config, Path], None])
     for number in range(1, len(config.rounds.pairs) + 1):
         folder = folder_of(workdir, number)
         if not runs.stage_done(folder, "eval"):
-            prepare(config, workdir, folder)
+            runs.open_workdir(folder, config)
+            fork.take_over(workdir, folder, ["sft"])
             if not (folder / "tasks.jsonl").exists():
                 write_jsonl(folder / "tasks.jsonl", draw(config, workdir, number))
             if config.data.source == "mini" and not (folder / COLLECTED).exists():
@@ -74,20 +74,6 @@ def run(config: Config, workdir: Path, pipeline: Callable[[Config, Path], None])
 
 def folder_of(workdir: Path, number: int) -> Path:
     return workdir / "rounds" / str(number)
-
-
-def prepare(config: Config, workdir: Path, folder: Path) -> None:
-    """Makes a round's folder a run whose stage sft is finished: that of `workdir`."""
-    runs.open_workdir(folder, config)
-    load_tokenizer(workdir).save(folder)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    for stage in ("sft", "sft_10x"):
-        theirs, ours = workdir / "checkpoints" / stage, folder / "checkpoints" / stage
-        if theirs.exists() and not ours.exists():
-            os.symlink(os.path.relpath(theirs, ours.parent), ours, target_is_directory=True)
-    if not runs.stage_done(folder, "sft"):
-        runs.record_seconds(folder, "sft", runs.read_seconds(workdir).get("sft", 0.0))
-        runs.mark_done(folder, "sft")
 
 
 def draw(config: Config, workdir: Path, number: int) -> list[dict]:

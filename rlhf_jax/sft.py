@@ -139,5 +139,7 @@ def fine_tune(
             lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
             save_every=options.save_every,
             counted=("rows", plan.batch_size),
+            keep=config.keep_checkpoints,
+            best=options.best,
             profile=workdir / "profile" / name if config.profile else None,
         )

@@ -1,7 +1,11 @@
 """The folder of a run: the configuration it was started with, and how far it has come."""
 
+import fcntl
 import json
+import os
+import socket
 from os import PathLike
+from typing import IO
 
 from etils.epath import Path
 
@@ -9,9 +13,11 @@ from rlhf_jax import storage
 from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, validate
 from rlhf_jax.files import read_object, whole
 
+_held: dict[str, IO[str]] = {}  # the locks of this process, by folder; the system frees them at its end
+
 
 class WorkdirError(ValueError):
-    """A folder that belongs to another run."""
+    """A folder that belongs to another run, or that another process writes."""
 
 
 @storage.explained
@@ -20,7 +26,7 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
 
     A folder of another configuration is refused untouched; one that differs in where it is computed alone
     (config.PLACEMENT) is resumed, and its config.json then says where. Hosts that must not `create` it raise
-    WorkdirError where it is missing.
+    WorkdirError where it is missing; the one that creates also locks it.
     """
     workdir = Path(path)
     file = workdir / "config.json"
@@ -30,6 +36,7 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
                 f"{file} is not there, though process 0 has written it: "
                 "--workdir must be on storage that all hosts share"
             )
+        lock(workdir)
         write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
         return workdir
     try:
@@ -42,9 +49,38 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
             f"{file} was written with other values ({'; '.join(changed)}): "
             "use another --workdir, or the values of the first start"
         )
+    if create:
+        lock(workdir)
     if create and stored != to_dict(config):
         write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
     return workdir
+
+
+def lock(workdir: Path) -> None:
+    """Keeps other processes from writing this folder until this one ends, however it ends.
+
+    Raises WorkdirError naming the process that has it. Object stores have no locks, nor do some network
+    file systems: there nothing is held.
+    """
+    name = os.path.realpath(workdir)
+    if name in _held or "://" in str(workdir):
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = open(workdir / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 - open until this process ends
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise WorkdirError(
+            f"{workdir} is in use by {file.read().strip() or 'another process'}: "
+            "stop that one first, or use another --workdir"
+        ) from None
+    except OSError:  # no locks here
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _held[name] = file
 
 
 @storage.explained

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -41,9 +42,17 @@ def main(*arguments: str) -> int:
 
 
 def gather(folder: str) -> int:
-    """Tells its number; then process 1 does not come."""
+    """Tells its number, and something else in a thread at another time; then process 1 does not come."""
     hosts.start(60)
+
+    def behind():
+        time.sleep(jax.process_index())
+        return hosts.gather("something else", f"behind {jax.process_index()}")
+
+    thread = ThreadPoolExecutor(1, thread_name_prefix="behind").submit(behind)
+    time.sleep(1 - jax.process_index())
     found = [hosts.gather("the numbers", 10 * jax.process_index()), hosts.from_first("a word", lambda: "yes")]
+    found.append(thread.result())
     Path(folder, f"{jax.process_index()}.json").write_text(json.dumps(found))
     if jax.process_index() == 0:
         try:

@@ -550,8 +550,12 @@ CHECKPOINTS = [
             ("no UTF-8", b"\xff", ("manifest.json is unreadable",)),
             ("a list", b"[]", ("manifest.json is unreadable",)),
             ("too deep", b"[" * 100_000, ("manifest.json is unreadable",)),
-            ("a file that is not there", b'{"a": "b"}', ("a is missing",)),
-            ("a number for a hash", b'{"meta.json": 5}', ("meta.json is not what was written",)),
+            ("no file of a step", b'{"a": "b"}', ("manifest.json is not one",)),
+            (
+                "a number for a hash",
+                b'{"meta.json": 5, "shapes.json": ""}',
+                ("meta.json is not what was written",),
+            ),
         )
     ]
     + [

@@ -1,5 +1,8 @@
+import ast
 import json
 import math
+import pickle
+from pathlib import Path
 
 import flax.struct
 import jax
@@ -23,10 +26,10 @@ class Rest:
     key: jax.Array
 
 
-def make_state(mesh, seed=0):
+def make_state(mesh, seed=0, rows=16):
     """Parameters on `mesh`, and an Adam state with moments that are not zero."""
     rng = np.random.default_rng(seed)
-    params = {"embed": rng.normal(size=(16, 8)), "head": {"bias": rng.normal(size=8)}}
+    params = {"embed": rng.normal(size=(rows, 8)), "head": {"bias": rng.normal(size=8)}}
     specs = {"embed": P("fsdp", "tensor"), "head": {"bias": P("tensor")}}
     params = jax.tree.map(
         lambda x, spec: jax.device_put(x.astype(np.float32), jax.NamedSharding(mesh, spec)), params, specs
@@ -189,3 +192,48 @@ def test_manifest_lists_every_other_file(tmp_path, mesh):
     assert json.loads((tmp_path / "1" / checkpoint.MANIFEST).read_text()).keys() == files - {
         checkpoint.MANIFEST
     }
+
+
+def test_a_checkpoint_is_read_without_pickle(tmp_path, mesh, monkeypatch):
+    """One from a stranger runs no code: nothing that could is called, and no file is such a stream."""
+    state = make_state(mesh)
+    save_steps(tmp_path, state, 1)
+
+    def refused(*arguments, **named):
+        raise AssertionError("a pickle was read")
+
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refused)
+    params, rest, meta = checkpoint.restore(tmp_path, 1, *abstract(state))
+    assert_same((params, rest), state)
+    assert meta == {"step": 1}
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert not (file.read_bytes()[:1] == b"\x80" and file.read_bytes()[-1:] == b"."), file
+
+
+def test_no_source_names_pickle_or_what_reads_it():
+    """numpy reads pickles only where it is told to; a config file is code that the user names."""
+    for file in (Path(__file__).parents[1] / "rlhf_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "arg", None)]
+            names += [
+                alias.name.partition(".")[0] for alias in getattr(node, "names", []) if hasattr(alias, "name")
+            ]
+            banned = {
+                "pickle",
+                "cPickle",
+                "dill",
+                "cloudpickle",
+                "joblib",
+                "marshal",
+                "shelve",
+                "allow_pickle",
+            }
+            assert not banned & set(names), f"{file}: {banned & set(names)}"
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"7", b'{"params": 3}', b"\xff\xfe", b""])
+def test_a_manifest_of_anything_else_is_damage(tmp_path, mesh, content):
+    save_steps(tmp_path, make_state(mesh), 1, 2)
+    (tmp_path / "2" / checkpoint.MANIFEST).write_bytes(content)
+    assert checkpoint.latest_step(tmp_path) == 1

@@ -123,7 +123,7 @@ def test_without_the_first_process_the_others_say_where_they_looked(command):
 def test_values_are_gathered_and_who_does_not_come_is_named(tmp_path):
     ended = outcomes(start("gather", 2, tmp_path))
     first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1))
-    assert first == second == [[0, 10], "yes"]
+    assert first == second == [[0, 10], "yes", ["behind 0", "behind 1"]]
     assert [status for status, _ in ended.values()] == [2, hosts.ENDED]
     assert f"the tea: waited 1 s for process 1 ({socket.gethostname()})" in ended[1][1]
 
@@ -190,8 +190,9 @@ def whole_run(tmp_path_factory):
     config.write_text(CONFIG.format(data=str(config.parent / "data")))
 
     @functools.cache
-    def run(processes, together=True, signalled=None):
-        workdir = config.parent / f"{processes}{together}{signalled}"
+    def run(processes, together=True, signalled=None, then=None):
+        """`signalled` ends the run in its midst; `then` so many processes resume it, else as many."""
+        workdir = config.parent / f"{processes}{together}{signalled}{then}"
         command = ("main", processes, f"--config={config}", f"--workdir={workdir}")
         if signalled:
             ended = outcomes(start(*command, signalled=signalled), WHOLE_RUN_SECONDS)
@@ -200,6 +201,7 @@ def whole_run(tmp_path_factory):
             else:
                 assert ended[signalled[0]][0] == -signal.SIGKILL
                 assert {s for i, (s, _) in ended.items() if i != signalled[0]} == {hosts.ENDED}
+        command = (command[0], then or processes, *command[2:])
         ended = outcomes(start(*command, together=together), WHOLE_RUN_SECONDS)
         assert {status for status, _ in ended.values()} == {0}, ended
         return workdir
@@ -232,6 +234,15 @@ def test_an_ordinary_process_gets_the_same_to_rounding(whole_run):
 def test_signalled_and_resumed_is_the_undisturbed_run(whole_run, signalled):
     """Killed one step after a checkpoint, or asked to end between two; the next start goes on from there."""
     parameters, numbers = results(whole_run(2, signalled=signalled))
+    expected, expected_numbers = results(whole_run(2))
+    tiny.assert_same(parameters, expected)
+    assert numbers == expected_numbers
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_resumes_in_the_midst_of_an_epoch(whole_run):
+    """Asked to end in the first of four steps, which both processes know in the second."""
+    parameters, numbers = results(whole_run(2, signalled=(0, signal.SIGTERM, "sft:0"), then=1))
     expected, expected_numbers = results(whole_run(2))
     tiny.assert_same(parameters, expected)
     assert numbers == expected_numbers

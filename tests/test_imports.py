@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 LAYERS = [
     {"config", "hosts", "files", "storage"},
     {"functional", "data", "workdir", "command_line"},
-    {"metrics"},
+    {"metrics", "manifest"},
+    {"listing"},
     {"feedback", "recipes"},
     {"mesh"},
     {"stopping", "profiling"},
@@ -23,6 +24,7 @@ LAYERS = [
     {"tasks"},
     {"collect"},
     {"pretrain", "sft", "reward", "ppo", "evaluation"},
+    {"fork"},
     {"rounds"},
     {"plan", "export", "main"},
 ]

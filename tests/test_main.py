@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from rlhf_jax import checkpoint
@@ -225,6 +227,23 @@ def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
     monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", broken)
     with pytest.raises(ValueError, match="broadcast"):
         start("--stage=sft")
+
+
+@pytest.mark.parametrize("allocate", [lambda: jax.numpy.zeros(1 << 46), lambda: np.zeros(1 << 50)])
+def test_out_of_memory_is_told_in_one_line(start, stages, monkeypatch, allocate):
+    """On the devices, and on the host."""
+    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: allocate())
+    assert_one_line(start("--stage=sft"), "out of memory (", "the checkpoints are whole")
+
+
+def test_a_fork_starts_with_the_stages_that_do_not_differ(start, stages, tmp_path):
+    start()
+    stages.clear()
+    fork = (f"--fork={tmp_path / 'run'}", f"--workdir={tmp_path / 'fork'}", "--config.ppo.kl_coef=0.1")
+    status, stdout, _ = start(*fork)
+    assert status == 0 and stages == ["ppo", "eval"]
+    assert "sft, reward of" in stdout and "ppo.kl_coef: 0.05 → 0.1" in stdout
+    assert start(*fork)[0] == 0 and stages == ["ppo", "eval"]
 
 
 def test_missing_data_file_is_named(start, stages, tmp_path, monkeypatch):

@@ -220,6 +220,21 @@ def test_reward_model_says_which_scores_are_usual(undisturbed):
     assert -10 < low < high < 10
 
 
+def test_the_best_reward_model_is_taken_where_it_is_asked_for(config, undisturbed, tmp_path):
+    """By the loss, which rises here: it is not the newest, which is taken otherwise."""
+    workdir = before("reward", undisturbed[0], tmp_path)
+    judged = dataclasses.replace(config, reward=dataclasses.replace(config.reward, best="-loss"))
+    reward.train(judged, workdir)
+    total, newest = last_checkpoint(workdir, "reward_seed0")
+    folder, step = checkpoint.require(workdir, "reward_seed0", "reward")
+    assert step == 2 < total
+    with ocp.StandardCheckpointer() as orbax:
+        best = orbax.restore(folder / "2" / "params")
+    taken = last_checkpoint(workdir, "reward")[1]["params"]["transformer"]
+    tiny.assert_same(taken, best["transformer"])
+    assert not np.array_equal(taken["embed"]["tokens"], newest["params"]["transformer"]["embed"]["tokens"])
+
+
 def test_ppo_is_traced_once_for_one_bucket(undisturbed):
     """The state that an iteration returns is laid out as the one it was given."""
     assert undisturbed[1] == 1

@@ -1,4 +1,10 @@
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +33,7 @@ def test_a_run_may_go_on_on_another_mesh(tmp_path):
     wd.open_workdir(tmp_path, Config())
     elsewhere = Config(mesh=MeshConfig(fsdp=4, tensor=2))
     elsewhere.ppo.microbatches, elsewhere.model.rematerialize = 8, True
+    elsewhere.keep_checkpoints = 5
     wd.open_workdir(tmp_path, elsewhere)
     assert wd.read_config(tmp_path) == elsewhere
     elsewhere.sft.microbatches = 2  # decides how many rows a packed batch has
@@ -61,3 +68,39 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         wd.write_text(file, "new \ud800")
     assert file.read_text() == "old"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from rlhf_jax import workdir
+from rlhf_jax.config import Config
+
+workdir.open_workdir(Path(sys.argv[1]), Config())
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_on_a_folder_is_refused_until_the_first_has_ended(tmp_path):
+    """Killed, it leaves the file of the lock, which locks nobody out."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, folder]
+    variables = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        before = (folder / "config.json").stat().st_mtime_ns
+        told = f"run is in use by process {first.pid} on {socket.gethostname()}: stop that one"
+        with pytest.raises(WorkdirError, match=told):
+            wd.open_workdir(folder, Config(mesh=MeshConfig(fsdp=2)))
+        assert (folder / "config.json").stat().st_mtime_ns == before
+        first.send_signal(signal.SIGKILL)
+    assert (folder / "run.lock").exists()
+    assert wd.open_workdir(folder, Config()) == wd.open_workdir(folder, Config())
+
+
+def test_another_host_of_the_same_run_needs_no_lock(tmp_path):
+    wd.open_workdir(tmp_path, Config())
+    (tmp_path / "run.lock").unlink()
+    wd.open_workdir(tmp_path, Config(), create=False)
+    assert not (tmp_path / "run.lock").exists()

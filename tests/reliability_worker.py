@@ -1,0 +1,34 @@
+"""A run of three stages that goes slowly and tells its steps: `python reliability_worker.py ARGUMENTS…`.
+
+The arguments are those of rlhf_jax.main. Every step is a line in the file that STEPS names.
+"""
+
+import os
+import sys
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+from rlhf_jax import main, ppo, reward, sft  # noqa: E402
+from rlhf_jax.metrics import MetricsLog  # noqa: E402
+
+STEP_SECONDS = 0.05  # so that a save is shorter than the steps between two
+
+
+class Telling(MetricsLog):
+    def __init__(self, workdir, stage, start, *rest):
+        super().__init__(workdir, stage, start, *rest)
+        self.stage = stage
+
+    def log(self, step, metrics):
+        super().log(step, metrics)
+        with open(os.environ["STEPS"], "a") as file:
+            file.write(f"{self.stage} {step}\n")
+        time.sleep(STEP_SECONDS)
+
+
+for module in (sft, reward, ppo):
+    module.MetricsLog = Telling
+main.STAGES = ("sft", "reward", "ppo")
+sys.exit(main.main(["main", *sys.argv[1:]]))
