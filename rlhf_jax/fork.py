@@ -8,6 +8,7 @@ folders share bytes, and removing one leaves the other. What was taken over stan
 
 import os
 import shutil
+from collections.abc import Mapping
 
 from etils.epath import Path
 
@@ -46,25 +47,29 @@ def fork(config: Config, source: Path, workdir: Path) -> None:
             f"{source} has no finished stage to go on from ({'; '.join(changed) or 'the same configuration'})"
         )
     runs.lock(workdir)
-    take_over(source, workdir, stages)
+    take_over(source, workdir, {stage: stage for stage in stages})
     manifest.write_json(record, {"from": str(source), "stages": stages, "differences": changed})
     print(f"{workdir}: {', '.join(stages)} of {source}; {'; '.join(changed) or 'the same configuration'}")
 
 
-def take_over(source: Path, workdir: Path, stages: list[str]) -> None:
-    """Puts what finished `stages` left in `source` into `workdir`, and marks them finished there."""
-    for stage in stages:
+def take_over(source: Path, workdir: Path, stages: Mapping[str, str]) -> None:
+    """Puts what finished stages left in `source` into `workdir`, and marks them finished there.
+
+    `stages` maps their names here to those there: {"sft": "sft_10x"} goes on with the larger model.
+    """
+    for stage, theirs in stages.items():
         if runs.stage_done(workdir, stage):
             continue
         for pattern in FILES[stage]:
             for file in source.glob(pattern):
                 _copy(file, workdir / file.name)
-        for pattern in (stage, f"{stage}_*"):  # sft and sft_10x
+        for pattern in (theirs, f"{theirs}_*"):  # sft and sft_10x
             for file in source.glob(f"metrics/{pattern}.jsonl"):
-                _copy(file, workdir / "metrics" / file.name)  # a run may write to its own
+                name = file.name.replace(theirs, stage, 1)
+                _copy(file, workdir / "metrics" / name)  # a run may write to its own
             for training in source.glob(f"checkpoints/{pattern}"):
-                _link_steps(training, workdir / "checkpoints" / training.name)
-        runs.record_seconds(workdir, stage, runs.read_seconds(source).get(stage, 0.0))
+                _link_steps(training, workdir / "checkpoints" / training.name.replace(theirs, stage, 1))
+        runs.record_seconds(workdir, stage, runs.read_seconds(source).get(theirs, 0.0))
         runs.mark_done(workdir, stage)
 
 

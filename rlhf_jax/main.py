@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -112,11 +113,11 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
     hosts.finish()
 
 
-def run_stages(config: Config, workdir: Path) -> None:
-    """Runs all stages that have not finished."""
+def run_stages(config: Config, workdir: Path, stages: Sequence[str] = STAGES) -> None:
+    """Runs those of `stages` that have not finished."""
     from_first = importlib.import_module("rlhf_jax.hosts").from_first
     finished = from_first("progress", lambda: [stage for stage in STAGES if runs.stage_done(workdir, stage)])
-    for stage in STAGES:
+    for stage in stages:
         if stage in finished:
             print(f"{stage}: finished before in {workdir}, skipped", flush=True)
         else:

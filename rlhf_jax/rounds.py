@@ -56,7 +56,7 @@ def run(config: Config, workdir: Path, pipeline: Callable[[Config, Path], None])
         folder = folder_of(workdir, number)
         if not runs.stage_done(folder, "eval"):
             runs.open_workdir(folder, config)
-            fork.take_over(workdir, folder, ["sft"])
+            fork.take_over(workdir, folder, {"sft": "sft"})
             if not (folder / "tasks.jsonl").exists():
                 write_jsonl(folder / "tasks.jsonl", draw(config, workdir, number))
             if config.data.source == "mini" and not (folder / COLLECTED).exists():

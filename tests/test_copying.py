@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from rlhf_jax.evaluation.copying import common_subsequence, copying
+from rlhf_jax.evaluation.copying import common_subsequence, copying, longest_run, overlap
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,18 @@ def test_agrees_with_the_definition_by_recursion():
     for _ in range(200):
         a, b = ("".join(generator.choices("xyz", k=generator.randrange(8))) for _ in "ab")
         assert common_subsequence(a, b) == longest(a, b), (a, b)
+
+
+def test_the_longest_run_stands_in_the_post_word_by_word():
+    post = "My boss fired me at work, and me at home"
+    assert longest_run("so my boss fired kim at work", post) == 3
+    assert longest_run("fired me at home", post) == 3  # "me at home"
+    assert longest_run("", post) == longest_run("nobody knows", post) == 0
+
+
+def test_overlap_counts_runs_of_n_words():
+    # (my boss), (boss fired), (fired kim): two of three; (my boss fired), (boss fired kim): one of two.
+    post = "my boss fired me"
+    assert overlap("my boss fired kim", post, 2) == pytest.approx(2 / 3)
+    assert overlap("my boss fired kim", post, 3) == 0.5
+    assert overlap("my", post, 2) == 0

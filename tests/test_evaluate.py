@@ -102,12 +102,12 @@ def samples(workdir):
 def test_results_have_the_fields_that_others_read(results):
     rates = results["preference_over_reference"]
     assert tuple(rates) == POLICIES[1:]
-    assert all(rate.keys() == {"rate", "stderr"} for rate in rates.values())
+    assert all(rate.keys() == {"rate", "stderr", "low", "high"} for rate in rates.values())
     assert tuple(results["policies"]) == POLICIES
     for name, figures in results["policies"].items():
         at_equal_length = figures["preference_at_equal_length"]
         baseline = name in ("reference", "title", "lead")
-        assert at_equal_length is None if baseline else 0 <= at_equal_length <= 1
+        assert at_equal_length is None if baseline else 0 <= at_equal_length["value"] <= 1
     figures = results["reward_model"]
     assert all(0 <= figures[name] <= 1 for name in ("valid_accuracy", "blind_accuracy"))
     assert figures["gold_accuracy"] is None  # no gold judge has read real posts
@@ -244,12 +244,6 @@ def test_the_split_asked_for_is_taken_where_it_is():
     assert notes == ["There is no valid2 split: the valid1 split stands in for it."]
 
 
-def test_agreement_never_counts_a_tie():
-    # Right, wrong, right, a margin of 0 (not right), a tied pair (left out): 2 of 4.
-    margins, truth = np.array([0.5, 2.0, -1.0, 0.0, 3.0]), np.array([1.0, -0.1, -4.0, 1.0, 0.0])
-    assert evaluate.agreement(margins, truth) == 0.5
-
-
 def test_gold_and_labels_are_two_measures():
     """Half of the labels are wrong: a model that follows them is right about the judge half of the time."""
     some = mini.posts(0, "test", 40)
@@ -284,7 +278,7 @@ def test_preference_at_equal_length_takes_out_what_length_wins(config):
     texts = {"reference": ["cat sat"] * 16, "sft": ["cat sat on the cat"] * 8 + ["cat sat"] * 8}
     scores = {"reference": np.zeros(16), "sft": np.repeat([1, -1, 1, -1], [6, 2, 4, 4])}
     figures = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer)
-    assert figures["sft"]["preference_at_equal_length"] == pytest.approx(0.5, abs=1e-4)
+    assert figures["sft"]["preference_at_equal_length"]["value"] == pytest.approx(0.5, abs=1e-4)
     assert figures["reference"]["preference_at_equal_length"] is None
     assert figures["sft"]["words"] == 3.5 and figures["sft"]["reward"] == pytest.approx(0.25)
     assert figures["reference"]["rouge"]["rougeL"] == 1.0

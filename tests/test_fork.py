@@ -87,6 +87,14 @@ def test_another_model_or_an_unfinished_run_is_refused(source, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_stage_may_be_that_of_another_name(source, tmp_path):
+    ours = Path(tmp_path / "larger")
+    (source / "checkpoints" / "sft_10x" / "5" / "mark").write_text("10x")
+    fork.take_over(source, ours, {"sft": "sft_10x"})
+    assert [path.name for path in (ours / "checkpoints").iterdir()] == ["sft"]
+    assert (ours / "checkpoints" / "sft" / "5" / "mark").read_text() == "10x" and runs.stage_done(ours, "sft")
+
+
 def test_the_same_command_again_resumes_and_a_run_of_its_own_is_no_fork(source, tmp_path):
     ours, config = Path(tmp_path / "b"), Config(ppo=PpoConfig(kl_coef=0.1))
     fork.fork(config, source, ours)

@@ -27,6 +27,7 @@ LAYERS = [
     {"fork"},
     {"rounds"},
     {"plan", "export", "main"},
+    {"experiments"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

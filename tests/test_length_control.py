@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rlhf_jax.evaluation.length_control import preference_at_equal_length
+from rlhf_jax.evaluation.length_control import preference_at_equal_length, with_intervals
 
 
 def wins(share, n=10):
@@ -30,3 +30,17 @@ def test_a_policy_that_wins_by_length_alone_comes_out_even():
     assert outcomes["long"].mean() > 0.65
     rates = preference_at_equal_length(outcomes, log_ratios)
     assert rates == pytest.approx({"short": 0.5, "long": 0.5}, abs=0.02)
+
+
+def test_intervals_hold_the_truth_and_narrow_with_more_posts():
+    # Truth: σ(0.5 + 1 · log ratio); at ratio 1, .622.
+    rng = np.random.default_rng(0)
+    widths = []
+    for posts in (200, 3200):
+        log_ratios = {"ppo": rng.normal(0.2, 0.3, posts)}
+        outcomes = {"ppo": (rng.random(posts) < 1 / (1 + np.exp(-0.5 - log_ratios["ppo"]))).astype(float)}
+        estimate = with_intervals(outcomes, log_ratios)["ppo"]
+        assert estimate["low"] < 0.622 < estimate["high"]
+        assert estimate["value"] == preference_at_equal_length(outcomes, log_ratios)["ppo"]
+        widths.append(estimate["high"] - estimate["low"])
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.35)  # √16

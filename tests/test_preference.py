@@ -31,3 +31,9 @@ def test_a_score_that_is_not_a_number_is_not_a_loss():
 
 def test_outcomes_of_integer_scores_are_fractions():
     np.testing.assert_array_equal(outcomes(np.array([1, 2, 3]), np.array([2, 2, 2])), [0, 0.5, 1])
+
+
+def test_the_interval_is_about_two_standard_errors_each_way():
+    rate = preference(np.array([1.0] * 240 + [-1.0] * 160), np.zeros(400))
+    assert rate.low == pytest.approx(0.6 - 1.96 * rate.stderr, abs=0.006)
+    assert rate.high == pytest.approx(0.6 + 1.96 * rate.stderr, abs=0.006)

@@ -7,7 +7,9 @@ def test_hand_counted_scores():
     # Summary: the cat sat; reference: the cat ran away fast.
     # Unigrams 2 of 3 and 2 of 5: F1 = 2·2/(3+5). Bigrams 1 of 2 and 1 of 4: F1 = 2·1/(2+4). LCS "the cat".
     scores = rouge(["The cat sat."], ["the cat ran away, fast"])
-    assert scores == pytest.approx({"rouge1": 0.5, "rouge2": 1 / 3, "rougeL": 0.5})
+    assert {kind: f1.item() for kind, f1 in scores.items()} == pytest.approx(
+        {"rouge1": 0.5, "rouge2": 1 / 3, "rougeL": 0.5}
+    )
 
 
 def test_rouge_l_sees_order_and_rouge_1_does_not():
@@ -16,8 +18,8 @@ def test_rouge_l_sees_order_and_rouge_1_does_not():
     assert scores["rougeL"] == pytest.approx(1 / 3)
 
 
-def test_the_mean_is_over_posts():
-    assert rouge(["a b", "c d"], ["a b", "x y"])["rouge1"] == 0.5
+def test_every_summary_has_its_own():
+    assert rouge(["a b", "c d"], ["a b", "x y"])["rouge1"].tolist() == [1, 0]
 
 
 def test_an_empty_summary_scores_nothing():

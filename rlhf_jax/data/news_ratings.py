@@ -53,16 +53,23 @@ class ScoredSummary:
 
 def convert(ratings: str | Path, out: str | Path, gap: float = 0.5) -> dict[str, int]:
     """Writes the comparisons of every ratings file; returns how many, by file name."""
+    written = {}
+    for name, comparisons in comparisons_of(ratings, gap).items():
+        write_jsonl(Path(out) / name, comparisons)
+        written[name] = len(comparisons)
+    return written
+
+
+def comparisons_of(ratings: str | Path, gap: float = 0.5) -> dict[str, list[Comparison]]:
+    """The comparisons of every ratings file of a folder, by file name."""
     paths = sorted(Path(ratings).glob("*.jsonl"))
     if not paths:
         raise RecordError(f"{ratings}: no *.jsonl files of ratings there")
-    written = {}
+    found = {}
     for path in paths:
         articles = read_jsonl(path, partial(compare, site=path.stem, gap=gap))
-        comparisons = [comparison for article in articles for comparison in article]
-        write_jsonl(Path(out) / path.name, comparisons)
-        written[path.name] = len(comparisons)
-    return written
+        found[path.name] = [comparison for article in articles for comparison in article]
+    return found
 
 
 def compare(record: dict, site: str, gap: float) -> list[Comparison]:

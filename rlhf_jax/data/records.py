@@ -37,12 +37,13 @@ class Post:
 
 @dataclass(frozen=True)
 class Article:
-    """A news article (CNN/DM); `site` is cnn, dailymail, …"""
+    """A news article (CNN/DM); `site` is cnn, dailymail, …; `summary` its highlights, if it has any."""
 
     id: str
     site: str
     title: str
     article: str
+    summary: str = ""
     extra: dict = field(default_factory=dict)
 
 

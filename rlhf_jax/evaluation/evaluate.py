@@ -19,10 +19,12 @@ from rlhf_jax.data.mini.judge import has_key_fact, judge
 from rlhf_jax.data.records import Post, RecordError
 from rlhf_jax.data.tldr import response_text
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
-from rlhf_jax.evaluation import policies
+from rlhf_jax.evaluation import likert, policies
+from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
-from rlhf_jax.evaluation.copying import copying
-from rlhf_jax.evaluation.length_control import preference_at_equal_length
+from rlhf_jax.evaluation.copying import copying, longest_run
+from rlhf_jax.evaluation.length_control import with_intervals
+from rlhf_jax.evaluation.likert import AXES
 from rlhf_jax.evaluation.preference import outcomes, preference
 from rlhf_jax.evaluation.report import write_report
 from rlhf_jax.evaluation.rouge import rouge
@@ -30,8 +32,6 @@ from rlhf_jax.mesh import make_mesh
 from rlhf_jax.metrics import read_metrics
 from rlhf_jax.model import heads, params, pretrained
 from rlhf_jax.workdir import read_seconds, write_text
-
-AXES = ("overall", "accuracy", "coverage", "coherence")
 
 Texts = dict[str, list[str]]  # policy name → a summary of every post
 Scores = dict[str, Float[np.ndarray, "N"]]  # policy name → a number for every post
@@ -83,6 +83,7 @@ def run(config: Config, workdir: Path) -> None:
             if name != "reference"
         },
         "policies": policy_figures(posts, texts, scores, measure, judged, tokenizer),
+        "likert": likert.figures(rated(posts, texts, judged)) if gold else None,
         "reward_model": reward_model_figures(margins, pairs["train"], held_out, scores["reference"], gold),
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
@@ -112,6 +113,15 @@ def judge_all(posts: Sequence[Post], texts: Sequence[str]) -> dict[str, np.ndarr
     return judged | {"key_fact": np.array(key_fact)}
 
 
+def rated(posts: Sequence[Post], texts: Texts, judged: Judged) -> list[likert.Rated]:
+    """The gold judge's ratings of every summary."""
+    return [
+        likert.Rated(post.id, name, len(text.split()), {axis: judged[name][axis][i] for axis in AXES})
+        for name in texts
+        for i, (post, text) in enumerate(zip(posts, texts[name], strict=True))
+    ]
+
+
 def policy_figures(
     posts: Sequence[Post], texts: Texts, scores: Scores, measure: Scores, judged: Judged, tokenizer: Tokenizer
 ) -> dict[str, dict]:
@@ -125,19 +135,22 @@ def policy_figures(
         for name in texts
     }
     compared = [name for name in texts if name not in policies.BASELINES]
-    equal_length = preference_at_equal_length(
+    equal_length = with_intervals(
         {name: outcomes(measure[name], measure["reference"]) for name in compared},
         {name: np.log(tokens[name] / tokens["reference"]) for name in compared},
     )
     figures = {}
     for name, written in texts.items():
-        copied = [copying(text, post.post) for post, text in zip(posts, written, strict=True)]
+        sources = [post.post for post in posts]
+        copied = [copying(*each) for each in zip(written, sources, strict=True)]
+        runs = [longest_run(*each) for each in zip(written, sources, strict=True)]
         figures[name] = {
             "preference_at_equal_length": equal_length.get(name),
-            "rouge": rouge(written, texts["reference"]),
+            "rouge": {kind: float(f1.mean()) for kind, f1 in rouge(written, texts["reference"]).items()},
             "tokens": float(tokens[name].mean()),
             "words": float(np.mean([len(text.split()) for text in written])),
             "copying": float(np.mean(copied)),
+            "copied_run": float(np.mean(runs)),
             "reward": float(scores[name].mean()),
         }
         if judged:
@@ -152,7 +165,7 @@ def reward_model_figures(
     held_out: Sequence[Pair],
     reference_scores: Float[np.ndarray, "M"],
     gold: bool,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """How often the reward model is right about held-out pairs, and where held-out references score.
 
     `margins` are its score of each pair's preferred summary less that of the other. The scorer that
@@ -160,20 +173,19 @@ def reward_model_figures(
     """
     preferred = np.ones(len(held_out))
     better = np.array([gold_gap(pair) for pair in held_out]) if gold else preferred
+    posts = [pair.info.id for pair in held_out]
+    accuracies = {
+        "valid_accuracy": agreement(margins, preferred, posts),
+        "gold_accuracy": agreement(margins, better, posts) if gold else None,
+        "blind_accuracy": agreement(blind_margins(train, held_out), better, posts),
+    }
     return {
-        "valid_accuracy": agreement(margins, preferred),
-        "gold_accuracy": agreement(margins, better) if gold else None,
-        "blind_accuracy": agreement(blind_margins(train, held_out), better),
+        **{name: estimate and estimate["value"] for name, estimate in accuracies.items()},
         "pairs": len(held_out),
         "reference_mean": float(reference_scores.mean()),
         "reference_stderr": float(reference_scores.std() / np.sqrt(len(reference_scores))),
+        "intervals": {name: estimate for name, estimate in accuracies.items() if estimate},
     }
-
-
-def agreement(margins: Float[np.ndarray, "N"], truth: Float[np.ndarray, "N"]) -> float:
-    """Share of pairs whose margin has the sign of the truth: 0 never has; pairs of truth 0 do not count."""
-    decided = truth != 0
-    return float(np.mean(margins[decided] * truth[decided] > 0))
 
 
 def gold_gap(pair: Pair) -> float:

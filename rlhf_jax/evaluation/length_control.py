@@ -4,13 +4,17 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from rlhf_jax.evaluation.intervals import Estimate, joint
+
+WEAK = 1e5  # inverse of a penalty that changes nothing but keeps the coefficient finite of who always wins
+
+ByPolicy = Mapping[str, Float[np.ndarray, "N"]]  # policy → a value of each of the same N posts
 
 
-def preference_at_equal_length(
-    outcomes: Mapping[str, Float[np.ndarray, "N"]], log_ratios: Mapping[str, Float[np.ndarray, "N"]]
-) -> dict[str, float]:
+def preference_at_equal_length(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict[str, float]:
     """The rate each policy would have with summaries as long as the references, 0 to 1.
 
     Logistic regression without intercept, over all policies' comparisons together, of
@@ -21,14 +25,30 @@ def preference_at_equal_length(
     lengths are positive (tokens with EOS are). A policy that wins always has no finite coefficient:
     its rate comes out near 1.
     """
-    preferred = np.concatenate(list(outcomes.values()))
-    policy = np.repeat(np.eye(len(outcomes)), [len(won) for won in outcomes.values()], axis=0)
-    features = np.column_stack([policy, np.concatenate([log_ratios[name] for name in outcomes])])
+    won, policy, ratio = _rows(outcomes, log_ratios)
+    rates = _fitted(won, policy, ratio, len(outcomes))
+    return {name: float(rate) for name, rate in zip(outcomes, rates, strict=True)}
 
-    def loss_and_gradient(coefficients):
-        logits = features @ coefficients
-        loss = np.mean(np.logaddexp(0, logits) - preferred * logits)
-        return loss, features.T @ (expit(logits) - preferred) / len(preferred)
 
-    fit = minimize(loss_and_gradient, np.zeros(features.shape[1]), jac=True, tol=1e-8)
-    return {name: float(rate) for name, rate in zip(outcomes, expit(fit.x), strict=False)}
+def with_intervals(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict[str, Estimate]:
+    """The same with 95% intervals; posts are drawn again, each with all policies' summaries of it."""
+    won, policy, ratio = _rows(outcomes, log_ratios)
+    posts = np.concatenate([np.arange(len(each)) for each in outcomes.values()])
+    estimates = joint(posts.tolist(), lambda i: _fitted(won[i], policy[i], ratio[i], len(outcomes)))
+    return dict(zip(outcomes, estimates, strict=True))
+
+
+def _rows(outcomes: ByPolicy, log_ratios: ByPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outcome, number of the policy and log ratio of every comparison."""
+    won = np.concatenate(list(outcomes.values())).astype(float)
+    policy = np.repeat(np.arange(len(outcomes)), [len(each) for each in outcomes.values()])
+    return won, policy, np.concatenate([log_ratios[name] for name in outcomes])
+
+
+def _fitted(won: np.ndarray, policy: np.ndarray, ratio: np.ndarray, policies: int) -> Float[np.ndarray, "K"]:
+    """The rates of all policies. A comparison counts as won and as lost, by the shares of its outcome."""
+    features = np.column_stack([np.eye(policies)[policy], ratio])
+    fit = LogisticRegression(C=WEAK, fit_intercept=False, solver="newton-cholesky", tol=1e-7)
+    is_won = np.repeat([1, 0], len(won))
+    fit.fit(np.concatenate([features, features]), is_won, sample_weight=np.concatenate([won, 1 - won]))
+    return expit(fit.coef_[0, :-1])

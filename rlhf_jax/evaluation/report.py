@@ -30,7 +30,7 @@ POLICIES = {
 }
 # A policy's field in results.json: heading, format, meaning.
 COLUMNS = {
-    "preference_at_equal_length": (
+    "preference_at_equal_length.value": (
         "At equal length",
         "{:.1%}",
         "the preferred share, were the summaries as long as the references",
@@ -167,6 +167,8 @@ def facts(fields: dict) -> dict[str, str]:
     """What each field says -> its value as text."""
     texts = {}
     for key, value in fields.items():
+        if key == "intervals":
+            continue
         name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
         if value is not None:
             texts[name] = text(value, form)

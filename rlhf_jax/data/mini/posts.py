@@ -59,9 +59,9 @@ def posts(seed: int, split: str, count: int) -> list[Post]:
 def tell(rng: np.random.Generator, split: str) -> Story:
     """Draws a story whose every triple belongs to `split`. Verbs within a story differ."""
     count = pick_weighted(rng, {4: 0.15, 5: 0.70, 6: 0.15})
-    facts = _draw_facts(count, split, rng)
+    facts = draw_facts(count, split, rng)
     while len(people := people_in(facts)) < 4:
-        facts = _draw_facts(count, split, rng)
+        facts = draw_facts(count, split, rng)
     if count < 6:  # six facts leave no room for places
         placed, places = rng.permutation(count)[: int(rng.integers(3))], rng.permutation(PLACES)
         for i, place in zip(placed, places, strict=False):
@@ -70,7 +70,7 @@ def tell(rng: np.random.Generator, split: str) -> Story:
     return Story(tuple(facts), key, cause, ask(people, rng))
 
 
-def _draw_facts(count: int, split: str, rng: np.random.Generator) -> list[Fact]:
+def draw_facts(count: int, split: str, rng: np.random.Generator) -> list[Fact]:
     """`count` facts among at most five people."""
     people = [NAMES[i] for i in rng.permutation(len(NAMES))[: int(rng.integers(4, 6))]]
     facts: list[Fact] = []
@@ -89,7 +89,7 @@ def write_post(story: Story, rng: np.random.Generator, id: str, authors: dict = 
     """Puts a story into words; draws titles and markers until they fit into the limit."""
     subreddit = pick(rng, SUBREDDITS)
     while True:
-        title, body = _title(story, rng), _body(story, rng)
+        title, body = _title(story, rng), write_body(story, rng)
         if count_words(f"{title} {body}") <= POST_WORDS:
             return Post(id, subreddit, title, body, write_reference(story, rng, authors), {})
 
@@ -105,7 +105,7 @@ def _title(story: Story, rng: np.random.Generator) -> str:
     return pick(rng, (f"need advice about {pick(rng, story.people)}", pick(rng, VAGUE_TITLES)))
 
 
-def _body(story: Story, rng: np.random.Generator) -> str:
+def write_body(story: Story, rng: np.random.Generator) -> str:
     sentences = []
     for i, fact in enumerate(story.facts):
         if i == story.key:

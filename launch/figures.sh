@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Every figure of docs/results.md from nothing, in runs/figures: about 3 hours on two cores. Started again, it resumes.
+# RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. SEEDS="0 1 2" are those of the headline;
+# the experiments that train anew are of seed 0 alone.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+runs=${RUNS:-runs/figures} out=${OUT:-docs} seeds=${SEEDS:-0 1 2}
+mkdir -p "$runs"
+# Runs that differ in numbers alone share their compiled programs.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(realpath "$runs")/compiled}
+
+page() { python -m rlhf_jax.experiments.results --runs="$runs" --out="$out"; }
+
+# experiment NAME RUN OPTION…: makes RUN/NAME.json, unless it is there.
+experiment() {
+    if [[ -f $runs/$2/$1.json ]]; then return; fi
+    python -m "rlhf_jax.experiments.$1" --workdir="$runs/$2" "${@:3}"
+    page
+}
+
+for seed in $seeds; do
+    python -m rlhf_jax.main --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
+    experiment probes "seed$seed"
+    experiment agreement "seed$seed"
+    experiment transfer "seed$seed"
+done
+
+first=${seeds%% *}
+experiment overoptimization "seed$first"
+# A reward model that saw an eighth of the comparisons: is what does not happen with the good one its merit?
+for stage in sft reward; do
+    if [[ -f $runs/weak$first/overoptimization.json ]]; then break; fi
+    python -m rlhf_jax.main --config=configs/mini.py --config.data.mini_pairs=4000 --config.sft.bigger_pretrained= \
+        --config.seed="$first" --workdir="$runs/weak$first" --stage="$stage"
+done
+experiment overoptimization "weak$first"
+experiment scaling "seed$first" --policies
+page

@@ -1,0 +1,50 @@
+"""Estimates with their 95% intervals, by bootstrap over posts.
+
+What is measured about one post hangs together, so posts are drawn again, with all that belongs to them.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rlhf_jax.feedback.estimates import bootstrap
+
+RESAMPLES = 1000
+FITS = 200  # resamples where each takes a fit
+
+Estimate = dict[str, float]  # value, low, high
+
+
+def mean(
+    values: Sequence[float] | Float[np.ndarray, "N"], posts: Sequence[Hashable] | None = None
+) -> Estimate:
+    """The mean of N values, one a post, or several of those `posts` that stand under equal names.
+
+    Values that are not numbers do not count. Without any that is, the estimate is empty.
+    """
+    values = np.asarray(values, float)
+    counted = np.isfinite(values)
+    owner = (
+        np.unique(np.asarray(posts), return_inverse=True)[1] if posts is not None else np.arange(len(values))
+    )
+    sums = np.bincount(owner[counted], values[counted])
+    counts = np.bincount(owner[counted])
+    rows = np.column_stack([sums, counts])[counts > 0]
+    return bootstrap(rows, lambda rows: float(np.divide(*rows.sum(axis=0))), RESAMPLES) or {}
+
+
+def joint(
+    posts: Sequence[Hashable], statistic: Callable[[Int[np.ndarray, "n"]], Float[np.ndarray, "K"]]
+) -> list[Estimate]:
+    """K estimates of one fit: `statistic` of the numbers of the rows to fit, each of which is of a post."""
+    owner = np.unique(np.asarray(posts), return_inverse=True)[1]
+    rows = np.split(np.argsort(owner, kind="stable"), np.bincount(owner).cumsum()[:-1])
+    rng = np.random.default_rng(0)
+    drawn = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(FITS))
+    low, high = np.quantile([statistic(again) for again in drawn], [0.025, 0.975], axis=0)
+    values = statistic(np.arange(len(owner)))
+    return [
+        {"value": float(v), "low": float(lo), "high": float(hi)}
+        for v, lo, hi in zip(values, low, high, strict=True)
+    ]

@@ -1,0 +1,108 @@
+"""Ratings of single summaries on axes, 1 to 7 (Stiennon et al. 2020, §4.3 and figure 3).
+
+    python -m rlhf_jax.evaluation.likert FILE… [--json=FILE]
+
+FILE          OpenAI's axis ratings, or ratings.jsonl of rlhf_jax.feedback.export
+--json=FILE   where to write the same figures
+
+Overall ratings are also told at equal length: a linear regression on one indicator a policy and the
+logarithm of a summary's words over their geometric mean in all summaries.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from rlhf_jax.command_line import status_of
+from rlhf_jax.data.records import AxisRating, RecordError, read_axis_ratings
+from rlhf_jax.evaluation.intervals import Estimate, joint, mean
+
+AXES = ("overall", "accuracy", "coverage", "coherence")
+
+
+class Rated(NamedTuple):
+    """A policy's summary of a post, its words, and its ratings by axis, of which some may be missing."""
+
+    post: str
+    policy: str
+    words: int
+    axes: Mapping[str, float | None]
+
+
+def of_records(ratings: Iterable[AxisRating]) -> list[Rated]:
+    return [Rated(r.info.id, r.summary.policy, len(r.summary.text.split()), r.summary.axes) for r in ratings]
+
+
+def figures(rated: Sequence[Rated]) -> dict[str, dict[str, Estimate]]:
+    """Policy → axis → mean rating; `perfect`: share of 7 overall; `overall_at_equal_length`."""
+    found: dict[str, dict[str, Estimate]] = {}
+    for policy in dict.fromkeys(one.policy for one in rated):
+        own = [one for one in rated if one.policy == policy]
+        posts = [one.post for one in own]
+        ratings = {axis: np.array([one.axes.get(axis) for one in own], float) for axis in AXES}
+        found[policy] = {axis: mean(ratings[axis], posts) for axis in AXES}
+        perfect = np.where(np.isnan(ratings["overall"]), np.nan, ratings["overall"] == 7)
+        found[policy]["perfect"] = mean(perfect, posts)
+    for policy, estimate in overall_at_equal_length(rated).items():
+        found[policy]["overall_at_equal_length"] = estimate
+    return found
+
+
+def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
+    """The overall rating each policy would have, were all summaries of one length.
+
+    Least squares of rating = coefficient[policy] + slope · (log words − their mean), over all summaries
+    with an overall rating and at least a word; the coefficients are the answer.
+    """
+    used = [one for one in rated if one.words and one.axes.get("overall") is not None]
+    policies = list(dict.fromkeys(one.policy for one in used))
+    lengths = np.log([one.words for one in used])
+    indicators = np.eye(len(policies))[[policies.index(one.policy) for one in used]]
+    features = np.column_stack([indicators, lengths - lengths.mean()])
+    ratings = np.array([one.axes["overall"] for one in used], float)
+
+    def coefficients(rows) -> Float[np.ndarray, "K"]:
+        return np.linalg.lstsq(features[rows], ratings[rows])[0][:-1]
+
+    return dict(zip(policies, joint([one.post for one in used], coefficients), strict=True))
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    return status_of(lambda: tell(argv), "rlhf_jax.evaluation.likert")
+
+
+def tell(argv: list[str]) -> None:
+    options = flags.FlagValues()
+    flags.DEFINE_string("json", None, "file to write", flag_values=options)
+    files = options(argv)[1:]
+    if not files:
+        raise flags.Error("no files of ratings; --help shows the usage")
+    rated = of_records(rating for file in files for rating in read_axis_ratings(file))
+    if not rated:
+        raise RecordError(f"{files[0]}: no ratings in it")
+    found = figures(rated)
+    for policy, estimates in found.items():
+        told = [
+            f"{name.replace('_', ' ')} {_told(estimate)}" for name, estimate in estimates.items() if estimate
+        ]
+        print(f"{policy}: {', '.join(told)}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _told(estimate: Estimate) -> str:
+    return "{value:.2f} ({low:.2f} to {high:.2f})".format(**estimate)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

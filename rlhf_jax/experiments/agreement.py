@@ -1,0 +1,125 @@
+"""Who agrees with a judge about which summary is better: the reward model, ROUGE, length, copying (§4.4).
+
+    python -m rlhf_jax.experiments.agreement --workdir=runs/mini
+
+--workdir=FOLDER   a run with all stages finished
+--posts=N          (1000) unseen posts, of which every policy writes two summaries
+
+On the same pairs of summaries: held-out comparisons, on which people's choices are the truth; and, in the
+miniature, two samples of the SFT policy and two of the PPO policy for each post, on which the gold judge
+is. They are drawn at the temperature at which people are asked about samples, 1. Ties of the judge are left
+out, those of a metric count one half. The figures are `<workdir>/agreement.json` and .png.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils.epath import Path
+from jaxtyping import Bool, Float
+
+from rlhf_jax import collect
+from rlhf_jax.data import sources
+from rlhf_jax.data.comparisons import Pair, pairs_of
+from rlhf_jax.evaluation.agreement import agreement, countable, hits
+from rlhf_jax.evaluation.blind import blind_margins
+from rlhf_jax.evaluation.figures import agreement_figure
+from rlhf_jax.evaluation.intervals import Estimate, mean
+from rlhf_jax.evaluation.judges import Info, gold_scores
+from rlhf_jax.experiments.opened import Opened, command, open_run, write_figures
+from rlhf_jax.inference import summarize
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.tasks import TEMPERATURE
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0; 2 after an error of use, told in one line."""
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    flags.DEFINE_integer("posts", 1000, "that policies summarize twice", 1, flag_values=options)
+
+    def run() -> None:
+        workdir = Path(options.workdir)
+        figures = measure(workdir, options.posts)
+        write_figures(workdir / "agreement.json", figures)
+        agreement_figure([figures], workdir / "agreement.png")
+
+    return command(argv, "agreement", __doc__, options, run)
+
+
+def measure(workdir: Path, count: int) -> dict[str, Any]:
+    """Kind of pairs → metric → share of the pairs on which it agrees."""
+    run = open_run(workdir)
+    splits = sources.load_posts(run.config.data, run.config.seed)
+    comparisons = collect.load(run.config, workdir)
+    train = pairs_of(comparisons, "train")
+    held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
+    references = {post.id: post.summary for posts in splits.values() for post in posts}
+    with jax.set_mesh(make_mesh(run.config.mesh)):
+        kinds = {"people": of_comparisons(run, train, held_out, references)}
+        if run.config.data.source == "mini":
+            posts = splits["test"][:count]
+            kinds |= {stage: of_samples(run, stage, posts, train) for stage in ("sft", "ppo")}
+    return {"seed": run.config.seed, "posts": count, "agreement": kinds}
+
+
+def of_comparisons(
+    run: Opened, train: Sequence[Pair], held_out: Sequence[Pair], references: dict[str, str]
+) -> dict[str, Estimate]:
+    """Agreement with people on held-out pairs; ROUGE on those of posts whose references are known."""
+    infos = [pair.info for pair in held_out]
+    sides = [pair.chosen for pair in held_out], [pair.rejected for pair in held_out]
+    against = [references.get(info.id, "") for info in infos]
+    known = np.array([info.id in references for info in infos])
+    margins = metric_margins(run, infos, *sides, against) | {"blind": blind_margins(train, held_out)}
+    return agreements(margins, np.ones(len(infos)), infos, known)
+
+
+def of_samples(run: Opened, stage: str, posts: Sequence, train: Sequence[Pair]) -> dict[str, Estimate]:
+    """Agreement with the gold judge on two samples of one policy for each post."""
+    policy = run.policy(stage)
+    first, second = (
+        summarize(policy, posts, **run.setting, temperature=TEMPERATURE, seed=run.config.seed + i)
+        for i in range(2)
+    )
+    truth = gold_scores(posts, first) - gold_scores(posts, second)
+    margins = metric_margins(run, posts, first, second, [post.summary for post in posts])
+    pairs = [Pair(*each) for each in zip(posts, first, second, strict=True)]
+    margins["blind"] = blind_margins(train, pairs)
+    return agreements(margins, truth, posts, np.ones(len(posts), bool))
+
+
+def agreements(
+    margins: dict[str, Float[np.ndarray, "N"]],
+    truth: Float[np.ndarray, "N"],
+    infos: Sequence[Info],
+    known: Bool[np.ndarray, "N"],
+) -> dict[str, Estimate]:
+    """Of every metric, and by how much the reward model's exceeds ROUGE-L's on the same pairs.
+
+    `known` are the pairs that have a reference for ROUGE.
+    """
+    posts = [info.id for info in infos]
+    with_reference = np.where(known, truth, np.nan)
+    found = {
+        name: agreement(margin, with_reference if "rouge" in name else truth, posts)
+        for name, margin in margins.items()
+    }
+    lead = hits(margins["reward_model"], with_reference) - hits(margins["rougeL"], with_reference)
+    return found | {"lead_over_rougeL": mean(lead, posts)}
+
+
+def metric_margins(
+    run: Opened, infos: Sequence[Info], first: Sequence[str], second: Sequence[str], references: Sequence[str]
+) -> dict[str, Float[np.ndarray, "N"]]:
+    """By how much each metric puts the first summary above the second."""
+    ours, theirs = (countable(infos, texts, references) for texts in (first, second))
+    margins = {name: ours[name] - theirs[name] for name in ours}
+    return {"reward_model": run.score(infos, first) - run.score(infos, second)} | margins
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

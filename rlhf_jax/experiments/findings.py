@@ -1,0 +1,178 @@
+"""The paper's findings, held to what was measured here.
+
+A finding is a function of the JSON of runs, one a seed, and gives None where the runs do not have what it is
+about. It holds where the intervals of 95% say so in every run.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rlhf_jax.experiments.markdown import listed, percent, plain, rate_of, spoken, table
+
+Row = list[Any]
+
+
+class Finding(NamedTuple):
+    """`held` is None where the paper makes no claim that could be held to; `body` is Markdown."""
+
+    held: bool | None
+    body: str
+
+
+def headline(runs: Sequence[dict]) -> Finding:
+    """Held where PPO is above the references and above the larger supervised policy."""
+    rates = [run["preference_over_reference"] for run in runs]
+    names = [name for name in ("base", "sft", "sft_10x", "ppo") if name in rates[0]]
+    names += [name for name in rates[0] if name.startswith("best_of")]
+    held = all(one["ppo"]["low"] > max(0.5, one.get("sft_10x", one["sft"])["high"]) for one in rates)
+    rows: list[Row] = [[i, *(percent(rate_of(one[name])) for name in names)] for i, one in enumerate(rates)]
+    rows.append(["mean", *(f"{sum(one[name]['rate'] for one in rates) / len(rates):.1%}" for name in names)])
+    told = f"PPO ends {listed([run['ppo']['kl'] for run in runs], '{:.1f}')} nats from the supervised policy."
+    facts = [run["policies"]["ppo"].get("key_fact") for run in runs]
+    if None not in facts:
+        told += f" It states the key fact in {listed(facts)} of its summaries."
+    return Finding(held, table(["run", *map(spoken, names)], rows) + f"\n\n{told}")
+
+
+def equal_length(runs: Sequence[dict]) -> Finding:
+    """Held where PPO is above SFT with both at the length of the references."""
+    found = [
+        {name: one["preference_at_equal_length"] for name, one in run["policies"].items()} for run in runs
+    ]
+    names = [name for name, rate in found[0].items() if rate]
+    rows: list[Row] = [[i, *(percent(rates[name]) for name in names)] for i, rates in enumerate(found)]
+    rows.append(["tokens, run 0", *(f"{runs[0]['policies'][name]['tokens']:.1f}" for name in names)])
+    held = all(rates["ppo"]["low"] > rates["sft"]["high"] for rates in found)
+    return Finding(held, table(["run", *map(spoken, names)], rows))
+
+
+def likert(runs: Sequence[dict]) -> Finding | None:
+    """Held where PPO's summaries are rated above the references on coverage."""
+    found = [run["likert"] for run in runs if run.get("likert")]
+    if not found:
+        return None
+    names = [name for name in ("reference", "sft", "sft_10x", "ppo") if name in found[0]]
+    rows = []
+    for axis in ("overall", "overall_at_equal_length", "accuracy", "coverage", "coherence", "perfect"):
+        told = percent if axis == "perfect" else plain
+        rows.append([spoken(axis), *(told(found[0][name][axis]) for name in names)])
+    held = all(one["ppo"]["coverage"]["low"] > one["reference"]["coverage"]["high"] for one in found)
+    return Finding(held, table(["run 0", *map(spoken, names)], rows))
+
+
+def overoptimization(runs: Sequence[dict]) -> Finding:
+    """Held where true preference peaks before the farthest policy, whose reward is not below the peak's."""
+    held, rows = True, []
+    true = judge_of(runs)
+    for i, run in enumerate(runs):
+        policies = sorted(run["ppo"], key=lambda one: one["kl"]["value"])
+        peak, farthest = max(policies, key=lambda one: one[true]["value"]), policies[-1]
+        falls = peak[true]["low"] > farthest[true]["high"]
+        held &= falls and farthest["reward"]["value"] >= peak["reward"]["value"]
+        for one in policies:
+            figures = [plain(one["kl"]), plain(one["reward"]), percent(one["reward_preference"])]
+            rows.append([i, f"{one['kl_coef']:g}", *figures, percent(one.get("gold_preference"))])
+    head = ["run", "β", "KL, nats", "reward", "preferred by the reward model", "by the gold judge"]
+    percentile = listed([run["reference_percentile"] for run in runs], "{:.2f}")
+    told = f"The {runs[0]['percentile']}th percentile of the references' rewards is {percentile}."
+    return Finding(held, table(head, rows) + f"\n\n{told}")
+
+
+def best_of_n(runs: Sequence[dict]) -> Finding:
+    """PPO and best-of-N where their KL is equal."""
+    true = judge_of(runs)
+    rows = []
+    for i, run in enumerate(runs):
+        for one in run["best_of_n"]:
+            ppo = at_kl(run["ppo"], true, one["kl"]["value"])
+            kl = [f"{one['kl_closed_form']:.2f}", plain(one["kl"])]
+            rows.append([i, one["n"], *kl, percent(one[true]), "" if ppo is None else f"{ppo:.1%}"])
+    who = "gold judge" if true == "gold_preference" else "reward model"
+    head = ["run", "N", "KL, closed form", "KL, measured", f"preferred by the {who}", "PPO at that KL"]
+    return Finding(None, table(head, rows))
+
+
+def judge_of(runs: Sequence[dict]) -> str:
+    """The gold judge's preference, or the reward model's where there is no other."""
+    return "gold_preference" if "gold_preference" in runs[0]["ppo"][0] else "reward_preference"
+
+
+def at_kl(points: Sequence[dict], name: str, kl: float) -> float | None:
+    """A value on the line through points in the order of KL; None outside of them."""
+    ordered = sorted((point["kl"]["value"], point[name]["value"]) for point in points)
+    for (low, before), (high, after) in zip(ordered, ordered[1:], strict=False):
+        if low <= kl <= high:
+            return before + (after - before) * (kl - low) / max(high - low, 1e-9)
+    return None
+
+
+def scaling(runs: Sequence[dict]) -> Finding:
+    """Held where accuracy grows with each doubling of what was varied: data, and parameters."""
+    truth = "gold_accuracy" if "gold_accuracy" in runs[0]["points"][0] else "valid_accuracy"
+    rows = []
+    for i, run in enumerate(runs):
+        for one in run["points"]:
+            size = [f"{one['parameters'] / 1e6:.2f}M", f"{one['comparisons']:,}"]
+            right = [percent(one.get(name)) for name in ("valid_accuracy", "gold_accuracy", "blind_accuracy")]
+            rows.append([i, *size, *right])
+    head = ["run", "parameters", "comparisons", "right, people", "right, gold judge", "blind to the post"]
+    told, held = "", True
+    for name in ("comparisons", "parameters"):
+        gains = [run["per_doubling"][truth][name] for run in runs if name in run["per_doubling"][truth]]
+        held &= all(gain > 0 for gain in gains)
+        told += f" A doubling of the {name} adds {listed(gains, '{:+.1%}')}." if gains else ""
+    return Finding(held, table(head, rows) + f"\n\n{told.strip()}")
+
+
+def policy_size(runs: Sequence[dict]) -> Finding | None:
+    """Held where human feedback at every size is above supervision at every size."""
+    if not all(run["policies"] for run in runs):
+        return None
+    rows, held = [], True
+    for i, run in enumerate(runs):
+        supervised = max(one["sft"]["high"] for one in run["policies"])
+        for one in run["policies"]:
+            held &= one["ppo"]["low"] > supervised
+            rates = [percent(rate_of(one.get(name))) for name in ("base", "sft", "ppo")]
+            rows.append([i, f"{one['parameters'] / 1e6:.2f}M", *rates])
+    return Finding(held, table(["run", "parameters", "pretrained", "supervised", "human feedback"], rows))
+
+
+def agreement(runs: Sequence[dict]) -> Finding:
+    """Held where the reward model leads ROUGE-L on samples of every policy; without, on people's pairs."""
+    names = [name for name in runs[0]["agreement"]["people"] if name != "lead_over_rougeL"]
+    kinds = {"people": "held-out, people", "sft": "SFT samples, gold judge", "ppo": "PPO samples, gold judge"}
+    rows, held = [], True
+    for i, run in enumerate(runs):
+        for kind, found in run["agreement"].items():
+            shares = [percent(found.get(name)) for name in (*names, "lead_over_rougeL")]
+            rows.append([i, kinds[kind], found["reward_model"]["pairs"], *shares])
+            if found["rougeL"] and (kind != "people" or len(run["agreement"]) == 1):
+                held &= found["lead_over_rougeL"]["low"] > 0
+    return Finding(held, table(["run", "of", "pairs", *map(spoken, names), "lead over ROUGE-L"], rows))
+
+
+def transfer(runs: Sequence[dict]) -> Finding:
+    """Held where on news PPO is preferred over the SFT policy that it was trained from."""
+    policies = [run["policies"] for run in runs]
+    names = [name for name, one in policies[0].items() if "preference" in one]
+    rows: list[Row] = [[i, *(percent(one[n]["preference"]) for n in names)] for i, one in enumerate(policies)]
+    rows.append(["ROUGE-L, run 0", *(plain(policies[0][name]["rougeL"]) for name in names)])
+    held = all(run["ppo_over_sft"]["low"] > 0.5 for run in runs)
+    duel = " and ".join(percent(run["ppo_over_sft"]) for run in runs)
+    told = f"\n\nPPO is preferred over SFT on {duel} of the articles."
+    models = [run["reward_model"] for run in runs if "reward_model" in run]
+    if models:
+        right = " and ".join(percent(model["accuracy"]) for model in models)
+        pairs = models[0]["accuracy"]["pairs"]
+        told += f" The reward model is right on {right} of {pairs:,} pairs of news summaries."
+    return Finding(held, table(["run", *map(spoken, names)], rows) + told)
+
+
+def probes(runs: Sequence[dict]) -> Finding:
+    """Held where the reward model is right more often than not on every kind of pairs there is."""
+    names = list(runs[0]["probes"])
+    rows: list[Row] = [[i, *(percent(run["probes"][n]) for n in names)] for i, run in enumerate(runs)]
+    rows.append(["pairs, run 0", *(f"{runs[0]['probes'][name]['pairs']:,}" for name in names)])
+    held = all(one["low"] > 0.5 for run in runs for one in run["probes"].values() if one["pairs"])
+    return Finding(held, table(["run", *map(spoken, names)], rows))

@@ -1,0 +1,136 @@
+"""Has another judge say which summaries of a finished run are better than the references.
+
+    python -m rlhf_jax.experiments.judged --workdir=runs/mini --people=collected/comparisons.jsonl
+    python -m rlhf_jax.experiments.judged --workdir=runs/mini --url=https://api.example.com/v1 --model=NAME
+
+--workdir=FOLDER   a run with stage eval finished, whose samples/test.jsonl is judged
+--people=FILE      comparisons of the labelling site; pairs that nobody compared do not count
+--url, --model     an OpenAI-compatible endpoint, see rlhf_jax/evaluation/endpoint.py; its key is read from
+                   the environment (--key_variable=OPENAI_API_KEY)
+--prompt=FILE      what it is asked, with {text}, {first} and {second}; without it, the built-in question
+--price_in, --price_out, --max_cost   dollars for a million tokens, and dollars at most (5)
+--at_once=N        (8) requests under way
+--policies=LIST    those to judge; without it, all
+--posts=N          (100) posts to judge
+
+The figures are `<workdir>/judged_<people or model>.json`: how often each policy is preferred over the
+reference, plainly and at equal length, and how far other numbers agree with the judge on the same pairs.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from etils.epath import Path
+
+from rlhf_jax.config import ConfigError
+from rlhf_jax.data.records import Post, RecordError, read_comparisons, read_jsonl
+from rlhf_jax.evaluation import endpoint, judges
+from rlhf_jax.evaluation.agreement import agreement, countable
+from rlhf_jax.evaluation.endpoint import Endpoint
+from rlhf_jax.evaluation.intervals import mean
+from rlhf_jax.evaluation.length_control import with_intervals
+from rlhf_jax.experiments.opened import command, write_figures
+
+KEPT = "judged_cache.jsonl"  # of the endpoint's replies, in the run's folder
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    for name in ("people", "url", "model", "prompt"):
+        flags.DEFINE_string(name, "", "see above", flag_values=options)
+    flags.DEFINE_string("key_variable", Endpoint.key_variable, "of the environment", flag_values=options)
+    for name in ("price_in", "price_out", "max_cost"):
+        flags.DEFINE_float(name, getattr(Endpoint, name), "dollars", 0, flag_values=options)
+    flags.DEFINE_integer("at_once", Endpoint.at_once, "requests under way", 1, flag_values=options)
+    flags.DEFINE_list("policies", [], "to judge", flag_values=options)
+    flags.DEFINE_integer("posts", 100, "to judge", 1, flag_values=options)
+
+    def run() -> None:
+        workdir = Path(options.workdir)
+        name, judge = judge_of(options, workdir)
+        samples = list(read_jsonl(workdir / "samples" / "test.jsonl", dict))[: options.posts]
+        file = workdir / f"judged_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.json"
+        write_figures(file, {"judge": name} | measure(judge, samples, options.policies))
+
+    return command(argv, "judged", __doc__, options, run)
+
+
+def judge_of(options: flags.FlagValues, workdir: Path) -> tuple[str, judges.Judge]:
+    if bool(options.people) == bool(options.url and options.model):
+        raise ConfigError("name one judge: --people=FILE, or --url and --model")
+    if options.people:
+        return "people", judges.people(read_comparisons(options.people))
+    prompt = Path(options.prompt).read_text(encoding="utf-8") if options.prompt else endpoint.PROMPT
+    names = ("url", "model", "key_variable", "at_once", "price_in", "price_out", "max_cost")
+    asked = Endpoint(prompt=prompt, **{name: getattr(options, name) for name in names})
+    return options.model, endpoint.judge(asked, workdir / KEPT)
+
+
+def measure(
+    judge: judges.Judge, samples: Sequence[dict[str, Any]], policies: Sequence[str]
+) -> dict[str, Any]:
+    """Preference over the reference, by policy; agreement of other numbers with it, over all policies."""
+    posts = [Post(**sample["post"]) for sample in samples]
+    references = [post.summary for post in posts]
+    names = list(policies) or [name for name in samples[0]["summaries"] if name != "reference"]
+    unknown = [name for name in names if name not in samples[0]["summaries"]]
+    if unknown:
+        raise ConfigError(f"--policies: no summaries of {', '.join(unknown)} in the run")
+    texts = {name: [sample["summaries"][name]["text"] for sample in samples] for name in names}
+    won = {name: judge(posts, texts[name], references) for name in names}
+    judged = {name: np.isfinite(won[name]) for name in names}
+    if not any(known.any() for known in judged.values()):
+        raise RecordError("the judge has compared none of these summaries with the references")
+    ratios = {name: log_ratios(texts[name], references) for name in names}
+    compared = [name for name in names if judged[name].any()]
+    at_equal_length = with_intervals(
+        {name: won[name][judged[name]] for name in compared},
+        {name: ratios[name][judged[name]] for name in compared},
+    )
+    margins = {name: margins_of(samples, name, texts[name], posts) for name in names}
+    truth = np.concatenate([won[name] - 0.5 for name in names])
+    ids = [post.id for _ in names for post in posts]
+    return {
+        "posts": len(posts),
+        "preference_over_reference": {
+            name: {"pairs": int(judged[name].sum())} | mean(won[name]) for name in compared
+        },
+        "preference_at_equal_length": at_equal_length,
+        "agreement": {
+            metric: agreement(np.concatenate([margins[name][metric] for name in names]), truth, ids)
+            for metric in margins[names[0]]
+        },
+    }
+
+
+def log_ratios(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Log of words, with the end, over those of the reference."""
+    words, theirs = (np.array([len(text.split()) + 1 for text in each]) for each in (texts, references))
+    return np.log(words / theirs)
+
+
+def margins_of(
+    samples: Sequence[dict[str, Any]], policy: str, texts: Sequence[str], posts: Sequence[Post]
+) -> dict[str, np.ndarray]:
+    """By how much other numbers put a policy's summary above the reference, to which ROUGE says nothing."""
+    references = [post.summary for post in posts]
+    ours, theirs = (countable(posts, each, references) for each in (texts, references))
+    margins = {metric: ours[metric] - theirs[metric] for metric in ("words", "copying")}
+    for metric, field in {"reward_model": "score", "gold_judge": "gold"}.items():
+        scores = np.array(
+            [[sample["summaries"][name][field] for name in (policy, "reference")] for sample in samples],
+            float,
+        )
+        if np.isfinite(scores).all():
+            margins[metric] = scores[:, 0] - scores[:, 1]
+    return margins
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,175 @@
+"""How far to optimize against a reward model: preference along KL (Stiennon et al. 2020, figure 5).
+
+    python -m rlhf_jax.experiments.overoptimization --workdir=runs/mini
+
+--workdir=FOLDER   a run with stages sft and reward finished; configuration and data are its own
+--kl_coefs=LIST    the KL penalties (0.5,0.2,0.1,0.05,0.02,0.01,0.003,0.001): a PPO run for each
+--episodes=N       of each of them; without it, the run's ppo.episodes
+--posts=N          (300) unseen posts that every policy summarizes
+--pool=N           (512) samples of the SFT policy for each of them, and the largest N of best-of-N
+
+Every policy samples at eval.temperature. Its KL from the SFT policy is measured on those samples, and so
+is how often a summary is preferred over the reference: by the reward model that it was trained against, and
+by the gold judge, where there is one. Best-of-N is estimated for all N from one pool
+(evaluation/best_of_n.py), its KL in closed form and as the scores of the pool show it.
+
+The runs lie in `<workdir>/overoptimization/kl_<coefficient>/`; started again, they resume. The figures are
+`<workdir>/overoptimization.json` and .png. Intervals are of 95%, by bootstrap over posts.
+"""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils.epath import Path
+
+from rlhf_jax import fork
+from rlhf_jax import main as pipeline
+from rlhf_jax import workdir as runs
+from rlhf_jax.data import sources
+from rlhf_jax.data.records import Post
+from rlhf_jax.evaluation import best_of_n
+from rlhf_jax.evaluation.figures import overoptimization_figure
+from rlhf_jax.evaluation.intervals import Estimate, mean
+from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.evaluation.preference import outcomes
+from rlhf_jax.evaluation.sampling import sampled
+from rlhf_jax.experiments.opened import Opened, command, numbers, open_run, write_figures
+from rlhf_jax.inference import summarize
+from rlhf_jax.mesh import make_mesh
+
+KL_COEFS = ("0.5", "0.2", "0.1", "0.05", "0.02", "0.01", "0.003", "0.001")
+PERCENTILE = 99  # of the references' scores; where the paper's policies were best
+
+Scores = dict[str, np.ndarray]  # reward, gold → a number for every summary
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    flags.DEFINE_list("kl_coefs", list(KL_COEFS), "KL penalties", flag_values=options)
+    flags.DEFINE_integer("episodes", None, "of each PPO run", 1, flag_values=options)
+    flags.DEFINE_integer("posts", 300, "that policies summarize", 1, flag_values=options)
+    flags.DEFINE_integer("pool", 512, "samples a post", 2, flag_values=options)
+
+    def run() -> None:
+        kl_coefs = numbers("kl_coefs", options.kl_coefs)
+        workdir = Path(options.workdir)
+        for kl_coef in kl_coefs:
+            train(workdir, kl_coef, options.episodes)
+        figures = measure(workdir, kl_coefs, options.posts, options.pool)
+        write_figures(workdir / "overoptimization.json", figures)
+        overoptimization_figure([figures], workdir / "overoptimization.png")
+
+    return command(argv, "overoptimization", __doc__, options, run)
+
+
+def folder_of(workdir: Path, kl_coef: float) -> Path:
+    return workdir / "overoptimization" / f"kl_{kl_coef:g}"
+
+
+def train(workdir: Path, kl_coef: float, episodes: int | None) -> None:
+    """The PPO run of one coefficient; the run's own policy, where it was trained with that one."""
+    theirs = runs.read_config(workdir)
+    ppo = dataclasses.replace(
+        theirs.ppo, kl_coef=kl_coef, kl_controller="fixed", episodes=episodes or theirs.ppo.episodes
+    )
+    config = dataclasses.replace(theirs, ppo=ppo)
+    stages = ["sft", "reward"]
+    if config == theirs and runs.stage_done(workdir, "ppo"):
+        stages.append("ppo")
+    folder = runs.open_workdir(folder_of(workdir, kl_coef), config)
+    fork.take_over(workdir, folder, {stage: stage for stage in stages})
+    pipeline.run_stages(config, folder, ("ppo",))
+
+
+def measure(workdir: Path, kl_coefs: Sequence[float], count: int, pool: int) -> dict:
+    """All figures, as plain JSON values."""
+    run = open_run(workdir)
+    config = run.config
+    splits = sources.load_posts(config.data, config.seed)
+    unseen = sources.filtered(splits.get("test") or splits["valid"], config.data, run.tokenizer)
+    with jax.set_mesh(make_mesh(config.mesh)):
+        references = scores_of(run, unseen, [post.summary for post in unseen])
+        policies = []
+        for kl_coef in kl_coefs:
+            policy = dataclasses.replace(run, workdir=folder_of(workdir, kl_coef))
+            policies.append({"kl_coef": kl_coef} | policy_figures(policy, unseen[:count], references))
+        pooled = pool_scores(run, unseen[:count], pool)
+    return {
+        "seed": config.seed,
+        "posts": len(unseen[:count]),
+        "pool": pool,
+        "temperature": config.eval.temperature,
+        "percentile": PERCENTILE,
+        "reference_percentile": float(np.percentile(references["reward"], PERCENTILE)),
+        "ppo": policies,
+        "best_of_n": [best_of_n_figures(pooled, references, 2**i) for i in range(pool.bit_length())],
+    }
+
+
+def scores_of(run: Opened, posts: Sequence[Post], texts: Sequence[str]) -> Scores:
+    """What the reward model and, in the miniature, the gold judge give every summary."""
+    scores = {"reward": run.score(posts, texts)}
+    if run.config.data.source == "mini":
+        scores["gold"] = gold_scores(posts, texts)
+    return scores
+
+
+def policy_figures(run: Opened, posts: Sequence[Post], references: Scores) -> dict[str, Estimate]:
+    """Of the policy that stage ppo of a run ends with: KL, mean scores and rates of preference."""
+    texts, kl = sampled(
+        run.policy("ppo"),
+        run.policy("sft"),
+        posts,
+        **run.setting,
+        temperature=run.config.eval.temperature,
+        seed=run.config.seed,
+    )
+    figures = {"kl": mean(kl)}
+    for name, scores in scores_of(run, posts, texts).items():
+        figures[name] = mean(scores)
+        figures[f"{name}_preference"] = mean(outcomes(scores, references[name][: len(posts)]))
+    return figures
+
+
+def pool_scores(run: Opened, posts: Sequence[Post], pool: int) -> Scores:
+    """The scores [posts, pool] of the SFT policy's samples, kept on disk once they are made."""
+    file = run.workdir / "overoptimization" / f"pool_{len(posts)}x{pool}.npz"
+    if not file.exists():
+        repeated = [post for post in posts for _ in range(pool)]
+        texts = summarize(
+            run.policy("sft"),
+            repeated,
+            **run.setting,
+            temperature=run.config.eval.temperature,
+            seed=run.config.seed,
+        )
+        made = scores_of(run, repeated, texts)
+        written = io.BytesIO()
+        shaped: Any = {name: scores.reshape(len(posts), pool) for name, scores in made.items()}
+        np.savez(written, **shaped)
+        file.write_bytes(written.getvalue())
+    return dict(np.load(io.BytesIO(file.read_bytes())))
+
+
+def best_of_n_figures(pool: Scores, references: Scores, n: int) -> dict[str, Any]:
+    """The same of the best of `n` by the reward model, as the pool tells, with its KL in closed form."""
+    weights = np.array([best_of_n.weights(scores, n) for scores in pool["reward"]])
+    figures: dict[str, Any] = {"n": n, "kl_closed_form": best_of_n.closed_form_kl(n)}
+    figures["kl"] = mean([best_of_n.measured_kl(scores, n) for scores in pool["reward"]])
+    for name, scores in pool.items():
+        won = outcomes(scores, references[name][: len(scores), None])
+        figures[name] = mean((weights * scores).sum(axis=1))
+        figures[f"{name}_preference"] = mean((weights * won).sum(axis=1))
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

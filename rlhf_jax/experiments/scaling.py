@@ -1,0 +1,183 @@
+"""What more comparisons and larger models buy (Stiennon et al. 2020, figures 1 and 6).
+
+    python -m rlhf_jax.experiments.scaling --workdir=runs/mini --policies
+
+--workdir=FOLDER   a run with stages sft and reward finished; configuration and data are its own
+--shares=LIST      of its comparisons to train on (0.125,0.25,0.5,1); the smaller lie in the larger
+--sizes=LIST       pretrained models; without it, the run's own and its sft.bigger_pretrained
+--large_shares=LIST  of the comparisons for all sizes but the first; without it, the same
+--policies         also PPO and evaluation at every size, with the largest share
+--episodes=N       of these PPO runs; without it, the run's ppo.episodes
+
+A reward model is trained for each size and share, on comparisons of one and the same SFT policy, and held to
+the same held-out pairs: to people's choices, and to the gold judge where there is one. Every model starts
+from its size's own SFT policy.
+
+The runs lie in `<workdir>/scaling/<size>_<share>/`; started again, they resume. The figures are
+`<workdir>/scaling.json` and .png. Intervals are of 95%, by bootstrap over posts; they do not hold what
+another seed would change.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils.epath import Path
+
+from rlhf_jax import collect, fork, inference
+from rlhf_jax import main as pipeline
+from rlhf_jax import workdir as runs
+from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.records import Comparison, write_jsonl
+from rlhf_jax.evaluation.agreement import agreement
+from rlhf_jax.evaluation.blind import blind_margins
+from rlhf_jax.evaluation.evaluate import gold_gap
+from rlhf_jax.evaluation.figures import scaling_figure
+from rlhf_jax.experiments.opened import command, numbers, open_run, write_figures
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, params
+
+SHARES = ("0.125", "0.25", "0.5", "1")
+POLICIES = ("base", "sft", "ppo")  # of the paper's figure 1
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    flags.DEFINE_list("shares", list(SHARES), "of the comparisons", flag_values=options)
+    flags.DEFINE_list("large_shares", [], "of the comparisons, for the larger", flag_values=options)
+    flags.DEFINE_list("sizes", [], "pretrained models", flag_values=options)
+    flags.DEFINE_bool("policies", False, "also PPO at every size", flag_values=options)
+    flags.DEFINE_integer("episodes", None, "of these PPO runs", 1, flag_values=options)
+
+    def run() -> None:
+        workdir = Path(options.workdir)
+        config = runs.read_config(workdir)
+        first, *larger = options.sizes or sizes_of(config)
+        shares = {first: numbers("shares", options.shares)}
+        shares |= dict.fromkeys(larger, numbers("large_shares", options.large_shares or options.shares))
+        if max(map(max, shares.values())) > 1:
+            raise ConfigError("--shares: a share of the comparisons is at most 1")
+        points = [point(config, workdir, size, share) for size in shares for share in shares[size]]
+        policies = []
+        if options.policies:
+            policies = [policy(config, workdir, size, max(shares[size]), options.episodes) for size in shares]
+        figures: dict[str, Any] = {"seed": config.seed, "points": points, "policies": policies} | doublings(
+            points
+        )
+        write_figures(workdir / "scaling.json", figures)
+        scaling_figure([figures], workdir / "scaling.png")
+
+    return command(argv, "scaling", __doc__, options, run)
+
+
+def sizes_of(config: Config) -> list[str]:
+    """The run's own base, or "" where it has none, and the bigger one beside it."""
+    return [config.model.pretrained, *filter(None, [config.sft.bigger_pretrained])]
+
+
+def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, Any]:
+    """Accuracy of the reward model of one size, trained on one share; kept on disk once it is known."""
+    folder = prepare(config, workdir, size, share, config.ppo.episodes)
+    file = folder / "accuracy.json"
+    if not file.exists():
+        pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward"))
+        runs.write_text(file, json.dumps(accuracies(folder), indent=1) + "\n")
+    return {"size": size, "share": share} | json.loads(file.read_text(encoding="utf-8"))
+
+
+def policy(config: Config, workdir: Path, size: str, share: float, episodes: int | None) -> dict[str, Any]:
+    """How often the policies of one size are preferred over the reference."""
+    folder = workdir
+    if size != config.model.pretrained or not runs.stage_done(workdir, "eval"):
+        folder = prepare(config, workdir, size, share, episodes or config.ppo.episodes)
+        pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward", "ppo", "eval"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    rates = results["preference_over_reference"]
+    found = {name: rates[name] for name in POLICIES if name in rates}
+    return {
+        "size": size,
+        "parameters": parameters(folder),
+        "judge": results["judge"],
+        "kl": results["ppo"]["kl"],
+    } | found
+
+
+def prepare(config: Config, workdir: Path, size: str, share: float, episodes: int) -> Path:
+    """The run of one size and share, with its comparisons; what `workdir` has trained already is linked."""
+    own = size == config.model.pretrained
+    theirs = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, pretrained=size),
+        sft=dataclasses.replace(config.sft, bigger_pretrained=""),
+        ppo=dataclasses.replace(config.ppo, episodes=episodes),
+    )
+    stages = {"sft": "sft"} if own else {}
+    if not own and size == config.sft.bigger_pretrained:
+        stages = {"sft": "sft_10x"}
+    if own and share == 1:
+        stages |= {"reward": "reward"}
+    name = size.replace("/", "-") or "own"
+    folder = runs.open_workdir(workdir / "scaling" / f"{name}_{share:g}", theirs)
+    fork.take_over(workdir, folder, stages)
+    if not (folder / "comparisons.jsonl").exists():
+        write_jsonl(folder / "comparisons.jsonl", first_share(collect.load(config, workdir), share))
+    return folder
+
+
+def first_share(comparisons: Sequence[Comparison], share: float) -> list[Comparison]:
+    """All that are held out, and the first share of those to train on, which are in random order."""
+    train = [comparison for comparison in comparisons if comparison.split == "train"]
+    held_out = [comparison for comparison in comparisons if comparison.split != "train"]
+    return train[: max(1, round(share * len(train)))] + held_out
+
+
+def accuracies(folder: Path) -> dict[str, Any]:
+    """How often the reward model of a run picks what people, and the gold judge, prefer of held-out pairs."""
+    run = open_run(folder)
+    comparisons = collect.load(run.config, folder)
+    train = pairs_of(comparisons, "train")
+    held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
+    with jax.set_mesh(make_mesh(run.config.mesh)):
+        margins = inference.margins(run.reward_model, held_out, **run.setting)
+    truths = {"valid_accuracy": np.ones(len(held_out))}
+    if run.config.data.source == "mini":
+        truths["gold_accuracy"] = np.array([gold_gap(pair) for pair in held_out])
+    posts = [pair.info.id for pair in held_out]
+    found = {name: agreement(margins, truth, posts) for name, truth in truths.items()}
+    blind = agreement(blind_margins(train, held_out), list(truths.values())[-1], posts)
+    return {"parameters": parameters(folder), "comparisons": len(train)} | found | {"blind_accuracy": blind}
+
+
+def parameters(folder: Path) -> int:
+    """Of the reward model of a run."""
+    run = open_run(folder)
+    return params.count(heads.specs(run.model, run.tokenizer.vocab_size))
+
+
+def doublings(points: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """What a doubling adds to each accuracy, by least squares: of the data, and of the parameters.
+
+    accuracy = level + a · log₂ comparisons + b · log₂ parameters, over all points; a doubling that was
+    not tried is left out.
+    """
+    columns = {name: np.log2([one[name] for one in points]) for name in ("comparisons", "parameters")}
+    tried = {name: column - column.mean() for name, column in columns.items() if np.ptp(column)}
+    features = np.column_stack([np.ones(len(points)), *tried.values()])
+    gains: dict[str, dict[str, float]] = {}
+    for name in ("valid_accuracy", "gold_accuracy"):
+        if name in points[0] and tried:
+            fit = np.linalg.lstsq(features, [one[name]["value"] for one in points])[0]
+            gains[name] = dict(zip(tried, map(float, fit[1:]), strict=True))
+    return gains
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,172 @@
+"""Policy and reward model trained on posts, applied to news as they are (Stiennon et al. 2020, §4.2).
+
+    python -m rlhf_jax.experiments.transfer --workdir=runs/mini
+    python -m rlhf_jax.experiments.transfer --workdir=runs/tldr --articles=tfds:FOLDER --ratings=FOLDER
+
+--workdir=FOLDER   a run with all stages finished
+--articles=SOURCE  CNN/DM, see rlhf_jax/data/cnndm.py; the miniature has news of its own
+--ratings=FOLDER   experts' ratings of news summaries, as rlhf_jax.data.news_ratings reads them
+--count=N          (500) unseen articles that every policy summarizes
+--train=N          (12000) articles that the supervised news policy learns from
+--query_tokens=N   of an article; without it those of the run, in the miniature 80
+
+Beside them stand the first three sentences, the title where there is one, the highlights, and a policy that
+was fine-tuned on news from the same base, with the settings of stage sft. The judge is the gold judge in the
+miniature; elsewhere the reward model, which transfers itself and is held to the experts' ratings.
+
+Departure from the paper: the supervised policy reads the same query as the others, not one of its own.
+The figures are `<workdir>/transfer.json` and .png; the supervised policy lies in `<workdir>/transfer/`.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils.epath import Path
+
+from rlhf_jax import collect, sft
+from rlhf_jax.config import ConfigError
+from rlhf_jax.data.batches import SftPlan
+from rlhf_jax.data.cnndm import first_sentences, load_articles
+from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.mini import news
+from rlhf_jax.data.news_ratings import comparisons_of
+from rlhf_jax.data.records import Article
+from rlhf_jax.evaluation.agreement import agreement, countable
+from rlhf_jax.evaluation.figures import transfer_figure
+from rlhf_jax.evaluation.intervals import mean
+from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.evaluation.preference import outcomes
+from rlhf_jax.experiments.opened import Opened, command, open_run, write_figures
+from rlhf_jax.inference import summarize
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import pretrained
+
+MINI_QUERY_TOKENS = 80
+MIN_GAP = 0.6  # of the gold judge's ratings; closer pairs are no test
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    flags.DEFINE_string("articles", "", "where the news is", flag_values=options)
+    flags.DEFINE_string("ratings", "", "folder of experts' ratings", flag_values=options)
+    flags.DEFINE_integer("count", 500, "unseen articles", 1, flag_values=options)
+    flags.DEFINE_integer("train", 12_000, "articles to train on", 1, flag_values=options)
+    flags.DEFINE_integer("query_tokens", None, "of an article", 1, flag_values=options)
+
+    def run() -> None:
+        workdir = Path(options.workdir)
+        opened = open_run(workdir)
+        mini = opened.config.data.source == "mini"
+        tokens = options.query_tokens or (MINI_QUERY_TOKENS if mini else opened.config.data.query_tokens)
+        opened = with_query_tokens(opened, tokens)
+        articles = {
+            split: articles_of(opened, options.articles, split, count)
+            for split, count in (("test", options.count), ("train", options.train))
+        }
+        with jax.set_mesh(make_mesh(opened.config.mesh)):
+            train_on_news(opened, articles["train"])
+            figures = measure(opened, articles["test"], options.ratings)
+        write_figures(workdir / "transfer.json", figures)
+        transfer_figure([figures], workdir / "transfer.png")
+
+    return command(argv, "transfer", __doc__, options, run)
+
+
+def with_query_tokens(run: Opened, tokens: int) -> Opened:
+    data = run.config.data
+    buckets = (*(bucket for bucket in data.query_buckets if bucket < tokens), tokens)
+    data = dataclasses.replace(data, query_tokens=tokens, query_buckets=buckets)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, data=data))
+
+
+def articles_of(run: Opened, source: str, split: str, count: int) -> list[Article]:
+    if run.config.data.source == "mini":
+        return news.articles(run.config.seed, split, count)
+    if not source:
+        raise ConfigError("--articles is missing: a file or folder of CNN/DM, or tfds:FOLDER; see --help")
+    return load_articles(source, split, count)
+
+
+def train_on_news(run: Opened, articles: Sequence[Any]) -> None:
+    """Fine-tunes the run's base on articles with their highlights, into `<workdir>/transfer`."""
+    config = run.config
+    base = pretrained.folder_of(config.model.pretrained) if config.model.pretrained else None
+    plan = SftPlan(articles, run.tokenizer, config.data, config.sft, config.seed)
+    sft.fine_tune("sft", config, run.model, base, plan, run.tokenizer.vocab_size, run.workdir / "transfer")
+
+
+def measure(run: Opened, articles: Sequence[Any], ratings: str) -> dict[str, Any]:
+    """What judge and metrics say of every policy's summaries, and how often the reward model is right."""
+    texts = {
+        "reference": [article.summary for article in articles],
+        "lead_3": [first_sentences(article) for article in articles],
+    }
+    if any(article.title for article in articles):
+        texts["title"] = [article.title for article in articles]
+    for name in ("sft", "ppo"):
+        texts[name] = summarize(run.policy(name), articles, **run.setting)
+    supervised = dataclasses.replace(run, workdir=run.workdir / "transfer")
+    texts["sft_on_news"] = summarize(supervised.policy("sft"), articles, **run.setting)
+
+    rewards = {name: run.score(articles, written) for name, written in texts.items()}
+    mini = run.config.data.source == "mini"
+    judged = {name: gold_scores(articles, written) for name, written in texts.items()} if mini else rewards
+    policies = {}
+    for name, written in texts.items():
+        counted = countable(articles, written, texts["reference"])
+        figures = {measure: mean(values) for measure, values in counted.items()}
+        figures |= {"reward": mean(rewards[name]), "judged": mean(judged[name])}
+        if name != "reference":
+            figures["preference"] = mean(outcomes(judged[name], judged["reference"]))
+        policies[name] = figures
+    found: dict[str, Any] = {
+        "seed": run.config.seed,
+        "ppo_over_sft": mean(outcomes(judged["ppo"], judged["sft"])),
+        "articles": len(articles),
+        "judge": "gold judge" if mini else "reward model",
+        "policies": policies,
+    }
+    if mini:
+        found["reward_model"] = against_gold(articles, rewards, judged)
+    elif ratings:
+        found["reward_model"] = against_experts(run, ratings)
+    return found
+
+
+def against_gold(articles: Sequence[Article], rewards: dict, judged: dict) -> dict[str, Any]:
+    """How often the reward model picks what the gold judge does, of two policies' summaries."""
+    pairs = list(combinations(rewards, 2))
+    margins = np.concatenate([rewards[a] - rewards[b] for a, b in pairs])
+    gaps = np.concatenate([judged[a] - judged[b] for a, b in pairs])
+    gaps[np.abs(gaps) < MIN_GAP] = 0
+    ids = [article.id for _ in pairs for article in articles]
+    return {"accuracy": agreement(margins, gaps, ids)}
+
+
+def against_experts(run: Opened, folder: str) -> dict[str, Any]:
+    """How often the reward model picks what experts rated higher, of articles it was not trained on."""
+    trained = {one.info.id for one in collect.load(run.config, run.workdir) if one.split == "train"}
+    comparisons = [comparison for found in comparisons_of(folder).values() for comparison in found]
+    pairs = [pair for split in ("train", "valid1", "valid2") for pair in pairs_of(comparisons, split)]
+    pairs = [pair for pair in pairs if pair.info.id not in trained]
+    infos = [pair.info for pair in pairs]
+    margins = run.score(infos, [pair.chosen for pair in pairs])
+    margins = margins - run.score(infos, [pair.rejected for pair in pairs])
+    longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])
+    ids, right = [info.id for info in infos], np.ones(len(pairs))
+    return {
+        "accuracy": agreement(margins, right, ids),
+        "longer_is_better": agreement(longer, right, ids),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,63 @@
+"""What the tests of experiments share: a run of the miniature whose networks are random."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import tiny
+
+from rlhf_jax import checkpoint
+from rlhf_jax import workdir as runs
+from rlhf_jax.config import Config, DataConfig, EvalConfig, ModelConfig, validate
+from rlhf_jax.data.mini import posts as mini
+from rlhf_jax.data.mini.pairs import pairs
+from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.feedback.simulated import label
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, transformer
+from rlhf_jax.model.pretrained import SHIPPED
+
+MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
+POSTS = 12  # in valid and in test
+
+
+def config() -> Config:
+    data = DataConfig(
+        source="mini",
+        tokenizer=str(SHIPPED / "small"),
+        query_tokens=48,
+        query_buckets=(48,),
+        response_tokens=8,
+        reward_response_tokens=24,
+        mini_posts=24,
+        mini_test=POSTS,
+    )
+    small = dataclasses.replace(tiny.run_config(data), model=MODEL, eval=EvalConfig(posts=POSTS, best_of=2))
+    return validate(dataclasses.replace(small, ppo=dataclasses.replace(small.ppo, kl_controller="fixed")))
+
+
+def save(folder, stage: str, seed: int) -> None:
+    """Random weights as the checkpoint of a stage."""
+    vocabulary = load_tokenizer(SHIPPED / "small").vocab_size
+    specs = heads.specs(MODEL, vocabulary) if stage == "reward" else transformer.specs(MODEL, vocabulary)
+    with jax.set_mesh(make_mesh(config().mesh)):
+        weights = tiny.parameters(specs, seed)
+        checkpoint.save(folder / "checkpoints" / stage, 5, params=weights, rest={"n": jnp.int32(1)}, meta={})
+    runs.record_seconds(folder, stage, 1.0)
+    runs.mark_done(folder, stage)
+
+
+def finished_run(folder):
+    """The work folder of a run with stages sft, reward and ppo finished."""
+    workdir = runs.open_workdir(folder / "run", config())
+    load_tokenizer(SHIPPED / "small").save(workdir)
+    for seed, stage in enumerate(("sft", "reward", "ppo")):
+        save(workdir, stage, seed)
+    labelled = [
+        comparison
+        for split, name in (("train", "train"), ("valid1", "valid"), ("valid2", "valid"))
+        for comparison in label(pairs(mini.posts(0, name, POSTS), 16, 0), 0, split)
+    ]
+    write_jsonl(workdir / "comparisons.jsonl", labelled)
+    return workdir

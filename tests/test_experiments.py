@@ -1,0 +1,44 @@
+"""Agreement and probes as commands, on a run with random networks."""
+
+import json
+
+import experimenting
+import pytest
+
+from rlhf_jax.experiments import agreement, overoptimization, probes, results, scaling, transfer
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return experimenting.finished_run(tmp_path_factory.mktemp("experiments"))
+
+
+def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
+    assert agreement.main(["agreement", f"--workdir={workdir}", "--posts=12"]) == 0
+    found = json.loads((workdir / "agreement.json").read_text())["agreement"]
+    assert list(found) == ["people", "sft", "ppo"]
+    metrics = ["reward_model", "rouge1", "rouge2", "rougeL", "words", "copying", "blind"]
+    for kind, shares in found.items():
+        lead = shares.pop("lead_over_rougeL")
+        assert list(shares) == metrics and (not lead or -1 <= lead["low"] <= lead["high"] <= 1)
+        for share in shares.values():
+            assert share["pairs"] <= (16 if kind == "people" else 12)
+            assert not share["pairs"] or 0 <= share["low"] <= share["value"] <= share["high"] <= 1
+    # ROUGE needs a reference, which all posts here have.
+    assert {share["pairs"] for share in found["people"].values()} == {16}
+    assert (workdir / "agreement.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):
+    assert probes.main(["probes", f"--workdir={workdir}", "--posts=12"]) == 0
+    found = json.loads((workdir / "probes.json").read_text())["probes"]
+    assert list(found) == ["swapped_roles", "shuffled", "shortened", "edited"]
+    assert all(0 < one["pairs"] <= 12 and 0 <= one["value"] <= 1 for one in found.values())
+
+
+@pytest.mark.parametrize("module", [agreement, overoptimization, probes, results, scaling, transfer])
+def test_every_command_tells_its_use_and_refuses_what_it_does_not_know(module, capsys):
+    assert module.main(["command", "--help"]) == 0
+    assert capsys.readouterr().out.strip() == module.__doc__.strip()
+    assert module.main(["command", "--workdir=x", "--runs=x", "--nothing=1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

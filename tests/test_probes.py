@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from rlhf_jax.data.mini import posts as mini
+from rlhf_jax.data.mini.judge import ideal, read_post
+from rlhf_jax.data.records import Comparison, Post, Summary
+from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.evaluation.probes import WORSE, better, chosen, shortened, swapped_roles, worse
+from rlhf_jax.experiments.probes import edits
+
+RNG = np.random.default_rng(0)
+POSTS = mini.posts(0, "test", 60)
+
+
+def test_roles_of_a_fact_are_exchanged():
+    post = POSTS[0]
+    fact = read_post(post.post).key_fact
+    swapped = swapped_roles(post, f"{fact}. what now", RNG)
+    assert swapped.startswith(f"{fact.object} {fact.verb} {fact.subject}") and swapped.endswith("what now")
+
+
+def test_roles_of_people_are_exchanged_and_exchanged_again():
+    post = Post("1", "relationships", "t", "p")
+    text = "my girlfriend left me, she says he is better"
+    swapped = swapped_roles(post, text, RNG)
+    assert swapped == "my boyfriend left me, he says she is better"
+    assert swapped_roles(post, swapped, RNG) == text
+
+
+def test_half_of_the_words_are_left():
+    assert shortened(POSTS[0], "one two three four five", RNG) == "one two three"
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_the_judge_calls_it_worse(name):
+    pairs = worse(WORSE[name], POSTS, [ideal(post) for post in POSTS])
+    assert len(pairs.infos) >= 59
+    is_worse = gold_scores(pairs.infos, pairs.other) < gold_scores(pairs.infos, pairs.preferred)
+    assert is_worse.mean() > 0.98
+
+
+def test_the_words_of_a_shuffled_summary_are_the_same():
+    pairs = worse(WORSE["shuffled"], POSTS, [post.summary for post in POSTS])
+    for text, other in zip(pairs.preferred, pairs.other, strict=True):
+        assert text != other and sorted(text.split()) == sorted(other.split())
+
+
+def test_the_editor_makes_references_better():
+    pairs = better(POSTS)
+    gains = gold_scores(pairs.infos, pairs.preferred) - gold_scores(pairs.infos, pairs.other)
+    assert gains.mean() > 1 and set(pairs.other) <= {post.summary for post in POSTS}
+
+
+def test_what_an_alteration_leaves_as_it_was_is_no_pair():
+    pairs = worse(lambda info, text, rng: text, POSTS, ["same"] * 60)
+    assert pairs.infos == []
+    all_of = worse(WORSE["shortened"], POSTS[:2], ["a b", "c d"])
+    assert chosen(all_of, [False, True]).preferred == ["c d"]
+
+
+def test_edits_are_the_comparisons_of_editors():
+    post = Post("1", "pets", "t", "p")
+
+    def comparison(batch, policy, choice):
+        summaries = Summary("first", "ref"), Summary("second", policy)
+        return Comparison(post, summaries, choice, "w", batch, "train")
+
+    records = [("site", "edit", 1), ("edit_b2_eval_test", "sup", 0), ("batch3", "sup", 0)]
+    found = edits([comparison(*record) for record in records])
+    assert found.preferred == ["second", "first"] and found.other == ["first", "second"]
