@@ -132,20 +132,17 @@ def _samples(
     policy, posts: Sequence[Post], config: Config, model: ModelConfig, tokenizer: Tokenizer
 ) -> dict[str, list[tuple[str, str]]]:
     """Post id → (text, policy) of what the SFT policy wrote for it."""
-    repeated = [post for post in posts for _ in range(SAMPLES)]
-    texts = inference.summarize(
+    texts = inference.samples(
         policy,
-        repeated,
+        posts,
+        SAMPLES,
         model=model,
         tokenizer=tokenizer,
         data=config.data,
         temperature=tasks.TEMPERATURE,
         seed=config.seed,
     )
-    written: dict[str, list[tuple[str, str]]] = {}
-    for post, text in zip(repeated, texts, strict=True):
-        written.setdefault(post.id, []).append((text, "sft"))
-    return written
+    return {post.id: [(text, "sft") for text in own] for post, own in zip(posts, texts, strict=True)}
 
 
 if __name__ == "__main__":

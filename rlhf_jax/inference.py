@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from rlhf_jax.config import Config, DataConfig, ModelConfig
 from rlhf_jax.data.batches import Batch, Plan, QueryPlan, SummaryPlan
@@ -25,52 +26,74 @@ BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
 
 write = jax.jit(
     generate,
-    static_argnames=("config", "response_tokens", "eos_id", "pad_id", "temperature", "top_k", "top_p"),
+    static_argnames=(
+        "config",
+        "response_tokens",
+        "eos_id",
+        "pad_id",
+        "temperature",
+        "top_k",
+        "top_p",
+        "samples",
+    ),
 )
-read = jax.jit(heads.score, static_argnames=("config", "pad_id"))
+read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pad_id"))
-def expect(weights, config: ModelConfig, query, response, pad_id: int):
-    """Log-probability of each whole response [B], nats."""
-    logp, _ = response_logprobs(weights, config, query, response, pad_id, temperature=1.0)
-    return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1)
+def expect(weights, config: ModelConfig, query, responses, pad_id: int):
+    """Log-probability [B, 1] of the one whole response to each query, nats."""
+    logp, _ = response_logprobs(weights, config, query, responses[:, 0], pad_id, temperature=1.0)
+    return jnp.sum(jnp.where(responses[:, 0] != pad_id, logp, 0.0), axis=1, keepdims=True)
 
 
-def batch_size(shards: int) -> int:
-    """Rows computed at once: BATCH_SIZE, or the next multiple of the row shards."""
-    return -(-BATCH_SIZE // shards) * shards
+def batch_size(shards: int, summaries: int = 1) -> int:
+    """Texts computed at once, with so many summaries of each: BATCH_SIZE rows in all.
+
+    Rounded up to a multiple of the row shards.
+    """
+    return -(-BATCH_SIZE // (summaries * shards)) * shards
 
 
 def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
-    """`write` in its longest bucket at best-of-N's temperature, without values. Needs a mesh set."""
-    mesh = jax.sharding.get_mesh()
+    """`write` as best-of-N samples, in its longest bucket, without values. Needs a mesh set."""
+    mesh, samples = jax.sharding.get_mesh(), config.eval.best_of
     return write.trace(
         params.abstract(transformer.specs(model, vocabulary), mesh),
         model,
-        abstract_rows(mesh, (batch_size(row_shards(mesh)), config.data.query_tokens)),
+        abstract_rows(mesh, (batch_size(row_shards(mesh), samples), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
         response_tokens=config.data.response_tokens,
         eos_id=0,
         pad_id=vocabulary,
         temperature=config.eval.temperature,
+        samples=samples,
     )
 
 
 def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
-    """`read` in its longest bucket, without values. Needs a mesh set."""
-    data, mesh = config.data, jax.sharding.get_mesh()
-    rows = batch_size(row_shards(mesh))
+    """`read` as it scores best-of-N's samples, in its longest bucket, without values. Needs a mesh set."""
+    data, mesh, count = config.data, jax.sharding.get_mesh(), config.eval.best_of
+    rows = batch_size(row_shards(mesh), count)
     query = abstract_rows(mesh, (rows, data.query_tokens))
-    response = abstract_rows(mesh, (rows, data.reward_response_tokens))
+    responses = abstract_rows(mesh, (rows, count, data.reward_response_tokens))
     return read.trace(
-        params.abstract(heads.specs(model, vocabulary), mesh), model, query, response, vocabulary
+        params.abstract(heads.specs(model, vocabulary), mesh), model, query, responses, vocabulary
     )
 
 
-def summarize(
+def summarize(weights, posts: Sequence[Post], **setting) -> list[str]:
+    """One summary a post, in order, without the leading space; greedy unless there is a temperature.
+
+    `setting` as for `samples`.
+    """
+    return [texts[0] for texts in samples(weights, posts, 1, **setting)]
+
+
+def samples(
     weights,
     posts: Sequence[Post],
+    count: int,
     *,
     model: ModelConfig,
     tokenizer: Tokenizer,
@@ -78,15 +101,15 @@ def summarize(
     temperature: float = 0.0,
     seed: int = 0,
     encode: Callable[[Post, Tokenizer, int], list[int]] = encode_query,
-) -> list[str]:
-    """One summary a post, in order, without the leading space; greedy unless there is a temperature.
+) -> list[list[str]]:
+    """`count` summaries of each post, which is read once; in order, without the leading space.
 
     `encode(post, tokenizer, limit)` makes the query.
     """
     mesh = jax.sharding.get_mesh()
-    plan = QueryPlan(posts, tokenizer, data, batch_size(row_shards(mesh)), seed, encode)
-    summaries = [""] * len(posts)
-    for i, (batch, valid) in enumerate(_shown(plan, len(posts), mesh, "summaries")):
+    plan = QueryPlan(posts, tokenizer, data, batch_size(row_shards(mesh), count), seed, encode)
+    written: list[list[str]] = [[] for _ in posts]
+    for i, (batch, valid) in enumerate(_shown(plan, len(posts), mesh, "posts summarized")):
         key = jax.random.fold_in(jax.random.key(seed), i)
         responses = write(
             weights,
@@ -97,29 +120,43 @@ def summarize(
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             temperature=temperature,
+            samples=count,
         )
-        for row, response in zip(batch["index"][:valid], to_host(responses), strict=False):
-            summaries[row] = tokenizer.decode(response).strip()
-    return summaries
+        of_each = to_host(responses).reshape(-1, count, data.response_tokens)
+        for row, own in zip(batch["index"][:valid], of_each, strict=False):
+            written[row] = [tokenizer.decode(response).strip() for response in own]
+    return written
 
 
-def score(weights, infos: Sequence[Post | Article], summaries: Sequence[str], **setting) -> np.ndarray:
-    """The reward model's score [N] of a summary for each text, in order; `setting` as for `summarize`."""
+def scores(
+    weights, infos: Sequence[Post | Article], summaries: Sequence[Sequence[str]], **setting
+) -> Float[np.ndarray, "M N"]:
+    """The reward model's score of each of N summaries of M texts, which are read once.
+
+    `setting` is the model, tokenizer and data of `samples`.
+    """
     return _of_each(read, weights, infos, summaries, **setting)
+
+
+def score(
+    weights, infos: Sequence[Post | Article], summaries: Sequence[str], **setting
+) -> Float[np.ndarray, "M"]:
+    """The score of one summary of each text; `setting` as for `scores`."""
+    return scores(weights, infos, [[text] for text in summaries], **setting)[:, 0]
 
 
 def log_likelihood(
     weights, infos: Sequence[Post | Article], summaries: Sequence[str], **setting
-) -> np.ndarray:
-    """Log-probability [N] that a policy gives each summary with its end, nats at temperature 1."""
-    return _of_each(expect, weights, infos, summaries, **setting)
+) -> Float[np.ndarray, "M"]:
+    """Log-probability that a policy gives each summary with its end, nats at temperature 1."""
+    return _of_each(expect, weights, infos, [[text] for text in summaries], **setting)[:, 0]
 
 
-def margins(weights, pairs: Sequence[Pair], **setting) -> np.ndarray:
-    """By how much each pair's preferred summary scores above the other [N]; `setting` as for `score`."""
-    infos = [pair.info for pair in pairs]
-    chosen = score(weights, infos, [pair.chosen for pair in pairs], **setting)
-    return chosen - score(weights, infos, [pair.rejected for pair in pairs], **setting)
+def margins(weights, pairs: Sequence[Pair], **setting) -> Float[np.ndarray, "M"]:
+    """By how much each pair's preferred summary scores above the other; `setting` as for `scores`."""
+    texts = [(pair.chosen, pair.rejected) for pair in pairs]
+    both = scores(weights, [pair.info for pair in pairs], texts, **setting)
+    return both[:, 0] - both[:, 1]
 
 
 def _shown(plan: Plan, rows: int, mesh: Mesh, what: str) -> Iterator[tuple[Batch, int]]:
@@ -134,17 +171,17 @@ def _of_each(
     measure: Callable,
     weights,
     infos: Sequence[Post | Article],
-    summaries: Sequence[str],
+    summaries: Sequence[Sequence[str]],
     *,
     model: ModelConfig,
     tokenizer: Tokenizer,
     data: DataConfig,
-) -> np.ndarray:
-    mesh = jax.sharding.get_mesh()
-    plan = SummaryPlan(infos, summaries, tokenizer, data, batch_size(row_shards(mesh)))
-    values = np.empty(len(infos), np.float32)
-    for batch, valid in _shown(plan, len(infos), mesh, "summaries read"):
-        query, response = (to_devices(batch[name], mesh) for name in ("query", "response"))
-        measured = measure(weights, model, query, response, tokenizer.pad_id)
+) -> Float[np.ndarray, "M N"]:
+    mesh, count = jax.sharding.get_mesh(), len(summaries[0])
+    plan = SummaryPlan(infos, summaries, tokenizer, data, batch_size(row_shards(mesh), count))
+    values = np.empty((len(infos), count), np.float32)
+    for batch, valid in _shown(plan, len(infos), mesh, "texts read"):
+        query, responses = (to_devices(batch[name], mesh) for name in ("query", "responses"))
+        measured = measure(weights, model, query, responses, tokenizer.pad_id)
         values[batch["index"][:valid]] = to_host(measured)[:valid]
     return values

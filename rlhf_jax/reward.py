@@ -35,9 +35,9 @@ MOST_PAIRS = 512  # of training, that tell which scores are usual
 
 def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[Float[Array, ""], Metrics]:
     """Bradley–Terry loss and accuracy of some of a batch's `pairs`, as their share of the mean."""
-    query = jnp.concatenate([batch["query"], batch["query"]])
-    response = jnp.concatenate([batch["chosen"], batch["rejected"]])
-    chosen, rejected = jnp.split(heads.score(weights, model, query, response, pad_id), 2)
+    responses = jnp.stack([batch["chosen"], batch["rejected"]], axis=1)
+    scores = heads.scores(weights, model, batch["query"], responses, pad_id)
+    chosen, rejected = scores[:, 0], scores[:, 1]
     value, metrics = bradley_terry(chosen, rejected)
     metrics |= {"loss": value, "margin": jnp.mean(chosen - rejected)}
     return jax.tree.map(lambda x: x * chosen.shape[0] / pairs, (value, metrics))

@@ -65,23 +65,25 @@ def rollout(
     `policy` and `reference` are transformers, `value` and `reward` have scalar heads (four
     parameter trees of one architecture). Everything is float32 from the logits on.
     """
-    response = generate(
-        policy,
-        model,
-        query,
-        key,
-        response_tokens=response_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        temperature=options.temperature,
-    )
+    with jax.named_scope("sample"):
+        response = generate(
+            policy,
+            model,
+            query,
+            key,
+            response_tokens=response_tokens,
+            eos_id=eos_id,
+            pad_id=pad_id,
+            temperature=options.temperature,
+        )
     mask = rewards.response_mask(response, eos_id, pad_id)
     value_mask = rewards.value_mask(mask, options.score_at)
 
-    logp, _ = response_logprobs(policy, model, query, response, pad_id, options.temperature)
-    ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, options.temperature)
-    values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
-    score = heads.score(reward, model, query, response, pad_id)
+    with jax.named_scope("score"):
+        logp, _ = response_logprobs(policy, model, query, response, pad_id, options.temperature)
+        ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, options.temperature)
+        values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
+        score = heads.score(reward, model, query, response, pad_id)
     score = rewards.score_missing_eos(
         score, rewards.has_eos(response, eos_id), options.no_eos, options.no_eos_score
     )

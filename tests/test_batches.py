@@ -182,17 +182,29 @@ def test_pairs_line_up():
     assert plan.truncated == 1  # " dedede" and EOS are 8 tokens
 
 
+@pytest.mark.parametrize(("longest", "width"), [(2, 3), (3, 3), (4, 6), (6, 6), (7, 12), (40, 12)])
+def test_summaries_take_the_quarter_or_half_of_the_limit_that_holds_them(longest, width):
+    """A batch of them: a space, letters and EOS; three widths, so that little is compiled."""
+    posts = posts_of(3, 5)
+    limits = data(5, reward_response_tokens=12)
+    texts = ["a", "b" * (longest - 2)]
+    read = SummaryPlan(posts, [texts, texts], Characters(), limits, 2)
+    pairs = PairPlan([Pair(post, *texts) for post in posts], Characters(), limits, 2, 0)
+    assert next(read.in_order())[0]["responses"].shape == (2, 2, width)
+    assert pairs.batch(0)["chosen"].shape == pairs.batch(0)["rejected"].shape == (2, width)
+
+
 def test_summaries_to_score_line_up_with_their_posts():
-    posts, summaries = posts_of(3, 9, 1), ["abc", "", "abcdef"]
+    posts, summaries = posts_of(3, 9, 1), [("abc", "x"), ("", "y"), ("abcdef", "z")]
     plan = SummaryPlan(posts, summaries, Characters(), data(5, 10, reward_response_tokens=5), 2)
     rows = {}
     for batch, valid in plan.in_order():
         for b in range(valid):
-            rows[int(batch["index"][b])] = batch["query"][b], batch["response"][b].tolist()
-    assert {i: response for i, (_, response) in rows.items()} == {
-        0: [*b" abc", EOS],
-        1: [*b" ", EOS, PAD, PAD, PAD],
-        2: [*b" abc", EOS],
+            rows[int(batch["index"][b])] = batch["query"][b], batch["responses"][b].tolist()
+    assert {i: responses for i, (_, responses) in rows.items()} == {
+        0: [[*b" abc", EOS], [*b" x", EOS, PAD, PAD]],
+        1: [[*b" ", EOS, PAD, PAD, PAD], [*b" y", EOS, PAD, PAD]],
+        2: [[*b" abc", EOS], [*b" z", EOS, PAD, PAD]],
     }
     assert plan.truncated == 1
     for i, (query, _) in rows.items():

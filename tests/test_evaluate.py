@@ -213,11 +213,13 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
         texts = {"reference": [post.summary for post in posts], "ppo": [ideal(post) for post in posts]}
         return texts, {"ppo": 12.5}
 
-    def score(weights, posts, texts, **setting):
-        return np.array([float(text == post.summary) for post, text in zip(posts, texts, strict=True)])
+    def scores(weights, posts, texts, **setting):
+        return np.array(
+            [[float(text == post.summary) for text in own] for post, own in zip(posts, texts, strict=True)]
+        )
 
     monkeypatch.setattr(policies, "summaries", summaries)
-    monkeypatch.setattr(inference, "score", score)
+    monkeypatch.setattr(inference, "scores", scores)
     monkeypatch.setattr(inference, "margins", lambda weights, pairs, **setting: np.ones(len(pairs)))
     evaluate.run(mini_config, tmp_path)
 

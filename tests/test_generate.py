@@ -11,8 +11,8 @@ from scipy.stats import chisquare
 from tiny import PAD, VOCABULARY
 
 from rlhf_jax.config import MeshConfig
-from rlhf_jax.mesh import abstract_rows, make_mesh
-from rlhf_jax.model import params, transformer
+from rlhf_jax.mesh import abstract_rows, make_mesh, to_devices
+from rlhf_jax.model import kv_cache, params, transformer
 from rlhf_jax.model.generate import generate, restrict, sample
 from rlhf_jax.plan.collectives import received_bytes
 
@@ -49,7 +49,7 @@ def greedy(weights, query):
 def counting():
     """`write(query, eos_id, key, temperature)` and the list that grows with every decode step it makes."""
     steps = []
-    decode = transformer.decode
+    decode = kv_cache.decode
 
     def counted(*arguments):
         jax.debug.callback(lambda: steps.append(1))
@@ -69,7 +69,7 @@ def counting():
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "decode", counted)
+        patch.setattr(kv_cache, "decode", counted)
         yield write, steps
 
 
@@ -115,6 +115,47 @@ def test_a_key_decides_the_sample(write):
     never = VOCABULARY + 5
     np.testing.assert_array_equal(write(never, 1.0, seed=1), write(never, 1.0, seed=1))
     assert (write(never, 1.0, seed=1) != write(never, 1.0, seed=2)).any()
+
+
+@pytest.mark.parametrize(
+    ("family", "loop", "shape"),
+    [
+        ("gpt2", "unroll", None),
+        ("llama", "scan", None),
+        ("neox", "scan", (2, 2, 2)),
+        ("llama", "unroll", (2, 2, 2)),
+    ],
+)
+def test_a_query_is_read_once_for_all_of_its_samples(monkeypatch, family, loop, shape, query):
+    """The same tokens from the same draws as with every query repeated."""
+    config = dataclasses.replace(tiny.FAMILIES[family], layer_loop=loop)
+    weights = tiny.parameters(transformer.specs(config, VOCABULARY))
+    four, samples, read = query[:4], 3, []
+    prefill = kv_cache.prefill
+    monkeypatch.setattr(
+        kv_cache, "prefill", lambda *arguments: read.append(arguments[2].shape[0]) or prefill(*arguments)
+    )
+    static = ("config", "response_tokens", "eos_id", "pad_id", "samples")
+    write = jax.jit(
+        lambda *arguments, **options: generate(*arguments, **options),
+        static_argnums=1,
+        static_argnames=static,
+    )
+    options = {"response_tokens": R, "eos_id": tiny.EOS, "pad_id": PAD}
+    apart = write(weights, config, np.repeat(four, samples, axis=0), jax.random.key(1), **options)
+    if shape is None:
+        ours = write(weights, config, four, jax.random.key(1), samples=samples, **options)
+    else:
+        mesh = make_mesh(MeshConfig(*shape))
+        with jax.set_mesh(mesh):
+            like = params.abstract(transformer.specs(config, VOCABULARY), mesh)
+            weights = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), weights, like)
+            ours = write(
+                weights, config, to_devices(four, mesh), jax.random.key(1), samples=samples, **options
+            )
+    np.testing.assert_array_equal(ours, apart)
+    assert len({tuple(row) for row in np.asarray(ours)}) > 8
+    assert read == [12, 4]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -1,6 +1,8 @@
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -9,7 +11,7 @@ from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.batches import left_pad, right_pad
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import attention, heads, params, splash, transformer
 
 CONFIG = FAMILIES["neox"]
 QUERIES = [tiny.random_tokens(1, length, seed=length)[0] for length in (3, 5, 4, 2)]
@@ -73,3 +75,70 @@ def test_bias_shifts_every_score(weights):
     batch = {"query": left_pad(QUERIES, 5, PAD), "response": right_pad(RESPONSES, 5, PAD)}
     shifted = weights | {"head": weights["head"] | {"bias": weights["head"]["bias"] - 2.5}}
     np.testing.assert_allclose(score(shifted, **batch), score(weights, **batch) - 2.5, atol=1e-5)
+
+
+# Several responses to one query.
+
+
+def alone_and_together(model, wanted, query, responses):
+    """Scores [B, N] and gradients of a weighted sum of them: a row a response, and a row a query."""
+    weights = tiny.parameters(heads.specs(model, VOCABULARY))
+    factors = jnp.asarray(np.random.default_rng(5).standard_normal(responses.shape[:2]), jnp.float32)
+
+    def apart(weights):
+        """Every response in a row of its own, through the pass that all other losses take."""
+        count, ends = responses.shape[1], np.sum(responses != PAD, axis=2).reshape(-1)
+        rows = np.repeat(query, count, axis=0), responses.reshape(-1, responses.shape[2])
+        read = heads.scalars(weights, model, *rows, PAD)
+        return read[jnp.arange(len(ends)), ends].reshape(-1, count)
+
+    def together(weights):
+        return heads.scores(weights, wanted, query, responses, PAD)
+
+    def run(scores):
+        def weighted(weights):
+            found = scores(weights)
+            return jnp.sum(found * factors), found
+
+        return jax.device_get(jax.jit(jax.grad(weighted, has_aux=True))(weights))
+
+    return run(apart), run(together)
+
+
+KINDS = {  # of model and of computation
+    "gpt2 unrolled": ("gpt2", {"layer_loop": "unroll"}),
+    "neox scanned": ("neox", {"layer_loop": "scan"}),
+    "llama unrolled, recomputed": ("llama", {"layer_loop": "unroll", "rematerialize": True}),
+    "llama scanned, recomputed": ("llama", {"layer_loop": "scan", "rematerialize": True}),
+    "gpt2 by splash": ("gpt2", {"layer_loop": "unroll", "attention": "splash"}),
+    "llama by cudnn": ("llama", {"layer_loop": "unroll", "attention": "cudnn"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_is_computed_once_for_all_responses_and_nothing_changes(monkeypatch, kind):
+    make = functools.partial(splash.kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash.kernel, "make_splash_mha", make)
+    plain = jax.nn.dot_product_attention
+    by_xla = lambda *qkv, implementation, **options: plain(*qkv, **options, implementation="xla")  # noqa: E731
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    monkeypatch.setattr(attention, "choose", lambda name, *_: "blocked" if name == "auto" else name)
+    family, computed = KINDS[kind]
+    responses = np.stack([right_pad(RESPONSES[i:] + RESPONSES[:i], 5, PAD) for i in range(3)], axis=1)
+    model = FAMILIES[family]
+    (expected_gradient, expected), (gradient, found) = alone_and_together(
+        model, dataclasses.replace(model, **computed), left_pad(QUERIES, 5, PAD), responses
+    )
+    assert np.ptp(expected, axis=1).min() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(expected_gradient))
+    tiny.assert_close(gradient, expected_gradient, atol=1e-5 * largest, rtol=1e-5)
+
+
+def test_a_longer_text_than_a_block_of_queries(monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
+    model = dataclasses.replace(FAMILIES["llama"], layer_loop="unroll")
+    query = tiny.random_queries(3, 11)
+    responses = np.stack([right_pad(tiny.random_tokens(3, 6, seed).tolist(), 7, PAD) for seed in (1, 2)], 1)
+    (_, expected), (_, found) = alone_and_together(model, model, query, responses)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

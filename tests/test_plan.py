@@ -145,11 +145,13 @@ def test_steps_of_a_run():
     config = Config(
         sft=SftConfig(epochs=2), reward=RewardConfig(seeds=3), ppo=PpoConfig(episodes=1000, batch_size=300)
     )
-    assert compiled.steps("sft", config, 128) == 2 * (116_722 // 128)
-    assert compiled.steps("reward", config, 128) == 3 * (92_832 // 64)
-    assert compiled.steps("ppo", config, 128) == 3
-    assert compiled.steps("eval.write", config, 256) == 32 + 2 * 2
-    assert compiled.steps("eval.write", config, 128) == 63 + 2 * 4  # 500 posts: 4 batches, best of 16: 63
+    assert compiled.steps("sft", config, 1) == 2 * (116_722 // 128)
+    assert compiled.steps("reward", config, 1) == 3 * (92_832 // 64)
+    assert compiled.steps("ppo", config, 1) == 3
+    # 500 posts, best of 16: 8 posts a batch; two greedy policies: 128 posts a batch.
+    assert compiled.steps("eval.write", config, 1) == 63 + 2 * 4
+    assert compiled.steps("eval.write", config, 32) == 16 + 2 * 4  # a post a shard: 512 samples
+    assert compiled.steps("eval.read", config, 1) == 63 + 23  # 22 posts with six texts each
 
 
 def test_command_writes_table_and_json(plan, tmp_path):
@@ -207,7 +209,7 @@ def test_evaluation_rounds_its_rows_up_to_what_the_mesh_divides():
     with jax.set_mesh(make_mesh(config.mesh)):
         traced = inference.traced_read(config, dataclasses.replace(MODEL, width=48, ff=96), 300)
     (scores,) = jax.tree.leaves(traced.out_info)
-    assert scores.shape == (129,)
+    assert scores.shape == (9, 16)
 
 
 @pytest.mark.parametrize("size, text", [(0, "0 B"), (1023, "1.02e+03 B"), (1.5 * 2**30, "1.5 GiB")])

@@ -37,6 +37,14 @@ def test_forward_by_hand():
     assert flops.logits(SMALL, 11, 2) == 2 * 2 * 4 * 11
 
 
+def test_responses_to_one_query_by_hand():
+    # A query of two tokens and two responses of three: eight tokens. First layer: the query's see 1 and 2
+    # keys, a response's 3, 4 and 5. Last layer: keys and values of all, the rest at two ends that see 5.
+    first = 2 * 8 * (24 + 88) + 24 * (1 + 2 + 2 * (3 + 4 + 5))
+    assert flops.forward_to_ends(SMALL, 2, 2, 3) == first + 2 * 8 * 24 + 2 * (2 * 88 + 24 * 5)
+    assert flops.forward_to_ends(SMALL, 6, 1, 4) == flops.forward(SMALL, 10, 1)
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_forward_is_what_the_traced_transformer_multiplies(family):
     """Counted independently: every dot product in the program, the masked half of attention taken off."""
@@ -71,18 +79,20 @@ def test_flops_of_the_stages_are_sums_of_passes():
     policy = flops.forward(SMALL, 8, 3) + flops.logits(SMALL, 11, 3)
     value, score = flops.forward(SMALL, 8, 3), flops.forward(SMALL, 9, 1)
     assert total("sft") == 8 * 3 * policy
-    assert total("reward") == 16 * 3 * flops.forward(SMALL, 10, 1)
+    assert total("reward") == 8 * 3 * flops.forward_to_ends(SMALL, 6, 2, 4)
     # Sampling costs a pass of the policy; two log-probabilities, values, score; two epochs of both networks.
     assert total("ppo") == 8 * (3 * policy + value + score + 2 * 3 * (policy + value))
 
 
 def test_sampling_token_by_token_costs_what_one_pass_over_them_does():
-    steps = flops.forward(SMALL, 6, 1) + flops.logits(SMALL, 11, 1)
-    steps += flops.forward(SMALL, 7, 1) - flops.forward(
+    """Eight queries are read once; 16 samples of each are written."""
+    prefill = flops.forward(SMALL, 6, 1) + flops.logits(SMALL, 11, 1)
+    steps = flops.forward(SMALL, 7, 1) - flops.forward(
         SMALL, 6, 0
     )  # the seventh token alone, then the eighth
     steps += flops.forward(SMALL, 8, 1) - flops.forward(SMALL, 7, 0) + flops.logits(SMALL, 11, 2)
-    assert total("eval.write") == 128 * steps
+    assert total("eval.write") == 8 * prefill + 128 * steps
+    assert total("eval.read") == 8 * flops.forward_to_ends(SMALL, 6, 16, 4)
 
 
 def test_recomputation_is_no_useful_work():
@@ -98,7 +108,7 @@ def test_traffic_by_hand():
     assert update.traffic == 2 * 2 * 4 * matrices + 28 * matrices  # 2 microbatches, forward and backward
     _, decode = flops.phases("eval.write", CONFIG, SMALL, 11, ONE_CHIP)
     slot = 2 * 2 * 3 * 4  # keys and values of one token in two layers
-    assert decode.traffic == 2 * 4 * (matrices + head) + 128 * (7 + 8) * slot
+    assert decode.traffic == 2 * 4 * (matrices + head) + (8 * 2 * 6 + 128 * (1 + 2)) * slot
 
 
 def test_fsdp_splits_rows_and_optimizer_but_every_device_reads_all_weights():

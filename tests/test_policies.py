@@ -24,19 +24,19 @@ def tokenizer(config):
 def test_best_of_n_is_the_best_of_each_posts_own_samples(config, tokenizer, monkeypatch):
     asked = {}
 
-    def summarize(weights, posts, *, temperature, seed, **setting):
+    def samples(weights, posts, count, *, temperature, seed, **setting):
         asked.update(temperature=temperature, seed=seed)
-        return [f"{post.id} sample {i}" for i, post in enumerate(posts)]
+        return [[f"{post.id} sample {i}" for i in range(count)] for post in posts]
 
-    rewards = [0.1, 0.9, -3, 0.2, -5, -6, -4, -9, 1, 1.5, 1.2, 2]
+    rewards = [[0.1, 0.9, -3, 0.2], [-5, -6, -4, -9], [1, 1.5, 1.2, 2]]
 
     def score(posts, texts):
-        assert all(text.startswith(post.id) for post, text in zip(posts, texts, strict=True))
+        assert all(text.startswith(post.id) for post, own in zip(posts, texts, strict=True) for text in own)
         return np.array(rewards)
 
-    monkeypatch.setattr(inference, "summarize", summarize)
+    monkeypatch.setattr(inference, "samples", samples)
     best = policies.best_of_n(None, config, ModelConfig(), tokenizer, POSTS, score)
-    assert best == [f"{POSTS[0].id} sample 1", f"{POSTS[1].id} sample 6", f"{POSTS[2].id} sample 11"]
+    assert best == [f"{POSTS[0].id} sample 1", f"{POSTS[1].id} sample 2", f"{POSTS[2].id} sample 3"]
     assert asked == {"temperature": 0.9, "seed": 7}
 
 

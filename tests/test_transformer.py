@@ -9,7 +9,7 @@ import pytest
 import tiny
 from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
-from rlhf_jax.model import splash, transformer
+from rlhf_jax.model import kv_cache, splash, transformer
 
 Q, R = 8, 6
 T = Q + R
@@ -106,10 +106,10 @@ def cached_logits(params, query, response, config):
     """Logits that predict each token of `response`, read one token at a time."""
     params = transformer.compute_params(params, config)
     segments = transformer.valid_segments(query, PAD)
-    hidden, cache = transformer.prefill(params, config, query, segments, R - 1)
+    hidden, cache = kv_cache.prefill(params, config, query, segments, R - 1)
 
     def step(cache, token):
-        hidden, cache = transformer.decode(params, config, token[:, None], cache)
+        hidden, cache = kv_cache.decode(params, config, token[:, None], cache)
         return cache, hidden[:, 0]
 
     _, later = jax.lax.scan(step, cache, response.T[:-1])
@@ -144,14 +144,14 @@ def test_agrees_with_the_equations(config, tokens):
 def test_cache_changes_nothing(config, loop, tokens):
     config = dataclasses.replace(config, layer_loop=loop)
     cached = cached_logits(weights_of(config), tokens[:, :Q], tokens[:, Q:], config)
-    np.testing.assert_allclose(cached, full_logits(config, tokens)[:, Q - 1 : -1], atol=1e-5)
+    np.testing.assert_allclose(cached, full_logits(config, tokens)[:, Q - 1 : -1], atol=2e-5)
 
 
 def test_scan_equals_unroll(config, tokens):
     scanned, unrolled = (
         full_logits(dataclasses.replace(config, layer_loop=loop), tokens) for loop in ("scan", "unroll")
     )
-    np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
+    np.testing.assert_allclose(scanned, unrolled, atol=2e-5)
 
 
 def test_side_of_the_padding_does_not_matter(config, tokens):

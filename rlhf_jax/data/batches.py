@@ -2,7 +2,8 @@
 
 An epoch is a permutation of the rows drawn from (seed, epoch). Every batch takes its rows
 from one length bucket, so that short texts get short arrays and a stage compiles at most
-once a bucket. Nothing depends on the number of devices.
+once a bucket, times three widths of summaries where these are read. Nothing depends on the
+number of devices.
 """
 
 from bisect import bisect_left, insort
@@ -121,7 +122,8 @@ class QueryPlan(Plan):
 class PairPlan(Plan):
     """Batches of `query` [B, Q], left-padded, `chosen` and `rejected` [B, R], right-padded.
 
-    R is `data.reward_response_tokens`; `truncated` summaries lost tokens to it.
+    R is the width that `response_width` gives a batch; `truncated` summaries lost tokens to
+    `data.reward_response_tokens`.
     """
 
     def __init__(
@@ -132,44 +134,48 @@ class PairPlan(Plan):
         self._chosen, chosen_cut = _encoded_responses([pair.chosen for pair in pairs], tokenizer, limit)
         self._rejected, rejected_cut = _encoded_responses([pair.rejected for pair in pairs], tokenizer, limit)
         self.truncated = chosen_cut + rejected_cut
-        self._response_tokens, self._pad_id = limit, tokenizer.pad_id
+        self._limit, self._pad_id = limit, tokenizer.pad_id
         super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, seed)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
-        size, pad_id = self._response_tokens, self._pad_id
+        chosen, rejected = ([side[i] for i in rows] for side in (self._chosen, self._rejected))
+        size, pad_id = response_width(chosen + rejected, self._limit), self._pad_id
         return {
             "query": left_pad([self._queries[i] for i in rows], width, pad_id),
-            "chosen": right_pad([self._chosen[i] for i in rows], size, pad_id),
-            "rejected": right_pad([self._rejected[i] for i in rows], size, pad_id),
+            "chosen": right_pad(chosen, size, pad_id),
+            "rejected": right_pad(rejected, size, pad_id),
             "index": rows,
         }
 
 
 class SummaryPlan(Plan):
-    """Batches of `query` [B, Q], left-padded, and `response` [B, R], right-padded: summaries to score.
+    """Batches of `query` [B, Q], left-padded, and `responses` [B, N, R], right-padded: summaries to score.
 
-    R is `data.reward_response_tokens`.
+    Every text has N of them. R is the width that `response_width` gives a batch.
     """
 
     def __init__(
         self,
         infos: Sequence[Post | Article],
-        summaries: Sequence[str],
+        summaries: Sequence[Sequence[str]],
         tokenizer: Tokenizer,
         data: DataConfig,
         batch_size: int,
     ):
         self._queries = _encoded_queries(infos, tokenizer, data)
-        self._responses, self.truncated = _encoded_responses(
-            summaries, tokenizer, data.reward_response_tokens
-        )
-        self._response_tokens, self._pad_id = data.reward_response_tokens, tokenizer.pad_id
+        every = [text for texts in summaries for text in texts]
+        encoded, self.truncated = _encoded_responses(every, tokenizer, data.reward_response_tokens)
+        self._count = len(encoded) // len(infos)
+        self._responses = [encoded[i : i + self._count] for i in range(0, len(encoded), self._count)]
+        self._limit, self._pad_id = data.reward_response_tokens, tokenizer.pad_id
         super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, 0)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
+        every = [ids for i in rows for ids in self._responses[i]]
+        responses = right_pad(every, response_width(every, self._limit), self._pad_id)
         return {
             "query": left_pad([self._queries[i] for i in rows], width, self._pad_id),
-            "response": right_pad([self._responses[i] for i in rows], self._response_tokens, self._pad_id),
+            "responses": responses.reshape(len(rows), self._count, -1),
             "index": rows,
         }
 
@@ -269,6 +275,12 @@ def _encoded_responses(
 ) -> tuple[list[Int[np.ndarray, "T"]], int]:
     responses, truncated = encode_responses(summaries, tokenizer, limit)
     return [np.asarray(ids, np.int32) for ids in responses], truncated
+
+
+def response_width(responses: Iterable[Ids], limit: int) -> int:
+    """Columns that hold some right-padded responses: `limit`, or the half or quarter of it that suffices."""
+    longest = max(len(ids) for ids in responses)
+    return min(width for width in (limit, limit // 2, limit // 4) if width >= longest)
 
 
 def left_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B T"]:

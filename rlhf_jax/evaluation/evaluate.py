@@ -61,11 +61,12 @@ def run(config: Config, workdir: Path) -> None:
         reward = checkpoint.restore_params(*checkpoint.require(workdir, "reward", "eval"), like)
         setting: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "data": config.data}
 
-        def score(posts: Sequence[Post], texts: Sequence[str]) -> np.ndarray:
-            return inference.score(reward, posts, texts, **setting)
+        def score(posts: Sequence[Post], texts: Sequence[Sequence[str]]) -> np.ndarray:
+            return inference.scores(reward, posts, texts, **setting)
 
         texts, reference_nats = policies.summaries(config, workdir, tokenizer, posts, splits["train"], score)
-        scores = {name: score(posts, texts[name]) for name in texts}
+        each = score(posts, list(zip(*texts.values(), strict=True)))  # [posts, policies]
+        scores = dict(zip(texts, each.T, strict=True))
         margins = inference.margins(reward, held_out, **setting)
     if not hosts.is_first():
         return

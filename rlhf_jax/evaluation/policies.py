@@ -18,7 +18,7 @@ from rlhf_jax.model import params, pretrained, transformer
 
 BASELINES = ("reference", "title", "lead")  # texts that no network of the run writes
 
-Score = Callable[[Sequence[Post], Sequence[str]], np.ndarray]  # a reward [N] for N summaries
+Score = Callable[[Sequence[Post], Sequence[Sequence[str]]], np.ndarray]  # rewards [M, N] of N summaries each
 
 
 def summaries(
@@ -99,16 +99,15 @@ def best_of_n(
     sft, config: Config, model: ModelConfig, tokenizer: Tokenizer, posts: Sequence[Post], score: Score
 ) -> list[str]:
     """Of N samples of the SFT policy for each post, the one that scores best."""
-    n = config.eval.best_of
-    repeated = [post for post in posts for _ in range(n)]
-    texts = inference.summarize(
+    samples = inference.samples(
         sft,
-        repeated,
+        posts,
+        config.eval.best_of,
         model=model,
         tokenizer=tokenizer,
         data=config.data,
         temperature=config.eval.temperature,
         seed=config.seed,
     )
-    best = score(repeated, texts).reshape(len(posts), n).argmax(axis=1)
-    return [texts[i * n + k] for i, k in enumerate(best)]
+    best = score(posts, samples).argmax(axis=1)
+    return [texts[k] for texts, k in zip(samples, best, strict=True)]

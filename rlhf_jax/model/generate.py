@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, layout, reshard
-from rlhf_jax.model import transformer
+from rlhf_jax.model import kv_cache, transformer
 
 
 def generate(
@@ -21,18 +21,22 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-) -> Int[Array, "B R"]:
-    """Samples a response to each left-padded query; temperature 0 is greedy.
+    samples: int = 1,
+) -> Int[Array, "B*N R"]:
+    """Samples N = `samples` responses to each left-padded query, which is read once; temperature 0 is greedy.
 
-    Returns R = `response_tokens` ids a row: through the first EOS, then padding.
+    Returns R = `response_tokens` ids a row: through the first EOS, then padding. Responses to one query
+    stand together.
     """
     params = transformer.compute_params(params, config)
     if config.gather_to_sample:
         params = jax.tree.map(without_fsdp, params)
     segments = transformer.valid_segments(query, pad_id)
-    hidden, cache = transformer.prefill(params, config, query, segments, response_tokens - 1)
-    response = jnp.full((query.shape[0], response_tokens), pad_id, jnp.int32, out_sharding=layout(ROWS, None))
-    ended = jnp.zeros(query.shape[0], bool, out_sharding=layout(ROWS))
+    slots = max(response_tokens - 1, 1)  # the loop below is compiled though it may never run
+    hidden, cache = kv_cache.prefill(params, config, query, segments, slots, samples)
+    rows = samples * query.shape[0]
+    response = jnp.full((rows, response_tokens), pad_id, jnp.int32, out_sharding=layout(ROWS, None))
+    ended = jnp.zeros(rows, bool, out_sharding=layout(ROWS))
 
     def choose(i, hidden, response, ended):
         scores = transformer.logits(params, config, hidden)[:, 0]
@@ -48,7 +52,7 @@ def generate(
     def step(carry):
         i, cache, response, ended = carry
         last = jax.lax.dynamic_slice_in_dim(response, i - 1, 1, axis=1)
-        hidden, cache = transformer.decode(params, config, last, cache)
+        hidden, cache = kv_cache.decode(params, config, last, cache)
         response, ended = choose(i, hidden, response, ended)
         return i + 1, cache, response, ended
 

@@ -50,10 +50,19 @@ def scalars(
     return read(params["head"], hidden)
 
 
+def scores(
+    params, config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Array, "B N R"], pad_id: int
+) -> Float[Array, "B N"]:
+    """The reward of each of N responses to a query, read at its last token (EOS where it has one).
+
+    The query is computed once.
+    """
+    hidden = transformer.apply_to_ends(params["transformer"], config, query, responses, pad_id)
+    return read(params["head"], hidden)
+
+
 def score(
     params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
 ) -> Float[Array, "B"]:
-    """The reward of each response, read at its last real token (EOS where it has one)."""
-    length = jnp.sum(response != pad_id, axis=1)
-    at_end = jnp.arange(response.shape[1] + 1) == length[:, None]
-    return jnp.sum(jnp.where(at_end, scalars(params, config, query, response, pad_id), 0.0), axis=1)
+    """The reward of one response to each query."""
+    return scores(params, config, query, response[:, None], pad_id)[:, 0]

@@ -33,7 +33,7 @@ def token_logprobs(
     """
 
     def read(hidden, tokens, matrix):
-        logits = transformer.project(hidden, matrix)
+        logits = transformer.project(hidden, matrix, config)
         logp = logprobs.token_logprobs(logits, tokens, temperature)
         return logp, logprobs.entropy(jax.lax.stop_gradient(logits), temperature)
 

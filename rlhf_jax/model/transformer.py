@@ -5,11 +5,8 @@ parameters. Each part below is its parameters first, then the function that uses
 GPT-NeoX and Llama are settings of `ModelConfig`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -57,8 +54,8 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Arra
     Each device looks the tokens of its fsdp group up in its own part, then exchanges columns for rows:
     neither table nor gradient is ever whole on a device. A plain lookup replicates the activations.
     """
-    if layout() is None:
-        return table[tokens]
+    if jax.sharding.get_abstract_mesh().size <= 1:  # nothing is split
+        return table.at[tokens].get(out_sharding=layout(ROWS))
 
     def in_own_part(part, tokens):
         ids = jax.lax.all_gather(tokens, "fsdp", tiled=True) - jax.lax.axis_index("tensor") * part.shape[0]
@@ -78,15 +75,30 @@ def output_matrix(params, config: ModelConfig) -> Float[Array, "V D"]:
     return matrix.astype(config.dtype)
 
 
-def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-    """Float32 logits, their vocabulary split over `tensor`."""
-    out = layout(ROWS, None, "tensor")
-    return jnp.einsum("btd,vd->btv", hidden, matrix, preferred_element_type=jnp.float32, out_sharding=out)
+def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"], config: ModelConfig):
+    """Float32 logits [B, T, V], their vocabulary split over `tensor`."""
+    return multiply(hidden, matrix.T, config, "tensor", preferred_element_type=jnp.float32)
 
 
 def logits(params, config: ModelConfig, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
     """Whole float32 logits. Ask only for the positions you read; `likelihood` has what losses need."""
-    return project(hidden, output_matrix(params, config))
+    return project(hidden, output_matrix(params, config), config)
+
+
+def multiply(
+    x: Float[Array, "B T D"], w: Float[Array, "D F"], config: ModelConfig, split: str | None, **options
+):
+    """x @ w [B, T, F], of which F is split over the axis `split`, or else D over `tensor`.
+
+    Where layers are unrolled, as on a CPU, rows and positions are one axis meanwhile: over two of them
+    XLA copies both operands of the weights' gradient, which takes as long as the product itself.
+    """
+    if not unrolled(config):
+        return jnp.einsum("btd,df->btf", x, w, out_sharding=layout(ROWS, None, split), **options)
+    rows, tokens, width = x.shape
+    x = x.reshape(rows * tokens, width, out_sharding=layout(ROWS, None if split else "tensor"))
+    x = jnp.einsum("nd,df->nf", x, w, out_sharding=layout(ROWS, split), **options)
+    return x.reshape(rows, tokens, w.shape[1], out_sharding=layout(ROWS, None, split))
 
 
 # Normalisation -------------------------------------------------------------------------------
@@ -131,8 +143,22 @@ def attention_specs(config: ModelConfig):
     return tree
 
 
+def multiply_heads(x: Float[Array, "B T D"], w: Float[Array, "D H *GK"], config: ModelConfig):
+    """[B, T, H, …]: each head's own product."""
+    out = layout(ROWS, None, "tensor")
+    if not unrolled(config):
+        return jnp.einsum("btd,d...->bt...", x, w, out_sharding=out)
+    flat = w.reshape(w.shape[0], -1, out_sharding=layout(split_of(w, 0), "tensor"))
+    return multiply(x, flat, config, "tensor").reshape(*x.shape[:2], *w.shape[1:], out_sharding=out)
+
+
+def split_of(w: Array, axis: int) -> str | None:
+    """The mesh axis that splits an axis of the weights: none over fsdp where they were gathered to sample."""
+    return None if layout() is None else jax.typeof(w).sharding.spec[axis]
+
+
 def project_query(w, x, config: ModelConfig, positions) -> Float[Array, "B H G T K"]:
-    query = jnp.einsum("btd,dhgk->bhgtk", x, w["query"], out_sharding=layout(ROWS, "tensor"))
+    query = jnp.moveaxis(multiply_heads(x, w["query"], config), 1, 3)
     if config.attention_bias:
         query = query + w["query_bias"]
     return query if config.positions == "learned" else rotate(query, positions[:, None, None], config.rotary)
@@ -140,15 +166,21 @@ def project_query(w, x, config: ModelConfig, positions) -> Float[Array, "B H G T
 
 def project_key_value(w, x, config: ModelConfig, positions):
     """Keys and values, both [B, H, T, K]."""
-    key = jnp.einsum("btd,dhk->bhtk", x, w["key"], out_sharding=layout(ROWS, "tensor"))
-    value = jnp.einsum("btd,dhk->bhtk", x, w["value"], out_sharding=layout(ROWS, "tensor"))
+    key, value = (multiply_heads(x, w[name], config).swapaxes(1, 2) for name in ("key", "value"))
     if config.attention_bias:
         key, value = key + w["key_bias"], value + w["value_bias"]
     return key if config.positions == "learned" else rotate(key, positions[:, None], config.rotary), value
 
 
 def project_out(w, heads: Float[Array, "B H G T K"], config: ModelConfig) -> Float[Array, "B T D"]:
-    x = jnp.einsum("bhgtk,hgkd->btd", heads, w["out"], out_sharding=layout(ROWS, None, None))
+    if unrolled(config):
+        rows, tokens, width = heads.shape[0], heads.shape[3], w["out"].shape[-1]
+        flat = w["out"].reshape(-1, width, out_sharding=layout("tensor", split_of(w["out"], 3)))
+        heads = jnp.moveaxis(heads, 3, 1)
+        x = heads.reshape(rows, tokens, flat.shape[0], out_sharding=layout(ROWS, None, "tensor"))
+        x = multiply(x, flat, config, None)
+    else:
+        x = jnp.einsum("bhgtk,hgkd->btd", heads, w["out"], out_sharding=layout(ROWS, None, None))
     return x + w["out_bias"] if config.attention_bias else x
 
 
@@ -173,15 +205,15 @@ def mlp_specs(config: ModelConfig):
 
 
 def mlp(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T D"]:
-    hidden = jnp.einsum("btd,df->btf", x, w["up"], out_sharding=layout(ROWS, None, "tensor"))
+    hidden = multiply(x, w["up"], config, "tensor")
     if config.mlp_bias:
         hidden = hidden + w["up_bias"]
     if config.activation == "silu_gated":
-        gate = jnp.einsum("btd,df->btf", x, w["gate"], out_sharding=layout(ROWS, None, "tensor"))
+        gate = multiply(x, w["gate"], config, "tensor")
         hidden = jax.nn.silu(gate + w["gate_bias"] if config.mlp_bias else gate) * hidden
     else:
         hidden = jax.nn.gelu(hidden, approximate=config.activation == "gelu_tanh")
-    x = jnp.einsum("btf,fd->btd", hidden, w["down"], out_sharding=layout(ROWS, None, None))
+    x = multiply(hidden, w["down"], config, None)
     return x + w["down_bias"] if config.mlp_bias else x
 
 
@@ -197,17 +229,21 @@ def layer_specs(config: ModelConfig):
     }
 
 
-def layer(w, x, config: ModelConfig, positions, attend, outputs_from: int = 0):
+def everywhere(x: Array) -> Array:
+    return x
+
+
+def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):
     """One layer. `attend(query, key, value) -> (heads, cache)` is attention with or without cache.
 
-    With `outputs_from`, keys and values are computed everywhere but queries, attention and MLP
-    only from that position on: enough for a last layer of which only the responses are read.
+    `read` takes the positions whose output is needed out of [B, T, …]. Keys and values are computed
+    everywhere, but queries, attention and MLP only there: enough for the last layer.
     """
     normed = norm(w["attention_norm"], x, config)
     key, value = project_key_value(w["attention"], normed, config, positions)
-    query = project_query(w["attention"], normed[:, outputs_from:], config, positions[:, outputs_from:])
+    query = project_query(w["attention"], read(normed), config, read(positions))
     heads, cache = attend(query, key, value)
-    x = x[:, outputs_from:]
+    x = read(x)
     attended = x + project_out(w["attention"], heads, config)
     mlp_input = x if config.parallel_residual else attended
     return attended + mlp(w["mlp"], norm(w["mlp_norm"], mlp_input, config), config), cache
@@ -258,78 +294,65 @@ def apply(
     `segments` is 0 for padding, else which packed sequence a token belongs to (`valid_segments`
     for one sequence a row). Every real token sees the real tokens of its segment up to itself.
     """
-    w = compute_params(params, config)
-    positions = attention.positions_of(segments)
-    x = embed(w["embed"], tokens, positions)
 
     def attend(query, key, value):
-        return attention.causal_attention(query, key, value, segments, config.attention), None
+        return attention.causal_attention(query, key, value, segments, config.attention)
 
-    def step(w, x, cache, outputs_from=0):
-        del cache
-        return layer(w, x, config, positions, attend, outputs_from)
+    positions = attention.positions_of(segments)
+    return _fold(params, config, tokens, positions, attend, attend, lambda x: x[:, outputs_from:])
+
+
+def apply_to_ends(
+    params, config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Array, "B N R"], pad_id: int
+) -> Float[Array, "B N D"]:
+    """Hidden states at the last token of each of N responses to one query, which is computed once.
+
+    A response sees the query and itself, at the positions that it would have alone. Queries are
+    left-padded; responses are right-padded, each of one token at least.
+    """
+    rows, count, length = responses.shape
+    tokens = jnp.concatenate([query, responses.reshape(rows, -1)], axis=1)
+    segments = valid_segments(query, pad_id)
+    starts = query.shape[1] + length * jnp.arange(count)
+    ends = starts + jnp.sum(responses != pad_id, axis=2) - 1
+    own_positions = jnp.sum(segments, axis=1, keepdims=True) + jnp.tile(jnp.arange(length), count)
+    positions = jnp.concatenate([attention.positions_of(segments), own_positions], axis=1)
+
+    def attend(query, key, value):
+        return attention.branched_attention(query, key, value, segments, count, config.attention)
+
+    place = jnp.arange(tokens.shape[1])
+    own = (place >= starts[:, None]) & (place <= ends[:, :, None])
+    seen = own | jnp.pad(segments > 0, ((0, 0), (0, count * length)))[:, None]
+
+    def attend_at_ends(query, key, value):
+        return attention.attend(query, key, value, seen)
+
+    def read(x):
+        return jnp.take_along_axis(x, ends.reshape(ends.shape + (1,) * (x.ndim - 2)), axis=1)
+
+    return _fold(params, config, tokens, positions, attend, attend_at_ends, read)
+
+
+def _fold(params, config: ModelConfig, tokens, positions, attend, attend_last, read) -> Float[Array, "B S D"]:
+    """`tokens` through all layers; the outputs of the last one where `read` takes them, normed.
+
+    `attend_last` is the attention of these positions alone.
+    """
+    w = compute_params(params, config)
+    x = embed(w["embed"], tokens, positions)
+
+    def step(w, x, cache):
+        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache))
+
+    def last_step(w, x, cache):
+        return layer(w, x, config, positions, lambda *qkv: (attend_last(*qkv), cache), read)
 
     keep = jax.checkpoint if config.rematerialize else lambda f: f
-    last_step = functools.partial(step, outputs_from=outputs_from)
     x, _ = through_layers(keep(step), x, w["layers"], last_step=keep(last_step))
-    if not unrolled(config):
-        x = x[:, outputs_from:]
-    return norm(w["norm"], x, config)
+    return norm(w["norm"], x if unrolled(config) else read(x), config)
 
 
 def valid_segments(tokens: Int[Array, "B T"], pad_id: int) -> Int[Array, "B T"]:
     """One sequence a row: segment 1 where there is a token, 0 where there is padding."""
     return (tokens != pad_id).astype(jnp.int32)
-
-
-class KVCache(struct.PyTreeNode):
-    """Keys and values of the tokens read so far, for `decode`."""
-
-    layers: list | tuple  # per layer (or stacked [L, …]) a pair of [B, H, S, K]
-    valid: Array  # [B, S] bool, slots that hold a real token
-    length: Array  # [] slots in use, the same for all rows
-    position: Array  # [B] position of each row's next token
-
-
-def prefill(params, config: ModelConfig, tokens, segments, slots: int):
-    """Reads left-padded queries; returns the hidden state of the last token [B, 1, D] and a cache.
-
-    `params` come from `compute_params`. The cache has room for `slots` more tokens.
-    """
-    positions = attention.positions_of(segments)
-    x = embed(params["embed"], tokens, positions)
-
-    def attend(query, key, value):
-        room = ((0, 0), (0, 0), (0, slots), (0, 0))
-        heads = attention.causal_attention(query, key, value, segments, config.attention)
-        return heads, (jnp.pad(key, room), jnp.pad(value, room))
-
-    def step(w, x, cache, outputs_from=0):
-        del cache
-        return layer(w, x, config, positions, attend, outputs_from)
-
-    last_step = functools.partial(step, outputs_from=tokens.shape[1] - 1)
-    x, layers = through_layers(step, x, params["layers"], last_step=last_step)
-    valid = jnp.pad(segments > 0, ((0, 0), (0, slots)))
-    cache = KVCache(layers, valid, jnp.int32(tokens.shape[1]), positions[:, -1] + 1)
-    return norm(params["norm"], x[:, -1:], config), cache
-
-
-def decode(params, config: ModelConfig, tokens: Int[Array, "B 1"], cache: KVCache):
-    """One more token for every row: its hidden state [B, 1, D] and the longer cache."""
-    slot = cache.length
-    valid = cache.valid | (jnp.arange(cache.valid.shape[1]) == slot)
-    positions = cache.position[:, None]
-    x = embed(params["embed"], tokens, positions)
-
-    def step(w, x, kv):
-        def attend(query, key, value):
-            keys = jax.lax.dynamic_update_slice_in_dim(kv[0], key, slot, axis=2)
-            values = jax.lax.dynamic_update_slice_in_dim(kv[1], value, slot, axis=2)
-            return attention.attend(query, keys, values, valid[:, None]), (keys, values)
-
-        return layer(w, x, config, positions, attend)
-
-    x, layers = through_layers(step, x, params["layers"], cache.layers)
-    cache = KVCache(layers, valid, slot + 1, cache.position + 1)
-    return norm(params["norm"], x, config), cache

@@ -76,7 +76,7 @@ def compile_program(
         parameters=sum(networks),
         optimizer_bytes=8 * trained,  # two float32 moments
         flops=sum(phase.flops for phase in phases),
-        steps=steps(program, config, inference.batch_size(row_shards(mesh))),
+        steps=steps(program, config, row_shards(mesh)),
     )
     start = time.monotonic()
     try:
@@ -153,10 +153,11 @@ def bound(phases: list[flops.Phase], plan: Plan, topology: Topology) -> dict[str
     }
 
 
-def steps(program: str, config: Config, rows: int) -> int:
-    """Of the configured run, evaluation in batches of `rows`.
+def steps(program: str, config: Config, shards: int) -> int:
+    """Of the configured run, evaluation in batches for so many row shards.
 
-    Sizes of real data are those that OpenAI published, before any filter.
+    Sizes of real data are those that OpenAI published, before any filter. A batch of greedy summaries,
+    or of the texts of all policies, counts as one of best-of-N.
     """
     mini, options = config.data.source == "mini", config.eval
     if program == "sft":
@@ -167,9 +168,12 @@ def steps(program: str, config: Config, rows: int) -> int:
         return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
     if program == "ppo":
         return config.ppo.episodes // config.ppo.batch_size
-    each = math.ceil(options.posts / rows)
-    best = math.ceil(options.posts * options.best_of / rows)
-    return best + each * (POLICIES if program == "eval.write" else TEXTS)
+
+    def batches(texts: int) -> int:
+        return math.ceil(options.posts / inference.batch_size(shards, texts))
+
+    best = batches(options.best_of)
+    return best + (POLICIES * batches(1) if program == "eval.write" else batches(TEXTS))
 
 
 def _networks(program: str, model: ModelConfig, vocabulary: int) -> list[int]:

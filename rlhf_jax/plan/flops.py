@@ -55,6 +55,20 @@ def forward(model: ModelConfig, tokens: int, outputs: int) -> float:
     return (model.layers - 1) * inner + last
 
 
+def forward_to_ends(model: ModelConfig, query: int, responses: int, response: int) -> float:
+    """One row of a query and so many responses to it, each read at its last token.
+
+    The query is computed once; a response attends to it and to itself.
+    """
+    tokens = query + responses * response
+    key_value, others = layer_matrices(model)
+    attention = 4 * model.heads * (model.head_size or model.width // model.heads)
+    seen = pairs(query, query) + responses * pairs(query + response, response)
+    inner = 2 * tokens * (key_value + others) + attention * seen
+    last = 2 * tokens * key_value + responses * (2 * others + attention * (query + response))
+    return (model.layers - 1) * inner + last
+
+
 def pairs(tokens: int, queries: int) -> int:
     """Keys seen by the last `queries` of `tokens` positions, together: Σ t for t = T − S + 1 … T."""
     return queries * (2 * tokens - queries + 1) // 2
@@ -73,65 +87,65 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     data = config.data
     q, r, long = data.query_tokens, data.response_tokens, data.reward_response_tokens
     if program == "sft":
-        read = q + r - 1 if config.sft.query_loss else r
-        return [train("update", net, config.sft.batch_size, q + r - 1, read, read, config.sft.microbatches)]
+        rows, read = config.sft.batch_size, q + r - 1 if config.sft.query_loss else r
+        work = rows * forward(model, q + r - 1, read)
+        return [train("update", net, work, rows * read, config.sft.microbatches)]
     if program == "reward":
-        return [
-            train("update", net, 2 * config.reward.batch_size, q + long, 1, 0, config.reward.microbatches)
-        ]
+        work = config.reward.batch_size * forward_to_ends(model, q, 2, long)
+        return [train("update", net, work, 0, config.reward.microbatches)]
+    n = config.eval.best_of
     if program == "eval.write":
-        return sample(net, inference.batch_size(net.rows), q, r)
+        return sample(net, inference.batch_size(net.rows, n), q, r, n)
     if program == "eval.read":
-        return [read_only("score", net, inference.batch_size(net.rows), q + long, 1, 0)]
-    rows, parts = config.ppo.batch_size, config.ppo.minibatches
+        work = inference.batch_size(net.rows, n) * forward_to_ends(model, q, n, long)
+        return [read_only("score", net, work, 0)]
+    rows, parts, micro = config.ppo.batch_size, config.ppo.minibatches, config.ppo.microbatches
+    work = rows * forward(model, q + r - 1, r)
     rollout = [
-        *sample(net, rows, q, r),
-        read_only("policy's log-probabilities", net, rows, q + r - 1, r, r),
-        read_only("reference's log-probabilities", net, rows, q + r - 1, r, r),
-        read_only("values", net, rows, q + r - 1, r, 0),
-        read_only("score", net, rows, q + r, 1, 0),
+        *sample(net, rows, q, r, 1),
+        read_only("policy's log-probabilities", net, work, rows * r),
+        read_only("reference's log-probabilities", net, work, rows * r),
+        read_only("values", net, work, 0),
+        read_only("score", net, rows * forward_to_ends(model, q, 1, r), 0),
     ]
-    micro = config.ppo.microbatches
     update = [
-        train("policy's update", net, rows, q + r - 1, r, r, micro, parts),
-        train("value network's update", net, rows, q + r - 1, r, 0, micro, parts),
+        train("policy's update", net, work, rows * r, micro, parts),
+        train("value network's update", net, work, 0, micro, parts),
     ]
     return rollout + config.ppo.epochs * update
 
 
-def read_only(name: str, net: Network, rows: int, tokens: int, outputs: int, predicted: int) -> Phase:
-    """A forward pass over `rows`, with logits at `predicted` positions of each."""
-    flops = rows * (forward(net.model, tokens, outputs) + logits(net.model, net.vocabulary, predicted))
+def read_only(name: str, net: Network, work: float, predicted: int) -> Phase:
+    """A forward pass that takes `work` operations below its logits, which it has at `predicted` positions."""
+    flops = work + logits(net.model, net.vocabulary, predicted)
     return Phase(name, flops, 0.0, pass_bytes(net, predicted))
 
 
 def train(
-    name: str,
-    net: Network,
-    rows: int,
-    tokens: int,
-    outputs: int,
-    predicted: int,
-    microbatches: int,
-    minibatches: int = 1,
+    name: str, net: Network, work: float, predicted: int, microbatches: int, minibatches: int = 1
 ) -> Phase:
-    """Forward and backward passes over `rows` in `minibatches` updates."""
-    once = read_only(name, net, rows, tokens, outputs, predicted)
+    """Forward and backward passes in `minibatches` updates; arguments as for `read_only`."""
+    once = read_only(name, net, work, predicted)
     again = net.model.rematerialize
-    recomputed = rows * forward(net.model, tokens, outputs) if again else 0.0
     passes = minibatches * microbatches * (3 if again else 2)
     optimizer = minibatches * OPTIMIZER_BYTES * entries(net, predicted) / (net.fsdp * net.tensor)
-    return Phase(name, 3 * once.flops, recomputed, passes * once.traffic + optimizer)
+    return Phase(name, 3 * once.flops, work if again else 0.0, passes * once.traffic + optimizer)
 
 
-def sample(net: Network, rows: int, query: int, response: int) -> list[Phase]:
-    """Prefill, which gives the first token, and decoding of the others, each of which reads all weights."""
-    prefill = read_only("prefill", net, rows, query, 1, 1)
-    flops = read_only("", net, rows, query + response - 1, response, response).flops - prefill.flops
+def sample(net: Network, queries: int, query: int, response: int, samples: int) -> list[Phase]:
+    """Prefill, which gives the first token, and decoding of the others, each of which reads all weights.
+
+    A query is read once for all of its `samples`, and its keys and values once for each token of theirs.
+    """
+    prefill = read_only("prefill", net, queries * forward(net.model, query, 1), queries)
+    rows = samples * queries
+    alone = forward(net.model, query + response - 1, response) - forward(net.model, query, 1)
+    flops = rows * (alone + logits(net.model, net.vocabulary, response - 1))
     size = net.model.head_size or net.model.width // net.model.heads
     slot = 2 * net.model.layers * (net.model.kv_heads or net.model.heads) * size * itemsize(net)  # K and V
-    cache = rows / net.rows * pairs(query + response - 1, response - 1) * slot / net.tensor
-    return [prefill, Phase("decode", flops, 0.0, (response - 1) * pass_bytes(net, 1) + cache)]
+    slots = queries * query * (response - 1) + rows * pairs(response - 1, response - 1)
+    traffic = (response - 1) * pass_bytes(net, 1) + slots / net.rows * slot / net.tensor
+    return [prefill, Phase("decode", flops, 0.0, traffic)]
 
 
 def entries(net: Network, predicted: int) -> int:

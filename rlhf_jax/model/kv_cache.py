@@ -1,0 +1,88 @@
+"""Reading queries once, then writing responses to them token by token."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int
+
+from rlhf_jax.config import ModelConfig
+from rlhf_jax.mesh import ROWS, layout
+from rlhf_jax.model import attention, transformer
+
+
+class KVCache(struct.PyTreeNode):
+    """Keys and values of queries, and of the tokens written so far of N responses to each, for `decode`."""
+
+    query: list | tuple  # per layer (or stacked [L, …]) a pair of [B, H, Q, K]
+    responses: list | tuple  # likewise of [B, H·N, S, K]
+    valid: Array  # [B, Q] bool, where the query has a token
+    length: Array  # [] slots of the responses in use, the same for all of them
+    position: Array  # [B·N] position of each response's next token
+
+
+def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: int = 1):
+    """Reads left-padded queries once for N = `samples` responses to each.
+
+    Returns the hidden state of the last token [B·N, 1, D], responses to one query together, and a cache
+    with room for `slots` tokens of each. `params` come from `compute_params`.
+    """
+    positions = attention.positions_of(segments)
+    x = transformer.embed(params["embed"], tokens, positions)
+
+    def step(w, x, cache, read=transformer.everywhere):
+        del cache
+
+        def attend(query, key, value):
+            heads = attention.causal_attention(query, key, value, segments, config.attention)
+            return heads, (key, value)
+
+        return transformer.layer(w, x, config, positions, attend, read)
+
+    def last(x):
+        return x[:, -1:]
+
+    def room(x):
+        *stack, rows, heads, _, size = x.shape
+        axes = (*[None] * len(stack), ROWS, "tensor")
+        return jnp.zeros((*stack, rows, heads * samples, slots, size), x.dtype, out_sharding=layout(*axes))
+
+    x, query = transformer.through_layers(
+        step, x, params["layers"], last_step=functools.partial(step, read=last)
+    )
+    position, x = (repeat_rows(y, samples) for y in (positions[:, -1] + 1, last(x)))
+    cache = KVCache(query, jax.tree.map(room, query), segments > 0, jnp.int32(0), position)
+    return transformer.norm(params["norm"], x, config), cache
+
+
+def repeat_rows(x: Array, times: int) -> Array:
+    """[B, …] → [B · times, …], equal rows together."""
+    return jnp.repeat(x, times, axis=0, out_sharding=layout(ROWS))
+
+
+def decode(params, config: ModelConfig, tokens: Int[Array, "B*N 1"], cache: KVCache):
+    """One more token for every response: its hidden state [B·N, 1, D] and the longer cache."""
+    positions = cache.position[:, None]
+    samples = tokens.shape[0] // cache.valid.shape[0]
+    x = transformer.embed(params["embed"], tokens, positions)
+
+    def step(w, x, pairs):
+        of_query, written = pairs
+
+        def attend(query, key, value):
+            query, *new = (attention.by_query(x, samples) for x in (query, key, value))
+            own = [
+                jax.lax.dynamic_update_slice_in_dim(old, token, cache.length, axis=2)
+                for old, token in zip(written, new, strict=True)
+            ]
+            heads = attention.attend_to_both(query, of_query, own, cache.valid, cache.length + 1)
+            return attention.by_response(heads, samples), tuple(own)
+
+        return transformer.layer(w, x, config, positions, attend)
+
+    listed = isinstance(cache.query, list)
+    pairs = list(zip(cache.query, cache.responses, strict=True)) if listed else (cache.query, cache.responses)
+    x, responses = transformer.through_layers(step, x, params["layers"], pairs)
+    cache = cache.replace(responses=responses, length=cache.length + 1, position=cache.position + 1)
+    return transformer.norm(params["norm"], x, config), cache
