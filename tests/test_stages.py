@@ -150,6 +150,7 @@ def train_with_nan(step, module, config, workdir, patch):
     """
     states, marks = [], []
     run, apply, to_devices = loop.run, transformer.apply, module.to_devices
+    to_ends = transformer.apply_to_ends
 
     def poisoned_apply(weights, model, tokens, *more):
         hidden = apply(weights, model, jnp.abs(tokens), *more)
@@ -171,7 +172,12 @@ def train_with_nan(step, module, config, workdir, patch):
         states.append(jax.tree.map(jnp.copy, state))
         return run(log, folder, state, recorded_update, **options)
 
+    def poisoned_ends(weights, model, query, *more):
+        hidden = to_ends(weights, model, jnp.abs(query), *more)
+        return jnp.where(jnp.any(query < 0, axis=1)[:, None, None], jnp.nan, hidden)
+
     patch.setattr(transformer, "apply", poisoned_apply)
+    patch.setattr(transformer, "apply_to_ends", poisoned_ends)
     patch.setattr(module, "to_devices", marked)
     patch.setattr(loop, "run", recorded)
     module.train(config, workdir)
