@@ -75,7 +75,15 @@ def test_a_signal_ends_the_run_once_its_step_is_saved(tmp_path, number, capfd):
     assert steps(tmp_path) == list(range(25))
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
+@pytest.fixture
+def interruptible():
+    """SIGINT as a terminal's programs have it: a shell's background jobs, and their tests, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_ends_at_once(tmp_path, interruptible):
     def twice(i):
         if i == 3:
             os.kill(os.getpid(), signal.SIGINT)
