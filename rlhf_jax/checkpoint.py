@@ -25,7 +25,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from typing import Any
 
@@ -82,8 +82,9 @@ def start_save(
 def _finish(path: Path, writing: list[ocp.StandardCheckpointer], keep: int) -> None:
     """Waits for what Orbax writes, then makes the step whole."""
     with _failing_for(path):
-        for orbax in writing:
-            orbax.close()
+        with ExitStack() as end:  # all of them, also where one fails
+            for orbax in writing:
+                end.callback(orbax.close)
         names = hosts.from_first(
             f"the files of {path}",
             lambda: sorted(file.relative_to(path).as_posix() for file in manifest.files(path)),
@@ -113,7 +114,10 @@ def _failing_for(path: Path) -> Iterator[None]:
         if not reason or isinstance(error, HostsError):
             raise
         if hosts.is_first():
-            _remove(path)
+            with suppress(
+                OSError
+            ):  # without a manifest it is no step; the next save removes the rest
+                _remove(path)
         raise CheckpointError(
             f"checkpoint {path} could not be written: {reason}. The steps before it are whole: "
             "the same command resumes once that is mended"
