@@ -114,9 +114,7 @@ def _failing_for(path: Path) -> Iterator[None]:
         if not reason or isinstance(error, HostsError):
             raise
         if hosts.is_first():
-            with suppress(
-                OSError
-            ):  # without a manifest it is no step; the next save removes the rest
+            with suppress(OSError):  # without a manifest it is no step; the next save removes the rest
                 _remove(path)
         raise CheckpointError(
             f"checkpoint {path} could not be written: {reason}. The steps before it are whole: "
