@@ -32,7 +32,7 @@ from benchmarks.ours import parts
 from benchmarks.worker import timed
 from benchmarks.workloads import EOS, WORKLOADS, Workload
 from rlhf_jax import ppo
-from rlhf_jax.command_line import explain
+from rlhf_jax.command_line import status_of
 from rlhf_jax.config import MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
@@ -178,19 +178,14 @@ def main(argv: list[str]) -> int:
     if not {"-h", "--help"}.isdisjoint(argv):
         print(__doc__)
         return 0
-    try:
-        options = _parse(argv)
-        found = measure(options.repeats)
-        plot(found, Path(options.out))
-        if options.json:
-            Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (flags.Error, OSError) as error:
-        status, told = explain(error)
-        print(f"benchmarks.growth: {told}", file=sys.stderr)
-        return status
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return status_of(lambda: run(_parse(argv)), "benchmarks.growth")
+
+
+def run(options: flags.FlagValues) -> None:
+    found = measure(options.repeats)
+    plot(found, Path(options.out))
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(repeats: int) -> dict:

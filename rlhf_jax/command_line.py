@@ -15,7 +15,8 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import config_flags
 
-from rlhf_jax.config import Config, check_name, validate
+from rlhf_jax.config import Config
+from rlhf_jax.validation import check_name, validate
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = {
@@ -83,7 +84,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     of_files = isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM)
     if ours or of_files or isinstance(error, flags.Error):
         return 2, _one_line(error)
-    if NO_SPACE in str(error):  # of a library that writes by itself, such as Orbax
+    if NO_SPACE in str(error):  # of a library that writes by itself: safetensors
         place = re.search(r'"(/[^"]*)"', str(error))
         return 2, f"{place[1] if place else 'a file'}: {NO_SPACE}; {ADVICE[errno.ENOSPC]}"
     if isinstance(error, MemoryError) or re.match("RESOURCE_EXHAUSTED: .*memory", str(error)):  # JAX's

@@ -1,4 +1,4 @@
-"""What a run is: one typed dataclass a stage, validated once.
+"""What a run is: one typed dataclass a stage; validation.py says which values can run.
 
 `configs/x.py` has a `get_config()` that returns a `Config`; every field can be
 overridden on the command line (`--config.ppo.kl_coef=0.1`). Nothing outside these
@@ -6,9 +6,6 @@ fields changes the numbers of a run.
 """
 
 import dataclasses
-import difflib
-import sys
-import types
 import typing
 from dataclasses import dataclass, field
 
@@ -203,25 +200,6 @@ class Config:
     profile: bool = False  # two steps of each training, into the work folder
 
 
-CHOICES = {
-    "model.norm": ("layer", "rms"),
-    "model.positions": ("learned", "rotary"),
-    "model.rotary.scaling": ("plain", "linear", "llama3", "yarn"),
-    "model.activation": ("gelu_tanh", "gelu", "silu_gated"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.layer_loop": ("auto", "scan", "unroll"),
-    "model.attention": ("auto", "blocked", "splash", "cudnn"),
-    "data.source": ("mini", "tldr"),
-    "data.padding": ("masked", "space"),
-    "ppo.kl_controller": ("fixed", "adaptive"),
-    "ppo.score_at": ("eos", "after_eos"),
-    "ppo.no_eos": ("replace", "subtract", "none"),
-    "*.optimizer.schedule": ("cosine", "linear", "constant"),
-}
-MAY_BE_ZERO = set(
-    "seed kv_heads head_size original_context attention_factor ff warmup weight_decay clip_norm kl_coef "
-    "shots beta1 beta2 fraction gamma lam value_coef learning_rate spike_sigma".split()
-)
 # Where a run is computed and kept, not what: the numbers differ by rounding. sft.microbatches is not
 # among them, for the rows of a packed batch depend on it.
 PLACEMENT = {
@@ -238,55 +216,6 @@ PLACEMENT = {
     "ppo.microbatches",
     "health.patience",  # ends a run and changes none of its numbers
 }
-AT_MOST_ONE = {"fraction", "gamma", "lam"}
-BELOW_ONE = {"beta1", "beta2"}
-ANY_SIGN = {"fsdp", "no_eos_score"}
-
-
-def validate(config: Config) -> Config:
-    """Returns `config` unchanged, or raises `ConfigError` naming the first wrong field."""
-    leaves = list(fields_of(config))
-    for name in _names_set(config) - {name for name, _, _ in leaves}:
-        check_name(name)
-    for name, kind, value in leaves:
-        _check_type(name, kind, value)
-        _check_range(name, value)
-        choices = CHOICES.get(name) or CHOICES.get("*." + ".".join(name.split(".")[-2:]))
-        if choices and value not in choices:
-            raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
-    _check_together(config)
-    return config
-
-
-def check_context(config: Config, model: ModelConfig) -> None:
-    """Raises `ConfigError` where `model`, known in full, has too few learned positions for the texts."""
-    if model.positions != "learned":
-        return
-    data, shots = config.data, config.eval.shots
-    longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)
-    if longest > model.context:
-        raise ConfigError(
-            f"model.context: {model.context} is shorter than query and response, {longest} tokens"
-        )
-    prompt = (shots + 1) * (data.query_tokens + data.response_tokens + FEW_SHOT_FRAME) + data.response_tokens
-    if config.model.pretrained and prompt > model.context:
-        raise ConfigError(
-            f"eval.shots: a prompt with {shots} examples and its response, {prompt} tokens, "
-            f"is longer than the model's context of {model.context}"
-        )
-
-
-def check_rotary(rotary: RotaryConfig, place: object) -> None:
-    """Raises `ConfigError` where the frequencies of `rotary` are no numbers; `place` says whose it is."""
-    if rotary.scaling == "llama3" and not rotary.low_frequency < rotary.high_frequency:
-        raise ConfigError(
-            f"{place}: llama3's low frequency {rotary.low_frequency} should be below its high one, "
-            f"{rotary.high_frequency}"
-        )
-    if rotary.scaling in ("llama3", "yarn") and not rotary.original_context:
-        raise ConfigError(f"{place}: {rotary.scaling} needs the original context, which is 0")
-    if rotary.scaling == "yarn" and not rotary.base > 1:
-        raise ConfigError(f"{place}: yarn needs a base above 1, not {rotary.base}")
 
 
 def fields_of(config, prefix: str = ""):
@@ -300,17 +229,6 @@ def fields_of(config, prefix: str = ""):
             yield from fields_of(value, f"{prefix}{f.name}.")
         else:
             yield f"{prefix}{f.name}", hints[f.name], value
-
-
-def check_name(name: str) -> None:
-    """Raises `ConfigError` with the nearest names if no leaf field has the dotted name `name`."""
-    names = [known for known, _, _ in fields_of(Config())]
-    if name in names:
-        return
-    inside = [known for known in names if known.startswith(f"{name}.")]
-    near = inside[:3] or difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "rlhf_jax/config.py lists them"
-    raise ConfigError(f"{name}: no such field; {hint}")
 
 
 def differences(ours: Config, theirs: dict) -> list[str]:
@@ -350,17 +268,6 @@ def from_dict(tree: dict, cls: type = Config, prefix: str = ""):
     return cls(**values)
 
 
-def _names_set(config, prefix: str = "") -> set[str]:
-    """Dotted names of all attributes: a dataclass takes a misspelt one without a word."""
-    names: set[str] = set()
-    for name, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            names |= _names_set(value, f"{prefix}{name}.")
-        else:
-            names.add(f"{prefix}{name}")
-    return names
-
-
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
@@ -371,66 +278,3 @@ def _flatten(tree: dict, prefix: str = ""):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _check_type(name: str, kind, value) -> None:
-    if isinstance(kind, types.GenericAlias):
-        item = typing.get_args(kind)[0]
-        good = isinstance(value, tuple) and all(type(v) is item for v in value)
-        wanted = f"a tuple of {item.__name__}"
-    else:
-        good = type(value) is kind or (kind is float and type(value) is int)
-        wanted = kind.__name__
-    if not good:
-        raise ConfigError(f"{name}: {value!r} should be {wanted}")
-
-
-def _check_range(name: str, value) -> None:
-    leaf = name.split(".")[-1]
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            continue
-        if not abs(number) <= sys.float_info.max:
-            raise ConfigError(f"{name}: {number} is not a finite number")
-        if leaf not in ANY_SIGN and (number < 0 or (number == 0 and leaf not in MAY_BE_ZERO)):
-            raise ConfigError(
-                f"{name}: {number} should be {'0 or more' if leaf in MAY_BE_ZERO else 'positive'}"
-            )
-        if leaf == "seed" and number >= 2**32:  # of which JAX would take the lower bits alone
-            raise ConfigError(f"{name}: {number} should be below {2**32}")
-        if (leaf in AT_MOST_ONE and number > 1) or (leaf in BELOW_ONE and number >= 1):
-            raise ConfigError(f"{name}: {number} should be {'at most' if leaf in AT_MOST_ONE else 'below'} 1")
-
-
-def _check_together(config: Config) -> None:
-    model, data, ppo = config.model, config.data, config.ppo
-    if not model.head_size and model.width % model.heads:
-        raise ConfigError(f"model.heads: {model.heads} heads do not divide model.width {model.width}")
-    if model.kv_heads and model.heads % model.kv_heads:
-        raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
-    check_rotary(model.rotary, "model.rotary")
-    if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
-        raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
-    if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:
-        raise ConfigError(f"data.query_buckets: {data.query_buckets} should be increasing lengths")
-    if data.query_buckets[-1] != data.query_tokens:
-        raise ConfigError(
-            f"data.query_buckets: the last one, {data.query_buckets[-1]}, "
-            f"should be data.query_tokens {data.query_tokens}"
-        )
-    if ppo.batch_size % (ppo.minibatches * ppo.microbatches):
-        raise ConfigError(
-            f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
-            f"{ppo.minibatches * ppo.microbatches}"
-        )
-    if not config.rounds.pairs:
-        raise ConfigError("rounds.pairs: () should hold a number for each round")
-    if ppo.episodes < ppo.batch_size:
-        raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
-    for stage in ("sft", "reward"):
-        options = getattr(config, stage)
-        if options.batch_size % options.microbatches:
-            raise ConfigError(
-                f"{stage}.batch_size: {options.batch_size} is not divisible by "
-                f"{stage}.microbatches = {options.microbatches}"
-            )

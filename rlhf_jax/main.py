@@ -29,7 +29,8 @@ from etils.epath import Path
 
 from rlhf_jax import workdir as runs
 from rlhf_jax.command_line import Stopped, explain, parse_config
-from rlhf_jax.config import Config, check_context
+from rlhf_jax.config import Config
+from rlhf_jax.validation import check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
 COMPILED: dict[str, Any] = {  # JAX keeps compiled programs between starts; its own variables win

@@ -45,6 +45,36 @@ def response_logprobs(
     return likelihood.token_logprobs(params, config, hidden, response, temperature)
 
 
+def sample_with_logprobs(
+    policy,
+    reference,
+    query: Int[Array, "B Q"],
+    key: jax.Array,
+    *,
+    model: ModelConfig,
+    response_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    temperature: float,
+) -> tuple[Int[Array, "B R"], Bool[Array, "B R"], Float[Array, "B R"], Float[Array, "B R"]]:
+    """Responses that `policy` draws, their mask, and log-probabilities under it and `reference`, nats."""
+    with jax.named_scope("sample"):
+        response = generate(
+            policy,
+            model,
+            query,
+            key,
+            response_tokens=response_tokens,
+            eos_id=eos_id,
+            pad_id=pad_id,
+            temperature=temperature,
+        )
+    with jax.named_scope("score"):
+        logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
+        ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)
+    return response, rewards.response_mask(response, eos_id, pad_id), logp, ref_logp
+
+
 def rollout(
     policy,
     reference,
@@ -65,23 +95,20 @@ def rollout(
     `policy` and `reference` are transformers, `value` and `reward` have scalar heads (four
     parameter trees of one architecture). Everything is float32 from the logits on.
     """
-    with jax.named_scope("sample"):
-        response = generate(
-            policy,
-            model,
-            query,
-            key,
-            response_tokens=response_tokens,
-            eos_id=eos_id,
-            pad_id=pad_id,
-            temperature=options.temperature,
-        )
-    mask = rewards.response_mask(response, eos_id, pad_id)
+    response, mask, logp, ref_logp = sample_with_logprobs(
+        policy,
+        reference,
+        query,
+        key,
+        model=model,
+        response_tokens=response_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=options.temperature,
+    )
     value_mask = rewards.value_mask(mask, options.score_at)
 
     with jax.named_scope("score"):
-        logp, _ = response_logprobs(policy, model, query, response, pad_id, options.temperature)
-        ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, options.temperature)
         values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
         score = heads.score(reward, model, query, response, pad_id)
     score = rewards.score_missing_eos(

@@ -18,6 +18,8 @@ from rlhf_jax.mesh import AXES
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_max = jax.jit(jnp.max)
+
 
 class StopSignal:
     """Within `with`, a first signal only asks for the end; a second one ends at once.
@@ -69,4 +71,4 @@ def _largest(number: int) -> jax.Array:
     mesh = jax.sharding.get_mesh()
     one_each = NamedSharding(mesh, P(AXES))
     numbers = jax.make_array_from_callback((mesh.size,), one_each, lambda _: np.full(1, number, np.int32))
-    return jax.jit(jnp.max)(numbers)
+    return _max(numbers)

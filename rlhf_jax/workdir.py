@@ -10,8 +10,9 @@ from typing import IO
 from etils.epath import Path
 
 from rlhf_jax import storage
-from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, validate
+from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict
 from rlhf_jax.files import read_object, whole
+from rlhf_jax.validation import validate
 
 _held: dict[str, IO[str]] = {}  # the locks of this process, by folder; the system frees them at its end
 

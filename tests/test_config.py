@@ -1,93 +1,18 @@
 import json
 
 import pytest
+from test_validation import config_with
 
 from rlhf_jax.config import (
     Config,
     ConfigError,
     ModelConfig,
     RotaryConfig,
-    check_context,
     differences,
     fields_of,
     from_dict,
     to_dict,
-    validate,
 )
-
-
-def config_with(name, value):
-    config = Config()
-    *groups, leaf = name.split(".")
-    owner = config
-    for group in groups:
-        owner = getattr(owner, group)
-    setattr(owner, leaf, value)
-    return config
-
-
-def test_the_defaults_are_valid():
-    config = Config()
-    assert validate(config) is config
-
-
-@pytest.mark.parametrize(
-    "name, value, why",
-    [
-        ("seed", "1", "should be int"),
-        ("seed", True, "should be int"),
-        ("seed", -1, "0 or more"),
-        ("sft.batch_size", 0, "positive"),
-        ("reward.batch_size", -64, "positive"),
-        ("ppo.episodes", 1e6, "should be int"),
-        ("ppo.kl_coef", -0.05, "0 or more"),
-        ("ppo.kl_coef", float("nan"), "not a finite number"),
-        ("ppo.temperature", float("inf"), "not a finite number"),
-        ("ppo.gamma", 1.5, "at most 1"),
-        ("sft.optimizer.beta2", 1.0, "below 1"),
-        ("model.norm", "batch", "not one of layer, rms"),
-        ("reward.optimizer.schedule", "cosin", "not one of cosine, linear, constant"),
-        ("ppo.optimizer.schedule", "cosin", "not one of cosine, linear, constant"),
-        ("sft.pack", 1, "should be bool"),
-        ("health.spike_sigma", -6.0, "0 or more"),
-        ("health.patience", 0, "positive"),
-        ("data.query_buckets", [256, 512], "a tuple of int"),
-        ("data.query_buckets", (256.0, 512), "a tuple of int"),
-        ("data.query_buckets", (512, 256), "increasing"),
-        ("data.query_buckets", (), "increasing"),
-        ("data.query_buckets", (0, 512), "positive"),
-        ("data.query_buckets", (128, 256), "data.query_tokens 512"),
-        ("model.heads", 3, "do not divide model.width 256"),
-        ("model.kv_heads", 3, "do not divide model.heads 4"),
-        ("model.rotary.fraction", 1.25, "at most 1"),
-        ("mesh.fsdp", 0, "positive, or -1"),
-        ("mesh.fsdp", -2, "positive, or -1"),
-        ("mesh.tensor", -1, "positive"),
-        ("ppo.batch_size", 513, "not divisible by ppo.minibatches"),
-        ("sft.batch_size", 127, "not divisible by sft.microbatches"),
-        ("reward.batch_size", 63, "not divisible by reward.microbatches"),
-        ("sft.batchsize", 64, "did you mean sft.batch_size"),
-        ("ppo.optimizer.learningrate", 1e-3, "did you mean ppo.optimizer.learning_rate"),
-    ],
-)
-def test_the_wrong_field_is_named(name, value, why):
-    config = config_with(name, value)
-    for stage in (config.sft, config.reward, config.ppo):
-        stage.microbatches = 2
-    with pytest.raises(ConfigError) as error:
-        validate(config)
-    assert str(error.value).startswith(f"{name}: ") and why in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_an_integer_is_good_where_a_float_is_declared():
-    validate(config_with("sft.epochs", 2))
-
-
-def test_a_rotary_model_has_no_longest_context():
-    config = config_with("model.context", 8)
-    config.model.positions = "rotary"
-    validate(config)
 
 
 def test_every_leaf_survives_json():
@@ -113,23 +38,6 @@ def test_fields_that_only_one_side_knows_are_differences():
 def test_names_are_dotted_and_distinct():
     names = [name for name, _, _ in fields_of(Config())]
     assert "ppo.optimizer.learning_rate" in names and "seed" in names and len(names) == len(set(names))
-
-
-def test_a_context_too_short_for_query_and_response_is_told():
-    with pytest.raises(
-        ConfigError, match="model.context: 512 is shorter than query and response, 640 tokens"
-    ):
-        check_context(Config(), ModelConfig(context=512))
-    check_context(Config(), ModelConfig(context=640))
-    check_context(Config(), ModelConfig(context=512, positions="rotary"))
-
-
-def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
-    config = Config(model=ModelConfig(pretrained="some/model"))
-    needed = 3 * (512 + 53 + 8) + 53  # two examples and the post, then a response
-    with pytest.raises(ConfigError, match=f"eval.shots: a prompt with 2 examples .* {needed} tokens"):
-        check_context(config, ModelConfig(context=needed - 1))
-    check_context(config, ModelConfig(context=needed))
 
 
 def test_a_configuration_survives_its_dictionary():

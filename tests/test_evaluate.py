@@ -11,7 +11,7 @@ import tiny
 
 from rlhf_jax import checkpoint, inference
 from rlhf_jax.checkpoint import CheckpointError
-from rlhf_jax.config import ModelConfig, validate
+from rlhf_jax.config import ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
@@ -23,6 +23,7 @@ from rlhf_jax.evaluation import evaluate, policies
 from rlhf_jax.feedback.simulated import judged_gap, label
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, pretrained, transformer
+from rlhf_jax.validation import validate
 from rlhf_jax.workdir import open_workdir, record_seconds, write_text
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")

@@ -7,11 +7,12 @@ import tiny
 import tokenizers
 
 from rlhf_jax import checkpoint, export
-from rlhf_jax.config import ModelConfig, validate
+from rlhf_jax.config import ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.validation import validate
 from rlhf_jax.workdir import open_workdir, write_text
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")

@@ -6,11 +6,11 @@ import tiny
 from labelling import join, make_site
 
 from rlhf_jax import reward, sft
-from rlhf_jax.config import validate
 from rlhf_jax.data.records import to_json
 from rlhf_jax.feedback.export import export
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.metrics import read_metrics
+from rlhf_jax.validation import validate
 
 
 def test_an_export_trains_a_reward_model(tmp_path, capsys):

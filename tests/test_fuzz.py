@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from rlhf_jax import checkpoint, collect, export, pretrain
 from rlhf_jax import main as pipeline
 from rlhf_jax import workdir as runs
-from rlhf_jax.config import Config, ConfigError, differences, fields_of, from_dict, to_dict, validate
+from rlhf_jax.config import Config, ConfigError, differences, fields_of, from_dict, to_dict
 from rlhf_jax.data import news_ratings
 from rlhf_jax.data.records import (
     AxisRating,
@@ -46,6 +46,7 @@ from rlhf_jax.files import JsonError, parse_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.metrics import read_metrics
 from rlhf_jax.model import families, params, pretrained, transformer
+from rlhf_jax.validation import validate
 from rlhf_jax.workdir import WorkdirError
 
 MORE = int(os.environ.get("FUZZ", "0"))

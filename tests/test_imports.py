@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 # A module may import its own package and the layers before its own: siblings do not know each other.
 LAYERS = [
     {"config", "hosts", "files", "storage"},
+    {"validation"},
     {"functional", "data", "workdir", "command_line"},
     {"metrics", "manifest"},
     {"listing"},

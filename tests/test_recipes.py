@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import recipes
-from rlhf_jax.config import Config, check_context, validate
+from rlhf_jax.config import Config
 from rlhf_jax.model import params, transformer
+from rlhf_jax.validation import check_context, validate
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import bad_inputs
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rlhf_jax import checkpoint, main
 from rlhf_jax import workdir as runs
@@ -148,6 +149,11 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(disk, capsys):
     assert checkpoint.latest_step(folder) == 1
     restored, _, _ = checkpoint.restore(folder, 1, small["params"], small["rest"])
     assert np.array_equal(restored["w"], small["params"]["w"])
+
+
+def test_a_library_that_writes_by_itself_finds_no_room(disk, capsys):
+    weights = {"w": np.random.default_rng(0).random(200_000)}
+    told(capsys, status_of(lambda: save_file(weights, disk / "model.safetensors")), FULL)
 
 
 def read_only(folder: Path) -> None:

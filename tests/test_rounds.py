@@ -16,11 +16,12 @@ import tiny
 from rlhf_jax import checkpoint, main, rounds
 from rlhf_jax import workdir as runs
 from rlhf_jax.checkpoint import CheckpointError
-from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig, validate
+from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.records import RecordError, read_comparisons, write_jsonl
 from rlhf_jax.rounds import COLLECTED, folder_of
 from rlhf_jax.tasks import Policy, asked_in
+from rlhf_jax.validation import validate
 
 MINI = Config(
     mesh=MeshConfig(1, 1, 1),

@@ -12,13 +12,14 @@ import tiny
 
 from rlhf_jax import checkpoint, inference, loop, ppo, reward, sft
 from rlhf_jax.checkpoint import CheckpointError
-from rlhf_jax.config import MeshConfig, validate
+from rlhf_jax.config import MeshConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.health import TrainingError
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.metrics import MetricsLog, read_metrics
 from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.validation import validate
 
 STAGES = {"sft": sft, "reward": reward, "ppo": ppo}
 LOGS = {

@@ -13,42 +13,18 @@ from rlhf_jax.config import DataConfig, ModelConfig
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.functional.rewards import response_mask
 from rlhf_jax.mesh import row_shards, to_devices, to_host
-from rlhf_jax.model.generate import generate
-from rlhf_jax.rollout import response_logprobs
+from rlhf_jax.rollout import sample_with_logprobs
 
 
 @functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_id", "pad_id", "temperature"))
-def sample(
-    policy,
-    reference,
-    query: Int[Array, "B Q"],
-    key: jax.Array,
-    *,
-    model: ModelConfig,
-    response_tokens: int,
-    eos_id: int,
-    pad_id: int,
-    temperature: float,
-) -> tuple[Int[Array, "B R"], Float[Array, "B"]]:
-    """Responses of the policy, and log π(response) − log π_ref(response) of each through EOS, in nats.
+def sample(policy, reference, query: Int[Array, "B Q"], key: jax.Array, **setting):
+    """Responses [B, R] of the policy, and log π(response) − log π_ref(response) [B] through EOS, in nats.
 
-    Both log-probabilities are at the temperature; the second result is 1 draw of the KL.
+    Both log-probabilities are at the temperature; the second result is 1 draw of the KL. `setting` is
+    that of `sample_with_logprobs`.
     """
-    response = generate(
-        policy,
-        model,
-        query,
-        key,
-        response_tokens=response_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        temperature=temperature,
-    )
-    logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
-    ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)
-    mask = response_mask(response, eos_id, pad_id)
+    response, mask, logp, ref_logp = sample_with_logprobs(policy, reference, query, key, **setting)
     return response, jnp.sum(jnp.where(mask, logp - ref_logp, 0.0), axis=1)
 
 

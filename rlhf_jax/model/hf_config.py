@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from rlhf_jax.config import ConfigError, RotaryConfig, check_rotary
+from rlhf_jax.config import ConfigError, RotaryConfig
+from rlhf_jax.validation import check_rotary
 
 LARGEST = 1e15  # of any number in the file
 

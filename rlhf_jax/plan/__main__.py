@@ -26,12 +26,13 @@ from pathlib import Path
 from absl import flags
 
 from rlhf_jax.command_line import parse_config, status_of
-from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig, check_context
+from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.model import attention, pretrained
 from rlhf_jax.plan.compiled import PROGRAMS, Plan, compile_program
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
+from rlhf_jax.validation import check_context
 from rlhf_jax.workdir import write_text
 
 ASSUMED = (
