@@ -54,23 +54,38 @@ class Profiler:
 
 def seconds_by_phase(profile: jax.profiler.ProfileData) -> dict[str, float]:
     """Seconds a step in which each phase ran on any device, by name; `other` has no scope."""
-    phase_of = {name: phase for text in _programs() for name, phase in phases_of(text).items()}
-    spans: dict[str, list[Interval]] = {}
-    for name, start, end in _operations(profile):
-        spans.setdefault(phase_of.get(name, "other"), []).append((start, end))
-    every = [span for phase in spans.values() for span in phase]
-    if not every:
+    ran: dict[str, list[tuple[str, Interval]]] = {}
+    for module, name, span in _operations(profile):
+        ran.setdefault(module, []).append((name, span))
+    if not ran:
         return {}
+    programs = list(_programs())
+    spans: dict[str, list[Interval]] = {}
+    for module, operations in ran.items():
+        phase_of = _phases_of_module(module, {name for name, _ in operations}, programs)
+        for name, span in operations:
+            spans.setdefault(phase_of.get(name, "other"), []).append(span)
+    every = [span for phase in spans.values() for span in phase]
     found = {phase: covered(spans[phase]) for phase in (*PHASES, "other") if phase in spans}
     found["host"] = max(end for _, end in every) - min(start for start, _ in every) - covered(every)
     return {phase: nanoseconds / 1e9 / STEPS for phase, nanoseconds in found.items()}
 
 
+def _phases_of_module(module: str, ran: set[str], programs: list[str]) -> dict[str, str]:
+    """Those of the program that ran: names of operations such as while.1 are in many programs.
+
+    It has the module's name where the profile tells one, and of several such, as of length buckets, the
+    most of the operations.
+    """
+    own = [phases_of(text) for text in programs if text.startswith(f"HloModule {module}," if module else "")]
+    return max(own, key=lambda phases: len(phases.keys() & ran), default={})
+
+
 def phases_of(program: str) -> dict[str, str]:
-    """{operation: phase} of a compiled program's text, for the operations that lie in a phase."""
+    """{operation: phase} of a compiled program's text; `other` outside of all phases."""
     named = re.findall(r'%?([\w.-]+) = [^\n]*op_name="([^"]*)"', program)
     scopes = re.compile(rf"/({'|'.join(PHASES)})(?=/|$)")
-    return {name: found[1] for name, path in named if (found := scopes.search(path))}
+    return {name: found[1] if (found := scopes.search(path)) else "other" for name, path in named}
 
 
 def covered(spans: Iterable[Interval]) -> float:
@@ -82,8 +97,11 @@ def covered(spans: Iterable[Interval]) -> float:
     return total
 
 
-def _operations(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, float, float]]:
-    """(name, start, end) of every operation of a compiled program, nanoseconds."""
+def _operations(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, str, Interval]]:
+    """(module, name, (start, end)) of every operation of a compiled program, nanoseconds.
+
+    The module is empty where the profile does not tell it.
+    """
     for plane in profile.planes:
         on_device = plane.name.startswith("/device:")
         for line in plane.lines:
@@ -91,7 +109,8 @@ def _operations(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, float,
                 stats = dict(event.stats)
                 if "hlo_op" in stats or (on_device and line.name == "XLA Ops"):
                     name = str(stats.get("hlo_op", event.name))
-                    yield name, event.start_ns, event.start_ns + event.duration_ns
+                    span = (event.start_ns, event.start_ns + event.duration_ns)
+                    yield str(stats.get("hlo_module", "")), name, span
 
 
 def _programs() -> Iterator[str]:
