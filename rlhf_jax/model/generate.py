@@ -78,8 +78,9 @@ def sample(
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = restrict(logits / temperature, top_k, top_p)
-    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
-    return jnp.argmax(logits + reshard(noise, ROWS, None), axis=-1).astype(jnp.int32)
+    noisy = logits + reshard(jax.random.gumbel(key, logits.shape, logits.dtype), ROWS, None)
+    # The maximum first: argmax of numbers yet to be computed is one loop on one core of a CPU.
+    return jnp.argmax(noisy == noisy.max(axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
 
 
 def restrict(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array, "B V"]:
