@@ -24,7 +24,8 @@ _max = jax.jit(jnp.max)
 class StopSignal:
     """Within `with`, a first signal only asks for the end; a second one ends at once.
 
-    Of many hosts, those that were not signalled end with the one that was.
+    One that the process ignores, as a shell's background jobs do Ctrl-C, stays ignored. Of many hosts,
+    those that were not signalled end with the one that was.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,8 @@ class StopSignal:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python has no handlers elsewhere
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *exception) -> None:

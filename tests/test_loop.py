@@ -62,8 +62,16 @@ def test_saves_every_so_often_and_at_the_end(tmp_path):
     assert steps(tmp_path) == list(range(25))
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as a terminal's programs have it: a shell's background jobs, and their tests, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_once_its_step_is_saved(tmp_path, number, capfd):
+def test_a_signal_ends_the_run_once_its_step_is_saved(tmp_path, number, capfd, interruptible):
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=f"{number.name} after step 4 of 25 of counter, saved; the same") as end:
         count(tmp_path, 25, lambda i: os.kill(os.getpid(), number) if i == 3 else None)
@@ -73,14 +81,6 @@ def test_a_signal_ends_the_run_once_its_step_is_saved(tmp_path, number, capfd):
     state = count(tmp_path, 25)
     assert state.params[0] == 25 and state.total == sum(range(25))
     assert steps(tmp_path) == list(range(25))
-
-
-@pytest.fixture
-def interruptible():
-    """SIGINT as a terminal's programs have it: a shell's background jobs, and their tests, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_signal_ends_at_once(tmp_path, interruptible):
@@ -94,6 +94,12 @@ def test_a_second_signal_ends_at_once(tmp_path, interruptible):
     with pytest.raises(KeyboardInterrupt):
         count(tmp_path, 25, twice)
     assert checkpoint.latest_step(tmp_path / "checkpoints" / "counter") is None
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path, interruptible):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    state = count(tmp_path, 5, lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 3 else None)
+    assert state.params[0] == 5 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(("total", "ended"), [(25, 13), (14, 13), (13, None)])
