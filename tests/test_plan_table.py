@@ -29,6 +29,7 @@ def compiled(monkeypatch, versions):
             "reason": "",
             "memory": {},
             "bound": {"seconds": 0.25},
+            "chip_hours": {"100%": 1.5, "30%": 5.0},
         }
         plan["memory"] = {"peak": 2**31, "total": 2**31, "beside": 2**30}
         if cell == PPO:
@@ -56,9 +57,9 @@ def run(folder, *arguments):
 def test_the_table_says_what_fits_and_quotes_the_compiler_where_it_does_not(tmp_path, compiled):
     text = run(tmp_path)
     assert len(compiled) == 2 * 7 * 4
-    row = next(line for line in text.splitlines() if line.startswith("| `v5e:4x4`"))
-    assert row.split("|")[2].strip() == "3.0 GiB, ≥ 0.25 s"
-    assert text.count("does not fit |") == 1
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `v5e:4x4`")]
+    assert [row[2].strip() for row in rows] == ["3.0 GiB, ≥ 0.25 s", "5"] * 2  # and chip-hours, of both sizes
+    assert text.count("does not fit |") == 1 and text.count(" 5 |") == 2 * 7 * 4 - 1
     assert "- paper_6_7b, v5e:2x2, ppo: RESOURCE_EXHAUSTED: 80.24G of 15.75G" in text
     assert "not run" in text and "2030-01-02" in text and "libtpu 0.1" in text
 
@@ -77,7 +78,8 @@ def test_a_cell_is_compiled_once_for_the_versions_installed(tmp_path, compiled, 
 def test_cells_that_are_not_there_stay_empty(tmp_path, compiled):
     text = run(tmp_path, f"--only={SFT.name}")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert sum(cell.strip() != "" for row in rows for cell in row.split("|")[2:-1]) == 1
+    filled = [cell.strip() for row in rows for cell in row.split("|")[2:-1] if cell.strip()]
+    assert filled == ["3.0 GiB, ≥ 0.25 s", "5"]
 
 
 def test_a_missing_compiler_is_one_line(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from rlhf_jax.workdir import write_text
 
 SIZES = ("paper_1_3b", "paper_6_7b")
 TOPOLOGIES = ("v4:2x4x4", "v5e:2x2", "v5e:4x4", "v5p:4x4x4", "v6e:4x4", "gpu:1x1x8", "gpu:1x4x8")
+ASSUMED_SPEED = "30%"  # one of the plan's
 COMPILERS = {"gpu": "jax-cuda13-plugin"}  # package by kind of topology; libtpu for the others
 HEADER = """# What fits where
 
@@ -129,11 +131,9 @@ def markdown(folder: Path) -> str:
     ]
     for size in SIZES:
         parts.append(f"## configs/{size}.py\n")
-        rows = [["", *PROGRAMS], ["---"] * (len(PROGRAMS) + 1)]
-        for topology in TOPOLOGIES:
-            cells = [done.get(Cell(size, topology, stage)) for stage in PROGRAMS]
-            rows.append([f"`{topology}`", *(summary(found["plans"]) if found else "" for found in cells)])
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+        parts.append(grid(size, {cell: summary(found["plans"]) for cell, found in done.items()}))
+        parts.append(f"Chip-hours of its steps at {ASSUMED_SPEED} of the speed that the bounds allow:\n")
+        parts.append(grid(size, {cell: cost(found["plans"]) for cell, found in done.items()}))
     reasons = [
         f"- {cell.size}, {cell.topology}, {plan['program']}: {plan['reason']}"
         for cell, found in done.items()
@@ -145,6 +145,14 @@ def markdown(folder: Path) -> str:
     return "\n".join(parts)
 
 
+def grid(size: str, texts: Mapping[Cell, str]) -> str:
+    """Topologies by stages, for one size."""
+    rows = [["", *PROGRAMS], ["---"] * (len(PROGRAMS) + 1)]
+    for topology in TOPOLOGIES:
+        rows.append([f"`{topology}`", *(texts.get(Cell(size, topology, stage), "") for stage in PROGRAMS)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
 def summary(plans: list[dict]) -> str:
     """One cell: the largest of its programs, and the bound of each."""
     if not all(plan["fits"] for plan in plans):
@@ -152,6 +160,12 @@ def summary(plans: list[dict]) -> str:
     largest = max(plan["memory"]["peak"] + plan["memory"]["beside"] for plan in plans)
     bounds = " + ".join(f"{plan['bound']['seconds']:.2g}" for plan in plans)
     return f"{largest / 2**30:.1f} GiB, ≥ {bounds} s"
+
+
+def cost(plans: list[dict]) -> str:
+    if not all(plan["fits"] for plan in plans):
+        return ""
+    return f"{sum(plan['chip_hours'][ASSUMED_SPEED] for plan in plans):.3g}"
 
 
 if __name__ == "__main__":
