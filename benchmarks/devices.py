@@ -36,19 +36,26 @@ def dot_flops(text: str) -> float:
 
 def _dot_flops(computations: dict[str, list[collectives.Instruction]], name: str) -> float:
     results = {instruction.name: instruction.result for instruction in computations[name]}
+    return sum(dot_flops_of(computations, instruction, results) for instruction in computations[name])
+
+
+def dot_flops_of(
+    computations: dict[str, list[collectives.Instruction]],
+    instruction: collectives.Instruction,
+    results: dict[str, str],
+) -> float:
+    """Of one instruction with what it calls; `results` are the types in its computation by name."""
     total = 0.0
-    for instruction in computations[name]:
-        if instruction.operation == "dot":
-            operand = re.search(r"%([\w.-]+)", instruction.rest)
-            axes = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", instruction.rest)
-            assert operand and axes
-            left = sizes(results[operand[1]])
-            total += (
-                2 * math.prod(sizes(instruction.result)) * math.prod(left[int(i)] for i in axes[1].split(","))
-            )
-        turns = collectives.turns(computations, instruction) if instruction.operation == "while" else 1
-        for called in re.findall(r"(?:calls|to_apply|body)=%?([\w.-]+)", instruction.rest):
-            total += turns * _dot_flops(computations, called)
+    if instruction.operation == "dot":
+        operand = re.search(r"%([\w.-]+)", instruction.rest)
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", instruction.rest)
+        assert operand and axes
+        left = sizes(results[operand[1]])
+        contracted = math.prod(left[int(i)] for i in axes[1].split(","))
+        total = 2.0 * math.prod(sizes(instruction.result)) * contracted
+    turns = collectives.turns(computations, instruction) if instruction.operation == "while" else 1
+    for called in re.findall(r"(?:calls|to_apply|body)=%?([\w.-]+)", instruction.rest):
+        total += turns * _dot_flops(computations, called)
     return total
 
 

@@ -55,15 +55,15 @@ class Profiler:
 def seconds_by_phase(profile: jax.profiler.ProfileData) -> dict[str, float]:
     """Seconds a step in which each phase ran on any device, by name; `other` has no scope."""
     ran: dict[str, list[tuple[str, Interval]]] = {}
-    for module, name, span in _operations(profile):
+    for module, name, span in operations(profile):
         ran.setdefault(module, []).append((name, span))
     if not ran:
         return {}
-    programs = list(_programs())
+    loaded = list(programs())
     spans: dict[str, list[Interval]] = {}
-    for module, operations in ran.items():
-        phase_of = _phases_of_module(module, {name for name, _ in operations}, programs)
-        for name, span in operations:
+    for module, timed in ran.items():
+        phase_of = _phases_of_module(module, {name for name, _ in timed}, loaded)
+        for name, span in timed:
             spans.setdefault(phase_of.get(name, "other"), []).append(span)
     every = [span for phase in spans.values() for span in phase]
     found = {phase: covered(spans[phase]) for phase in (*PHASES, "other") if phase in spans}
@@ -97,7 +97,7 @@ def covered(spans: Iterable[Interval]) -> float:
     return total
 
 
-def _operations(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, str, Interval]]:
+def operations(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, str, Interval]]:
     """(module, name, (start, end)) of every operation of a compiled program, nanoseconds.
 
     The module is empty where the profile does not tell it.
@@ -113,7 +113,7 @@ def _operations(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, str, I
                     yield str(stats.get("hlo_module", "")), name, span
 
 
-def _programs() -> Iterator[str]:
+def programs() -> Iterator[str]:
     """The text of every compiled program that is loaded."""
     for executable in get_backend().live_executables():
         for module in executable.hlo_modules():

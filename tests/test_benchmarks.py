@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import compare, devices, flops, growth, run, steady, workloads
+from benchmarks import compare, devices, flops, growth, operations, run, steady, workloads
 from benchmarks.worker import WORKLOAD
 from benchmarks.workloads import EOS, Example, Workload
 from rlhf_jax.config import ModelConfig
@@ -58,6 +58,30 @@ def test_work_of_a_compiled_program_counts_the_turns_of_its_loops():
 
     text = jax.jit(program).lower(jnp.ones((8, 16)), jnp.ones((16, 16))).compile().as_text()
     assert devices.dot_flops(text) == 7 * 2 * 8 * 16 * 16
+
+
+def test_operations_of_a_program_by_kind():
+    def program(x, w, v):
+        return jnp.tanh(x @ w).sum(axis=0), w @ v, x.T
+
+    shapes = (jnp.ones((64, 128)), jnp.ones((128, 256)), jnp.ones(256))
+    found = operations.kinds(jax.jit(program).lower(*shapes).compile().as_text()).values()
+    large, small = 2 * 64 * 128 * 256, 2 * 128 * 256
+    read = 4 * (64 * 128 + 128 * 256 + 64 * 256), 4 * (128 * 256 + 256 + 128)
+    assert operations.Operation(operations.ARITHMETIC, large, read[0]) in found
+    assert operations.Operation(operations.MEMORY, small, read[1]) in found
+    assert {"sums and maxima", "copies"} <= {operation.kind for operation in found}
+
+
+def test_a_kind_takes_the_time_in_which_any_of_it_ran():
+    product = operations.Operation(operations.ARITHMETIC, 1e9, 1e6)
+    known = {"dot.1": product, "add.1": operations.Operation("element by element")}
+    ran = [("dot.1", (0.0, 3e9)), ("dot.1", (1e9, 4e9)), ("add.1", (6e9, 7e9)), ("while.1", (0.0, 9e9))]
+    assert operations.shares(ran, known) == {
+        operations.ARITHMETIC: (4.0, 2e9, 2e6),
+        "between": (2.0, 0.0, 0.0),
+        "element by element": (1.0, 0.0, 0.0),
+    }
 
 
 # Rows ----------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ def test_the_longer_phase_of_a_step_takes_longer(tmp_path, capsys, monkeypatch):
     """One whose second phase does a hundred times what the first does, beside a program that misleads."""
     x = jnp.eye(256)
     jax.block_until_ready([two_phases(x), other_way_round(x)])
-    programs = sorted(profiling._programs(), key=lambda text: "HloModule jit_other_way_round" in text)
-    monkeypatch.setattr(profiling, "_programs", lambda: programs)
+    programs = sorted(profiling.programs(), key=lambda text: "HloModule jit_other_way_round" in text)
+    monkeypatch.setattr(profiling, "programs", lambda: programs)
     profiler = profiling.Profiler(Path(tmp_path / "profile"), 5, 5 + WARM_UP + profiling.STEPS)
     found = {}
     for i in range(5, 5 + WARM_UP + profiling.STEPS):
