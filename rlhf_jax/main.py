@@ -33,11 +33,6 @@ from rlhf_jax.config import Config
 from rlhf_jax.validation import check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
-COMPILED: dict[str, Any] = {  # JAX keeps compiled programs between starts; its own variables win
-    "jax_compilation_cache_dir": os.path.expanduser("~/.cache/rlhf_jax/compiled"),
-    "jax_compilation_cache_max_size": 4 * 2**30,  # bytes; the ones not used for longest go
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
-}
 STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates and writes alone
 
 
@@ -85,10 +80,24 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, str | None, float]:
     return config, options.workdir, options.fork, options.stage, options.start_timeout
 
 
+def keep_compiled(folder: str) -> dict[str, Any]:
+    """JAX's settings, by which it keeps compiled programs between starts; its own variables win.
+
+    On the machine, or in a work folder on gs://, which outlives the machines of a preempted slice.
+    """
+    local = {
+        "jax_compilation_cache_dir": os.path.expanduser("~/.cache/rlhf_jax/compiled"),
+        "jax_compilation_cache_max_size": 4 * 2**30,  # bytes; the ones not used for longest go
+    }
+    remote = {"jax_compilation_cache_dir": f"{folder.rstrip('/')}/compiled"}  # without locks nothing can go
+    place = remote if folder.startswith("gs://") else local
+    return place | {"jax_persistent_cache_min_compile_time_secs": 0.2}
+
+
 def run(config: Config, folder: str, source: str | None, stage: str | None, start_timeout: float) -> None:
     """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
     hosts = importlib.import_module("rlhf_jax.hosts")  # and with it JAX, once the arguments are right
-    for option, value in COMPILED.items():
+    for option, value in keep_compiled(folder).items():
         if option.upper() not in os.environ:
             importlib.import_module("jax").config.update(option, value)
     hosts.start(start_timeout)
