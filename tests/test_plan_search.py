@@ -1,6 +1,6 @@
 import dataclasses
 
-from rlhf_jax.config import Config, ConfigError, PpoConfig
+from rlhf_jax.config import Config, ConfigError, MeshConfig, PpoConfig
 from rlhf_jax.plan import search as module
 from rlhf_jax.plan.compiled import Plan
 from rlhf_jax.plan.topologies import Topology
@@ -14,7 +14,7 @@ def plan(config, model, fits, seconds):
     found = Plan(
         "ppo", "cpu:8", 8, "", mesh, config.ppo.microbatches, model.rematerialize, 1, 1, 1.0, 1, fits
     )
-    found.bound, found.memory = {"seconds": seconds}, {"total": 1}
+    found.bound, found.memory = {"seconds": seconds}, {"total": 64 // config.ppo.microbatches}
     return found
 
 
@@ -42,3 +42,22 @@ def test_microbatches_double_until_the_program_fits(monkeypatch):
     best = module.best_first(plans)
     assert len(best) == 8
     assert [p.rematerialize for p in best] == [False] * 4 + [True] * 4
+
+
+def test_microbatches_that_save_nothing_are_not_doubled(monkeypatch):
+    """Compilers that give up tell no memory: then the next one is tried."""
+    needed = {1: None, 2: 90, 4: 70, 8: 70, 16: 70}
+    tried = []
+
+    def compile_program(program, config, model, vocabulary, topology):
+        found = plan(config, model, False, 1.0)
+        parts = config.ppo.microbatches
+        found.memory = {} if needed[parts] is None else {"total": needed[parts]}
+        tried.append(parts)
+        return found
+
+    monkeypatch.setattr(module, "compile_program", compile_program)
+    monkeypatch.setattr(module, "meshes", lambda devices: [MeshConfig(1, 8, 1)])
+    config = dataclasses.replace(CONFIG, ppo=PpoConfig(batch_size=16))
+    list(module.search("ppo", config, config.model, 8, EIGHT))
+    assert tried == [1, 2, 4, 8] * 2  # activations kept and recomputed

@@ -1,6 +1,7 @@
 """Which meshes, microbatches and rematerialisation let a program fit, and which of them bounds it lowest?"""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
@@ -26,13 +27,14 @@ def search(
 ) -> Iterator[Plan]:
     """Plans as they are compiled, those that do not fit too.
 
-    For every mesh, activations kept and recomputed, microbatches double until the program fits: more of
-    them only cost. Meshes that do not take the model or the rows are left out.
+    For every mesh, activations kept and recomputed, microbatches double until the program fits, or until
+    they save nothing: more of them only cost. Meshes that do not take the model or the rows are left out.
     """
     for mesh in meshes(len(topology.devices)):
         for rematerialize in (False,) if program.startswith("eval") else (False, True):
             trial = dataclasses.replace(config, mesh=mesh)
             tried = dataclasses.replace(model, rematerialize=rematerialize)
+            before = math.inf
             for parts in _parts(program, config):
                 if parts:
                     options = dataclasses.replace(getattr(config, program), microbatches=parts)
@@ -42,8 +44,10 @@ def search(
                 except ConfigError:
                     break
                 yield plan
-                if plan.fits:
+                needed = plan.memory.get("total", 0.0)  # nothing where the compiler gave up before it told
+                if plan.fits or needed > 0.99 * before:
                     break
+                before = needed or before
 
 
 def best_first(plans: list[Plan]) -> list[Plan]:
