@@ -1,0 +1,60 @@
+"""What mkdocs does to the pages beside it.
+
+A fence of the language `source` names functions or classes, one a line, and becomes their code as it stands
+in the repository, without the docstring. Formulas become MathML, which browsers show by themselves: no
+script, no font and no network. A page that is made by a command is announced until it is there.
+"""
+
+import ast
+import html
+import re
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+SOURCE = re.compile(r"^```source\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
+FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
+NOT_MADE = """\
+# Findings
+
+The paper's figures, measured on the miniature. This page is not made yet: `./launch/figures.sh` writes it, in
+about three hours on two cores. What it measures: [Evaluation](evaluation.md#the-papers-findings).
+"""
+
+
+def on_files(files, config):
+    if "results.md" not in files.src_uris:
+        files.append(File.generated(config, "results.md", content=NOT_MADE))
+    return files
+
+
+def on_page_markdown(markdown, **_):
+    return SOURCE.sub(lambda fence: "\n\n".join(map(code_of, fence[1].split())), markdown)
+
+
+def on_page_content(content, **_):
+    return FORMULA.sub(lambda found: mathml(html.unescape(found[2]), found[1] == "div"), content)
+
+
+def code_of(name: str) -> str:
+    """The code of `package.module.name`, as a block under the name of its file."""
+    module, _, attribute = name.rpartition(".")
+    path = Path(*module.split(".")).with_suffix(".py")
+    text = (ROOT / path).read_text(encoding="utf-8")
+    found = [node for node in ast.parse(text).body if getattr(node, "name", None) == attribute]
+    if not found:
+        raise PluginError(f"{path} has no {attribute}")
+    node = found[0]
+    first = min(each.lineno for each in [node, *node.decorator_list])
+    lines = text.splitlines()[first - 1 : node.end_lineno]
+    if ast.get_docstring(node) is not None:
+        docstring = node.body[0]
+        del lines[docstring.lineno - first : docstring.end_lineno - first + 1]
+    return f'``` {{ .python title="{path.as_posix()}" }}\n' + "\n".join(lines) + "\n```"
+
+
+def mathml(latex: str, block: bool) -> str:
+    return convert(latex.strip(), display="block" if block else "inline")
