@@ -35,6 +35,14 @@ def test_closed_form_at_the_published_points():
     assert closed_form_kl(1) == 0
 
 
+def test_closed_form_by_integration():
+    """The best of n uniform scores has density n x^(n−1): KL = ∫ n x^(n−1) log(n x^(n−1)) dx."""
+    x = (np.arange(100_000) + 0.5) / 100_000
+    for n in (2, 16):
+        density = n * x ** (n - 1)
+        np.testing.assert_allclose(closed_form_kl(n), (density * np.log(density)).mean(), rtol=1e-6)
+
+
 def test_without_ties_the_measured_kl_is_the_closed_form():
     scores = np.random.default_rng(0).normal(size=20_000)
     for n in (1, 4, 64):

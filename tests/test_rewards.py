@@ -145,17 +145,3 @@ def test_score_of_a_response_that_never_ended(wrap, no_eos, expected):
 def test_adaptive_kl_coefficient_by_hand(wrap, kl, expected):
     adapted = wrap(rewards.adapt_kl_coef)(jnp.float32(0.15), jnp.float32(kl), 6.0, 10_000, 512)
     np.testing.assert_allclose(adapted, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("n", "published"), [(8, 1.2), (64, 3.2), (128, 3.9), (256, 4.5), (512, 5.2)])
-def test_best_of_n_kl_as_published(n, published):
-    assert round(rewards.best_of_n_kl(n), 1) == published
-
-
-def test_best_of_n_kl_by_integration():
-    """The best of n uniform scores has density n x^(n−1): KL = ∫ n x^(n−1) log(n x^(n−1)) dx."""
-    assert rewards.best_of_n_kl(1) == 0
-    x = (np.arange(100_000) + 0.5) / 100_000
-    for n in (2, 16):
-        density = n * x ** (n - 1)
-        np.testing.assert_allclose(rewards.best_of_n_kl(n), (density * np.log(density)).mean(), rtol=1e-6)

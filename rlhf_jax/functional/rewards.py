@@ -5,8 +5,6 @@ Responses [B, R] are right-padded. A response's real tokens are those through it
 the slot after EOS is the one whose value is read at EOS.
 """
 
-import math
-
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -90,11 +88,6 @@ def adapt_kl_coef(
     """
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
     return kl_coef * (1.0 + error * episodes / horizon)
-
-
-def best_of_n_kl(n: int) -> float:
-    """log N − (N−1)/N: KL of best-of-N from its sampler, in nats; an upper bound where scores tie."""
-    return math.log(n) - (n - 1) / n
 
 
 def _shift_right(mask: Bool[Array, "B R"]) -> Bool[Array, "B R"]:
