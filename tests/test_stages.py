@@ -150,12 +150,14 @@ def train_with_nan(step, module, config, workdir, patch):
     negative token in its first place.
     """
     states, marks = [], []
-    run, apply, to_devices = loop.run, transformer.apply, module.to_devices
-    to_ends = transformer.apply_to_ends
+    run, to_devices = loop.run, module.to_devices
 
-    def poisoned_apply(weights, model, tokens, *more):
-        hidden = apply(weights, model, jnp.abs(tokens), *more)
-        return jnp.where(jnp.any(tokens < 0, axis=1)[:, None, None], jnp.nan, hidden)
+    def poisoned(apply):
+        def poisoned_apply(weights, model, tokens, *more):
+            hidden = apply(weights, model, jnp.abs(tokens), *more)
+            return jnp.where(jnp.any(tokens < 0, axis=1)[:, None, None], jnp.nan, hidden)
+
+        return poisoned_apply
 
     def marked(batch, mesh):
         tokens = batch if isinstance(batch, np.ndarray) else batch.get("tokens", batch.get("query"))
@@ -173,12 +175,8 @@ def train_with_nan(step, module, config, workdir, patch):
         states.append(jax.tree.map(jnp.copy, state))
         return run(log, folder, state, recorded_update, **options)
 
-    def poisoned_ends(weights, model, query, *more):
-        hidden = to_ends(weights, model, jnp.abs(query), *more)
-        return jnp.where(jnp.any(query < 0, axis=1)[:, None, None], jnp.nan, hidden)
-
-    patch.setattr(transformer, "apply", poisoned_apply)
-    patch.setattr(transformer, "apply_to_ends", poisoned_ends)
+    for name in ("apply", "apply_at", "apply_to_ends"):
+        patch.setattr(transformer, name, poisoned(getattr(transformer, name)))
     patch.setattr(module, "to_devices", marked)
     patch.setattr(loop, "run", recorded)
     module.train(config, workdir)

@@ -220,6 +220,28 @@ def test_outputs_from_is_a_slice_of_the_full_pass(loop, tokens):
 
 
 @pytest.mark.parametrize("loop", ["scan", "unroll"])
+def test_outputs_at_places_are_those_of_the_full_pass(loop):
+    config = dataclasses.replace(FAMILIES["gpt2"], layer_loop=loop)
+    tokens = tiny.random_tokens(2, T, seed=1)
+    segments = np.repeat([[1, 2, 0], [3, 0, 1]], [5, 6, 3], axis=1)
+    places = np.array([[0, 4, 5, 10], [13, 2, 11, 2]])
+
+    def summed(params, at_places):
+        if at_places:
+            hidden = transformer.apply_at(params, config, tokens, segments, places)
+        else:
+            hidden = transformer.apply(params, config, tokens, segments)[np.arange(2)[:, None], places]
+        return jnp.sum(jnp.sin(hidden)), hidden
+
+    both = jax.jit(jax.value_and_grad(summed, has_aux=True), static_argnums=1)
+    (_, expected), expected_gradient = both(weights_of(config), False)
+    (_, ours), gradient = both(weights_of(config), True)
+    assert ours.shape == (2, 4, config.width)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    tiny.assert_close(gradient, expected_gradient, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
 def test_rematerializing_changes_no_gradient(loop, tokens):
     segments = transformer.valid_segments(tokens, PAD)
 

@@ -302,6 +302,28 @@ def apply(
     return _fold(params, config, tokens, positions, attend, attend, lambda x: x[:, outputs_from:])
 
 
+def apply_at(
+    params,
+    config: ModelConfig,
+    tokens: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    places: Int[Array, "B S"],
+) -> Float[Array, "B S D"]:
+    """`apply` at `places` of each row, which differ from row to row."""
+
+    def attend(query, key, value):
+        return attention.causal_attention(query, key, value, segments, config.attention)
+
+    seen = places[..., None] >= jnp.arange(tokens.shape[1])
+    seen &= jnp.take_along_axis(segments, places, axis=1)[..., None] == segments[:, None]
+
+    def attend_there(query, key, value):
+        return attention.attend(query, key, value, seen)
+
+    positions = attention.positions_of(segments)
+    return _fold(params, config, tokens, positions, attend, attend_there, reader(places))
+
+
 def apply_to_ends(
     params, config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Array, "B N R"], pad_id: int
 ) -> Float[Array, "B N D"]:
@@ -328,10 +350,12 @@ def apply_to_ends(
     def attend_at_ends(query, key, value):
         return attention.attend(query, key, value, seen)
 
-    def read(x):
-        return jnp.take_along_axis(x, ends.reshape(ends.shape + (1,) * (x.ndim - 2)), axis=1)
+    return _fold(params, config, tokens, positions, attend, attend_at_ends, reader(ends))
 
-    return _fold(params, config, tokens, positions, attend, attend_at_ends, read)
+
+def reader(places: Int[Array, "B S"]):
+    """What takes these positions out of [B, T, …]."""
+    return lambda x: jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
 def _fold(params, config: ModelConfig, tokens, positions, attend, attend_last, read) -> Float[Array, "B S D"]:
