@@ -122,7 +122,8 @@ def start(config: Config, workdir: Path) -> int:
         )
         for stage, tree in (("sft", weights), ("reward", {"transformer": body} | head)):
             folder = workdir / "checkpoints" / stage
-            checkpoint.save(folder, 1, params=tree, rest={"shift": jnp.float32(0)}, meta={})
+            meta = {"usual_scores": [-100.0, 100.0]}  # beyond which PPO warns
+            checkpoint.save(folder, 1, params=tree, rest={"shift": jnp.float32(0)}, meta=meta)
     posts = sources.load_queries(config.data, config.seed, tokenizer)
     plan = QueryPlan(posts, tokenizer, config.data, config.ppo.batch_size, config.seed)
     widths = [plan.batch(i)["query"].shape[1] for i in range(plan.steps_per_epoch)]
