@@ -220,6 +220,13 @@ def test_time_without_a_program_and_compilations_are_counted_between_results():
     assert found.iteration_seconds == 2.5
 
 
+@pytest.mark.slow
+def test_training_compiles_nothing_once_every_bucket_was_seen():
+    found = steady.run(measured=3)
+    assert found.iterations == 3 and found.compilations == 0
+    assert 0 <= found.host_share < 0.5
+
+
 def test_distance_from_linear():
     points = [{"value": value, "rollout": 0.0, "scoring": 1.0, "update": value / 8} for value in (16, 128)]
     assert growth.off_linear(points) == pytest.approx((17 / 128) / (3 / 16) - 1)
