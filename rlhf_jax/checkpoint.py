@@ -71,20 +71,20 @@ def start_save(
             manifest.write_json(path / META, meta)
             manifest.write_json(path / SHAPES, shapes | {"dtypes": {n: _dtypes(t) for n, t in items.items()}})
         hosts.gather(f"checkpoint {path}")
-        writing = []
-        for name, tree in items.items():
-            apart = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name)
-            writing.append(ocp.StandardCheckpointer(multiprocessing_options=apart))
-            writing[-1].save(path / name, jax.tree.map(_key_to_data, tree))
-    return _writer.submit(_finish, path, writing, keep)
+        with ExitStack() as writing:  # closing waits for all, also where one fails
+            for name, tree in items.items():
+                apart = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name)
+                orbax = ocp.StandardCheckpointer(multiprocessing_options=apart)
+                writing.callback(orbax.close)
+                orbax.save(path / name, jax.tree.map(_key_to_data, tree))
+            behind = writing.pop_all()
+    return _writer.submit(_finish, path, behind, keep)
 
 
-def _finish(path: Path, writing: list[ocp.StandardCheckpointer], keep: int) -> None:
+def _finish(path: Path, writing: ExitStack, keep: int) -> None:
     """Waits for what Orbax writes, then makes the step whole."""
     with _failing_for(path):
-        with ExitStack() as end:  # all of them, also where one fails
-            for orbax in writing:
-                end.callback(orbax.close)
+        writing.close()
         names = hosts.from_first(
             f"the files of {path}",
             lambda: sorted(file.relative_to(path).as_posix() for file in manifest.files(path)),
