@@ -23,8 +23,13 @@ experiment() {
 for seed in $seeds; do
     python -m rlhf_jax.main --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
     experiment probes "seed$seed"
-    experiment agreement "seed$seed"
     experiment transfer "seed$seed"
+done
+# Beside each run's reward model that of the run before it, against which its policies were not trained.
+before=${seeds##* }
+for seed in $seeds; do
+    experiment agreement "seed$seed" --another="$runs/seed$before"
+    before=$seed
 done
 
 first=${seeds%% *}

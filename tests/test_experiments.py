@@ -29,6 +29,13 @@ def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
     assert (workdir / "agreement.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_agreement_asks_another_run_s_reward_model_too(workdir, tmp_path):
+    another = experimenting.finished_run(tmp_path)
+    assert agreement.main(["agreement", f"--workdir={workdir}", f"--another={another}", "--posts=12"]) == 0
+    for shares in json.loads((workdir / "agreement.json").read_text())["agreement"].values():
+        assert shares["another_reward_model"] == shares["reward_model"]  # the same random weights
+
+
 def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):
     assert probes.main(["probes", f"--workdir={workdir}", "--posts=12"]) == 0
     found = json.loads((workdir / "probes.json").read_text())["probes"]

@@ -177,6 +177,14 @@ def test_preference_that_goes_on_rising_is_no_overoptimization():
     assert not findings.overoptimization([rising]).held
 
 
+def test_agreement_holds_where_the_reward_model_leads_on_pairs_of_every_kind():
+    behind = copy.deepcopy(AGREEMENT)
+    behind["agreement"]["ppo"]["lead_over_rougeL"] = estimate(0.01)
+    assert findings.agreement([AGREEMENT]).held
+    found = findings.agreement([AGREEMENT, behind])
+    assert not found.held and found.body.endswith("It does not lead on PPO samples, gold judge.")
+
+
 def test_values_at_equal_kl_lie_on_the_line_between_points():
     assert at_kl(OVEROPTIMIZATION["ppo"], "gold_preference", 2.5) == pytest.approx(0.8)
     assert at_kl(OVEROPTIMIZATION["ppo"], "gold_preference", 0.5) is None

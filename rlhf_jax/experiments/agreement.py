@@ -4,6 +4,7 @@
 
 --workdir=FOLDER   a run with all stages finished
 --posts=N          (1000) unseen posts, of which every policy writes two summaries
+--another=FOLDER   another run, whose reward model is asked too: the policies here were not trained against it
 
 On the same pairs of summaries: held-out comparisons, on which people's choices are the truth; and, in the
 miniature, two samples of the SFT policy and two of the PPO policy for each post, on which the gold judge
@@ -40,53 +41,61 @@ def main(argv: list[str]) -> int:
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
     flags.DEFINE_integer("posts", 1000, "that policies summarize twice", 1, flag_values=options)
+    flags.DEFINE_string("another", "", "folder of another run", flag_values=options)
 
     def run() -> None:
         workdir = Path(options.workdir)
-        figures = measure(workdir, options.posts)
+        another = Path(options.another) if options.another else None
+        figures = measure(workdir, options.posts, another)
         write_figures(workdir / "agreement.json", figures)
         agreement_figure([figures], workdir / "agreement.png")
 
     return command(argv, "agreement", __doc__, options, run)
 
 
-def measure(workdir: Path, count: int) -> dict[str, Any]:
+def measure(workdir: Path, count: int, another: Path | None) -> dict[str, Any]:
     """Kind of pairs → metric → share of the pairs on which it agrees."""
     run = open_run(workdir)
+    models = {"reward_model": run}
+    if another is not None:
+        models["another_reward_model"] = open_run(another)
     splits = sources.load_posts(run.config.data, run.config.seed)
     comparisons = collect.load(run.config, workdir)
     train = pairs_of(comparisons, "train")
     held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
     references = {post.id: post.summary for posts in splits.values() for post in posts}
     with jax.set_mesh(make_mesh(run.config.mesh)):
-        kinds = {"people": of_comparisons(run, train, held_out, references)}
+        kinds = {"people": of_comparisons(models, train, held_out, references)}
         if run.config.data.source == "mini":
             posts = splits["test"][:count]
-            kinds |= {stage: of_samples(run, stage, posts, train) for stage in ("sft", "ppo")}
+            kinds |= {stage: of_samples(models, stage, posts, train) for stage in ("sft", "ppo")}
     return {"seed": run.config.seed, "posts": count, "agreement": kinds}
 
 
 def of_comparisons(
-    run: Opened, train: Sequence[Pair], held_out: Sequence[Pair], references: dict[str, str]
+    models: dict[str, Opened], train: Sequence[Pair], held_out: Sequence[Pair], references: dict[str, str]
 ) -> dict[str, Estimate]:
     """Agreement with people on held-out pairs; ROUGE on those of posts whose references are known."""
     infos = [pair.info for pair in held_out]
     sides = [pair.chosen for pair in held_out], [pair.rejected for pair in held_out]
     against = [references.get(info.id, "") for info in infos]
     known = np.array([info.id in references for info in infos])
-    margins = metric_margins(run, infos, *sides, against) | {"blind": blind_margins(train, held_out)}
+    margins = metric_margins(models, infos, *sides, against) | {"blind": blind_margins(train, held_out)}
     return agreements(margins, np.ones(len(infos)), infos, known)
 
 
-def of_samples(run: Opened, stage: str, posts: Sequence, train: Sequence[Pair]) -> dict[str, Estimate]:
+def of_samples(
+    models: dict[str, Opened], stage: str, posts: Sequence, train: Sequence[Pair]
+) -> dict[str, Estimate]:
     """Agreement with the gold judge on two samples of one policy for each post."""
+    run = models["reward_model"]
     policy = run.policy(stage)
     first, second = (
         summarize(policy, posts, **run.setting, temperature=TEMPERATURE, seed=run.config.seed + i)
         for i in range(2)
     )
     truth = gold_scores(posts, first) - gold_scores(posts, second)
-    margins = metric_margins(run, posts, first, second, [post.summary for post in posts])
+    margins = metric_margins(models, posts, first, second, [post.summary for post in posts])
     pairs = [Pair(*each) for each in zip(posts, first, second, strict=True)]
     margins["blind"] = blind_margins(train, pairs)
     return agreements(margins, truth, posts, np.ones(len(posts), bool))
@@ -113,12 +122,17 @@ def agreements(
 
 
 def metric_margins(
-    run: Opened, infos: Sequence[Info], first: Sequence[str], second: Sequence[str], references: Sequence[str]
+    models: dict[str, Opened],
+    infos: Sequence[Info],
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[str],
 ) -> dict[str, Float[np.ndarray, "N"]]:
-    """By how much each metric puts the first summary above the second."""
+    """By how much each reward model and metric puts the first summary above the second."""
     ours, theirs = (countable(infos, texts, references) for texts in (first, second))
     margins = {name: ours[name] - theirs[name] for name in ours}
-    return {"reward_model": run.score(infos, first) - run.score(infos, second)} | margins
+    learned = {name: run.score(infos, first) - run.score(infos, second) for name, run in models.items()}
+    return learned | margins
 
 
 if __name__ == "__main__":

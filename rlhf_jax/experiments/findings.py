@@ -139,17 +139,21 @@ def policy_size(runs: Sequence[dict]) -> Finding | None:
 
 
 def agreement(runs: Sequence[dict]) -> Finding:
-    """Held where the reward model leads ROUGE-L on samples of every policy; without, on people's pairs."""
+    """Held where the reward model leads ROUGE-L on pairs of every kind in every run."""
     names = [name for name in runs[0]["agreement"]["people"] if name != "lead_over_rougeL"]
     kinds = {"people": "held-out, people", "sft": "SFT samples, gold judge", "ppo": "PPO samples, gold judge"}
-    rows, held = [], True
+    rows, led = [], dict.fromkeys(kinds, True)
     for i, run in enumerate(runs):
         for kind, found in run["agreement"].items():
             shares = [percent(found.get(name)) for name in (*names, "lead_over_rougeL")]
             rows.append([i, kinds[kind], found["reward_model"]["pairs"], *shares])
-            if found["rougeL"] and (kind != "people" or len(run["agreement"]) == 1):
-                held &= found["lead_over_rougeL"]["low"] > 0
-    return Finding(held, table(["run", "of", "pairs", *map(spoken, names), "lead over ROUGE-L"], rows))
+            if found["rougeL"]:
+                led[kind] &= found["lead_over_rougeL"]["low"] > 0
+    told = "".join(f" It does not lead on {kinds[kind]}." for kind in kinds if not led[kind])
+    return Finding(
+        all(led.values()),
+        table(["run", "of", "pairs", *map(spoken, names), "lead over ROUGE-L"], rows) + f"\n\n{told.strip()}",
+    )
 
 
 def transfer(runs: Sequence[dict]) -> Finding:
