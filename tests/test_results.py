@@ -183,6 +183,10 @@ def test_agreement_holds_where_the_reward_model_leads_on_pairs_of_every_kind():
     assert findings.agreement([AGREEMENT]).held
     found = findings.agreement([AGREEMENT, behind])
     assert not found.held and found.body.endswith("It does not lead on PPO samples, gold judge.")
+    behind["agreement"]["ppo"] |= {"reward_model": METRICS["reward_model"] | estimate(0.53)}
+    behind["agreement"]["ppo"]["another_reward_model"] = estimate(0.65)
+    body = findings.agreement([behind]).body
+    assert "agrees with the judge on 53% of the pairs, that of another run on 65%. What its own" in body
 
 
 def test_values_at_equal_kl_lie_on_the_line_between_points():

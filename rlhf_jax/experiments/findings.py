@@ -149,11 +149,26 @@ def agreement(runs: Sequence[dict]) -> Finding:
             rows.append([i, kinds[kind], found["reward_model"]["pairs"], *shares])
             if found["rougeL"]:
                 led[kind] &= found["lead_over_rougeL"]["low"] > 0
-    told = "".join(f" It does not lead on {kinds[kind]}." for kind in kinds if not led[kind])
-    return Finding(
-        all(led.values()),
-        table(["run", "of", "pairs", *map(spoken, names), "lead over ROUGE-L"], rows) + f"\n\n{told.strip()}",
+    told = [f"It does not lead on {kinds[kind]}." for kind in kinds if not led[kind]]
+    told += on_ppo_samples([run["agreement"].get("ppo", {}) for run in runs])
+    head = ["run", "of", "pairs", *map(spoken, names), "lead over ROUGE-L"]
+    return Finding(all(led.values()), "\n\n".join([table(head, rows), *told]))
+
+
+def on_ppo_samples(found: Sequence[dict]) -> list[str]:
+    """Whether a reward model that did not train the policy knows more of its samples, where one was asked."""
+    if not all("another_reward_model" in one for one in found):
+        return []
+    own, another = (
+        [one[name]["value"] for one in found] for name in ("reward_model", "another_reward_model")
     )
+    told = (
+        f"On samples of a PPO policy the reward model that it was trained against agrees with the judge on "
+        f"{listed(own)} of the pairs, that of another run on {listed(another)}."
+    )
+    if all(a < b for a, b in zip(own, another, strict=True)):
+        told += " What its own can tell apart is what training has taken out of them."
+    return [told]
 
 
 def transfer(runs: Sequence[dict]) -> Finding:
