@@ -83,7 +83,7 @@ METRICS |= {"lead_over_rougeL": estimate(0.18)}
 AGREEMENT = {"agreement": {kind: METRICS for kind in ("people", "sft", "ppo")}}
 TRANSFER = {
     "judge": "gold judge",
-    "ppo_over_sft": estimate(0.7),
+    "over_sft": {"ppo": estimate(0.7), "best_of_4": estimate(0.65)},
     "policies": {
         name: {"rougeL": estimate(0.3)} | ({"preference": estimate(value)} if value else {})
         for name, value in {

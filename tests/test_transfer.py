@@ -26,11 +26,13 @@ def figures(workdir):
 
 
 def test_policies_and_baselines_are_there(figures):
-    assert list(figures["policies"]) == ["reference", "lead_3", "sft", "ppo", "sft_on_news"]  # no titles
+    names = ["reference", "lead_3", "sft", "ppo", "best_of_2", "sft_on_news"]
+    assert list(figures["policies"]) == names  # no titles
     for name, one in figures["policies"].items():
         assert ("preference" in one) == (name != "reference")
     assert figures["policies"]["reference"]["rougeL"]["value"] == 1
     assert figures["policies"]["lead_3"]["copying"]["value"] == pytest.approx(1)
+    assert list(figures["over_sft"]) == ["ppo", "best_of_2"]
 
 
 def test_the_lead_is_judged_on_the_article(figures):

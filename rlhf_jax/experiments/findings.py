@@ -177,15 +177,20 @@ def transfer(runs: Sequence[dict]) -> Finding:
     names = [name for name, one in policies[0].items() if "preference" in one]
     rows: list[Row] = [[i, *(percent(one[n]["preference"]) for n in names)] for i, one in enumerate(policies)]
     rows.append(["ROUGE-L, run 0", *(plain(policies[0][name]["rougeL"]) for name in names)])
-    held = all(run["ppo_over_sft"]["low"] > 0.5 for run in runs)
-    duel = " and ".join(percent(run["ppo_over_sft"]) for run in runs)
-    told = f"\n\nPPO is preferred over SFT on {duel} of the articles."
-    models = [run["reward_model"] for run in runs if "reward_model" in run]
-    if models:
-        right = " and ".join(percent(model["accuracy"]) for model in models)
-        pairs = models[0]["accuracy"]["pairs"]
-        told += f" The reward model is right on {right} of {pairs:,} pairs of news summaries."
-    return Finding(held, table(["run", *map(spoken, names)], rows) + told)
+    duels = [run["over_sft"] for run in runs]
+    held = all(duel["ppo"]["low"] > 0.5 for duel in duels)
+    others = [name for name in duels[0] if name != "ppo"]
+    told = ""
+    if not held and all(duel[name]["low"] > 0.5 for duel in duels for name in others):
+        told = "\n\nThe reward model transfers: it finds better summaries among samples of SFT."
+    models = [run.get("reward_model", {}).get("accuracy", {}) for run in runs]
+    head = [*(f"{spoken(name)}, preferred over SFT" for name in duels[0]), "reward model right", "of pairs"]
+    second = [
+        [i, *map(percent, duel.values()), percent(model), model.get("pairs", "")]
+        for i, (duel, model) in enumerate(zip(duels, models, strict=True))
+    ]
+    tables = table(["run", *map(spoken, names)], rows), table(["run", *head], second)
+    return Finding(held, "\n\n".join(tables) + told)
 
 
 def probes(runs: Sequence[dict]) -> Finding:

@@ -10,8 +10,9 @@
 --train=N          (12000) articles that the supervised news policy learns from
 --query_tokens=N   of an article; without it those of the run, in the miniature 80
 
-Beside them stand the first three sentences, the title where there is one, the highlights, and a policy that
-was fine-tuned on news from the same base, with the settings of stage sft. The judge is the gold judge in the
+Beside them stand the best of some samples of SFT by the reward model, the first three sentences, the title
+where there is one, the highlights, and a policy that was fine-tuned on news from the same base, with the
+settings of stage sft. The judge is the gold judge in the
 miniature; elsewhere the reward model, which transfers itself and is held to the experts' ratings.
 
 Departure from the paper: the supervised policy reads the same query as the others, not one of its own.
@@ -19,6 +20,7 @@ The figures are `<workdir>/transfer.json` and .png; the supervised policy lies i
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from itertools import combinations
@@ -29,7 +31,7 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import collect, sft
+from rlhf_jax import collect, inference, sft
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.cnndm import first_sentences, load_articles
@@ -41,9 +43,9 @@ from rlhf_jax.evaluation.agreement import agreement, countable
 from rlhf_jax.evaluation.figures import transfer_figure
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.evaluation.policies import best_of_n
 from rlhf_jax.evaluation.preference import outcomes
 from rlhf_jax.experiments.opened import Opened, command, open_run, write_figures
-from rlhf_jax.inference import summarize
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import pretrained
 
@@ -112,9 +114,12 @@ def measure(run: Opened, articles: Sequence[Any], ratings: str) -> dict[str, Any
     if any(article.title for article in articles):
         texts["title"] = [article.title for article in articles]
     for name in ("sft", "ppo"):
-        texts[name] = summarize(run.policy(name), articles, **run.setting)
+        texts[name] = inference.summarize(run.policy(name), articles, **run.setting)
+    score = functools.partial(inference.scores, run.reward_model, **run.setting)
+    best = f"best_of_{run.config.eval.best_of}"
+    texts[best] = best_of_n(run.policy("sft"), run.config, run.model, run.tokenizer, articles, score)
     supervised = dataclasses.replace(run, workdir=run.workdir / "transfer")
-    texts["sft_on_news"] = summarize(supervised.policy("sft"), articles, **run.setting)
+    texts["sft_on_news"] = inference.summarize(supervised.policy("sft"), articles, **run.setting)
 
     rewards = {name: run.score(articles, written) for name, written in texts.items()}
     mini = run.config.data.source == "mini"
@@ -129,12 +134,13 @@ def measure(run: Opened, articles: Sequence[Any], ratings: str) -> dict[str, Any
         policies[name] = figures
     found: dict[str, Any] = {
         "seed": run.config.seed,
-        "ppo_over_sft": mean(outcomes(judged["ppo"], judged["sft"])),
+        "over_sft": {name: mean(outcomes(judged[name], judged["sft"])) for name in ("ppo", best)},
         "articles": len(articles),
         "judge": "gold judge" if mini else "reward model",
         "policies": policies,
     }
     if mini:
+        del rewards[best]  # chosen by them
         found["reward_model"] = against_gold(articles, rewards, judged)
     elif ratings:
         found["reward_model"] = against_experts(run, ratings)
