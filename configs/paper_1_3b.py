@@ -4,8 +4,8 @@
         --config.model.pretrained=FOLDER
 
 Their weights were never published: FOLDER is a GPT-2 checkpoint of this size. Without it the model
-starts from random weights, which is good for planning and nothing else.
-Hardware: 32 TPU v4 chips or 8 GPUs of 80 GB, by size.
+starts from random weights, which only python -m rlhf_jax.plan can use.
+Hardware that it fits, by docs/plans.md: 8 H100, or TPU slices of 16 v5e or v6e, 32 v4 or 64 v5p chips.
 Expected (human judges): 61% prefer the summaries over the references. Not run yet.
 """
 

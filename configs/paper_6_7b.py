@@ -4,8 +4,8 @@
         --config.model.pretrained=FOLDER
 
 Their weights were never published: FOLDER is a GPT-2 checkpoint of this size. Without it the model
-starts from random weights, which is good for planning and nothing else.
-Hardware: 64 TPU v5p chips or 32 GPUs of 80 GB, by size.
+starts from random weights, which only python -m rlhf_jax.plan can use.
+Hardware that it fits, by docs/plans.md: 8 H100, or TPU slices of 16 v6e, 32 v4 or 64 v5p chips.
 Expected (human judges): about 70% prefer the summaries over the references, 65% at equal length. Not run yet.
 """
 

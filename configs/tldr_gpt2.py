@@ -2,8 +2,8 @@
 
     python -m rlhf_jax.main --config=configs/tldr_gpt2.py --workdir=runs/tldr_gpt2
 
-Hardware: one GPU of 24 GB. Posts and comparisons come from OpenAI's
-store (data.url), the model from the Hugging Face hub.
+Hardware: one GPU of 24 GB, by the model's size. Posts and comparisons come from OpenAI's store
+(data.url), the model from the Hugging Face hub.
 Expected: nobody published figures for this size. Not run yet. The pretrained model is prompted
 without examples: with even one, two long posts do not fit its 1,024 positions.
 """

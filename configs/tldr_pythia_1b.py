@@ -2,8 +2,9 @@
 
     python -m rlhf_jax.main --config=configs/tldr_pythia_1b.py --workdir=runs/tldr_pythia_1b
 
-Hardware: 8 GPUs of 80 GB (N+), or a TPU slice of as much memory. Posts and
-comparisons come from OpenAI's store (data.url), the model from the Hugging Face hub.
+Hardware: 8 GPUs of 80 GB (N+), or a TPU slice of as much memory; 16 devices at most, since batches
+are split over microbatches and devices.
+Posts and comparisons come from OpenAI's store (data.url), the model from the Hugging Face hub.
 Expected (N+): SFT ROUGE-L .247; reward model right on .628 of held-out comparisons. Not run yet.
 """
 
@@ -12,4 +13,4 @@ from rlhf_jax.recipes import n_plus
 
 
 def get_config() -> Config:
-    return n_plus("EleutherAI/pythia-1b-deduped", microbatches=8)
+    return n_plus("EleutherAI/pythia-1b-deduped", microbatches=4)

@@ -1,11 +1,9 @@
 """A small model from scratch on real posts, on a CPU or one small GPU.
 
-    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --gap=1.0 \\
-        --out=data/news_comparisons
     python -m rlhf_jax.main --config=configs/tldr_small.py --workdir=runs/tldr_small \\
-        --config.data.posts=../shared/data/tldr_posts --config.data.comparisons=data/news_comparisons
+        --config.data.posts=FOLDER --config.data.comparisons=FOLDER
 
-Without the two folders, OpenAI's posts and comparisons are downloaded.
+Without the two folders, OpenAI's posts and comparisons are downloaded. What came out: docs/howto/data.md.
 """
 
 from rlhf_jax.config import (

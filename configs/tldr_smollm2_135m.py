@@ -2,8 +2,8 @@
 
     python -m rlhf_jax.main --config=configs/tldr_smollm2_135m.py --workdir=runs/tldr_smollm2_135m
 
-Hardware: one GPU of 24 GB. Posts and comparisons come from OpenAI's
-store (data.url), the model from the Hugging Face hub.
+Hardware: one GPU of 24 GB, by the model's size. Posts and comparisons come from OpenAI's store
+(data.url), the model from the Hugging Face hub.
 Expected: nobody published figures. Not run yet at this length.
 """
 

@@ -1,13 +1,11 @@
 """SmolLM2 135M through all stages on a laptop: a few hundred posts, pairs and episodes.
 
-    python -m rlhf_jax.data.news_ratings --ratings=../shared/data/news_ratings --gap=2.0 \\
-        --out=data/clear_comparisons
     python -m rlhf_jax.main --config=configs/tldr_smollm2_cpu.py --workdir=runs/tldr_smollm2_cpu \\
-        --config.data.posts=../shared/data/tldr_posts --config.data.comparisons=data/clear_comparisons
+        --config.data.posts=FOLDER --config.data.comparisons=FOLDER
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.
-Hardware: two CPU cores and 16 GB, about an hour and a half. Too short to be a result: it shows that a
-pretrained model goes the whole way. What came out: docs/smollm2.md.
+Hardware: two CPU cores and 16 GB, under two hours. It shows that a pretrained model goes the
+whole way; it is too short to give a result. What came out: docs/smollm2.md.
 """
 
 from rlhf_jax.config import (

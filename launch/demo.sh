@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on the embedded miniature, into runs/mini. Started again, it resumes.
+# The whole pipeline on the miniature, into runs/mini. Started again, it resumes.
 # Arguments go to rlhf_jax.main, for example --config.seed=1 --workdir=runs/seed1.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh

@@ -11,7 +11,7 @@ source launch/commands.sh
 
 name=${NAME:-rlhf-jax}       # of the workload
 slices=${SLICES:-1}          # of TPU each
-restarts=${MAX_RESTARTS:-50} # after which a run that is taken away again stays ended
+restarts=${MAX_RESTARTS:-50} # then the run is given up
 
 submit() {
     run docker build --file=launch/Dockerfile --build-arg=EXTRA=tpu --tag="$IMAGE" .

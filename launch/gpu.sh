@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of this machine, in .venv or in a container; started again, it resumes.
-# A rented machine is billed until you give it back: nothing here does that. The run stays in runs/.
+# A rented machine is billed until you give it back, which this script does not do. The run stays in its work folder.
 # ./launch/gpu.sh [--docker] [--dry-run] -- --config=configs/tldr_pythia_1b.py --workdir=runs/pythia
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

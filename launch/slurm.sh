@@ -3,9 +3,9 @@
 # Whole nodes are held, and charged to your account, until the run ends or `scancel JOB`.
 # NODES=4 GPUS=8 ./launch/slurm.sh --partition=gpu -- --config=configs/paper_6_7b.py --workdir=/shared/paper
 #
-# What stands before -- goes to sbatch (--dry-run does not), the rest to rlhf_jax.main. One task a GPU: JAX takes the
-# task's rank on its node for the GPU's number, so that every task must see all GPUs (no --gpus-per-task). This folder
-# with its .venv, and the work folder, must be on storage that all nodes share.
+# Options before -- go to sbatch (except --dry-run), the others to rlhf_jax.main. One task a GPU: JAX takes the task's
+# rank on its node as the GPU's number, so every task must see all GPUs (no --gpus-per-task). This folder with its
+# .venv, and the work folder, must be on storage that all nodes share.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}" # in a job this file is a copy elsewhere
 # shellcheck source-path=SCRIPTDIR source=commands.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, types and tests, without those marked slow, live, pod or reliability. Arguments go to pytest, for example -k checkpoint.
+# Style, types and tests, except tests marked slow, live, pod or reliability. Arguments go to pytest: -k checkpoint.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

@@ -4,14 +4,14 @@ python -m rlhf_jax.collect --config=configs/mini.py --workdir=runs/mini \\
     --policies=sft,ppo,reference --out=tasks.jsonl
 
 --config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf_jax.main
---policies=LIST    two or more whose summaries meet, with commas: reference, the post's own summary;
-                   sft, sft_10x or ppo of the work folder; NAME:FOLDER for another one, FOLDER an exported
+--policies=LIST    two or more whose summaries are compared, with commas: reference is the post's own summary;
+                   sft, sft_10x and ppo are of the work folder; NAME:FOLDER is another one, FOLDER an exported
                    model or another run's checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a
                    policy that is named twice are also compared with each other
 --out=FILE         where to write: comparison records without a choice, for rlhf_jax.feedback.serve
---pairs=NUMBER     (1000)
---posts=SPLIT      of train, valid1, valid2 (the halves of valid) or test alone, which the records then
-                   name; without it, of train, and the export draws which are held out
+--pairs=NUMBER     (1000) of pairs to write
+--posts=SPLIT      posts of train, valid1, valid2 (the halves of valid) or test, which the records then name;
+                   without it, of train, and the export draws which are held out
 --temperature=T    (1.0) of the samples
 --not_again=GLOB   files of tasks or comparisons whose pairs are not asked again
 

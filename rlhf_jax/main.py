@@ -7,13 +7,13 @@ python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
---stage=STAGE         sft, reward, ppo or eval alone; without it, all that have not finished;
+--stage=STAGE         only sft, reward, ppo or eval; without it, all stages that have not finished;
                       round: after sft, rounds of comparisons, reward model and PPO, see rlhf_jax/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
-                      TensorBoard, and says how long each phase of a step takes
---fork=FOLDER         a new --workdir goes on from the run in FOLDER: its finished stages are taken over,
+                      TensorBoard, and prints how long each phase of a step takes
+--fork=FOLDER         --workdir is new and continues the run in FOLDER: its finished stages are taken over,
                       up to the first whose part of the configuration differs, see rlhf_jax/fork.py
---start_timeout=300   seconds to wait for the other hosts, where the environment says there are some
+--start_timeout=300   seconds to wait for the other hosts of a run on many
 """
 
 import importlib

@@ -53,7 +53,8 @@ def paper(size: str) -> Config:
 def n_plus(pretrained: str, microbatches: int = 1) -> Config:
     """N+'s settings, for any pretrained model: one learning rate for all stages, AdamW, value slot after EOS.
 
-    `microbatches` of every stage: more of them need less memory and change no number.
+    `microbatches` of every stage: more of them need less memory and change no number. Of pairs a batch
+    has 64, so microbatches times devices must divide 64.
     """
 
     def adamw(**more) -> OptimizerConfig:
@@ -62,8 +63,12 @@ def n_plus(pretrained: str, microbatches: int = 1) -> Config:
     return Config(
         model=ModelConfig(pretrained=pretrained, dtype="bfloat16", rematerialize=True),
         data=DataConfig(reward_response_tokens=169),
-        sft=SftConfig(
-            batch_size=128, optimizer=adamw(weight_decay=0.01), query_loss=True, microbatches=microbatches
+        sft=SftConfig(  # one post a row: the number of packed rows does not divide over every machine
+            batch_size=128,
+            optimizer=adamw(weight_decay=0.01),
+            query_loss=True,
+            pack=False,
+            microbatches=microbatches,
         ),
         reward=RewardConfig(batch_size=64, optimizer=adamw(weight_decay=0.01), microbatches=microbatches),
         ppo=PpoConfig(

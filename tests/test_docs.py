@@ -277,6 +277,13 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def test_code_of_the_readme():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, names := {})
+    assert names["logits"].shape == (1, 3, 100)
+    assert names["advantages"][0].tolist() == pytest.approx([0.95**2, 0.95, 1.0])
+
+
 def test_records_and_errors_of_the_data_page():
     post, comparison = (json.loads(block) for block in blocks("howto/data.md", "json"))
     assert from_json(Post, post).summary and from_json(Comparison, comparison).choice == 0

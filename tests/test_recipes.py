@@ -2,9 +2,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from jax.sharding import AbstractMesh
 
 from rlhf_jax import recipes
 from rlhf_jax.config import Config
+from rlhf_jax.mesh import AXES, check_rows
 from rlhf_jax.model import params, transformer
 from rlhf_jax.validation import check_context, validate
 
@@ -25,6 +27,29 @@ def test_every_configuration_is_valid_and_says_how_to_run_it(file):
     assert isinstance(validate(config), Config)
     assert config.sft.optimizer is not config.reward.optimizer  # overriding one must leave the other
     assert f"--config=configs/{file.name} --workdir=runs/{file.stem}" in module.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("mini", 4),
+        ("tldr_gpt2", 8),
+        ("tldr_smollm2_135m", 8),
+        ("tldr_pythia_160m", 8),
+        ("tldr_pythia_1b", 16),
+        ("tldr_pythia_2_8b", 16),
+        ("tldr_pythia_6_9b", 64),
+        ("paper_1_3b", 64),
+        ("paper_6_7b", 64),
+    ],
+)
+def test_batches_divide_over_the_devices_that_the_documentation_names(name, devices):
+    config = load(CONFIGS[0].parent / f"{name}.py").get_config()
+    mesh = AbstractMesh((1, devices, 1), AXES)
+    assert not config.sft.pack  # packed rows are as many as the texts make them
+    for stage in ("sft", "reward", "ppo"):
+        options = getattr(config, stage)
+        check_rows(stage, options.batch_size, options.microbatches, mesh)
 
 
 @pytest.mark.parametrize(("size", "billions"), [("1.3b", 1.3), ("3b", 2.7), ("6.7b", 6.7), ("13b", 12.9)])

@@ -19,7 +19,9 @@ from etils.epath import Path
 
 from rlhf_jax import checkpoint
 from rlhf_jax import workdir as runs
-from rlhf_jax.config import Config, MeshConfig
+from rlhf_jax.config import Config, DataConfig, MeshConfig
+from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.data.tldr import load_posts
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.metrics import MetricsLog, read_metrics
 from rlhf_jax.storage import StorageError
@@ -43,6 +45,20 @@ def test_configuration_and_progress(store):
     runs.record_seconds(RUN, "sft", 2.0)
     runs.mark_done(RUN, "sft")
     assert runs.stage_done(RUN, "sft") and runs.read_config(RUN).seed == 3
+
+
+def test_posts_and_comparisons_are_read(store):
+    info = {"id": "p", "subreddit": "a", "title": "t", "post": "x"}
+    summaries = [{"text": "x", "policy": "a"}, {"text": "y", "policy": "b"}]
+    choice = {"info": info, "summaries": summaries, "choice": 0}
+    choice |= {"worker": "w", "batch": "1", "split": "train"}
+    for split in ("train", "valid"):
+        (Path("gs://bucket/posts") / f"{split}.jsonl").write_text(json.dumps(info | {"summary": "x"}) + "\n")
+    Path("gs://bucket/comparisons/a.jsonl").write_text(json.dumps(choice) + "\n")
+    posts = load_posts(DataConfig(posts="gs://bucket/posts"))
+    assert {split: len(own) for split, own in posts.items()} == {"train": 1, "valid": 1}
+    for place in ("gs://bucket/comparisons", "gs://bucket/comparisons/a.jsonl"):
+        assert len(load_comparisons(DataConfig(comparisons=place))) == 1
 
 
 def test_metrics_are_there_after_a_flush_and_a_resumed_run_goes_on(store):

@@ -2,11 +2,14 @@
 
     python -m rlhf_jax.data.news_ratings --ratings=FOLDER --out=FOLDER [--gap=0.5]
 
-Reads FOLDER/*.jsonl, a rated article a line, as SummEval and Newsroom are distributed by
-BARTScore: {id, article, systems: {name: {text, scores: {coherence, consistency, fluency,
-relevance}}}}. Writes a file of comparison records for each: every two systems on one article
-whose mean scores differ by at least the gap, the higher mean chosen. The articles are split
-80 / 10 / 10 into train, valid1 and valid2.
+--ratings=FOLDER  of *.jsonl files, a rated article a line: {id, article, systems: {name: {text,
+                  scores: {coherence, consistency, fluency, relevance}}}}, the numbers of SummEval
+                  and Newsroom for example; scores may have other names
+--out=FOLDER      gets a file of comparison records for each of them
+--gap=0.5         least difference of mean scores
+
+A record is made of every two systems on one article whose mean scores differ by at least the gap;
+the higher mean is chosen. The articles are split 80 / 10 / 10 into train, valid1 and valid2.
 """
 
 import json

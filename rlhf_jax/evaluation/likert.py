@@ -5,7 +5,7 @@
 FILE          OpenAI's axis ratings, or ratings.jsonl of rlhf_jax.feedback.export
 --json=FILE   where to write the same figures
 
-Overall ratings are also told at equal length: a linear regression on one indicator a policy and the
+Overall ratings are also given at equal length: a linear regression on one indicator a policy and the
 logarithm of a summary's words over their geometric mean in all summaries.
 """
 

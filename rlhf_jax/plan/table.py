@@ -29,13 +29,14 @@ ASSUMED_SPEED = "30%"  # one of the plan's
 COMPILERS = {"gpu": "jax-cuda13-plugin"}  # package by kind of topology; libtpu for the others
 HEADER = """# What fits where
 
-Compiled with the real compilers of TPU and GPU on a machine that has neither, and not run: that a program
-fits is its compiler's word, how fast it runs nobody has measured. Configurations are `configs/paper_1_3b.py`
-and `configs/paper_6_7b.py` as they stand, all chips along `fsdp`, in the longest bucket of tokens. A cell
-gives GiB of memory a device and the seconds that one step takes at the least by published figures of the
-chip; an empty one is not compiled yet. On GPUs the scratch memory of cuDNN's attention is not counted: only a
-GPU tells it. Written by `python -m rlhf_jax.plan.table` on {dates},
-with {versions}.
+Compiled with the real compilers of TPU and GPU on a machine that has neither, and not run: the compiler says
+whether a program fits, and nobody has measured how fast it runs. The configurations are
+`configs/paper_1_3b.py` and `configs/paper_6_7b.py` unchanged, with all chips along `fsdp` and the longest
+bucket of tokens. A TPU slice is named by its shape in chips; `gpu:1x4x8` is one cluster of 4 machines with 8
+H100 each. A cell gives the memory of a device in GiB and the least seconds of one step by published figures
+of the chip (of eval: writing summaries + scoring them); an empty cell is not compiled yet. On GPUs the
+scratch memory of cuDNN's attention is not counted, since only a GPU tells it. Written by
+`python -m rlhf_jax.plan.table` on {dates}, with {versions}.
 """
 
 
@@ -132,7 +133,7 @@ def markdown(folder: Path) -> str:
     for size in SIZES:
         parts.append(f"## configs/{size}.py\n")
         parts.append(grid(size, {cell: summary(found["plans"]) for cell, found in done.items()}))
-        parts.append(f"Chip-hours of its steps at {ASSUMED_SPEED} of the speed that the bounds allow:\n")
+        parts.append(f"Chip-hours of all its steps, at {ASSUMED_SPEED} of the speed that the bounds allow:\n")
         parts.append(grid(size, {cell: cost(found["plans"]) for cell, found in done.items()}))
     reasons = [
         f"- {cell.size}, {cell.topology}, {plan['program']}: {plan['reason']}"
