@@ -1,7 +1,8 @@
 """A run that goes on from another one: `--fork=OTHER` of rlhf_jax/main.py, and every round.
 
 The finished stages of the other folder are taken over, up to the first whose part of the configuration
-differs: with another `ppo.kl_coef`, SFT and reward model are, and PPO runs anew. Files of checkpoints
+differs: with another `ppo.kl_coef`, SFT and reward model are, and PPO runs anew; with other comparisons SFT
+alone is. Other data does not count. Files of checkpoints
 are never written to again, so they are linked where the file system can, and copied where not: the two
 folders share bytes, and removing one leaves the other. What was taken over stands in `fork.json`.
 """
@@ -17,7 +18,11 @@ from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config, differences, to_dict
 from rlhf_jax.workdir import WorkdirError
 
-STAGES = ("sft", "reward", "ppo")
+STAGES = {  # with the beginnings of the fields with which a stage, and all after it, run anew
+    "sft": ("sft.", "model."),
+    "reward": ("reward.", "data.comparisons", "data.mini_pairs"),
+    "ppo": ("ppo.",),
+}
 FILES = {
     "sft": ("tokenizer*",),
     "reward": ("comparisons.jsonl",),
@@ -39,9 +44,9 @@ def fork(config: Config, source: Path, workdir: Path) -> None:
     changed = differences(config, to_dict(runs.read_config(source)))
     stages = [stage for stage in STAGES if runs.stage_done(source, stage)]
     fields = [line.partition(":")[0] for line in changed]
-    for i, stage in enumerate(STAGES):
-        if any(field.startswith((f"{stage}.", "model.")) for field in fields):
-            stages = [earlier for earlier in stages if earlier in STAGES[:i]]
+    for i, beginnings in enumerate(STAGES.values()):
+        if any(field.startswith(beginnings) for field in fields):
+            stages = [earlier for earlier in stages if earlier in list(STAGES)[:i]]
     if not stages:
         raise WorkdirError(
             f"{source} has no finished stage to go on from ({'; '.join(changed) or 'the same configuration'})"

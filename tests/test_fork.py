@@ -10,7 +10,7 @@ from etils.epath import Path
 
 from rlhf_jax import checkpoint, fork
 from rlhf_jax import workdir as runs
-from rlhf_jax.config import Config, ModelConfig, PpoConfig, RewardConfig
+from rlhf_jax.config import Config, DataConfig, ModelConfig, PpoConfig, RewardConfig
 from rlhf_jax.workdir import WorkdirError
 
 TRAININGS = {"sft": ("sft", "sft_10x"), "reward": ("reward_seed0", "reward"), "ppo": ("ppo",)}
@@ -68,12 +68,21 @@ def test_checkpoints_share_their_bytes_and_neither_run_changes_the_other(source,
     assert checkpoint.restore_params(source / "checkpoints" / "sft", 5, like)["w"][7] == 7
 
 
+def test_with_other_comparisons_or_another_setting_the_reward_model_is_trained_anew(source, tmp_path, capsys):
+    for i, config in enumerate(
+        (Config(data=DataConfig(comparisons="x")), Config(reward=RewardConfig(epochs=2)))
+    ):
+        fork.fork(config, source, Path(tmp_path / f"b{i}"))
+        assert made(tmp_path / f"b{i}") == ["sft", "sft_10x"]
+    told = capsys.readouterr().out
+    assert "data.comparisons:  → x" in told and "reward.epochs: 1.0 → 2" in told
+
+
 def test_other_data_is_told_and_taken(source, tmp_path, capsys):
-    config = Config(reward=RewardConfig(epochs=2.0))
-    config.data.comparisons = "other"
+    config = Config(data=DataConfig(queries="other"), ppo=PpoConfig(kl_coef=0.1))
     fork.fork(config, source, Path(tmp_path / "b"))
-    assert made(tmp_path / "b") == ["sft", "sft_10x"]
-    assert "data.comparisons:  → other; reward.epochs: 1.0 → 2.0" in capsys.readouterr().out
+    assert made(tmp_path / "b") == ["reward", "reward_seed0", "sft", "sft_10x"]
+    assert "data.queries:  → other; ppo.kl_coef: 0.05 → 0.1" in capsys.readouterr().out
 
 
 def test_another_model_or_an_unfinished_run_is_refused(source, tmp_path):
