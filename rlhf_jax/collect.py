@@ -35,7 +35,7 @@ from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.records import Comparison, Post, RecordError, read_comparisons, write_jsonl
-from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.feedback.simulated import label
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import params, transformer
@@ -73,9 +73,12 @@ def ask(config: Config, options: flags.FlagValues) -> None:
     earlier = sorted(glob.glob(options.not_again))
     if options.not_again and not earlier:
         raise RecordError(f"--not_again: there is no file {options.not_again}")
-    posts = halved(sources.load_posts(config.data, config.seed)).get(options.posts or "train")
+    source = options.posts or "train"
+    posts = halved(sources.load_posts(config.data, config.seed)).get(source, [])
+    if config.data.filters:
+        posts = sources.filtered(posts, config.data, load_tokenizer(options.workdir))
     if not posts:
-        raise RecordError(f"--posts: the data have no posts in {options.posts}")
+        raise RecordError(f"--posts: the data have no posts in {source}")
     with jax.set_mesh(make_mesh(config.mesh)):
         policies = tasks.find_policies(options.policies, config, Path(options.workdir), options.temperature)
         pairs = tasks.draw(policies, posts, options.pairs, config.seed, tasks.asked_in(earlier))

@@ -41,7 +41,10 @@ def paper(size: str) -> Config:
             batch_size=128, optimizer=OptimizerConfig(learning_rate=SFT_RATES[size]), pack=False
         ),
         reward=RewardConfig(
-            batch_size=64, seeds=3, optimizer=OptimizerConfig(learning_rate=5e-6 if large else 1.5e-5)
+            batch_size=64,
+            seeds=3,
+            batches=tuple(f"batch{i}" for i in range(3, 11)),
+            optimizer=OptimizerConfig(learning_rate=5e-6 if large else 1.5e-5),
         ),
         ppo=PpoConfig(
             batch_size=256 if large else 512,

@@ -89,11 +89,11 @@ def train(config: Config, workdir: Path) -> None:
         for split in pairs:
             if not pairs[split]:
                 raise RecordError(f"no comparisons of split {split} (data.comparisons, reward.batches)")
-        plan = PairPlan(pairs["train"], tokenizer, config.data, config.reward.batch_size, config.seed)
         setting: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "data": config.data}
 
         candidates = []
-        for k in range(config.reward.seeds):
+        for k in range(config.reward.seeds):  # each has a head and an order of the pairs of its own
+            plan = PairPlan(pairs["train"], tokenizer, config.data, config.reward.batch_size, config.seed + k)
             weights = train_one(f"reward_seed{k}", config, model, plan, workdir)
             margins = inference.margins(weights, pairs["valid1"], **setting)
             agreement = float(np.mean(margins > 0))

@@ -22,7 +22,7 @@ class Rollout(struct.PyTreeNode):
     ref_logp: Float[Array, "B R"]  # under the reference
     values: Float[Array, "B R"]  # before token t
     score: Float[Array, "B"]  # of the reward model, missing EOS already accounted for
-    rewards: Float[Array, "B R"]  # KL penalty, and the score at its place
+    rewards: Float[Array, "B R"]  # KL penalty, and the score at its place, before any whitening
     advantages: Float[Array, "B R"]  # whitened over the whole batch
     returns: Float[Array, "B R"]  # advantages before whitening + values
 
@@ -117,9 +117,10 @@ def rollout(
 
     token_rewards = rewards.kl_penalty(logp, ref_logp, mask, kl_coef)
     token_rewards = token_rewards + rewards.place_score(score, mask, options.score_at)
+    scaled = token_rewards
     if options.whiten_rewards:
-        token_rewards = advantages.whiten(token_rewards, value_mask, shift_mean=False)
-    raw, returns = advantages.gae(token_rewards, values, value_mask, options.gamma, options.lam)
+        scaled = advantages.whiten(token_rewards, value_mask, shift_mean=False)
+    raw, returns = advantages.gae(scaled, values, value_mask, options.gamma, options.lam)
     return Rollout(
         query=query,
         response=response,

@@ -87,9 +87,10 @@ def train(config: Config, workdir: Path) -> None:
     tokenizer = sources.make_tokenizer(posts, config.data, base)
     if hosts.is_first():
         tokenizer.save(workdir)
-    plan = SftPlan(
-        sources.filtered(posts, config.data, tokenizer), tokenizer, config.data, config.sft, config.seed
-    )
+    posts = sources.filtered(posts, config.data, tokenizer)
+    plan = SftPlan(posts, tokenizer, config.data, config.sft, config.seed)
+    if plan.truncated:
+        print(f"sft: {plan.truncated:,} of {len(posts):,} references lose tokens to data.response_tokens")
     fine_tune("sft", config, model, base, plan, tokenizer.vocab_size, workdir)
     if config.sft.bigger_pretrained:
         bigger = pretrained.folder_of(config.sft.bigger_pretrained)

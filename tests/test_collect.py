@@ -175,6 +175,7 @@ def test_a_split_is_of_its_posts_and_named(run, tmp_path):
         (["--policies=sft,ppo"], "stage 'ppo'"),
         (["--policies=sft,x:nowhere"], "nowhere is neither"),
         (["--policies=sft,reference", "--posts=test"], "no posts in test"),
+        (["--policies=sft,reference", "--config.data.filters=True"], "no posts in train"),  # of r/pets
         (["--policies=sft,reference", "--not_again=nowhere/*.jsonl"], "there is no file nowhere/*.jsonl"),
         (["--policies=sft,reference", "--pairs=0"], "pairs"),
         (["--policies=sft,reference", "--temperature=-1"], "temperature"),

@@ -34,8 +34,18 @@ def test_folder_and_glob_are_read_in_the_order_of_names(tmp_path):
     assert batches(tmp_path / "*.json") == ["batch3", "batch5"]
     assert batches(tmp_path / "b.jsonl") == ["batch4"]
     assert batches(tmp_path, ("batch5", "batch4")) == ["batch4", "batch5"]
-    with pytest.raises(RecordError, match=r"no comparisons of batch batch6, batch7 \(reward\.batches\)$"):
+    message = r"no comparisons to train on of batch batch6, batch7 \(reward\.batches\)$"
+    with pytest.raises(RecordError, match=message):
         batches(tmp_path, ("batch3", "batch7", "batch6"))
+
+
+def test_batches_are_of_those_to_train_on_and_what_is_held_out_stays(tmp_path):
+    held_out = [replace(COMPARISON, batch="batch11", split=split) for split in ("valid1", "valid2")]
+    later = replace(COMPARISON, batch="batch11")
+    write_jsonl(tmp_path / "all.json", [COMPARISON, later, *held_out])
+    data = DataConfig(comparisons=str(tmp_path))
+    assert load_comparisons(data, ("batch3",)) == [COMPARISON, *held_out]
+    assert load_comparisons(data) == [COMPARISON, later, *held_out]
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "*.json"])

@@ -3,9 +3,12 @@
 import json
 
 import experimenting
+import numpy as np
 import pytest
+import tiny
 
-from rlhf_jax.experiments import agreement, overoptimization, probes, results, scaling, transfer
+from rlhf_jax.evaluation.figures import agreement_figure
+from rlhf_jax.experiments import agreement, findings, overoptimization, probes, results, scaling, transfer
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +18,9 @@ def workdir(tmp_path_factory):
 
 def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
     assert agreement.main(["agreement", f"--workdir={workdir}", "--posts=12"]) == 0
-    found = json.loads((workdir / "agreement.json").read_text())["agreement"]
+    figures = json.loads((workdir / "agreement.json").read_text())
+    assert "held-out, people" in findings.agreement([figures]).body
+    found = figures["agreement"]
     assert list(found) == ["people", "sft", "ppo"]
     metrics = ["reward_model", "rouge1", "rouge2", "rougeL", "words", "copying", "blind"]
     for kind, shares in found.items():
@@ -36,9 +41,24 @@ def test_agreement_asks_another_run_s_reward_model_too(workdir, tmp_path):
         assert shares["another_reward_model"] == shares["reward_model"]  # the same random weights
 
 
+def test_without_references_nothing_is_said_of_rouge(tmp_path):
+    """Of comparisons of news, say, in a run on posts."""
+    margins = {name: np.array([1.0, -1.0, 2.0]) for name in ("reward_model", "rougeL", "words")}
+    infos = tiny.posts(3, 0)
+    found = agreement.agreements(margins, np.ones(3), infos, np.zeros(3, bool))
+    assert found["rougeL"] == {"pairs": 0} and found["lead_over_rougeL"] == {}
+    assert found["words"]["value"] == pytest.approx(2 / 3)
+    figures = {"agreement": {"people": found}}
+    agreement_figure([figures], tmp_path / "agreement.png")
+    finding = findings.agreement([figures])
+    assert finding.held is False and "66.7%" in finding.body
+
+
 def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):
     assert probes.main(["probes", f"--workdir={workdir}", "--posts=12"]) == 0
-    found = json.loads((workdir / "probes.json").read_text())["probes"]
+    figures = json.loads((workdir / "probes.json").read_text())
+    assert "swapped roles" in findings.probes([figures]).body
+    found = figures["probes"]
     assert list(found) == ["swapped_roles", "shuffled", "shortened", "edited"]
     assert all(0 < one["pairs"] <= 12 and 0 <= one["value"] <= 1 for one in found.values())
 

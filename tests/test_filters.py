@@ -66,6 +66,13 @@ def test_summaries_that_only_look_bad_stay(summary):
     assert filter_posts([replace(GOOD, summary=summary + " word" * 30)], Words())[0]
 
 
+@pytest.mark.parametrize(
+    "summary", ["EDIT2: word", "[Update 3] word", "P.P.S. word", "PPS: word", "p. s. word", "Edits: word"]
+)
+def test_variants_of_updates_and_postscripts_go(summary):
+    assert not filter_posts([replace(GOOD, summary=summary + " word" * 30)], Words())[0]
+
+
 def test_table_has_a_line_a_step():
     _, steps = filter_posts([GOOD] * 1_002, Words())
     lines = format_table(steps).splitlines()

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rlhf_jax.evaluation import length_control
 from rlhf_jax.evaluation.length_control import preference_at_equal_length, with_intervals
 
 
@@ -44,3 +45,28 @@ def test_intervals_hold_the_truth_and_narrow_with_more_posts():
         assert estimate["value"] == preference_at_equal_length(outcomes, log_ratios)["ppo"]
         widths.append(estimate["high"] - estimate["low"])
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.35)  # √16
+
+
+def test_comparisons_that_nobody_made_leave_no_trace():
+    rng = np.random.default_rng(1)
+    ratios = rng.normal(0, 0.3, 40)
+    won = (rng.random(40) < 0.7).astype(float)
+    unknown = np.insert(won, [3, 3, 20], np.nan)
+    padded = np.insert(ratios, [3, 3, 20], 0.5)
+    assert with_intervals({"ppo": unknown}, {"ppo": padded}) == with_intervals({"ppo": won}, {"ppo": ratios})
+
+
+def test_posts_are_drawn_with_all_that_was_said_of_them(monkeypatch):
+    """Of the second and third posts the one policy, of the first and third the other."""
+    drawn = []
+    monkeypatch.setattr(length_control, "joint", lambda posts, statistic: drawn.append(posts) or [{}, {}])
+    outcomes = {"sft": np.array([np.nan, 1, 0]), "ppo": np.array([0, np.nan, 1])}
+    with_intervals(outcomes, {name: np.zeros(3) for name in outcomes})
+    assert drawn == [[1, 2, 0, 2]]
+
+
+def test_a_draw_without_a_policy_says_nothing_of_it():
+    # The one comparison of "rare" is missing from a third of the draws; it was won in all others.
+    outcomes = {"often": wins(0.5, 50), "rare": np.r_[1.0, np.full(49, np.nan)]}
+    estimate = with_intervals(outcomes, {name: np.zeros(50) for name in outcomes})["rare"]
+    assert estimate["low"] > 0.99

@@ -43,6 +43,18 @@ def test_the_regression_recovers_what_made_the_ratings():
     assert all(0 < one["high"] - one["low"] < 0.3 for one in found.values())
 
 
+def test_a_policy_of_one_post_keeps_within_the_scale():
+    """A third of the draws of posts are without it, and say nothing of it."""
+    ratings = [rated(str(i), "often", 3, 3) for i in range(20)] + [rated("x", "rare", 3, 6)]
+    rare = overall_at_equal_length(ratings)["rare"]
+    assert [rare[end] for end in ("low", "value", "high")] == pytest.approx([6, 6, 6])
+
+
+def test_ratings_without_an_overall_one():
+    found = figures([rated("1", "ppo", 3, None, accuracy=5), rated("2", "ppo", 3, None, accuracy=6)])
+    assert found["ppo"]["accuracy"]["value"] == 5.5 and "overall_at_equal_length" not in found["ppo"]
+
+
 def test_the_command_reads_the_site_s_export(tmp_path, capsys):
     post = Post("1", "pets", "title", "text")
     records = [

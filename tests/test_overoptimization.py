@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax import main as pipeline
 from rlhf_jax import workdir as runs
-from rlhf_jax.experiments import overoptimization
+from rlhf_jax.experiments import findings, overoptimization
 from rlhf_jax.experiments.overoptimization import folder_of, main
 
 
@@ -89,6 +89,11 @@ def test_best_of_n_rises_with_n_and_starts_at_the_policy_itself(workdir, figures
     pool = np.load(workdir / "overoptimization" / "pool_6x4.npz")
     assert rewards[0] == pytest.approx(pool["reward"].mean(), rel=1e-6)
     assert rewards[2] == pytest.approx(pool["reward"].max(axis=1).mean(), rel=1e-6)
+
+
+def test_the_page_of_findings_reads_them(figures):
+    assert "99th percentile" in findings.overoptimization([figures]).body
+    assert "closed form" in findings.best_of_n([figures]).body
 
 
 def test_a_coefficient_that_is_none_is_refused(workdir, capsys):

@@ -74,3 +74,9 @@ def test_the_paper_trained_on_a_million_episodes_with_a_fixed_penalty():
         7e-6,
         "linear",
     )
+
+
+def test_the_paper_s_reward_models_saw_batches_3_to_10_and_several_seeds():
+    reward = recipes.paper("1.3b").reward
+    assert reward.batches == tuple("batch3 batch4 batch5 batch6 batch7 batch8 batch9 batch10".split())
+    assert 3 <= reward.seeds <= 10

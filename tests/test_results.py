@@ -170,6 +170,29 @@ def test_one_seed_that_does_not_bear_it_out_is_enough(tmp_path):
     assert "**Not shown here.**" in text
 
 
+@pytest.mark.parametrize(
+    "find, policy, figures",
+    [
+        (findings.equal_length, "policies", {"preference_at_equal_length": estimate(0.49, 0.001)}),
+        (findings.likert, "likert", {"coverage": estimate(0.6), "accuracy": estimate(0.31)}),
+        (findings.likert, "likert", {"coverage": estimate(0.6), "coherence": estimate(0.7)}),
+    ],
+    ids=["shorter than even", "no gain on accuracy", "more gain on coherence"],
+)
+def test_a_claim_holds_whole_or_not(find, policy, figures):
+    other = copy.deepcopy(RESULTS)
+    other["policies"]["sft"]["preference_at_equal_length"] = estimate(0.3)
+    assert find([other]).held
+    other[policy]["ppo"] |= figures
+    assert not find([other]).held
+
+
+def test_growth_with_a_size_that_was_not_tried_is_not_shown():
+    other = copy.deepcopy(SCALING)
+    del other["per_doubling"]["gold_accuracy"]["parameters"]
+    assert findings.scaling([SCALING]).held and not findings.scaling([other]).held
+
+
 def test_preference_that_goes_on_rising_is_no_overoptimization():
     rising = copy.deepcopy(OVEROPTIMIZATION)
     rising["ppo"][-1]["gold_preference"] = estimate(0.95)

@@ -40,10 +40,12 @@ def networks():
     return Networks(*transformers, *scalars)
 
 
-@functools.partial(jax.jit, static_argnames=("temperature", "score_at"))
-def roll(networks, temperature, score_at="eos", seed=0):
+@functools.partial(jax.jit, static_argnames=("temperature", "score_at", "whiten_rewards"))
+def roll(networks, temperature, score_at="eos", seed=0, whiten_rewards=False):
     """A rollout, and what PPO's loss says of it before any update."""
-    options = dataclasses.replace(OPTIONS, temperature=temperature, score_at=score_at)
+    options = dataclasses.replace(
+        OPTIONS, temperature=temperature, score_at=score_at, whiten_rewards=whiten_rewards
+    )
     query = jnp.asarray(tiny.random_queries(B, Q))
     episodes = rollout(
         *networks,
@@ -158,3 +160,14 @@ def test_after_eos_the_score_stands_one_slot_later(networks):
             last = hidden_of(networks.value["transformer"], tokens)[-1]
             expected = last @ networks.value["head"]["weight"] + networks.value["head"]["bias"]
             np.testing.assert_allclose(episodes.values[b, slot], expected, atol=1e-4)
+
+
+def test_whitened_rewards_are_learnt_from_and_the_rewards_themselves_told(networks):
+    """Their scale is whitened and not their mean; the log tells −β KL and the score as they are."""
+    episodes = jax.device_get(roll(networks, 1.0, whiten_rewards=True))[0]
+    mask = numpy_reference.response_mask(episodes.response, EOS, PAD)
+    rewards = numpy_reference.rewards(episodes.score, episodes.logp, episodes.ref_logp, mask, KL_COEF, "eos")
+    np.testing.assert_allclose(episodes.rewards, rewards, atol=1e-5)
+    whitened = numpy_reference.whiten(rewards, mask, shift_mean=False)
+    _, returns = numpy_reference.gae(whitened, episodes.values, mask, OPTIONS.gamma, OPTIONS.lam)
+    np.testing.assert_allclose(np.where(mask, episodes.returns, 0), returns, atol=1e-4)

@@ -1,15 +1,18 @@
 """Scaling on runs with random networks: what is trained on what, and how accuracies are told."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 
 import experimenting
 import pytest
+import tiny
 
 from rlhf_jax import collect
 from rlhf_jax import main as pipeline
 from rlhf_jax import workdir as runs
 from rlhf_jax.data.comparisons import pairs_of
-from rlhf_jax.experiments import scaling
+from rlhf_jax.experiments import findings, scaling
 from rlhf_jax.experiments.scaling import doublings, first_share, main
 
 
@@ -18,19 +21,24 @@ def workdir(tmp_path_factory):
     return experimenting.finished_run(tmp_path_factory.mktemp("scaling"))
 
 
+def write_results(folder, rate):
+    rates = {"rate": rate, "stderr": 0.1, "low": rate - 0.2, "high": rate + 0.2}
+    results = {"judge": "gold judge", "ppo": {"kl": 1.0}}
+    results["preference_over_reference"] = {name: rates for name in ("title", "sft", "ppo")}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def run_stages(config, folder, stages):
+    """A random reward model in place of training; the policies' rates are invented."""
+    if not runs.stage_done(folder, "reward"):
+        experimenting.save(folder, "reward", seed=20)
+    if "eval" in stages:
+        write_results(folder, 0.6)
+
+
 @pytest.fixture(scope="module")
 def figures(workdir):
-    """Two shares, with random reward models in place of training; the policies' rates are invented."""
-
-    def run_stages(config, folder, stages):
-        if not runs.stage_done(folder, "reward"):
-            experimenting.save(folder, "reward", seed=20)
-        if "eval" in stages:
-            rate = {"rate": 0.6, "stderr": 0.1, "low": 0.4, "high": 0.8}
-            results = {"judge": "gold judge", "ppo": {"kl": 1.0}}
-            results["preference_over_reference"] = {name: rate for name in ("title", "sft", "ppo")}
-            (folder / "results.json").write_text(json.dumps(results))
-
+    """Two shares."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "run_stages", run_stages)
         arguments = ["scaling", f"--workdir={workdir}", "--shares=0.5,1", "--policies"]
@@ -48,7 +56,19 @@ def test_shares_lie_in_one_another_and_all_is_held_out(workdir):
     assert all_of_it == comparisons
     for split in ("valid1", "valid2"):
         assert pairs_of(half, split) == pairs_of(comparisons, split)
-    assert pairs_of(half, "train") == pairs_of(comparisons, "train")[:8]
+    ours, all_train = pairs_of(half, "train"), pairs_of(comparisons, "train")
+    quarter = pairs_of(first_share(comparisons, 0.25), "train")
+    assert len(ours) == 8 and all(pair in all_train for pair in ours)
+    assert len(quarter) == 4 and all(pair in ours for pair in quarter)
+
+
+def test_a_share_is_of_all_batches():
+    """Published comparisons stand batch by batch, of policies that grow better."""
+    comparisons = [
+        replace(one, batch=f"batch{i // 100}") for i, one in enumerate(tiny.comparisons("train", 400, 0))
+    ]
+    drawn = Counter(comparison.batch for comparison in first_share(comparisons, 0.25))
+    assert sorted(drawn) == [f"batch{i}" for i in range(4)] and min(drawn.values()) > 10
 
 
 def test_points_of_every_share(workdir, figures):
@@ -65,6 +85,30 @@ def test_points_of_every_share(workdir, figures):
 def test_policies_along_size(figures):
     (one,) = figures["policies"]
     assert one["ppo"]["rate"] == 0.6 and "title" not in one and one["kl"] == 1
+
+
+def test_the_run_s_own_policies_serve_where_they_are_of_all_comparisons_and_as_many_episodes(
+    tmp_path, monkeypatch
+):
+    workdir, config = experimenting.finished_run(tmp_path), experimenting.config()
+    runs.record_seconds(workdir, "eval", 1.0)
+    runs.mark_done(workdir, "eval")
+    write_results(workdir, 0.7)
+    monkeypatch.setattr(pipeline, "run_stages", run_stages)
+    assert scaling.policy(config, workdir, "", 1)["ppo"]["rate"] == 0.7
+    assert scaling.policy(config, workdir, "", 0.5)["ppo"]["rate"] == 0.6
+    arguments = ["scaling", f"--workdir={workdir}", "--shares=1", "--policies", "--episodes=16"]
+    assert main(arguments) == 0
+    (one,) = json.loads((workdir / "scaling.json").read_text())["policies"]
+    assert one["ppo"]["rate"] == 0.6
+    assert runs.read_config(workdir / "scaling" / "own_1").ppo.episodes == 16
+
+
+def test_the_page_of_findings_reads_them(figures):
+    finding = findings.scaling([figures])
+    assert "A doubling of the comparisons adds" in finding.body
+    assert not finding.held  # one size: what a doubling of it adds is not known
+    assert not findings.policy_size([figures]).held
 
 
 def test_what_a_doubling_adds_by_hand():

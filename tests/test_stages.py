@@ -220,6 +220,29 @@ def test_a_reward_model_whose_scores_are_not_finite_is_not_saved(config, undistu
     assert checkpoint.latest_step(workdir / "checkpoints" / "reward") is None
 
 
+def test_every_reward_model_has_an_order_of_the_pairs_of_its_own(config, undisturbed, tmp_path, monkeypatch):
+    """As well as a head: both decide which of several seeds comes out best."""
+    workdir, orders = before("reward", undisturbed[0], tmp_path), []
+    train_one = reward.train_one
+
+    def recorded(name, config, model, plan, workdir):
+        orders.append([plan.batch(i)["index"].tolist() for i in range(plan.steps_per_epoch)])
+        return train_one(name, config, model, plan, workdir)
+
+    monkeypatch.setattr(reward, "train_one", recorded)
+    reward.train(dataclasses.replace(config, reward=dataclasses.replace(config.reward, seeds=2)), workdir)
+    first, second = orders
+    assert first != second and sorted(sum(first, [])) == sorted(sum(second, []))
+
+
+def test_references_that_lose_tokens_are_counted(config, tmp_path, monkeypatch, capsys):
+    """A reference here is two words, a response of two tokens one word and EOS."""
+    monkeypatch.setattr(sft, "fine_tune", lambda *_: None)
+    data = dataclasses.replace(config.data, response_tokens=2)
+    sft.train(dataclasses.replace(config, data=data), tmp_path)
+    assert "sft: 40 of 40 references lose tokens to data.response_tokens" in capsys.readouterr().out
+
+
 def test_reward_model_says_which_scores_are_usual(undisturbed):
     low, high = checkpoint.read_meta(*checkpoint.require(undisturbed[0], "reward", "ppo"))["usual_scores"]
     assert -10 < low < high < 10

@@ -10,6 +10,7 @@ from rlhf_jax import checkpoint
 from rlhf_jax.data.mini import news
 from rlhf_jax.data.mini.judge import ideal
 from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.transfer import against_gold, main
 
 
@@ -33,6 +34,10 @@ def test_policies_and_baselines_are_there(figures):
     assert figures["policies"]["reference"]["rougeL"]["value"] == 1
     assert figures["policies"]["lead_3"]["copying"]["value"] == pytest.approx(1)
     assert list(figures["over_sft"]) == ["ppo", "best_of_2"]
+
+
+def test_the_page_of_findings_reads_them(figures):
+    assert "first three sentences" in findings.transfer([figures]).body
 
 
 def test_the_lead_is_judged_on_the_article(figures):

@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comparison]:
-    """The comparisons of a configuration, of some labelling batches or of all.
+    """The comparisons of a configuration: all, or those to train on of some labelling batches alone.
 
     They come from the *.json and *.jsonl files of the folder, or the files of the glob,
     `data.comparisons`; where that is empty, from OpenAI's files, downloaded to `data.cache`.
@@ -36,14 +36,14 @@ def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comp
         folder = Path(data.cache).expanduser() / "comparisons"
         paths = [
             download(f"{data.url}/dataset/comparisons/{name}.json", folder / f"{name}.json")
-            for name in batches or PUBLISHED
+            for name in PUBLISHED
         ]
     found = [comparison for path in paths for comparison in read_comparisons(path)]
-    missing = set(batches) - {comparison.batch for comparison in found}
+    missing = set(batches) - {comparison.batch for comparison in found if comparison.split == "train"}
     if missing:
-        place = data.comparisons or folder
-        raise RecordError(f"{place}: no comparisons of batch {', '.join(sorted(missing))} (reward.batches)")
-    return [comparison for comparison in found if not batches or comparison.batch in batches]
+        place, names = data.comparisons or folder, ", ".join(sorted(missing))
+        raise RecordError(f"{place}: no comparisons to train on of batch {names} (reward.batches)")
+    return [one for one in found if not batches or one.split != "train" or one.batch in batches]
 
 
 def pairs_of(comparisons: Iterable[Comparison], split: str) -> list[Pair]:

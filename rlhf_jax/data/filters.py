@@ -19,9 +19,9 @@ SUBREDDITS = frozenset(
 POST_TOKENS = 512
 SUMMARY_TOKENS = range(24, 48 + 1)
 
-_UPDATE = r"\W*(edit|update)(s|ed|d)?\b"
+_UPDATE = r"\W*(edit|update)(s|ed|d)?(?![a-z])"  # EDIT2 too
 UPDATE = re.compile(_UPDATE, re.IGNORECASE)
-UPDATE_OR_POSTSCRIPT = re.compile(_UPDATE + r"|\W*p\.?\s?s\b", re.IGNORECASE)
+UPDATE_OR_POSTSCRIPT = re.compile(_UPDATE + r"|\W*(p\.?\s?)+s\b", re.IGNORECASE)
 SENSITIVE = re.compile(
     r"\b(suicid|self.?harm|rape[ds]?\b|rapist|raping|molest|incest|p(a?)edophil|sexual(ly)? (abus|assault))"
     r"|\bkill(ing|ed)? (myself|himself|herself|themsel)",

@@ -115,7 +115,7 @@ def agreement_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
     for i, ((kind, said), color) in enumerate(zip(shown.items(), (GREY, GREEN, BLUE), strict=False)):
         for seed in seeds:
             found = seed["agreement"][kind]
-            places = [p for p, name in enumerate(names) if found.get(name)]
+            places = [p for p, name in enumerate(names) if "value" in found[name]]
             style = {"fmt": "o", "color": color, "label": said if seed is seeds[0] else None}
             _along(axes, [p + 0.2 * (i - 1) for p in places], [found[names[p]] for p in places], **style)
     axes.axhline(0.5, color=GREY, linewidth=0.6)

@@ -37,12 +37,16 @@ def mean(
 def joint(
     posts: Sequence[Hashable], statistic: Callable[[Int[np.ndarray, "n"]], Float[np.ndarray, "K"]]
 ) -> list[Estimate]:
-    """K estimates of one fit: `statistic` of the numbers of the rows to fit, each of which is of a post."""
+    """K estimates of one fit: `statistic` of the numbers of the rows to fit, each of which is of a post.
+
+    It is NaN where the rows say nothing of an estimate, as may happen where posts are drawn again: such a
+    draw does not count for it.
+    """
     owner = np.unique(np.asarray(posts), return_inverse=True)[1]
     rows = np.split(np.argsort(owner, kind="stable"), np.bincount(owner).cumsum()[:-1])
     rng = np.random.default_rng(0)
     drawn = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(FITS))
-    low, high = np.quantile([statistic(again) for again in drawn], [0.025, 0.975], axis=0)
+    low, high = np.nanquantile([statistic(again) for again in drawn], [0.025, 0.975], axis=0)
     values = statistic(np.arange(len(owner)))
     return [
         {"value": float(v), "low": float(lo), "high": float(hi)}

@@ -21,34 +21,39 @@ def preference_at_equal_length(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict
 
         P(preferred) = σ(coefficient[policy] + slope · log(length / reference length))
 
-    and the answer is σ(coefficient[policy]), its value at ratio 1. `outcomes` are 1, ½ or 0 a post;
-    lengths are positive (tokens with EOS are). A policy that wins always has no finite coefficient:
-    its rate comes out near 1.
+    and the answer is σ(coefficient[policy]), its value at ratio 1. `outcomes` are 1, ½ or 0 a post, NaN
+    where nobody compared; lengths are positive (tokens with EOS are). A policy that wins always has no
+    finite coefficient: its rate comes out near 1.
     """
-    won, policy, ratio = _rows(outcomes, log_ratios)
+    won, policy, ratio, _ = _rows(outcomes, log_ratios)
     rates = _fitted(won, policy, ratio, len(outcomes))
     return {name: float(rate) for name, rate in zip(outcomes, rates, strict=True)}
 
 
 def with_intervals(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict[str, Estimate]:
     """The same with 95% intervals; posts are drawn again, each with all policies' summaries of it."""
-    won, policy, ratio = _rows(outcomes, log_ratios)
-    posts = np.concatenate([np.arange(len(each)) for each in outcomes.values()])
+    won, policy, ratio, posts = _rows(outcomes, log_ratios)
     estimates = joint(posts.tolist(), lambda i: _fitted(won[i], policy[i], ratio[i], len(outcomes)))
     return dict(zip(outcomes, estimates, strict=True))
 
 
-def _rows(outcomes: ByPolicy, log_ratios: ByPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outcome, number of the policy and log ratio of every comparison."""
+def _rows(outcomes: ByPolicy, log_ratios: ByPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Outcome, number of the policy, log ratio and number of the post of every comparison that was made."""
     won = np.concatenate(list(outcomes.values())).astype(float)
     policy = np.repeat(np.arange(len(outcomes)), [len(each) for each in outcomes.values()])
-    return won, policy, np.concatenate([log_ratios[name] for name in outcomes])
+    ratio = np.concatenate([log_ratios[name] for name in outcomes])
+    post = np.concatenate([np.arange(len(each)) for each in outcomes.values()])
+    known = np.isfinite(won)
+    return won[known], policy[known], ratio[known], post[known]
 
 
 def _fitted(won: np.ndarray, policy: np.ndarray, ratio: np.ndarray, policies: int) -> Float[np.ndarray, "K"]:
-    """The rates of all policies. A comparison counts as won and as lost, by the shares of its outcome."""
+    """The rates of all policies, NaN of one without a comparison.
+
+    A comparison counts as won and as lost, by the shares of its outcome.
+    """
     features = np.column_stack([np.eye(policies)[policy], ratio])
     fit = LogisticRegression(C=WEAK, fit_intercept=False, solver="newton-cholesky", tol=1e-7)
     is_won = np.repeat([1, 0], len(won))
     fit.fit(np.concatenate([features, features]), is_won, sample_weight=np.concatenate([won, 1 - won]))
-    return expit(fit.coef_[0, :-1])
+    return np.where(np.bincount(policy, minlength=policies) > 0, expit(fit.coef_[0, :-1]), np.nan)

@@ -61,6 +61,8 @@ def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
     with an overall rating and at least a word; the coefficients are the answer.
     """
     used = [one for one in rated if one.words and one.axes.get("overall") is not None]
+    if not used:
+        return {}
     policies = list(dict.fromkeys(one.policy for one in used))
     lengths = np.log([one.words for one in used])
     indicators = np.eye(len(policies))[[policies.index(one.policy) for one in used]]
@@ -68,7 +70,8 @@ def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
     ratings = np.array([one.axes["overall"] for one in used], float)
 
     def coefficients(rows) -> Float[np.ndarray, "K"]:
-        return np.linalg.lstsq(features[rows], ratings[rows])[0][:-1]
+        fitted = np.linalg.lstsq(features[rows], ratings[rows])[0][:-1]
+        return np.where(indicators[rows].any(axis=0), fitted, np.nan)
 
     return dict(zip(policies, joint([one.post for one in used], coefficients), strict=True))
 

@@ -1,12 +1,13 @@
 """The paper's findings, held to what was measured here.
 
 A finding is a function of the JSON of runs, one a seed, and gives None where the runs do not have what it is
-about. It holds where the intervals of 95% say so in every run.
+about. It holds where the intervals of 95% say so in every run, or the slopes where these have no intervals.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rlhf_jax.evaluation.likert import AXES
 from rlhf_jax.experiments.markdown import listed, percent, plain, rate_of, spoken, table
 
 Row = list[Any]
@@ -35,19 +36,19 @@ def headline(runs: Sequence[dict]) -> Finding:
 
 
 def equal_length(runs: Sequence[dict]) -> Finding:
-    """Held where PPO is above SFT with both at the length of the references."""
+    """Held where PPO is above the references and above SFT, with all at the length of the references."""
     found = [
         {name: one["preference_at_equal_length"] for name, one in run["policies"].items()} for run in runs
     ]
     names = [name for name, rate in found[0].items() if rate]
     rows: list[Row] = [[i, *(percent(rates[name]) for name in names)] for i, rates in enumerate(found)]
     rows.append(["tokens, run 0", *(f"{runs[0]['policies'][name]['tokens']:.1f}" for name in names)])
-    held = all(rates["ppo"]["low"] > rates["sft"]["high"] for rates in found)
+    held = all(rates["ppo"]["low"] > max(0.5, rates["sft"]["high"]) for rates in found)
     return Finding(held, table(["run", *map(spoken, names)], rows))
 
 
 def likert(runs: Sequence[dict]) -> Finding | None:
-    """Held where PPO's summaries are rated above the references on coverage."""
+    """Held where PPO's summaries are rated above the references on every axis, by the most on coverage."""
     found = [run["likert"] for run in runs if run.get("likert")]
     if not found:
         return None
@@ -56,7 +57,12 @@ def likert(runs: Sequence[dict]) -> Finding | None:
     for axis in ("overall", "overall_at_equal_length", "accuracy", "coverage", "coherence", "perfect"):
         told = percent if axis == "perfect" else plain
         rows.append([spoken(axis), *(told(found[0][name][axis]) for name in names)])
-    held = all(one["ppo"]["coverage"]["low"] > one["reference"]["coverage"]["high"] for one in found)
+    held = True
+    for one in found:
+        ours, theirs = one["ppo"], one["reference"]
+        held &= all(ours[axis]["low"] > theirs[axis]["high"] for axis in AXES)
+        gains = {axis: ours[axis]["value"] - theirs[axis]["value"] for axis in AXES if axis != "overall"}
+        held &= gains["coverage"] == max(gains.values())
     return Finding(held, table(["run 0", *map(spoken, names)], rows))
 
 
@@ -107,7 +113,7 @@ def at_kl(points: Sequence[dict], name: str, kl: float) -> float | None:
 
 
 def scaling(runs: Sequence[dict]) -> Finding:
-    """Held where accuracy grows with each doubling of what was varied: data, and parameters."""
+    """Held where accuracy grows with a doubling of the data, and with one of the parameters."""
     truth = "gold_accuracy" if "gold_accuracy" in runs[0]["points"][0] else "valid_accuracy"
     rows = []
     for i, run in enumerate(runs):
@@ -119,7 +125,7 @@ def scaling(runs: Sequence[dict]) -> Finding:
     told, held = "", True
     for name in ("comparisons", "parameters"):
         gains = [run["per_doubling"][truth][name] for run in runs if name in run["per_doubling"][truth]]
-        held &= all(gain > 0 for gain in gains)
+        held &= bool(gains) and min(gains) > 0
         told += f" A doubling of the {name} adds {listed(gains, '{:+.1%}')}." if gains else ""
     return Finding(held, table(head, rows) + f"\n\n{told.strip()}")
 
@@ -145,10 +151,10 @@ def agreement(runs: Sequence[dict]) -> Finding:
     rows, led = [], dict.fromkeys(kinds, True)
     for i, run in enumerate(runs):
         for kind, found in run["agreement"].items():
-            shares = [percent(found.get(name)) for name in (*names, "lead_over_rougeL")]
-            rows.append([i, kinds[kind], found["reward_model"]["pairs"], *shares])
-            if found["rougeL"]:
-                led[kind] &= found["lead_over_rougeL"]["low"] > 0
+            lead = found["lead_over_rougeL"]
+            shares = [percent(found.get(name)) for name in names]
+            rows.append([i, kinds[kind], found["reward_model"]["pairs"], *shares, percent(lead)])
+            led[kind] &= bool(lead) and lead["low"] > 0
     told = [f"It does not lead on {kinds[kind]}." for kind in kinds if not led[kind]]
     told += on_ppo_samples([run["agreement"].get("ppo", {}) for run in runs])
     head = ["run", "of", "pairs", *map(spoken, names), "lead over ROUGE-L"]

@@ -89,10 +89,7 @@ def measure(
         raise RecordError("the judge has compared none of these summaries with the references")
     ratios = {name: log_ratios(texts[name], references) for name in names}
     compared = [name for name in names if judged[name].any()]
-    at_equal_length = with_intervals(
-        {name: won[name][judged[name]] for name in compared},
-        {name: ratios[name][judged[name]] for name in compared},
-    )
+    at_equal_length = with_intervals({name: won[name] for name in compared}, ratios)
     margins = {name: margins_of(samples, name, texts[name], posts) for name in names}
     truth = np.concatenate([won[name] - 0.5 for name in names])
     ids = [post.id for _ in names for post in posts]

@@ -60,6 +60,7 @@ def main(argv: list[str]) -> int:
     def run() -> None:
         workdir = Path(options.workdir)
         config = runs.read_config(workdir)
+        config.ppo.episodes = options.episodes or config.ppo.episodes
         first, *larger = options.sizes or sizes_of(config)
         shares = {first: numbers("shares", options.shares)}
         shares |= dict.fromkeys(larger, numbers("large_shares", options.large_shares or options.shares))
@@ -68,10 +69,13 @@ def main(argv: list[str]) -> int:
         points = [point(config, workdir, size, share) for size in shares for share in shares[size]]
         policies = []
         if options.policies:
-            policies = [policy(config, workdir, size, max(shares[size]), options.episodes) for size in shares]
-        figures: dict[str, Any] = {"seed": config.seed, "points": points, "policies": policies} | doublings(
-            points
-        )
+            policies = [policy(config, workdir, size, max(shares[size])) for size in shares]
+        figures = {
+            "seed": config.seed,
+            "points": points,
+            "policies": policies,
+            "per_doubling": doublings(points),
+        }
         write_figures(workdir / "scaling.json", figures)
         scaling_figure([figures], workdir / "scaling.png")
 
@@ -85,7 +89,7 @@ def sizes_of(config: Config) -> list[str]:
 
 def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, Any]:
     """Accuracy of the reward model of one size, trained on one share; kept on disk once it is known."""
-    folder = prepare(config, workdir, size, share, config.ppo.episodes)
+    folder = prepare(config, workdir, size, share)
     file = folder / "accuracy.json"
     if not file.exists():
         pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward"))
@@ -93,11 +97,11 @@ def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, A
     return {"size": size, "share": share} | json.loads(file.read_text(encoding="utf-8"))
 
 
-def policy(config: Config, workdir: Path, size: str, share: float, episodes: int | None) -> dict[str, Any]:
-    """How often the policies of one size are preferred over the reference."""
-    folder = workdir
-    if size != config.model.pretrained or not runs.stage_done(workdir, "eval"):
-        folder = prepare(config, workdir, size, share, episodes or config.ppo.episodes)
+def policy(config: Config, workdir: Path, size: str, share: float) -> dict[str, Any]:
+    """How often one size's policies, the run's own where they serve, are preferred over the reference."""
+    folder, own = workdir, size == config.model.pretrained and share == 1
+    if not own or config != runs.read_config(workdir) or not runs.stage_done(workdir, "eval"):
+        folder = prepare(config, workdir, size, share)
         pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward", "ppo", "eval"))
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     rates = results["preference_over_reference"]
@@ -110,14 +114,13 @@ def policy(config: Config, workdir: Path, size: str, share: float, episodes: int
     } | found
 
 
-def prepare(config: Config, workdir: Path, size: str, share: float, episodes: int) -> Path:
+def prepare(config: Config, workdir: Path, size: str, share: float) -> Path:
     """The run of one size and share, with its comparisons; what `workdir` has trained already is linked."""
     own = size == config.model.pretrained
     theirs = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, pretrained=size),
         sft=dataclasses.replace(config.sft, bigger_pretrained=""),
-        ppo=dataclasses.replace(config.ppo, episodes=episodes),
     )
     stages = {"sft": "sft"} if own else {}
     if not own and size == config.sft.bigger_pretrained:
@@ -133,10 +136,11 @@ def prepare(config: Config, workdir: Path, size: str, share: float, episodes: in
 
 
 def first_share(comparisons: Sequence[Comparison], share: float) -> list[Comparison]:
-    """All that are held out, and the first share of those to train on, which are in random order."""
+    """All that are held out, and of those to train on the first share of one random order."""
     train = [comparison for comparison in comparisons if comparison.split == "train"]
     held_out = [comparison for comparison in comparisons if comparison.split != "train"]
-    return train[: max(1, round(share * len(train)))] + held_out
+    order = np.random.default_rng(0).permutation(len(train))  # published ones stand batch by batch
+    return [train[i] for i in sorted(order[: max(1, round(share * len(train)))])] + held_out
 
 
 def accuracies(folder: Path) -> dict[str, Any]:
