@@ -42,7 +42,7 @@ def iteration(workload: Workload, example: Example) -> float:
 def pair(model: ModelConfig, query: int, responses: Sequence[int]) -> float:
     """A forward pass over one prompt and several responses to it, each read at its last token."""
     key_value, others = layer_matrices(model)
-    attention = 4 * model.heads * (model.head_size or model.width // model.heads)
+    attention = 4 * model.heads * model.head_dimension
     tokens = query + sum(responses)
     seen = pairs(query, query) + sum(pairs(query + response, response) for response in responses)
     inner = 2 * tokens * (key_value + others) + attention * seen

@@ -32,7 +32,7 @@ from benchmarks.ours import parts
 from benchmarks.worker import timed
 from benchmarks.workloads import EOS, WORKLOADS, Workload
 from rlhf_jax import ppo
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
@@ -94,8 +94,7 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
             temperature=workload.temperature,
         )
     )
-    settings = {name: getattr(setting, name) for name in ppo.Setting._fields}
-    roll = jax.jit(functools.partial(rollout, **settings))
+    roll = jax.jit(functools.partial(rollout, **setting._asdict()))
     learn = jax.jit(functools.partial(ppo.update, setting=setting), donate_argnums=0)
 
     def once() -> dict[str, float]:
@@ -175,10 +174,7 @@ def off_linear(points: list[dict[str, float]]) -> float:
 
 
 def main(argv: list[str]) -> int:
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    return status_of(lambda: run(_parse(argv)), "benchmarks.growth")
+    return command(argv, "benchmarks.growth", __doc__, lambda: run(_parse(argv)))
 
 
 def run(options: flags.FlagValues) -> None:
@@ -211,10 +207,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("out", str(ROOT / "docs" / "images" / "growth.png"), "plots", flag_values=options)
     flags.DEFINE_string("json", "", "numbers", flag_values=options)
     flags.DEFINE_integer("repeats", 3, "of each point", lower_bound=1, flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    return options
+    return parse_flags(argv, options)
 
 
 if __name__ == "__main__":

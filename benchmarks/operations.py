@@ -25,7 +25,7 @@ from benchmarks import ours, workloads
 from benchmarks.devices import dot_flops_of
 from benchmarks.worker import read_work
 from benchmarks.workloads import WORKLOADS, Workload
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.plan.collectives import Instruction, parse, result_bytes
@@ -117,19 +117,14 @@ def profile(suite: str, workload: Workload) -> dict[str, Share]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    return status_of(lambda: run(argv), "benchmarks.operations")
+    return command(argv, "benchmarks.operations", __doc__, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:
     options = flags.FlagValues()
     flags.DEFINE_list("suite", ["update", "generation"], "what to profile", flag_values=options)
     flags.DEFINE_string("workload", "small-fixed", "on what", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    parse_flags(argv, options)
     for name, value, known in [
         *(("suite", suite, list(ours.SUITES)) for suite in options.suite),
         ("workload", options.workload, list(WORKLOADS)),

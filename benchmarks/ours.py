@@ -165,7 +165,7 @@ def iteration(work: Work) -> Side:
     def check(batch: Arrays) -> Mapping[str, Any]:
         """A rollout whose responses the peer scores and learns from too."""
         state = start()
-        program = jax.jit(functools.partial(rollout, **_of_rollout(setting)))
+        program = jax.jit(functools.partial(rollout, **setting._asdict()))
         query = to_devices(batch["query"], loaded.mesh)
         networks = state.policy.params, reference, state.value.params, score
         episodes = program(*networks, query, state.key, state.kl_coef)
@@ -182,10 +182,6 @@ def iteration(work: Work) -> Side:
         states.append(jax.block_until_ready(program(state, reference, score, query))[0])
 
     return Side(check, run)
-
-
-def _of_rollout(setting: ppo.Setting) -> dict:
-    return {name: getattr(setting, name) for name in ppo.Setting._fields}
 
 
 SUITES = {

@@ -29,7 +29,7 @@ from benchmarks import flops, steady, workloads
 from benchmarks.compare import ROOT, BenchmarkError, Times, Worker, measure
 from benchmarks.machine import SIZE
 from benchmarks.workloads import WORKLOADS, Workload
-from rlhf_jax.command_line import explain
+from rlhf_jax.command_line import explain, parse_flags
 
 POSTS = ROOT.parent / "shared" / "data" / "tldr_posts"
 SMALL = ["small-fixed", "small-real"]
@@ -119,9 +119,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("posts", str(POSTS), "folder of posts", flag_values=options)
     flags.DEFINE_integer("repeats", 5, "of each side", lower_bound=1, flag_values=options)
     flags.DEFINE_string("json", "", "file to write", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    parse_flags(argv, options)
     suites = [*PLANNED, "steady"]
     for name, known in (("suite", ["all", *suites]), ("peer", PEERS), ("workload", WORKLOADS)):
         for value in getattr(options, name):

@@ -41,5 +41,11 @@ for stage in sft reward; do
         --config.seed="$first" --workdir="$runs/weak$first" --stage="$stage"
 done
 experiment overoptimization "weak$first"
-experiment scaling "seed$first" --policies
+# mini/large saw 12 million tokens in pretraining, mini/small 97: what size buys is told by one that saw as many.
+brief=$runs/bases/small_12M
+if [[ ! -f $brief/model.safetensors && ! -f $runs/seed$first/scaling.json ]]; then
+    python -m rlhf_jax.pretrain --out="$brief" --tokenizer=rlhf_jax/data/mini/base/small --steps=1800
+fi
+experiment scaling "seed$first" --policies --sizes="mini/small,$brief,mini/large" --alike="$brief,mini/large" \
+    --large_shares=1 --seeds=2
 page

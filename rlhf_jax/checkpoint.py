@@ -157,14 +157,14 @@ def _first_whole(folder: Path, order: Callable[[Path], list[int]]) -> int | None
     return None
 
 
-def restore(folder: PathLike[str], step: int, params: Any, rest: Any) -> tuple[Any, Any, dict]:
-    """(params, rest, meta) of a step, laid out as the abstract trees `params` and `rest` say.
+def restore(folder: PathLike[str], step: int, params: Any, rest: Any) -> tuple[Any, Any]:
+    """(params, rest) of a step, laid out as the abstract trees `params` and `rest` say.
 
     The leaves of the abstract trees have shape, dtype and sharding, on any mesh and any
     number of devices: `jax.ShapeDtypeStruct`s, or arrays to be replaced.
     """
     path = _checked(folder, step, ("params/", "rest/"))
-    return _read(path, "params", params), _read(path, "rest", rest), manifest.read_json(path / META)
+    return _read(path, "params", params), _read(path, "rest", rest)
 
 
 def restore_params(folder: PathLike[str], step: int, params: Any) -> Any:

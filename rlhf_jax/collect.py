@@ -29,8 +29,9 @@ import jax
 from absl import flags, logging
 
 from rlhf_jax import checkpoint, hosts, inference, tasks
-from rlhf_jax.command_line import parse_config, status_of
+from rlhf_jax.command_line import command
 from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config_flags import parse_config
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.mini.pairs import pairs
@@ -46,11 +47,8 @@ SPLITS = ("train", "valid1", "valid2", "test")
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
-    return status_of(lambda: ask(*_parse(argv)), "rlhf_jax.collect")
+    return command(argv, "rlhf_jax.collect", __doc__, lambda: ask(*_parse(argv)))
 
 
 def _parse(argv: list[str]) -> tuple[Config, flags.FlagValues]:
@@ -114,7 +112,7 @@ def load(config: Config, workdir: Path) -> list[Comparison]:
 
 def _compare(config: Config, workdir: Path, model: ModelConfig, tokenizer: Tokenizer) -> list[Comparison]:
     """`mini_pairs` labelled pairs in train; a twentieth of that, 500 at least, in valid1 and in valid2."""
-    like = params.abstract(transformer.specs(model, tokenizer.vocab_size), make_mesh(config.mesh))
+    like = params.abstract(transformer.specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
     policy = checkpoint.restore_params(*checkpoint.require(workdir, "sft", "reward"), like)
     posts = halved(sources.load_posts(config.data, config.seed))
     half = len(posts["valid"]) // 2

@@ -1,22 +1,13 @@
-"""What the commands that take a configuration share: its flags, and errors of use in one line.
-
---config=FILE         Python file with a get_config() that returns a Config
---config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
-"""
+"""What all commands share: their usage, their flags, and errors for people in one line."""
 
 import errno
 import os
 import re
 import signal
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import flags
-from ml_collections import config_flags
-
-from rlhf_jax.config import Config
-from rlhf_jax.validation import check_name, validate
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = {
@@ -39,32 +30,26 @@ class Stopped(Exception):
         self.status = 128 + number  # as shells say it: 130 after Ctrl-C, 143 after SIGTERM
 
 
-def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
-    """The validated configuration of a command line, whose other flags `options` defines and receives."""
-    file = _check_arguments(argv)
-    config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
-    try:
-        unknown = options(argv)[1:]
-    except (Exception, SystemExit) as error:  # the latter by the configuration file, which is a program
-        told = str(error) if isinstance(error, flags.Error) else "".join(traceback.format_exception(error))
-        if "Traceback" not in told:
-            raise
-        raise flags.Error(f"{_place(told, file)}: {told.strip().splitlines()[-1]}") from None
+def command(argv: Sequence[str], name: str, usage: str | None, run: Callable[[], None]) -> int:
+    """The exit status of a command: 0 after its `usage`, where --help asks for it, or that of `run()`."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(usage)
+        return 0
+    return status_of(run, name)
+
+
+def parse_flags(argv: Sequence[str], options: flags.FlagValues) -> flags.FlagValues:
+    """`options` with the values of a command line. Raises flags.Error where it holds anything else."""
+    unknown = options(argv)[1:]
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    if options.config is None:
-        raise flags.Error(
-            "--config is missing: a file such as --config=configs/mini.py; --help shows the usage"
-        )
-    if not isinstance(options.config, Config):
-        raise flags.Error(f"--config: get_config() returned {type(options.config).__name__}, not a Config")
-    return validate(options.config)
+    return options
 
 
-def status_of(command: Callable[[], None], name: str = "rlhf_jax") -> int:
-    """The exit status after `command`: 0, or that of an error for people, told in one line behind `name`."""
+def status_of(run: Callable[[], None], name: str = "rlhf_jax") -> int:
+    """The exit status after `run()`: 0, or that of an error for people, told in one line behind `name`."""
     try:
-        command()
+        run()
     except (Exception, KeyboardInterrupt) as error:
         status, told = explain(error)
         if not told:
@@ -80,7 +65,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         error = Stopped(signal.SIGINT, "")
     if isinstance(error, Stopped):
         return error.status, str(error)
-    ours = isinstance(error, ValueError) and type(error).__module__.startswith("rlhf_jax.")
+    # The module of a command that runs is __main__.
+    ours = isinstance(error, ValueError) and type(error).__module__.startswith(("rlhf_jax.", "__main__"))
     of_files = isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM)
     if ours or of_files or isinstance(error, flags.Error):
         return 2, _one_line(error)
@@ -93,29 +79,6 @@ def explain(error: BaseException) -> tuple[int, str]:
             "a larger mesh need less, python -m rlhf_jax.plan says how much; the checkpoints are whole"
         )
     return 1, ""
-
-
-def _check_arguments(argv: list[str]) -> str:
-    """Misspelt fields and missing files, which the flag parser would report as a traceback.
-
-    Returns the configuration file.
-    """
-    arguments, file = iter(argv[1:]), ""
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name == "--config":
-            file = value or next(arguments, "")
-            if not os.path.isfile(file):
-                raise flags.Error(f"--config: no such file {file!r}")
-        if field := re.match(r"--?(?:no)?config\.(.*)", name):
-            check_name(field[1])
-    return file
-
-
-def _place(told: str, file: str) -> str:
-    """Where in the configuration file a traceback ends."""
-    numbers = re.findall(rf'File "[^"]*{re.escape(os.path.basename(file))}", line (\d+)', told)
-    return f"{file}, line {numbers[-1]}" if numbers else file
 
 
 def _one_line(error: BaseException) -> str:

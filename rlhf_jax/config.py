@@ -8,6 +8,7 @@ fields changes the numbers of a run.
 import dataclasses
 import typing
 from dataclasses import dataclass, field
+from typing import Any
 
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
 
@@ -70,6 +71,18 @@ class ModelConfig:
     attention: str = "auto"  # blocked | splash (TPU) | cudnn (GPU) | auto: what the platform has
     rematerialize: bool = False  # recompute a layer's activations in the backward pass
     gather_to_sample: bool = True  # gather weights over fsdp once a batch of samples, not once a token
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def head_dimension(self) -> int:
+        return self.head_size or self.width // self.heads
+
+    @property
+    def hidden_units(self) -> int:
+        return self.ff or 4 * self.width
 
 
 @dataclass
@@ -236,7 +249,7 @@ def differences(ours: Config, theirs: dict) -> list[str]:
 
     Those of PLACEMENT may: a run resumes on another mesh.
     """
-    stored = dict(_flatten(theirs))
+    stored = flatten(theirs)
     current = {name: _plain(value) for name, _, value in fields_of(ours)}
     return [
         f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
@@ -272,9 +285,9 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _flatten(tree: dict, prefix: str = ""):
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

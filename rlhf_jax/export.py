@@ -12,9 +12,6 @@ python -m rlhf_jax.export --workdir=runs/mini --stage=reward --out=exported/rewa
 Beside the weights: tokenizer, generation settings and a model card, README.md.
 """
 
-import json
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -26,10 +23,11 @@ from absl import flags
 
 from rlhf_jax import checkpoint
 from rlhf_jax import workdir as runs
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import Config, ConfigError, ModelConfig, fields_of
 from rlhf_jax.data.sentencepiece_json import tokenizer_json
 from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE, Tokenizer, load_tokenizer
-from rlhf_jax.files import read_object
+from rlhf_jax.files import read_object, whole_folder, write_json, write_text
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
 
@@ -45,17 +43,13 @@ DESCRIPTIONS = {
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    try:
+
+    def run() -> None:
         options = _parse(argv)
         export(Path(options.workdir), options.stage, Path(options.out), options.dtype)
-    except (flags.Error, ValueError, OSError) as error:
-        print(f"rlhf_jax.export: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{options.stage}: {options.out}")
-    return 0
+        print(f"{options.stage}: {options.out}")
+
+    return command(argv, "rlhf_jax.export", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -66,10 +60,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", "float32", ("float32", "bfloat16", "float16"), "of the weights", flag_values=options
     )
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    return options
+    return parse_flags(argv, options)
 
 
 def export(workdir: Path, stage: str, out: Path, dtype: str = "float32") -> None:
@@ -78,14 +69,8 @@ def export(workdir: Path, stage: str, out: Path, dtype: str = "float32") -> None
     Raises ConfigError where `out` holds something already or no family of the transformers library
     has the architecture, CheckpointError where there is no checkpoint.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out: {out} is not empty; name a new folder")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with whole_folder(out, ConfigError) as partial:
         _write(workdir, stage, partial, dtype)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
@@ -117,7 +102,7 @@ def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
         "padding_side": "right" if scalar else "left",
         "clean_up_tokenization_spaces": False,
     }
-    _write_json(out / SETTINGS_FILE, settings)
+    write_json(out / SETTINGS_FILE, settings)
     if not scalar:
         generation = {
             "eos_token_id": tokenizer.eos_id,
@@ -125,8 +110,8 @@ def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
             "max_new_tokens": config.data.response_tokens,
             "do_sample": False,
         }
-        _write_json(out / "generation_config.json", generation)
-    runs.write_text(out / "README.md", model_card(config, workdir, stage, model, tokenizer))
+        write_json(out / "generation_config.json", generation)
+    write_text(out / "README.md", model_card(config, workdir, stage, model, tokenizer))
 
 
 def as_json(folder: Path) -> tokenizers.Tokenizer:
@@ -161,10 +146,6 @@ def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, to
         settings=[(name, value) for name, _, value in fields_of(config) if name.startswith(shown)],
         results=read_object(results, ConfigError) if results.exists() else {},
     )
-
-
-def _write_json(file: Path, value: dict) -> None:
-    runs.write_text(file, json.dumps(value, indent=1) + "\n")
 
 
 if __name__ == "__main__":

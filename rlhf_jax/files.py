@@ -1,7 +1,8 @@
-"""Files: JSON of unknown origin, read with errors for people; files written whole or not at all."""
+"""Files: JSON of unknown origin, read with errors for people; files and folders whole or not at all."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -87,3 +88,28 @@ def whole(path: str | PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+@contextmanager
+def whole_folder(path: str | PathLike[str], error: type[ValueError]) -> Iterator[Path]:
+    """The same for a folder, which the block makes. Raises `error` where `path` holds something already."""
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise error(f"--out: {target} is not empty; name a new folder")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: str | PathLike[str], text: str) -> None:
+    """Writes the whole file or nothing; makes its folder."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | PathLike[str], value: Any) -> None:
+    """The same with a JSON value as the text."""
+    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -26,22 +26,13 @@ BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
 
 write = jax.jit(
     generate,
-    static_argnames=(
-        "config",
-        "response_tokens",
-        "eos_id",
-        "pad_id",
-        "temperature",
-        "top_k",
-        "top_p",
-        "samples",
-    ),
+    static_argnames="config response_tokens eos_id pad_id temperature top_k top_p samples".split(),
 )
 read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pad_id"))
-def expect(weights, config: ModelConfig, query, responses, pad_id: int):
+def response_logp(weights, config: ModelConfig, query, responses, pad_id: int):
     """Log-probability [B, 1] of the one whole response to each query, nats."""
     logp, _ = response_logprobs(weights, config, query, responses[:, 0], pad_id, temperature=1.0)
     return jnp.sum(jnp.where(responses[:, 0] != pad_id, logp, 0.0), axis=1, keepdims=True)
@@ -149,7 +140,7 @@ def log_likelihood(
     weights, infos: Sequence[Post | Article], summaries: Sequence[str], **setting
 ) -> Float[np.ndarray, "M"]:
     """Log-probability that a policy gives each summary with its end, nats at temperature 1."""
-    return _of_each(expect, weights, infos, [[text] for text in summaries], **setting)[:, 0]
+    return _of_each(response_logp, weights, infos, [[text] for text in summaries], **setting)[:, 0]
 
 
 def margins(weights, pairs: Sequence[Pair], **setting) -> Float[np.ndarray, "M"]:

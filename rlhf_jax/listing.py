@@ -17,19 +17,15 @@ from etils.epath import Path
 from tqdm import tqdm
 
 from rlhf_jax import manifest
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command
 from rlhf_jax.manifest import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
-
-PROGRAM = "rlhf_jax.checkpoint"
 
 
 def main(argv: list[str]) -> int:
     """Exit status: 0; 1 where `verify` finds damage; 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
     damaged: list[str] = []
-    return status_of(lambda: run(argv, damaged), PROGRAM) or (1 if damaged else 0)
+    status = command(argv, "rlhf_jax.checkpoint", __doc__, lambda: run(argv, damaged))
+    return status or (1 if damaged else 0)
 
 
 def run(argv: list[str], damaged: list[str]) -> None:

@@ -35,7 +35,7 @@ def resume(folder: Path, start: int, state: State) -> State:
     """The state after `start` steps, from `folder`; `state` itself, fresh, where that is 0."""
     if not start:
         return state
-    params, rest, _ = checkpoint.restore(folder, start, *state.parts())
+    params, rest = checkpoint.restore(folder, start, *state.parts())
     return rest.with_params(params)
 
 

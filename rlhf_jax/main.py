@@ -28,8 +28,9 @@ from absl import flags, logging
 from etils.epath import Path
 
 from rlhf_jax import workdir as runs
-from rlhf_jax.command_line import Stopped, explain, parse_config
+from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
+from rlhf_jax.config_flags import parse_config
 from rlhf_jax.validation import check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")

@@ -11,8 +11,7 @@ from typing import Any
 
 from etils.epath import Path
 
-from rlhf_jax.files import read_object
-from rlhf_jax.workdir import write_text
+from rlhf_jax.files import read_object, write_text
 
 MANIFEST = "manifest.json"  # SHA-256 of every other file of a step, written last
 DAMAGED = "manifest.damaged.json"  # its name in a step that was set aside, for people to look at

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from rlhf_jax import hosts
 from rlhf_jax.data.records import RecordError, parse_line
-from rlhf_jax.files import naming
-from rlhf_jax.workdir import write_text
+from rlhf_jax.files import naming, write_text
 
 
 class MetricsLog:
@@ -42,7 +41,6 @@ class MetricsLog:
         stage: str,
         resume_step: int,
         total: int,
-        description: str,
         shown: tuple[str, ...] = (),
         watch: Callable[[int, dict[str, float]], list[str]] = lambda step, values: [],
     ) -> None:
@@ -63,7 +61,7 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _copy_before(resume_step, self._place / "metrics" / self.path.name, self.path)
         self._events = _open_events(self._local / "tensorboard" / stage, resume_step)
-        self._bar = progress_bar(total, description, initial=resume_step)
+        self._bar = progress_bar(total, stage, initial=resume_step)
         self._shown = shown
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ SHOWN = ("objective/score", "objective/kl")  # beside the progress bar
 
 
 class PpoState(struct.PyTreeNode):
+    """What an iteration changes; `kl_coef` is β, the weight of the KL penalty."""
+
     policy: TrainState
     value: TrainState
     kl_coef: Float[Array, ""]
@@ -125,6 +127,7 @@ def update(states: tuple[TrainState, TrainState], episodes: Rollout, key: jax.Ar
 
 
 def shuffle_rows(episodes: Rollout, key: jax.Array) -> Rollout:
+    """The same episodes in a random order, spread over the devices as before."""
     order = jax.random.permutation(key, episodes.query.shape[0])
     return jax.tree.map(lambda x: x.at[order].get(out_sharding=layout(ROWS)), episodes)
 
@@ -146,11 +149,7 @@ def iteration(
         query,
         sample_key,
         state.kl_coef,
-        model=setting.model,
-        options=options,
-        response_tokens=setting.response_tokens,
-        eos_id=setting.eos_id,
-        pad_id=setting.pad_id,
+        **setting._asdict(),
     )
     with jax.named_scope("update"):
         (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
@@ -216,10 +215,8 @@ def train(config: Config, workdir: Path) -> None:
     plan = QueryPlan(posts, tokenizer, config.data, options.batch_size, config.seed)
     iterations = options.episodes // options.batch_size
     updates = iterations * options.epochs * options.minibatches
-    optimizer, schedule = (
-        make_optimizer(options.optimizer, updates),
-        make_schedule(options.optimizer, updates),
-    )
+    optimizer = make_optimizer(options.optimizer, updates)
+    schedule = make_schedule(options.optimizer, updates)
 
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     with jax.set_mesh(mesh):
@@ -242,7 +239,7 @@ def train(config: Config, workdir: Path) -> None:
         signs = functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores)
         watch = health.Watch(folder, config.health, options.epochs * options.minibatches, signs)
         loop.run(
-            MetricsLog(workdir, "ppo", start, iterations, "ppo", SHOWN, watch),
+            MetricsLog(workdir, "ppo", start, iterations, SHOWN, watch),
             folder,
             state,
             one_iteration,

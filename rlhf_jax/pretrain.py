@@ -29,7 +29,7 @@ import numpy as np
 from absl import flags, logging
 
 from rlhf_jax import checkpoint, health, loop
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import HealthConfig, ModelConfig, OptimizerConfig
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
@@ -47,11 +47,8 @@ MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
-    return status_of(lambda: train(_parse(argv)), "rlhf_jax.pretrain")
+    return command(argv, "rlhf_jax.pretrain", __doc__, lambda: train(_parse(argv)))
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -69,9 +66,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         ("save_every", 500, 1),
     ):
         flags.DEFINE_integer(name, default, "see above", least, flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    parse_flags(argv, options)
     if options.width % options.heads:
         raise flags.Error(f"--heads: {options.heads} heads do not divide --width={options.width}")
     if options.rows % MICROBATCH_ROWS:
@@ -175,7 +170,7 @@ def train(options: flags.FlagValues) -> None:
             return step_fn(state, to_devices(batch, mesh))
 
         watch = health.Watch(folder, HealthConfig())
-        log = MetricsLog(out, "pretrain", start, options.steps, "pretrain", ("loss", "learnable"), watch)
+        log = MetricsLog(out, "pretrain", start, options.steps, ("loss", "learnable"), watch)
         counted = ("rows", options.rows)
         state = loop.run(log, folder, state, one_step, save_every=options.save_every, counted=counted)
         pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})

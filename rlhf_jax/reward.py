@@ -151,7 +151,7 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     train_step = jitted_step(model, tokenizer.pad_id, options.microbatches)
     watch = health.Watch(folder, config.health)
     state = loop.run(
-        MetricsLog(workdir, name, start, total, name, ("loss", "accuracy"), watch),
+        MetricsLog(workdir, name, start, total, ("loss", "accuracy"), watch),
         folder,
         state,
         lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),

@@ -133,7 +133,7 @@ def fine_tune(
         state = loop.resume(folder, start, state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)
         loop.run(
-            MetricsLog(workdir, name, start, total, name, ("loss",), health.Watch(folder, config.health)),
+            MetricsLog(workdir, name, start, total, ("loss",), health.Watch(folder, config.health)),
             folder,
             state,
             lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),

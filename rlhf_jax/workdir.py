@@ -1,7 +1,6 @@
 """The folder of a run: the configuration it was started with, and how far it has come."""
 
 import fcntl
-import json
 import os
 import socket
 from os import PathLike
@@ -11,7 +10,7 @@ from etils.epath import Path
 
 from rlhf_jax import storage
 from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict
-from rlhf_jax.files import read_object, whole
+from rlhf_jax.files import read_object, write_json
 from rlhf_jax.validation import validate
 
 _held: dict[str, IO[str]] = {}  # the locks of this process, by folder; the system frees them at its end
@@ -38,7 +37,7 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
                 "--workdir must be on storage that all hosts share"
             )
         lock(workdir)
-        write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
+        write_json(file, to_dict(config))
         return workdir
     try:
         stored = read_object(file, WorkdirError)
@@ -53,7 +52,7 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
     if create:
         lock(workdir)
     if create and stored != to_dict(config):
-        write_text(file, json.dumps(to_dict(config), indent=1) + "\n")
+        write_json(file, to_dict(config))
     return workdir
 
 
@@ -97,18 +96,12 @@ def read_config(workdir: str | PathLike[str]) -> Config:
         raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
 
 
-def write_text(file: Path, text: str) -> None:
-    """Writes the whole file or nothing; makes its folder."""
-    with whole(file) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
 def record_seconds(workdir: Path, stage: str, seconds: float) -> None:
     """Adds to the seconds a stage has run, over all its starts."""
     record = _progress(workdir)
     entry = record.setdefault(stage, {"seconds": 0.0, "done": False})
     entry["seconds"] += seconds
-    write_text(workdir / "progress.json", json.dumps(record, indent=1) + "\n")
+    write_json(workdir / "progress.json", record)
 
 
 def read_seconds(workdir: Path) -> dict[str, float]:
@@ -120,7 +113,7 @@ def mark_done(workdir: Path, stage: str) -> None:
     """Marks a started stage as finished."""
     record = _progress(workdir)
     record[stage]["done"] = True
-    write_text(workdir / "progress.json", json.dumps(record, indent=1) + "\n")
+    write_json(workdir / "progress.json", record)
 
 
 def stage_done(workdir: Path, stage: str) -> bool:

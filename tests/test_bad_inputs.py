@@ -685,7 +685,7 @@ def run(bad: Bad, sound, tmp_path, monkeypatch) -> int:
     if bad.command == "resume":  # what a stage does with its files, without what it computes
 
         def train(config, workdir):
-            with MetricsLog(workdir, "sft", 1, 2, "sft"):
+            with MetricsLog(workdir, "sft", 1, 2):
                 pass
 
         monkeypatch.setitem(sys.modules, "rlhf_jax.sft", SimpleNamespace(train=train))

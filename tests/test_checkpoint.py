@@ -84,18 +84,18 @@ def test_every_bit_survives_a_change_of_mesh(tmp_path, mesh, shape):
     checkpoint.save(tmp_path, 7, params=params, rest=rest, meta={"shift": 0.25})
     devices = jax.devices()[: math.prod(shape)]
     other = abstract(make_state(make_mesh(MeshConfig(*shape), devices), seed=1))
-    restored_params, restored_rest, meta = checkpoint.restore(tmp_path, 7, *other)
+    restored_params, restored_rest = checkpoint.restore(tmp_path, 7, *other)
     assert_same(restored_params, params)
     assert_same(restored_rest, rest)
     assert type(restored_rest) is Rest and type(restored_rest.optimizer) is type(rest.optimizer)
     assert restored_params["embed"].sharding == other[0]["embed"].sharding
-    assert meta == {"shift": 0.25}
+    assert checkpoint.read_meta(tmp_path, 7) == {"shift": 0.25}
 
 
 def test_restored_key_draws_the_same_numbers(tmp_path, mesh):
     state = make_state(mesh)
     save_steps(tmp_path, state, 1)
-    _, rest, _ = checkpoint.restore(tmp_path, 1, *abstract(state))
+    _, rest = checkpoint.restore(tmp_path, 1, *abstract(state))
     np.testing.assert_array_equal(jax.random.normal(rest.key, 3), jax.random.normal(state[1].key, 3))
 
 
@@ -204,9 +204,8 @@ def test_a_checkpoint_is_read_without_pickle(tmp_path, mesh, monkeypatch):
 
     for name in ("load", "loads", "Unpickler", "_Unpickler"):
         monkeypatch.setattr(pickle, name, refused)
-    params, rest, meta = checkpoint.restore(tmp_path, 1, *abstract(state))
-    assert_same((params, rest), state)
-    assert meta == {"step": 1}
+    assert_same(checkpoint.restore(tmp_path, 1, *abstract(state)), state)
+    assert checkpoint.read_meta(tmp_path, 1) == {"step": 1}
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert not (file.read_bytes()[:1] == b"\x80" and file.read_bytes()[-1:] == b"."), file
 

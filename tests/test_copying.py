@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from rlhf_jax.evaluation.copying import common_subsequence, copying, longest_run, overlap
+from rlhf_jax.evaluation.copying import common_subsequence, copying, longest_run
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,3 @@ def test_the_longest_run_stands_in_the_post_word_by_word():
     assert longest_run("so my boss fired kim at work", post) == 3
     assert longest_run("fired me at home", post) == 3  # "me at home"
     assert longest_run("", post) == longest_run("nobody knows", post) == 0
-
-
-def test_overlap_counts_runs_of_n_words():
-    # (my boss), (boss fired), (fired kim): two of three; (my boss fired), (boss fired kim): one of two.
-    post = "my boss fired me"
-    assert overlap("my boss fired kim", post, 2) == pytest.approx(2 / 3)
-    assert overlap("my boss fired kim", post, 3) == 0.5
-    assert overlap("my", post, 2) == 0

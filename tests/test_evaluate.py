@@ -21,10 +21,11 @@ from rlhf_jax.data.records import Post, write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.evaluation import evaluate, policies
 from rlhf_jax.feedback.simulated import judged_gap, label
+from rlhf_jax.files import write_text
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, pretrained, transformer
 from rlhf_jax.validation import validate
-from rlhf_jax.workdir import open_workdir, record_seconds, write_text
+from rlhf_jax.workdir import open_workdir, record_seconds
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
 BIGGER = dataclasses.replace(MODEL, width=32)

@@ -10,10 +10,11 @@ from rlhf_jax import checkpoint, export
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.files import write_text
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.validation import validate
-from rlhf_jax.workdir import open_workdir, write_text
+from rlhf_jax.workdir import open_workdir
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
 

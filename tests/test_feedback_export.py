@@ -135,12 +135,13 @@ def test_ratings_edits_demonstrations_and_explanations_are_written(tmp_path):
     assert explanation["why"] == "w" and explanation["info"] == post(0)
 
 
-@pytest.mark.parametrize(("split", "file"), [("train", "train"), ("valid1", "valid"), ("valid2", "test")])
-def test_a_demonstration_goes_to_the_split_of_posts_that_its_record_names(tmp_path, split, file):
-    store = answered(tmp_path, [post(1) | {"split": split}], lambda _: {"summary": "Mine."})
-    export(store, tmp_path / "out", "round1")
-    (written,) = read_posts(tmp_path / "out" / "demonstrations" / f"{file}.jsonl")
-    assert written.summary == "Mine."
+def test_demonstrations_go_to_the_splits_of_posts_that_their_records_name(tmp_path):
+    tasks = [post(i) | {"split": split} for i, split in enumerate(("train", "valid1", "valid2", "test"))]
+    export(answered(tmp_path, tasks, lambda _: {"summary": "Mine."}), tmp_path / "out", "round1")
+    files = (tmp_path / "out" / "demonstrations").iterdir()
+    written = {file.name: {demonstration.id for demonstration in read_posts(file)} for file in files}
+    first, second, third, fourth = (task["id"] for task in tasks)
+    assert written == {"train.jsonl": {first}, "valid.jsonl": {second}, "test.jsonl": {third, fourth}}
 
 
 def test_a_summary_left_as_it_was_is_no_edit(tmp_path):

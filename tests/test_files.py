@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from rlhf_jax.files import JsonError, naming, parse_json, read_object, whole
+from rlhf_jax.files import JsonError, naming, parse_json, read_object, whole, write_text
 
 
 class Fault(ValueError):
@@ -60,6 +60,14 @@ def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
         partial.write_text("text")
     assert (error.value.strerror, error.value.filename) == ("No space left on device", str(file))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, "new \ud800")
+    assert file.read_text() == "old"
 
 
 def test_an_error_without_a_name_gets_one_and_keeps_its_class(tmp_path):

@@ -11,6 +11,7 @@ from etils.epath import Path
 from rlhf_jax import checkpoint, fork
 from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config, DataConfig, ModelConfig, PpoConfig, RewardConfig
+from rlhf_jax.files import write_text
 from rlhf_jax.workdir import WorkdirError
 
 TRAININGS = {"sft": ("sft", "sft_10x"), "reward": ("reward_seed0", "reward"), "ppo": ("ppo",)}
@@ -26,7 +27,7 @@ def source(tmp_path):
         for training in trainings:
             arrays = {"params": {"w": jnp.arange(100.0)}, "rest": {"n": jnp.int32(1)}}
             checkpoint.save(folder / "checkpoints" / training, 5, **arrays, meta={})
-            runs.write_text(folder / "metrics" / f"{training}.jsonl", "{}\n")
+            write_text(folder / "metrics" / f"{training}.jsonl", "{}\n")
         runs.record_seconds(folder, stage, 7.0)
         runs.mark_done(folder, stage)
     return Path(folder)

@@ -272,7 +272,7 @@ PARSERS = (
     export._parse,
     pretrain._parse,
     news_ratings._parse,
-    agreement.parse,
+    agreement._parse,
     viewer._parse,
     serve._parse,
     feedback_export._parse,

@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1] / "rlhf_jax"
 
 # A module may import its own package and the layers before its own: siblings do not know each other.
 LAYERS = [
-    {"config", "hosts", "files", "storage"},
+    {"config", "hosts", "files", "storage", "command_line"},
     {"validation"},
-    {"functional", "data", "workdir", "command_line"},
+    {"functional", "data", "workdir", "config_flags"},
     {"metrics", "manifest"},
     {"listing"},
     {"feedback", "recipes"},

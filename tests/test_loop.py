@@ -46,7 +46,7 @@ def count(workdir, total, during=lambda i: None, save_every=10, size=8, losses=N
         metrics = {"count": state.params[0], "loss": losses[i] if losses else 0.0}
         return Counter(state.params + 1, state.total + i), metrics
 
-    log = MetricsLog(workdir, "counter", start, total, "counter")
+    log = MetricsLog(workdir, "counter", start, total)
     return loop.run(log, folder, state, update, save_every=save_every, counted=("steps", 1), **options)
 
 
@@ -111,7 +111,7 @@ def test_a_run_without_updates_ends_before_its_last_step_is_called_done(tmp_path
         idle = max(0, i - 10)
         return state.replace(params=state.params + 1), {"skipped": idle > 0, "skipped_in_a_row": idle}
 
-    log = MetricsLog(tmp_path, "counter", 0, total, "counter", watch=Watch(folder, HealthConfig(patience=3)))
+    log = MetricsLog(tmp_path, "counter", 0, total, watch=Watch(folder, HealthConfig(patience=3)))
     state = Counter(jnp.zeros(8), jnp.float32(0))
     if ended is None:
         loop.run(log, folder, state, update, save_every=10, counted=("steps", 1))

@@ -9,7 +9,7 @@ from rlhf_jax.metrics import MetricsLog, read_metrics
 
 
 def open_log(workdir, resume_step=0, **options):
-    return MetricsLog(workdir, "sft", resume_step, total=10, description="sft", **options)
+    return MetricsLog(workdir, "sft", resume_step, total=10, **options)
 
 
 def path(workdir):

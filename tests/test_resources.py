@@ -21,6 +21,7 @@ from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback import agreement, viewer
 from rlhf_jax.feedback import export as feedback_export
+from rlhf_jax.files import write_text
 from rlhf_jax.metrics import MetricsLog, read_metrics
 
 FULL = "No space left on device"
@@ -74,7 +75,7 @@ def told(capsys, status: int, *words: str) -> None:
 
 
 WRITERS = {
-    "runs.write_text": lambda place, out: runs.write_text(out / "a.html", "x" * 9000),
+    "write_text": lambda place, out: write_text(out / "a.html", "x" * 9000),
     "write_jsonl": lambda place, out: write_jsonl(out / "a.jsonl", [{"a": "x" * 9000}]),
     "tokenizer": lambda place, out: load_tokenizer(place / "sp").save(out),
 }
@@ -109,7 +110,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(place, disk, s
     lost = []
 
     def train(config, workdir):
-        with MetricsLog(workdir, "sft", 0, 9000, "sft") as log:
+        with MetricsLog(workdir, "sft", 0, 9000) as log:
             for step in range(9000):
                 lost.append(step)
                 log.log(step, {"loss": 1.0})
@@ -129,7 +130,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(place, disk, s
 
 def test_metrics_on_a_full_device_name_their_file(tmp_path, place, stage, capsys):
     def train(config, workdir):
-        with MetricsLog(workdir, "sft", 0, 9, "sft") as log:
+        with MetricsLog(workdir, "sft", 0, 9) as log:
             file = workdir / "metrics" / "sft.jsonl"
             file.unlink()
             os.symlink("/dev/full", file)
@@ -147,7 +148,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(disk, capsys):
     checkpoint.save(folder, 1, **small, meta={})
     told(capsys, status_of(lambda: checkpoint.save(folder, 2, **large, meta={})), FULL, str(disk))
     assert checkpoint.latest_step(folder) == 1
-    restored, _, _ = checkpoint.restore(folder, 1, small["params"], small["rest"])
+    restored, _ = checkpoint.restore(folder, 1, small["params"], small["rest"])
     assert np.array_equal(restored["w"], small["params"]["w"])
 
 
@@ -201,7 +202,7 @@ def test_a_file_that_vanishes_after_the_start_is_named(tmp_path, monkeypatch, ca
 
 def test_a_run_whose_folder_vanishes_is_told_so(place, tmp_path, stage, capsys):
     def train(config, workdir):
-        with MetricsLog(workdir, "sft", 0, 9, "sft") as log:
+        with MetricsLog(workdir, "sft", 0, 9) as log:
             workdir.rmtree()
             log.log(0, {"loss": 1.0})
             log.log(1, {"loss": 1.0})

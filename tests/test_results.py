@@ -67,13 +67,14 @@ OVEROPTIMIZATION = {
 }
 SCALING = {
     "points": [
-        {"parameters": size, "comparisons": 1000 * 2**i, "valid_accuracy": estimate(0.6 + 0.02 * i)}
+        {"size": f"base{size}", "parameters": size, "comparisons": 1000 * 2**i}
+        | {"valid_accuracy": estimate(0.6 + 0.02 * i)}
         | {"gold_accuracy": estimate(0.7 + 0.02 * i), "blind_accuracy": estimate(0.55)}
         for size in (300_000, 3_000_000)
         for i in range(3)
     ],
     "policies": [
-        {"parameters": size, "base": rate(0.3), "sft": rate(0.5), "ppo": rate(0.8)}
+        {"size": f"base{size}", "parameters": size} | {"base": rate(0.3), "sft": rate(0.5), "ppo": rate(0.8)}
         for size in (300_000, 3_000_000)
     ],
     "per_doubling": {"gold_accuracy": {"comparisons": 0.02, "parameters": 0.004}, "valid_accuracy": {}},

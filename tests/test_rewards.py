@@ -45,12 +45,6 @@ def test_a_response_ends_with_its_first_eos(wrap):
     np.testing.assert_array_equal(wrap(rewards.has_eos)(RESPONSE, EOS), [True, True, False, True, True])
 
 
-def test_everything_after_eos_becomes_padding():
-    cut = rewards.cut_after_eos(RESPONSE, EOS, PAD)
-    np.testing.assert_array_equal(cut[0], [3, 7, 9, 9])
-    np.testing.assert_array_equal(cut[1:], RESPONSE[1:])
-
-
 def test_padding_without_eos_is_not_response():
     np.testing.assert_array_equal(
         rewards.response_mask(np.array([[3, 9, 9]]), EOS, PAD), [[True, False, False]]

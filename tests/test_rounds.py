@@ -19,6 +19,7 @@ from rlhf_jax.checkpoint import CheckpointError
 from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.records import RecordError, read_comparisons, write_jsonl
+from rlhf_jax.files import write_text
 from rlhf_jax.rounds import COLLECTED, folder_of
 from rlhf_jax.tasks import Policy, asked_in
 from rlhf_jax.validation import validate
@@ -90,7 +91,7 @@ def pipeline(config, folder):
         "policies": {"ppo": {"key_fact": 0.5}},
         "ppo": {"kl": 1.5},
     }
-    runs.write_text(folder / "results.json", json.dumps(results))
+    write_text(folder / "results.json", json.dumps(results))
     runs.record_seconds(folder, "eval", 1.0)
     runs.mark_done(folder, "eval")
 

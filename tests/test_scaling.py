@@ -115,6 +115,7 @@ def test_what_a_doubling_adds_by_hand():
     # accuracy = 0.5 + 0.02 log₂(comparisons / 100) + 0.01 log₂(parameters / 1000), without error.
     points = [
         {
+            "size": f"base{j}",
             "comparisons": 100 * 2**i,
             "parameters": 1000 * 2**j,
             "valid_accuracy": {"value": 0.5 + 0.02 * i + 0.01 * j},
@@ -122,12 +123,36 @@ def test_what_a_doubling_adds_by_hand():
         for i in range(4)
         for j in (0, 3)
     ]
-    assert doublings(points)["valid_accuracy"] == pytest.approx({"comparisons": 0.02, "parameters": 0.01})
-    alone = [one for one in points if one["parameters"] == 1000]
-    assert doublings(alone)["valid_accuracy"] == pytest.approx({"comparisons": 0.02})
-    assert doublings(points[:1]) == {}
+    sizes = ["base0", "base3"]
+    gains = {"comparisons": 0.02, "parameters": 0.01}
+    assert doublings(points, sizes)["valid_accuracy"] == pytest.approx(gains)
+    assert doublings(points, sizes[:1])["valid_accuracy"] == pytest.approx({"comparisons": 0.02})
+    assert doublings(points[:1], sizes) == {"valid_accuracy": {}}
+    # A base that saw more tells of comparisons, as the others do, and nothing of parameters.
+    more = [
+        one | {"size": "more", "valid_accuracy": {"value": 0.7 + 0.02 * i}}
+        for i, one in enumerate(points[::2])
+    ]
+    assert doublings(points + more, sizes)["valid_accuracy"] == pytest.approx(gains)
 
 
-def test_more_than_all_comparisons_is_refused(workdir, capsys):
-    assert main(["scaling", f"--workdir={workdir}", "--shares=0.5,2"]) == 2
-    assert "--shares: a share of the comparisons is at most 1" in capsys.readouterr().err
+def test_the_run_s_reward_model_serves_where_it_is_the_best_of_as_many(tmp_path):
+    workdir, config = experimenting.finished_run(tmp_path), experimenting.config()
+    more = replace(config, reward=replace(config.reward, seeds=config.reward.seeds + 1))
+    folder = scaling.prepare(more, workdir, "", 1)
+    assert runs.stage_done(folder, "sft") and not runs.stage_done(folder, "reward")
+    assert runs.stage_done(scaling.prepare(config, workdir, "", 0.5), "sft")
+    (folder / "config.json").unlink()
+    assert runs.stage_done(scaling.prepare(config, workdir, "", 1), "reward")
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("--shares=0.5,2", "--shares: a share of the comparisons is at most 1"),
+        ("--alike=elsewhere", "--alike: elsewhere should be some of"),
+    ],
+)
+def test_what_cannot_be_is_refused(workdir, capsys, option, message):
+    assert main(["scaling", f"--workdir={workdir}", option]) == 2
+    assert message in capsys.readouterr().err

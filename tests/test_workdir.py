@@ -62,14 +62,6 @@ def test_a_stage_is_done_only_when_marked(tmp_path):
     assert wd.stages_interrupted(tmp_path) == ["reward"]
 
 
-def test_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "a.txt"
-    wd.write_text(file, "old")
-    with pytest.raises(UnicodeEncodeError):
-        wd.write_text(file, "new \ud800")
-    assert file.read_text() == "old"
-
-
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -284,6 +284,7 @@ def response_width(responses: Iterable[Ids], limit: int) -> int:
 
 
 def left_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B T"]:
+    """Texts of at most T = `width` tokens as one array, padding before them."""
     padded = np.full((len(rows), width), pad_id, np.int32)
     for row, ids in zip(padded, rows, strict=True):
         row[width - len(ids) :] = ids
@@ -291,6 +292,7 @@ def left_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B
 
 
 def right_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B T"]:
+    """The same with the padding behind them."""
     padded = np.full((len(rows), width), pad_id, np.int32)
     for row, ids in zip(padded, rows, strict=True):
         row[: len(ids)] = ids

@@ -24,6 +24,7 @@ from statistics import fmean
 
 from absl import flags
 
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.records import (
     Article,
     Comparison,
@@ -121,18 +122,13 @@ def _hash(*names: str) -> int:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    try:
+
+    def run() -> None:
         options = _parse(argv)
-        written = convert(options.ratings, options.out, options.gap)
-    except (flags.Error, RecordError, OSError) as error:
-        print(f"rlhf_jax.data.news_ratings: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    for name, count in written.items():
-        print(f"{Path(options.out) / name}: {count:,} comparisons")
-    return 0
+        for name, count in convert(options.ratings, options.out, options.gap).items():
+            print(f"{Path(options.out) / name}: {count:,} comparisons")
+
+    return command(argv, "rlhf_jax.data.news_ratings", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -140,9 +136,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("ratings", None, "folder of rated articles", required=True, flag_values=options)
     flags.DEFINE_string("out", None, "folder for the comparisons", required=True, flag_values=options)
     flags.DEFINE_float("gap", 0.5, "least difference of mean scores", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    parse_flags(argv, options)
     if not 0 < options.gap < math.inf:
         raise flags.Error(f"--gap: {options.gap} should be above 0, or ties would be preferences")
     return options

@@ -8,7 +8,6 @@ tokenizer is taken as it is; a byte-level one is lossless too, unless it normali
 """
 
 import io
-import json
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from os import PathLike
@@ -18,7 +17,7 @@ import sentencepiece
 import tokenizers
 from etils.epath import Path
 
-from rlhf_jax.files import read_object, whole
+from rlhf_jax.files import read_object, whole, write_json
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -226,12 +225,9 @@ def _read_object(path: Path) -> dict:
 
 
 def _save(folder: Path, name: str, content: bytes, settings: dict) -> None:
-    for path, data in (
-        (folder / SETTINGS_FILE, json.dumps(settings, indent=1).encode() + b"\n"),
-        (folder / name, content),
-    ):
-        with whole(path) as partial:
-            partial.write_bytes(data)
+    write_json(folder / SETTINGS_FILE, settings)
+    with whole(folder / name) as partial:
+        partial.write_bytes(content)
 
 
 def train_tokenizer(

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 
 def copying(summary: str, post: str) -> float:
@@ -12,7 +13,7 @@ def copying(summary: str, post: str) -> float:
     The measure of the paper's section on extractiveness. Words are lower-cased runs of letters and
     digits; a summary of fewer than two words copies nothing.
     """
-    ours, theirs = ngrams(words(summary), 2), ngrams(words(post), 2)
+    ours, theirs = (list(pairwise(words(text))) for text in (summary, post))
     return common_subsequence(ours, theirs) / len(ours) if ours else 0.0
 
 
@@ -22,18 +23,8 @@ def longest_run(summary: str, post: str) -> int:
     return SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match().size
 
 
-def overlap(summary: str, post: str, n: int) -> float:
-    """Share of the summary's runs of `n` words that stand in the post, 0 to 1; 0 where it has none."""
-    ours, theirs = (ngrams(words(text), n) for text in (summary, post))
-    return sum(run in theirs for run in ours) / len(ours) if ours else 0.0
-
-
 def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
-
-
-def ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(items[i:] for i in range(n)), strict=False))
 
 
 def common_subsequence(a: Sequence, b: Sequence) -> int:

@@ -1,7 +1,6 @@
 """Stage eval: every policy summarizes the same unseen posts; what a judge and the metrics say of it."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +15,23 @@ from rlhf_jax.config import Config
 from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import Pair, pairs_of
 from rlhf_jax.data.mini.judge import has_key_fact, judge
-from rlhf_jax.data.records import Post, RecordError
+from rlhf_jax.data.records import Post, RecordError, write_jsonl
 from rlhf_jax.data.tldr import response_text
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.evaluation import likert, policies
 from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.copying import copying, longest_run
-from rlhf_jax.evaluation.length_control import with_intervals
+from rlhf_jax.evaluation.length_control import preference_at_equal_length
 from rlhf_jax.evaluation.likert import AXES
 from rlhf_jax.evaluation.preference import outcomes, preference
 from rlhf_jax.evaluation.report import write_report
 from rlhf_jax.evaluation.rouge import rouge
+from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.metrics import read_metrics
 from rlhf_jax.model import heads, params, pretrained
-from rlhf_jax.workdir import read_seconds, write_text
+from rlhf_jax.workdir import read_seconds
 
 Texts = dict[str, list[str]]  # policy name → a summary of every post
 Scores = dict[str, Float[np.ndarray, "N"]]  # policy name → a number for every post
@@ -94,7 +94,7 @@ def run(config: Config, workdir: Path) -> None:
     write_samples(workdir / "samples" / "test.jsonl", posts, texts, scores, judged)
     seconds = read_seconds(workdir)
     results["seconds"] = seconds | {"eval": seconds.get("eval", 0.0) + time.monotonic() - start}
-    write_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(workdir / "results.json", results)
     write_report(workdir)
 
 
@@ -136,7 +136,7 @@ def policy_figures(
         for name in texts
     }
     compared = [name for name in texts if name not in policies.BASELINES]
-    equal_length = with_intervals(
+    equal_length = preference_at_equal_length(
         {name: outcomes(measure[name], measure["reference"]) for name in compared},
         {name: np.log(tokens[name] / tokens["reference"]) for name in compared},
     )
@@ -217,7 +217,7 @@ def ppo_figures(records: list[dict[str, float]]) -> dict[str, float]:
 
 def write_samples(path: Path, posts: Sequence[Post], texts: Texts, scores: Scores, judged: Judged) -> None:
     """One JSON object a post: the post, and every policy's summary with its scores."""
-    lines = []
+    records = []
     for i, post in enumerate(posts):
         written = {
             name: {
@@ -229,5 +229,5 @@ def write_samples(path: Path, posts: Sequence[Post], texts: Texts, scores: Score
             for name in texts
         }
         fields = {name: getattr(post, name) for name in ("id", "subreddit", "title", "post", "summary")}
-        lines.append(json.dumps({"post": fields, "summaries": written}, ensure_ascii=False))
-    write_text(path, "\n".join(lines) + "\n")
+        records.append({"post": fields, "summaries": written})
+    write_jsonl(path, records)

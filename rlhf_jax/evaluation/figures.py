@@ -64,16 +64,17 @@ def scaling_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
     figure = Figure(figsize=(PANEL[0] * (1 + with_policies), PANEL[1]), layout="constrained")
     accuracy, *rest = np.atleast_1d(figure.subplots(1, 1 + with_policies))
     for seed in seeds:
-        sizes = list(dict.fromkeys(one["parameters"] for one in seed["points"]))
+        sizes = list(dict.fromkeys(one["size"] for one in seed["points"]))
         for size, color in zip(sizes, (BLUE, RED, GREEN, GREY), strict=False):
-            points = [one for one in seed["points"] if one["parameters"] == size]
+            points = [one for one in seed["points"] if one["size"] == size]
             for name, line, said in (
                 ("gold_accuracy", "-", "gold judge"),
                 ("valid_accuracy", "--", "labels"),
             ):
                 if name in points[0]:
-                    label = f"{_millions(size)}, against the {said}" if seed is seeds[0] else None
-                    style = {"color": color, "marker": "o", "linestyle": line, "label": label}
+                    model = f"{Path(size).name} {_millions(points[0]['parameters'])}"
+                    label = f"{model}, {said}" if seed is seeds[0] else None
+                    style: dict[str, Any] = {"color": color, "marker": "o", "linestyle": line, "label": label}
                     _along(
                         accuracy,
                         [one["comparisons"] for one in points],
@@ -147,7 +148,7 @@ def transfer_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
 
 
 def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.2g}M parameters"
+    return f"{parameters / 1e6:.2g}M"
 
 
 def kl_where(points: Iterable[dict], name: str, level: float) -> float | None:

@@ -14,8 +14,8 @@ WEAK = 1e5  # inverse of a penalty that changes nothing but keeps the coefficien
 ByPolicy = Mapping[str, Float[np.ndarray, "N"]]  # policy → a value of each of the same N posts
 
 
-def preference_at_equal_length(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict[str, float]:
-    """The rate each policy would have with summaries as long as the references, 0 to 1.
+def preference_at_equal_length(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict[str, Estimate]:
+    """The rate each policy would have with summaries as long as the references, 0 to 1, with its interval.
 
     Logistic regression without intercept, over all policies' comparisons together, of
 
@@ -23,28 +23,17 @@ def preference_at_equal_length(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict
 
     and the answer is σ(coefficient[policy]), its value at ratio 1. `outcomes` are 1, ½ or 0 a post, NaN
     where nobody compared; lengths are positive (tokens with EOS are). A policy that wins always has no
-    finite coefficient: its rate comes out near 1.
+    finite coefficient: its rate comes out near 1. For the intervals posts are drawn again, each with all
+    policies' summaries.
     """
-    won, policy, ratio, _ = _rows(outcomes, log_ratios)
-    rates = _fitted(won, policy, ratio, len(outcomes))
-    return {name: float(rate) for name, rate in zip(outcomes, rates, strict=True)}
-
-
-def with_intervals(outcomes: ByPolicy, log_ratios: ByPolicy) -> dict[str, Estimate]:
-    """The same with 95% intervals; posts are drawn again, each with all policies' summaries of it."""
-    won, policy, ratio, posts = _rows(outcomes, log_ratios)
+    won = np.concatenate(list(outcomes.values())).astype(float)
+    known = np.isfinite(won)
+    policy = np.repeat(np.arange(len(outcomes)), [len(each) for each in outcomes.values()])[known]
+    ratio = np.concatenate([log_ratios[name] for name in outcomes])[known]
+    posts = np.concatenate([np.arange(len(each)) for each in outcomes.values()])[known]
+    won = won[known]
     estimates = joint(posts.tolist(), lambda i: _fitted(won[i], policy[i], ratio[i], len(outcomes)))
     return dict(zip(outcomes, estimates, strict=True))
-
-
-def _rows(outcomes: ByPolicy, log_ratios: ByPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Outcome, number of the policy, log ratio and number of the post of every comparison that was made."""
-    won = np.concatenate(list(outcomes.values())).astype(float)
-    policy = np.repeat(np.arange(len(outcomes)), [len(each) for each in outcomes.values()])
-    ratio = np.concatenate([log_ratios[name] for name in outcomes])
-    post = np.concatenate([np.arange(len(each)) for each in outcomes.values()])
-    known = np.isfinite(won)
-    return won[known], policy[known], ratio[known], post[known]
 
 
 def _fitted(won: np.ndarray, policy: np.ndarray, ratio: np.ndarray, policies: int) -> Float[np.ndarray, "K"]:

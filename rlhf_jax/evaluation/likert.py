@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command
 from rlhf_jax.data.records import AxisRating, RecordError, read_axis_ratings
 from rlhf_jax.evaluation.intervals import Estimate, joint, mean
 
@@ -78,10 +78,7 @@ def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    return status_of(lambda: tell(argv), "rlhf_jax.evaluation.likert")
+    return command(argv, "rlhf_jax.evaluation.likert", __doc__, lambda: tell(argv))
 
 
 def tell(argv: list[str]) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from rlhf_jax.config import flatten
 from rlhf_jax.data.records import read_jsonl
 from rlhf_jax.evaluation.plots import curve_plot, preference_plot
-from rlhf_jax.files import read_object
+from rlhf_jax.files import read_object, write_text
 from rlhf_jax.metrics import read_metrics
-from rlhf_jax.workdir import write_text
 
 STAGES = {
     "sft": "Supervised fine-tuning",
@@ -189,14 +189,6 @@ def settings(config: dict) -> dict[str, dict]:
     """Section -> dotted field -> value; the fields outside any section come first, under "run"."""
     sections = {name: flatten(value) for name, value in config.items() if isinstance(value, dict)}
     return {"run": {name: value for name, value in config.items() if name not in sections}} | sections
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    leaves: dict = {}
-    for key, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
 
 
 def training(folder: Path) -> dict[str, list[dict]]:

@@ -1,17 +1,16 @@
 """The page of a run in rounds, rounds.html: what each round's reward model and PPO policy came to."""
 
-import json
 from pathlib import Path
 
 from rlhf_jax.evaluation.plots import rounds_plot
 from rlhf_jax.evaluation.report import ReportError, read_json, template
-from rlhf_jax.workdir import write_text
+from rlhf_jax.files import write_json, write_text
 
 
 def write_rounds_report(workdir: Path, count: int) -> None:
     """Writes `workdir`/rounds.html and rounds.json from the results of rounds 1 to `count`."""
     rounds = [summary(workdir / "rounds" / str(number)) for number in range(1, count + 1)]
-    write_text(workdir / "rounds.json", json.dumps(rounds, indent=1) + "\n")
+    write_json(workdir / "rounds.json", rounds)
     page = template("rounds.html.jinja").render(
         run=workdir.resolve().name,
         rounds=rounds,

@@ -118,10 +118,11 @@ def scaling(runs: Sequence[dict]) -> Finding:
     rows = []
     for i, run in enumerate(runs):
         for one in run["points"]:
-            size = [f"{one['parameters'] / 1e6:.2f}M", f"{one['comparisons']:,}"]
+            size = [one["size"], f"{one['parameters'] / 1e6:.2f}M", f"{one['comparisons']:,}"]
             right = [percent(one.get(name)) for name in ("valid_accuracy", "gold_accuracy", "blind_accuracy")]
             rows.append([i, *size, *right])
-    head = ["run", "parameters", "comparisons", "right, people", "right, gold judge", "blind to the post"]
+    head = ["run", "pretrained model", "parameters", "comparisons"]
+    head += ["right, people", "right, gold judge", "blind to the post"]
     told, held = "", True
     for name in ("comparisons", "parameters"):
         gains = [run["per_doubling"][truth][name] for run in runs if name in run["per_doubling"][truth]]
@@ -140,8 +141,9 @@ def policy_size(runs: Sequence[dict]) -> Finding | None:
         for one in run["policies"]:
             held &= one["ppo"]["low"] > supervised
             rates = [percent(rate_of(one.get(name))) for name in ("base", "sft", "ppo")]
-            rows.append([i, f"{one['parameters'] / 1e6:.2f}M", *rates])
-    return Finding(held, table(["run", "parameters", "pretrained", "supervised", "human feedback"], rows))
+            rows.append([i, one["size"], f"{one['parameters'] / 1e6:.2f}M", *rates])
+    head = ["run", "pretrained model", "parameters", "pretrained", "supervised", "human feedback"]
+    return Finding(held, table(head, rows))
 
 
 def agreement(runs: Sequence[dict]) -> Finding:

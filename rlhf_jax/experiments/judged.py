@@ -32,7 +32,7 @@ from rlhf_jax.evaluation import endpoint, judges
 from rlhf_jax.evaluation.agreement import agreement, countable
 from rlhf_jax.evaluation.endpoint import Endpoint
 from rlhf_jax.evaluation.intervals import mean
-from rlhf_jax.evaluation.length_control import with_intervals
+from rlhf_jax.evaluation.length_control import preference_at_equal_length
 from rlhf_jax.experiments.opened import command, write_figures
 
 KEPT = "judged_cache.jsonl"  # of the endpoint's replies, in the run's folder
@@ -89,7 +89,7 @@ def measure(
         raise RecordError("the judge has compared none of these summaries with the references")
     ratios = {name: log_ratios(texts[name], references) for name in names}
     compared = [name for name in names if judged[name].any()]
-    at_equal_length = with_intervals({name: won[name] for name in compared}, ratios)
+    at_equal_length = preference_at_equal_length({name: won[name] for name in compared}, ratios)
     margins = {name: margins_of(samples, name, texts[name], posts) for name in names}
     truth = np.concatenate([won[name] - 0.5 for name in names])
     ids = [post.id for _ in names for post in posts]

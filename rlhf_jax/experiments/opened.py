@@ -1,7 +1,6 @@
 """A finished run, opened to measure its networks; and what the commands of this package share."""
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,12 +12,12 @@ from absl import flags, logging
 from etils.epath import Path
 from jaxtyping import Float
 
-from rlhf_jax import checkpoint, inference
+from rlhf_jax import checkpoint, command_line, inference
 from rlhf_jax import workdir as runs
-from rlhf_jax.command_line import status_of
 from rlhf_jax.config import Config, ConfigError, ModelConfig
 from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.files import write_json
 from rlhf_jax.model import heads, params, pretrained, transformer
 
 
@@ -68,18 +67,13 @@ def command(
     argv: Sequence[str], name: str, usage: str | None, options: flags.FlagValues, run: Callable[[], None]
 ) -> int:
     """Exit status of a command: of `run()`, called once `options` have taken the command line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(usage)
-        return 0
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
 
     def parse_and_run() -> None:
-        unknown = options(argv)[1:]
-        if unknown:
-            raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+        command_line.parse_flags(argv, options)
         run()
 
-    return status_of(parse_and_run, f"rlhf_jax.experiments.{name}")
+    return command_line.command(argv, f"rlhf_jax.experiments.{name}", usage, parse_and_run)
 
 
 def numbers(flag: str, values: Sequence[str]) -> list[float]:
@@ -94,5 +88,5 @@ def numbers(flag: str, values: Sequence[str]) -> list[float]:
 
 
 def write_figures(file: Path, figures: dict) -> None:
-    runs.write_text(file, json.dumps(figures, indent=1) + "\n")
+    write_json(file, figures)
     print(file, flush=True)

@@ -23,7 +23,7 @@ from rlhf_jax.evaluation import figures as drawn
 from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.findings import Finding
 from rlhf_jax.experiments.opened import command
-from rlhf_jax.workdir import write_text
+from rlhf_jax.files import write_text
 
 
 class Section(NamedTuple):

@@ -6,6 +6,8 @@
 --shares=LIST      of its comparisons to train on (0.125,0.25,0.5,1); the smaller lie in the larger
 --sizes=LIST       pretrained models; without it, the run's own and its sft.bigger_pretrained
 --large_shares=LIST  of the comparisons for all sizes but the first; without it, the same
+--alike=LIST       sizes that were pretrained alike, which tell what a larger model buys; without it, all
+--seeds=N          reward models of each, the best on valid1 counts; without it, the run's reward.seeds
 --policies         also PPO and evaluation at every size, with the largest share
 --episodes=N       of these PPO runs; without it, the run's ppo.episodes
 
@@ -21,7 +23,7 @@ another seed would change.
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +42,7 @@ from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.evaluate import gold_gap
 from rlhf_jax.evaluation.figures import scaling_figure
 from rlhf_jax.experiments.opened import command, numbers, open_run, write_figures
+from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params
 
@@ -54,6 +57,8 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_list("shares", list(SHARES), "of the comparisons", flag_values=options)
     flags.DEFINE_list("large_shares", [], "of the comparisons, for the larger", flag_values=options)
     flags.DEFINE_list("sizes", [], "pretrained models", flag_values=options)
+    flags.DEFINE_list("alike", [], "of them", flag_values=options)
+    flags.DEFINE_integer("seeds", None, "reward models of each", 1, flag_values=options)
     flags.DEFINE_bool("policies", False, "also PPO at every size", flag_values=options)
     flags.DEFINE_integer("episodes", None, "of these PPO runs", 1, flag_values=options)
 
@@ -61,20 +66,24 @@ def main(argv: list[str]) -> int:
         workdir = Path(options.workdir)
         config = runs.read_config(workdir)
         config.ppo.episodes = options.episodes or config.ppo.episodes
-        first, *larger = options.sizes or sizes_of(config)
+        config.reward.seeds = options.seeds or config.reward.seeds
+        sizes = options.sizes or sizes_of(config)
+        if not set(options.alike) <= set(sizes):
+            raise ConfigError(f"--alike: {','.join(options.alike)} should be some of {','.join(sizes)}")
+        first, *larger = sizes
         shares = {first: numbers("shares", options.shares)}
         shares |= dict.fromkeys(larger, numbers("large_shares", options.large_shares or options.shares))
         if max(map(max, shares.values())) > 1:
             raise ConfigError("--shares: a share of the comparisons is at most 1")
-        points = [point(config, workdir, size, share) for size in shares for share in shares[size]]
+        points = [point(config, workdir, size, share) for size in sizes for share in shares[size]]
         policies = []
         if options.policies:
-            policies = [policy(config, workdir, size, max(shares[size])) for size in shares]
+            policies = [policy(config, workdir, size, max(shares[size])) for size in sizes]
         figures = {
             "seed": config.seed,
             "points": points,
             "policies": policies,
-            "per_doubling": doublings(points),
+            "per_doubling": doublings(points, options.alike or sizes),
         }
         write_figures(workdir / "scaling.json", figures)
         scaling_figure([figures], workdir / "scaling.png")
@@ -93,7 +102,7 @@ def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, A
     file = folder / "accuracy.json"
     if not file.exists():
         pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward"))
-        runs.write_text(file, json.dumps(accuracies(folder), indent=1) + "\n")
+        write_json(file, accuracies(folder))
     return {"size": size, "share": share} | json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -125,7 +134,7 @@ def prepare(config: Config, workdir: Path, size: str, share: float) -> Path:
     stages = {"sft": "sft"} if own else {}
     if not own and size == config.sft.bigger_pretrained:
         stages = {"sft": "sft_10x"}
-    if own and share == 1:
+    if own and share == 1 and config.reward == runs.read_config(workdir).reward:
         stages |= {"reward": "reward"}
     name = size.replace("/", "-") or "own"
     folder = runs.open_workdir(workdir / "scaling" / f"{name}_{share:g}", theirs)
@@ -166,21 +175,30 @@ def parameters(folder: Path) -> int:
     return params.count(heads.specs(run.model, run.tokenizer.vocab_size))
 
 
-def doublings(points: Sequence[dict]) -> dict[str, dict[str, float]]:
-    """What a doubling adds to each accuracy, by least squares: of the data, and of the parameters.
+def doublings(points: Sequence[dict], alike: Collection[str]) -> dict[str, dict[str, float]]:
+    """What a doubling adds to each accuracy: of the comparisons, and of the parameters of those `alike`.
 
-    accuracy = level + a · log₂ comparisons + b · log₂ parameters, over all points; a doubling that was
-    not tried is left out.
+    By least squares, comparisons within each size and sizes within each number of comparisons; a doubling
+    that was not tried is left out.
     """
-    columns = {name: np.log2([one[name] for one in points]) for name in ("comparisons", "parameters")}
-    tried = {name: column - column.mean() for name, column in columns.items() if np.ptp(column)}
-    features = np.column_stack([np.ones(len(points)), *tried.values()])
+    similar = [one for one in points if one["size"] in alike]
     gains: dict[str, dict[str, float]] = {}
     for name in ("valid_accuracy", "gold_accuracy"):
-        if name in points[0] and tried:
-            fit = np.linalg.lstsq(features, [one[name]["value"] for one in points])[0]
-            gains[name] = dict(zip(tried, map(float, fit[1:]), strict=True))
+        if name in points[0]:
+            slopes = {
+                "comparisons": slope(points, "comparisons", name, within="size"),
+                "parameters": slope(similar, "parameters", name, within="comparisons"),
+            }
+            gains[name] = {column: found for column, found in slopes.items() if found is not None}
     return gains
+
+
+def slope(points: Sequence[dict], column: str, accuracy: str, within: str) -> float | None:
+    """Of an accuracy along log₂ of a column, each group of points around its mean; None without spread."""
+    group = np.unique([one[within] for one in points], return_inverse=True)[1]
+    columns = [np.log2([one[column] for one in points]), np.array([one[accuracy]["value"] for one in points])]
+    x, y = (values - (np.bincount(group, values) / np.bincount(group))[group] for values in columns)
+    return float(x @ y / (x @ x)) if x @ x > 1e-9 else None
 
 
 if __name__ == "__main__":

@@ -31,9 +31,10 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
+from rlhf_jax.command_line import command
 from rlhf_jax.data.records import Comparison, RecordError, read_comparisons
 from rlhf_jax.feedback import estimates
-from rlhf_jax.files import whole
+from rlhf_jax.files import write_json
 
 TIE = 5
 EVERYONE = ("labeler", "researcher")
@@ -320,26 +321,21 @@ def bounds(found: dict) -> list[float]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    try:
-        files, options = parse(argv)
+
+    def run() -> None:
+        files, options = _parse(argv)
         comparisons = [comparison for file in files for comparison in read_comparisons(file)]
         if not comparisons:
             raise RecordError(f"{', '.join(files)}: no comparisons there")
         figures = summary(answers_of(comparisons, options.researchers), options.threshold)
         if options.json:
-            with whole(options.json) as partial:
-                partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    except (flags.Error, ValueError, OSError) as error:
-        print(f"rlhf_jax.feedback.agreement: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(table(figures))
-    return 0
+            write_json(options.json, figures)
+        print(table(figures))
+
+    return command(argv, "rlhf_jax.feedback.agreement", __doc__, run)
 
 
-def parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:
+def _parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:
     options = flags.FlagValues()
     flags.DEFINE_list("researchers", [], "workers who are researchers", flag_values=options)
     flags.DEFINE_float("threshold", 0.6, "agreement to warn below", 0.0, 1.0, flag_values=options)

@@ -22,9 +22,8 @@ two: 90% train, 5% valid1, 5% valid2. Workers stand under a random id, not their
 """
 
 import hashlib
-import os
-import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,9 +31,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from absl import flags
 
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, to_json, write_jsonl
 from rlhf_jax.feedback import tasks as kinds
 from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
+from rlhf_jax.files import whole_folder
 
 SHARES = {"train": 0.90, "valid1": 0.05, "valid2": 0.05}
 SPLITS = (*SHARES, "test")  # that a record may name; some of OpenAI's axis ratings are of test
@@ -64,17 +65,13 @@ class Given(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    try:
+
+    def run() -> None:
         options = _parse(argv)
         counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)
-    except (flags.Error, ValueError, OSError) as error:
-        print(f"rlhf_jax.feedback.export: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    return 0
+        print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+    return command(argv, "rlhf_jax.feedback.export", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -82,10 +79,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("store", None, "the site's store", required=True, flag_values=options)
     flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
     flags.DEFINE_string("batch", "site", "batch of records whose task names none", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    return options
+    return parse_flags(argv, options)
 
 
 def export(store: Store, out: Path, batch: str) -> dict[str, int]:
@@ -93,11 +87,19 @@ def export(store: Store, out: Path, batch: str) -> dict[str, int]:
 
     Raises RecordError where `out` holds something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecordError(f"--out: {out} is not empty; name a new folder")
-    given = collected(store)
+    with whole_folder(out, RecordError) as partial:
+        partial.mkdir(parents=True)
+        files = records_of(collected(store), batch)
+        for name, records in files.items():
+            if records:
+                write_jsonl(partial / name, records)
+    counts = {Path(name).stem: len(records) for name, records in files.items() if "/" not in name}
+    return counts | {"demonstrations": sum(len(posts) for name, posts in files.items() if "/" in name)}
+
+
+def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
+    """Path below the folder → the records of that file."""
     real = [g for g in given if g.part != "onboarding"]
-    demonstrations = [(split_of(g.record), demonstration(g)) for g in real if g.kind == "demonstration"]
     files: dict[str, list] = {
         "comparisons.jsonl": [comparison(g, batch) for g in real if decided(g)],
         "edits.jsonl": [edit(g, batch) for g in real if improved(g)],
@@ -105,23 +107,11 @@ def export(store: Store, out: Path, batch: str) -> dict[str, int]:
         "explanations.jsonl": [explanation(g, batch) for g in real if g.kind == "explanation"],
         "answers.jsonl": [_plain(g) for g in given],
     }
-    files |= {
-        f"demonstrations/{SPLITS_OF_POSTS[split]}.jsonl": [
-            post for its, post in demonstrations if its == split
-        ]
-        for split in sorted({split for split, _ in demonstrations})
-    }
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        partial.mkdir(parents=True)
-        for name, records in files.items():
-            if records:
-                write_jsonl(partial / name, records)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    counts = {Path(name).stem: len(records) for name, records in files.items() if "/" not in name}
-    return counts | {"demonstrations": len(demonstrations)}
+    for g in real:
+        if g.kind == "demonstration":
+            name = f"demonstrations/{SPLITS_OF_POSTS[split_of(g.record)]}.jsonl"
+            files.setdefault(name, []).append(demonstration(g))
+    return files
 
 
 def collected(store: Store) -> list[Given]:

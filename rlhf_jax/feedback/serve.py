@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from absl import flags
 
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.feedback import people, viewer, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
@@ -39,22 +40,18 @@ LOCAL = ("127.0.0.1", "localhost")
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    try:
-        options = _parse(argv)
-        url = options.url.rstrip("/") or f"http://{options.host}:{options.port}"
-        hosts = _hosts(options.host, options.url)
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        study = read_study(Path(options.study)) if options.study else Study()
-        samples = viewer_files(Path(options.samples)) if options.samples else {}
-        site = Site(Store(options.store), study, url, samples)
-        listening = socket.create_server((options.host, options.port), family=family)
-        _prepare(site, options.tasks, options.new_link)
-    except (flags.Error, ValueError, OSError) as error:
-        print(f"rlhf_jax.feedback.serve: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return command(argv, "rlhf_jax.feedback.serve", __doc__, lambda: serve(_parse(argv)))
+
+
+def serve(options: flags.FlagValues) -> None:
+    """Runs the site that the options describe, until Ctrl-C."""
+    url = options.url.rstrip("/") or f"http://{options.host}:{options.port}"
+    hosts = _hosts(options.host, options.url)
+    study = read_study(Path(options.study)) if options.study else Study()
+    samples = viewer_files(Path(options.samples)) if options.samples else {}
+    site = Site(Store(options.store), study, url, samples)
+    listening = _listen(options.host, options.port)
+    _prepare(site, options.tasks, options.new_link)
     print(f"The site is at {url}; Ctrl-C ends it.", flush=True)
     app = make_app(site, hosts)
     # No access log: it would hold the tokens of links. Errors go to stderr, as Python's logging does unasked.
@@ -62,7 +59,6 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
     site.store.close()
-    return 0
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -75,10 +71,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=options)
     flags.DEFINE_string("url", "", "the address that people open", flag_values=options)
     flags.DEFINE_bool("new_link", False, "a new link for the first administrator", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    return options
+    return parse_flags(argv, options)
 
 
 def _hosts(host: str, url: str) -> list[str]:
@@ -94,6 +87,14 @@ def _hosts(host: str, url: str) -> list[str]:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
     return [parts.hostname, *LOCAL]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise StudyError(f"--host={host} --port={port}: {error.strerror}") from None
 
 
 def viewer_files(path: Path) -> dict[str, str]:

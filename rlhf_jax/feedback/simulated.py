@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from absl import flags
 
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.mini.judge import judge
 from rlhf_jax.data.mini.pairs import Pair, pairs
 from rlhf_jax.data.mini.posts import posts
@@ -115,15 +117,12 @@ def fit(sample: Sequence[Pair]) -> tuple[float, float]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an argument, told in one line: there are none."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    if argv[1:]:
-        print(f"rlhf_jax.feedback.simulated: unexpected argument {argv[1]!r}; it takes none", file=sys.stderr)
-        return 2
-    sample = pairs(posts(0, "train", 2_000), 4_000, 0)
-    print("NOISE, APPEAL = {}, {}".format(*fit(sample)))
-    return 0
+
+    def run() -> None:
+        parse_flags(argv, flags.FlagValues())
+        print("NOISE, APPEAL = {}, {}".format(*fit(pairs(posts(0, "train", 2_000), 4_000, 0))))
+
+    return command(argv, "rlhf_jax.feedback.simulated", __doc__, run)
 
 
 if __name__ == "__main__":

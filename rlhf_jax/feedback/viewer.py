@@ -24,6 +24,7 @@ from pathlib import Path
 
 from absl import flags
 
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.records import (
     Comparison,
     Post,
@@ -245,23 +246,19 @@ def title_of(path: Path) -> str:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    try:
+
+    def run() -> None:
         options = _parse(argv)
         samples, out = read_samples(options.samples), Path(options.out)
         count = 0
         if options.comparisons:
             count = add_comparisons(samples, read_comparisons(options.comparisons))
         write_viewer(out, *contents(samples, title_of(Path(options.samples)), count > 0))
-    except (flags.Error, ValueError, OSError) as error:
-        print(f"rlhf_jax.feedback.viewer: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    if options.comparisons:
-        print(f"{count:,} comparisons are about posts of the samples")
-    print(f"{len(samples):,} posts: {out / 'index.html'}")
-    return 0
+        if options.comparisons:
+            print(f"{count:,} comparisons are about posts of the samples")
+        print(f"{len(samples):,} posts: {out / 'index.html'}")
+
+    return command(argv, "rlhf_jax.feedback.viewer", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
@@ -269,10 +266,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("samples", None, "file of samples", required=True, flag_values=options)
     flags.DEFINE_string("comparisons", None, "file of comparisons", flag_values=options)
     flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
-    return options
+    return parse_flags(argv, options)
 
 
 if __name__ == "__main__":

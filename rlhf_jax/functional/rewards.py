@@ -16,12 +16,8 @@ def response_mask(response: Int[Array, "B R"], eos: int, pad: int) -> Bool[Array
     return (eos_before == 0) & (response != pad)
 
 
-def cut_after_eos(response: Int[Array, "B R"], eos: int, pad: int) -> Int[Array, "B R"]:
-    """The response with everything after its first EOS replaced by padding."""
-    return jnp.where(response_mask(response, eos, pad), response, pad)
-
-
 def has_eos(response: Int[Array, "B R"], eos: int) -> Bool[Array, " B"]:
+    """Whether each response ended by itself."""
     return jnp.any(response == eos, axis=1)
 
 

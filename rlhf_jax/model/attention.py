@@ -183,6 +183,7 @@ def by_query(x: Float[Array, "B*N H *G 1 K"], samples: int) -> Float[Array, "B H
 
 
 def by_response(x: Float[Array, "B H*N G K"], samples: int) -> Float[Array, "B*N H G 1 K"]:
+    """What `by_query` has put together, apart again."""
     rows, heads, group, size = x.shape
     x = x.reshape(rows, heads // samples, samples, group, size, out_sharding=layout(ROWS, "tensor"))
     shape = (rows * samples, heads // samples, group, 1, size)

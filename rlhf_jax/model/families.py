@@ -20,14 +20,7 @@ from einops import rearrange
 from rlhf_jax.config import ConfigError, ModelConfig, RotaryConfig
 from rlhf_jax.model.hf_config import HfConfig, rotary_fields
 
-RUN_FIELDS = (
-    "pretrained",
-    "dtype",
-    "layer_loop",
-    "attention",
-    "rematerialize",
-    "gather_to_sample",
-)  # not the checkpoint's
+RUN_FIELDS = "pretrained dtype layer_loop attention rematerialize gather_to_sample".split()  # of a run alone
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 ACTIVATIONS |= {"gelu": "gelu"}
 ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
@@ -66,15 +59,15 @@ class Tensor(NamedTuple):
         return set(self.pattern) - set("() ->1")
 
     def _sizes(self, model: ModelConfig, vocabulary: int) -> dict[str, int]:
-        heads = model.kv_heads or model.heads
+        heads = model.key_value_heads
         return {
             "v": vocabulary,
             "d": model.width,
             "p": model.context,
-            "f": model.ff or 4 * model.width,
+            "f": model.hidden_units,
             "h": heads,
             "g": model.heads // heads,
-            "k": model.head_size or model.width // model.heads,
+            "k": model.head_dimension,
             "n": len(self.leaves),
         }
 
@@ -150,7 +143,7 @@ def _neox_write(model: ModelConfig) -> dict[str, Any]:
         "hidden_size": model.width,
         "num_hidden_layers": model.layers,
         "num_attention_heads": model.heads,
-        "intermediate_size": model.ff or 4 * model.width,
+        "intermediate_size": model.hidden_units,
         "max_position_embeddings": model.context,
         "layer_norm_eps": model.norm_epsilon,
         "rotary_pct": model.rotary.fraction,
@@ -193,9 +186,9 @@ def _llama_write(model: ModelConfig) -> dict[str, Any]:
         "hidden_size": model.width,
         "num_hidden_layers": model.layers,
         "num_attention_heads": model.heads,
-        "num_key_value_heads": model.kv_heads or model.heads,
-        "head_dim": model.head_size or model.width // model.heads,
-        "intermediate_size": model.ff or 4 * model.width,
+        "num_key_value_heads": model.key_value_heads,
+        "head_dim": model.head_dimension,
+        "intermediate_size": model.hidden_units,
         "max_position_embeddings": model.context,
         "rms_norm_eps": model.norm_epsilon,
         "rope_theta": model.rotary.base,
@@ -300,7 +293,7 @@ def read(fields: dict[str, Any], file: object) -> tuple[Family, ModelConfig]:
     c = HfConfig(fields, file)
     family = FAMILIES[c.choose("model_type", {name: name for name in FAMILIES}, "(none)")]
     model = family.read(c)
-    heads = model.kv_heads or model.heads
+    heads = model.key_value_heads
     if model.heads % heads or (not model.head_size and model.width % model.heads):
         raise ConfigError(
             f"{file}: {model.heads} heads do not fit width {model.width} and {heads} key-value heads"
@@ -335,8 +328,8 @@ def _shape_of(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         model,
         **plain,
-        kv_heads=model.kv_heads or model.heads,
-        head_size=model.head_size or model.width // model.heads,
-        ff=model.ff or 4 * model.width,
+        kv_heads=model.key_value_heads,
+        head_size=model.head_dimension,
+        ff=model.hidden_units,
         rotary=model.rotary if model.positions == "rotary" else RotaryConfig(),
     )

@@ -22,6 +22,8 @@ Initializer = Callable[[jax.Array, tuple[int, ...], P | None], jax.Array]
 
 @dataclass(frozen=True)
 class ParamSpec:
+    """One tensor: its shape, how the mesh splits it, and its initial values."""
+
     shape: tuple[int, ...]
     partition: P
     init: Initializer

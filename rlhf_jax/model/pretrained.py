@@ -6,7 +6,6 @@ holds more than one tensor beside them.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.config import ConfigError, ModelConfig
-from rlhf_jax.files import read_object
+from rlhf_jax.files import read_object, write_json
 from rlhf_jax.model import families
 from rlhf_jax.model.families import Family, Tensor
-from rlhf_jax.workdir import write_text
 
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -264,8 +262,7 @@ def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra
         fields[SHIFT] = float(params["head"]["bias"])
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, _tensors_of(family, params, body, model, vocabulary, scalar), np.dtype(dtype))
-    text = json.dumps(fields | (extra or {}), indent=1)
-    write_text(folder / "config.json", text + "\n")
+    write_json(folder / "config.json", fields | (extra or {}))
 
 
 def _tensors_of(
@@ -301,7 +298,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtyp
         "metadata": {"total_size": total},
         "weight_map": {name: files[i] for name, i in weight_map.items()},
     }
-    write_text(folder / f"{WEIGHTS}.index.json", json.dumps(index, indent=1) + "\n")
+    write_json(folder / f"{WEIGHTS}.index.json", index)
 
 
 def _in_shards(tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:

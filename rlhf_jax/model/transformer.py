@@ -126,8 +126,8 @@ def norm(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T 
 
 def attention_specs(config: ModelConfig):
     """Projections to H key-value heads and, for each of them, G query heads."""
-    width, heads = config.width, config.kv_heads or config.heads
-    group, size = config.heads // heads, config.head_size or config.width // config.heads
+    width, heads = config.width, config.key_value_heads
+    group, size = config.heads // heads, config.head_dimension
     out_std = 0.02 * (2 * config.layers) ** -0.5  # GPT-2: residual projections shrink with depth
     tree = {
         "query": ParamSpec((width, heads, group, size), P("fsdp", "tensor"), normal(0.02)),
@@ -188,7 +188,7 @@ def project_out(w, heads: Float[Array, "B H G T K"], config: ModelConfig) -> Flo
 
 
 def mlp_specs(config: ModelConfig):
-    width, hidden = config.width, config.ff or 4 * config.width
+    width, hidden = config.width, config.hidden_units
     out_std = 0.02 * (2 * config.layers) ** -0.5
     tree = {
         "up": ParamSpec((width, hidden), P("fsdp", "tensor"), normal(0.02)),

@@ -19,21 +19,21 @@ TPU slices need the compiler of pip install -e '.[plan-tpu]', H100s that of '.[p
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import sys
 from pathlib import Path
 
 from absl import flags
 
-from rlhf_jax.command_line import parse_config, status_of
+from rlhf_jax.command_line import command
 from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
+from rlhf_jax.config_flags import parse_config
 from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.files import write_json
 from rlhf_jax.model import attention, pretrained
 from rlhf_jax.plan.compiled import PROGRAMS, Plan, compile_program
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
 from rlhf_jax.validation import check_context
-from rlhf_jax.workdir import write_text
 
 ASSUMED = (
     "Compiled, not run. Longest bucket, full rows, no response ends early; an SFT row holds one post. "
@@ -44,10 +44,7 @@ ASSUMED = (
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line without a traceback."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    return status_of(lambda: run(argv))
+    return command(argv, "rlhf_jax", __doc__, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:
@@ -112,8 +109,8 @@ def as_on(platform: str, model: ModelConfig) -> ModelConfig:
     if platform == "cpu":
         return model
     loop = "scan" if model.layer_loop == "auto" else model.layer_loop
-    size = model.head_size or model.width // model.heads
-    kernel = attention.choose(model.attention, model.dtype, size, "gpu" if platform == "cuda" else platform)
+    backend = "gpu" if platform == "cuda" else platform
+    kernel = attention.choose(model.attention, model.dtype, model.head_dimension, backend)
     return dataclasses.replace(model, layer_loop=loop, attention=kernel)
 
 
@@ -175,7 +172,7 @@ def _write(file: Path, plans: list[Plan], topology: Topology) -> None:
         "compiler": topology.compiler,
         "plans": [dataclasses.asdict(plan) for plan in plans],
     }
-    write_text(file, json.dumps(content, indent=1) + "\n")
+    write_json(file, content)
 
 
 if __name__ == "__main__":

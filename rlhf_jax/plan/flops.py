@@ -35,10 +35,9 @@ class Network(NamedTuple):
 
 def layer_matrices(model: ModelConfig) -> tuple[int, int]:
     """Entries of one layer's matrices: those of keys and values, and the others."""
-    size = model.head_size or model.width // model.heads
-    key_value = 2 * model.width * (model.kv_heads or model.heads) * size
-    mlp = (3 if model.activation == "silu_gated" else 2) * model.width * (model.ff or 4 * model.width)
-    return key_value, 2 * model.width * model.heads * size + mlp
+    key_value = 2 * model.width * model.key_value_heads * model.head_dimension
+    mlp = (3 if model.activation == "silu_gated" else 2) * model.width * model.hidden_units
+    return key_value, 2 * model.width * model.heads * model.head_dimension + mlp
 
 
 def forward(model: ModelConfig, tokens: int, outputs: int) -> float:
@@ -49,7 +48,7 @@ def forward(model: ModelConfig, tokens: int, outputs: int) -> float:
     values everywhere, all else at the outputs.
     """
     key_value, others = layer_matrices(model)
-    attention = 4 * model.heads * (model.head_size or model.width // model.heads)
+    attention = 4 * model.heads * model.head_dimension
     inner = 2 * tokens * (key_value + others) + attention * pairs(tokens, tokens)
     last = 2 * tokens * key_value + 2 * outputs * others + attention * pairs(tokens, outputs)
     return (model.layers - 1) * inner + last
@@ -62,7 +61,7 @@ def forward_to_ends(model: ModelConfig, query: int, responses: int, response: in
     """
     tokens = query + responses * response
     key_value, others = layer_matrices(model)
-    attention = 4 * model.heads * (model.head_size or model.width // model.heads)
+    attention = 4 * model.heads * model.head_dimension
     seen = pairs(query, query) + responses * pairs(query + response, response)
     inner = 2 * tokens * (key_value + others) + attention * seen
     last = 2 * tokens * key_value + responses * (2 * others + attention * (query + response))
@@ -141,8 +140,7 @@ def sample(net: Network, queries: int, query: int, response: int, samples: int) 
     rows = samples * queries
     alone = forward(net.model, query + response - 1, response) - forward(net.model, query, 1)
     flops = rows * (alone + logits(net.model, net.vocabulary, response - 1))
-    size = net.model.head_size or net.model.width // net.model.heads
-    slot = 2 * net.model.layers * (net.model.kv_heads or net.model.heads) * size * itemsize(net)  # K and V
+    slot = 2 * net.model.layers * net.model.key_value_heads * net.model.head_dimension * itemsize(net)  # K, V
     slots = queries * query * (response - 1) + rows * pairs(response - 1, response - 1)
     traffic = (response - 1) * pass_bytes(net, 1) + slots / net.rows * slot / net.tensor
     return [prefill, Phase("decode", flops, 0.0, traffic)]

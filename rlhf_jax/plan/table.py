@@ -17,11 +17,10 @@ from typing import NamedTuple
 
 from absl import flags
 
-from rlhf_jax.command_line import status_of
-from rlhf_jax.files import read_object
+from rlhf_jax.command_line import command, parse_flags
+from rlhf_jax.files import read_object, write_text
 from rlhf_jax.plan.compiled import PROGRAMS
 from rlhf_jax.plan.topologies import PlanError
-from rlhf_jax.workdir import write_text
 
 SIZES = ("paper_1_3b", "paper_6_7b")
 TOPOLOGIES = ("v4:2x4x4", "v5e:2x2", "v5e:4x4", "v5p:4x4x4", "v6e:4x4", "gpu:1x1x8", "gpu:1x4x8")
@@ -55,10 +54,7 @@ CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIE
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
-    return status_of(lambda: run(argv))
+    return command(argv, "rlhf_jax", __doc__, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:
@@ -66,9 +62,7 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_string("json", None, "folder", required=True, flag_values=options)
     flags.DEFINE_string("out", None, "file", required=True, flag_values=options)
     flags.DEFINE_string("only", "", "part of a cell's name", flag_values=options)
-    unknown = options(argv)[1:]
-    if unknown:
-        raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    parse_flags(argv, options)
     folder, out = Path(options.json), Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     for cell in CELLS:

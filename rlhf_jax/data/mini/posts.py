@@ -33,18 +33,9 @@ from rlhf_jax.data.mini.world import (
 from rlhf_jax.data.records import Post
 
 POST_WORDS = 37  # words and punctuation marks of title and post together
+# Authors of summaries in data sets that were filtered for quality, and of those found at large.
 AUTHORS = {"hasty": 0.40, "careful": 0.29, "wrong": 0.10, "pointless": 0.09, "rambling": 0.06, "joking": 0.06}
-
-
-UNFILTERED = {
-    "hasty": 0.05,
-    "careful": 0.0,
-    "wrong": 0.05,
-    "pointless": 0.30,
-    "rambling": 0.25,
-    "joking": 0.35,
-}
-"""Authors of summaries in data sets that were filtered for quality, and of those found at large."""
+UNFILTERED = {"hasty": 0.05, "careful": 0, "wrong": 0.05, "pointless": 0.3, "rambling": 0.25, "joking": 0.35}
 
 
 def posts(seed: int, split: str, count: int) -> list[Post]:
