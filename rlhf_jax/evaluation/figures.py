@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from rlhf_jax.evaluation.intervals import Estimate
+from rlhf_jax.evaluation.names import spoken
 
 RED, BLUE, GREEN, GREY = "#b8402a", "#2a62b0", "#2f7d4f", "#8a8d93"
 PANEL = (5.0, 3.6)  # inches
@@ -42,7 +43,7 @@ def overoptimization_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
                 )
                 _along_kl(axes, points, judge, **style)
     rates.axhline(0.5, color=GREY, linewidth=0.6)
-    rates.yaxis.set_major_formatter(PercentFormatter(1))
+    rates.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     rates.set_ylabel("preferred over the reference")
     for (name, _), axes in zip(shown.values(), scores, strict=True):
         axes.set_ylabel("mean reward" if name == "reward model" else "mean rating of the gold judge, 1 to 7")
@@ -97,7 +98,7 @@ def scaling_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
     for axes in (accuracy, *rest):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(frameon=False, fontsize=8)
         _quiet(axes)
     _save(figure, path)
@@ -120,10 +121,10 @@ def agreement_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
             style = {"fmt": "o", "color": color, "label": said if seed is seeds[0] else None}
             _along(axes, [p + 0.2 * (i - 1) for p in places], [found[names[p]] for p in places], **style)
     axes.axhline(0.5, color=GREY, linewidth=0.6)
-    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xticks(range(len(names)), _labels(names), fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel("agrees with the judge")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=len(shown), frameon=False, fontsize=8)
     _quiet(axes)
     _save(figure, path)
 
@@ -140,11 +141,16 @@ def transfer_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
         places = [p + 0.12 * i for p in range(len(names))]
         _along(axes, places, [seed["policies"][name]["preference"] for name in names], fmt="o", color=BLUE)
     axes.axhline(0.5, color=GREY, linewidth=0.6)
-    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xticks(range(len(names)), _labels(names), fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel(f"preferred over the highlights\nby the {seeds[0]['judge']}")
     _quiet(axes)
     _save(figure, path)
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """A word a line."""
+    return [spoken(name).replace(" ", "\n") for name in names]
 
 
 def _millions(parameters: int) -> str:

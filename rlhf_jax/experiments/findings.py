@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.evaluation.likert import AXES
-from rlhf_jax.experiments.markdown import listed, percent, plain, rate_of, spoken, table
+from rlhf_jax.evaluation.names import spoken
+from rlhf_jax.experiments.markdown import listed, percent, plain, rate_of, table
 
 Row = list[Any]
 
@@ -176,6 +177,8 @@ def on_ppo_samples(found: Sequence[dict]) -> list[str]:
     )
     if all(a < b for a, b in zip(own, another, strict=True)):
         told += " What its own can tell apart is what training has taken out of them."
+    else:
+        told += " So it is not that the policy was trained against it: few of these pairs differ."
     return [told]
 
 

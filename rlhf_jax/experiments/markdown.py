@@ -4,23 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from rlhf_jax.evaluation.intervals import Estimate
 
-NAMES = {
-    "base": "pretrained",
-    "sft": "SFT",
-    "sft_10x": "SFT, 10× larger",
-    "sft_on_news": "SFT on news",
-    "ppo": "PPO",
-    "lead_3": "first three sentences",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "perfect": "rated 7 overall",
-}
-
-
-def spoken(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
-
 
 def rate_of(rate: Mapping[str, float] | None) -> Estimate | None:
     """The estimate in a rate of results.json."""
