@@ -41,11 +41,14 @@ for stage in sft reward; do
         --config.seed="$first" --workdir="$runs/weak$first" --stage="$stage"
 done
 experiment overoptimization "weak$first"
-# mini/large saw 12 million tokens in pretraining, mini/small 97: what size buys is told by one that saw as many.
-brief=$runs/bases/small_12M
-if [[ ! -f $brief/model.safetensors && ! -f $runs/seed$first/scaling.json ]]; then
-    python -m rlhf_jax.pretrain --out="$brief" --tokenizer=rlhf_jax/data/mini/base/small --steps=1800
-fi
-experiment scaling "seed$first" --policies --sizes="mini/small,$brief,mini/large" --alike="$brief,mini/large" \
-    --large_shares=1 --seeds=2
+# What size buys is told by models that saw equally many tokens in pretraining: 12 million, as mini/large did.
+alike=mini/large
+for base in "small_12M 72" "tiny_12M 36"; do
+    read -r name width <<<"$base"
+    alike=$runs/bases/$name,$alike
+    if [[ -f $runs/bases/$name/model.safetensors || -f $runs/seed$first/scaling.json ]]; then continue; fi
+    python -m rlhf_jax.pretrain --out="$runs/bases/$name" --tokenizer=rlhf_jax/data/mini/base/small \
+        --width="$width" --steps=1800
+done
+experiment scaling "seed$first" --policies --sizes="mini/small,$alike" --alike="$alike" --large_shares=1 --seeds=2
 page

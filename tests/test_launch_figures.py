@@ -58,7 +58,8 @@ def test_every_experiment_of_the_page_is_made(figures):
         assert f"rlhf_jax.experiments.overoptimization --workdir=runs/figures/{run}" in text
     assert "rlhf_jax.experiments.scaling --workdir=runs/figures/seed0 --policies" in text
     assert "rlhf_jax.pretrain --out=runs/figures/bases/small_12M" in text
-    assert "--alike=runs/figures/bases/small_12M,mini/large" in text
+    alike = "runs/figures/bases/tiny_12M,runs/figures/bases/small_12M,mini/large"
+    assert f"--sizes=mini/small,{alike} --alike={alike}" in text
 
 
 def test_stopped_and_started_again_it_makes_what_is_missing(figures):

@@ -35,9 +35,15 @@ class Section(NamedTuple):
     file: str  # in the run's folder
     find: Callable[[Sequence[dict]], Finding | None]
     draw: Callable[[Sequence[dict], PathLike[str]], None] | None = None
+    note: str = ""  # what else must be known to read the figures
 
 
 PIPELINE = "main --config=configs/mini.py"
+SEEN = (
+    "In pretraining mini/small saw 97 million tokens; mini/large and those named 12M saw 12 million, which is 4 "
+    "for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M. What a doubling of the parameters "
+    "adds is told by these three."
+)
 SECTIONS = (
     Section(
         "Human feedback beats ten times the size",
@@ -84,6 +90,7 @@ SECTIONS = (
         "scaling.json",
         findings.scaling,
         drawn.scaling_figure,
+        SEEN,
     ),
     Section(
         "Policies along size",
@@ -91,6 +98,7 @@ SECTIONS = (
         "experiments.scaling --policies",
         "scaling.json",
         findings.policy_size,
+        note=SEEN,
     ),
     Section(
         "ROUGE agrees less with the judge than the reward model does",
@@ -187,7 +195,8 @@ def told(section: Section, title: str, runs: list[Path], out: Path) -> tuple[str
         image = f"images/results-{section.file.removesuffix('.json')}{weak}.png"
         section.draw(made, out / image)
         picture = f"![{title}]({image})\n\n"
-    return f"{text}{held}\n\n{picture}{finding.body}\n\n{made_by}\n", VERDICTS[finding.held], len(made)
+    note = f"{section.note}\n\n" if section.note else ""
+    return f"{text}{held}\n\n{picture}{finding.body}\n\n{note}{made_by}\n", VERDICTS[finding.held], len(made)
 
 
 def judge_of(runs: list[Path]) -> str:
