@@ -40,9 +40,9 @@ class Section(NamedTuple):
 
 PIPELINE = "main --config=configs/mini.py"
 SEEN = (
-    "In pretraining mini/small saw 97 million tokens; mini/large and those named 12M saw 12 million, which is 4 "
-    "for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M. What a doubling of the parameters "
-    "adds is told by these three."
+    "In pretraining mini/small saw 97 million tokens; mini/large and those named 12M saw 12 million, which"
+    " is 4 for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M. What a doubling of the "
+    "parameters adds is told by these three."
 )
 SECTIONS = (
     Section(
