@@ -69,7 +69,7 @@ SCALING = {
     "points": [
         {"size": f"base{size}", "parameters": size, "comparisons": 1000 * 2**i}
         | {"valid_accuracy": estimate(0.6 + 0.02 * i)}
-        | {"gold_accuracy": estimate(0.7 + 0.02 * i), "blind_accuracy": estimate(0.55)}
+        | {"gold_accuracy": estimate(0.7 + 0.02 * i + size / 1e8), "blind_accuracy": estimate(0.55)}
         for size in (300_000, 3_000_000)
         for i in range(3)
     ],
@@ -77,6 +77,7 @@ SCALING = {
         {"size": f"base{size}", "parameters": size} | {"base": rate(0.3), "sft": rate(0.5), "ppo": rate(0.8)}
         for size in (300_000, 3_000_000)
     ],
+    "alike": ["base300000", "base3000000"],
     "per_doubling": {"gold_accuracy": {"comparisons": 0.02, "parameters": 0.004}, "valid_accuracy": {}},
 }
 METRICS = {"reward_model": estimate(0.75) | {"pairs": 120}, "rougeL": estimate(0.57), "words": estimate(0.52)}
@@ -211,6 +212,13 @@ def test_agreement_holds_where_the_reward_model_leads_on_pairs_of_every_kind():
     behind["agreement"]["ppo"]["another_reward_model"] = estimate(0.65)
     body = findings.agreement([behind]).body
     assert "agrees with the judge on 53% of the pairs, that of another run on 65%. What its own" in body
+
+
+def test_a_larger_model_that_is_worse_is_no_growth():
+    worse = copy.deepcopy(SCALING)
+    worse["points"][-1]["gold_accuracy"] = estimate(0.7)
+    assert findings.scaling([SCALING]).held and not findings.scaling([SCALING, worse]).held
+    assert findings.scaling([worse | {"alike": ["base300000"]}]).held  # it was not pretrained alike
 
 
 def test_values_at_equal_kl_lie_on_the_line_between_points():

@@ -57,7 +57,7 @@ def overoptimization_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
 
 
 def scaling_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
-    """Accuracy of reward models along comparisons, a line a size; and policies along size, if there are any.
+    """Accuracy of reward models along comparisons, a line a size; and policies of every size, if there are.
 
     `seeds` are figures of `rlhf_jax.experiments.scaling`.
     """
@@ -73,33 +73,29 @@ def scaling_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
                 ("valid_accuracy", "--", "labels"),
             ):
                 if name in points[0]:
-                    model = f"{Path(size).name} {_millions(points[0]['parameters'])}"
-                    label = f"{model}, {said}" if seed is seeds[0] else None
+                    label = f"{_model(points[0])}, {said}" if seed is seeds[0] else None
                     style: dict[str, Any] = {"color": color, "marker": "o", "linestyle": line, "label": label}
-                    _along(
-                        accuracy,
-                        [one["comparisons"] for one in points],
-                        [one[name] for one in points],
-                        **style,
-                    )
+                    across = [one["comparisons"] for one in points]
+                    _along(accuracy, across, [one[name] for one in points], **style)
         for name, color in (("base", GREY), ("sft", GREEN), ("ppo", BLUE)):
-            points = [one for one in seed["policies"] if name in one]
-            rates = [{"value": one[name]["rate"]} | one[name] for one in points]
+            found = [(i, one[name]) for i, one in enumerate(seed["policies"]) if name in one]
             label = {"base": "pretrained", "sft": "supervised", "ppo": "human feedback"}[name]
-            style = {"color": color, "marker": "o", "label": label if seed is seeds[0] else None}
-            if points:
-                _along(rest[0], [one["parameters"] for one in points], rates, **style)
+            style = {"color": color, "fmt": "o", "label": label if seed is seeds[0] else None}
+            if found:
+                rates = [{"value": rate["rate"]} | rate for _, rate in found]
+                _along(rest[0], [i for i, _ in found], rates, **style)
+    accuracy.set_xscale("log", base=2)
+    accuracy.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
     accuracy.set_xlabel("comparisons trained on")
     accuracy.set_ylabel("reward model right")
     for axes in rest:
         axes.axhline(0.5, color=GREY, linewidth=0.6)
-        axes.set_xlabel("parameters")
+        names = [_model(one) for one in seeds[0]["policies"]]
+        axes.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names], fontsize=9)
         axes.set_ylabel("preferred over the reference")
     for axes in (accuracy, *rest):
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=7)
         _quiet(axes)
     _save(figure, path)
 
@@ -153,8 +149,9 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [spoken(name).replace(" ", "\n") for name in names]
 
 
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.2g}M"
+def _model(point: dict) -> str:
+    """small, 0.31M"""
+    return f"{Path(point['size']).name}, {point['parameters'] / 1e6:.2g}M"
 
 
 def kl_where(points: Iterable[dict], name: str, level: float) -> float | None:

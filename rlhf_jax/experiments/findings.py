@@ -5,6 +5,7 @@ about. It holds where the intervals of 95% say so in every run, or the slopes wh
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from rlhf_jax.evaluation.likert import AXES
@@ -107,14 +108,14 @@ def judge_of(runs: Sequence[dict]) -> str:
 def at_kl(points: Sequence[dict], name: str, kl: float) -> float | None:
     """A value on the line through points in the order of KL; None outside of them."""
     ordered = sorted((point["kl"]["value"], point[name]["value"]) for point in points)
-    for (low, before), (high, after) in zip(ordered, ordered[1:], strict=False):
+    for (low, before), (high, after) in pairwise(ordered):
         if low <= kl <= high:
             return before + (after - before) * (kl - low) / max(high - low, 1e-9)
     return None
 
 
 def scaling(runs: Sequence[dict]) -> Finding:
-    """Held where accuracy grows with a doubling of the data, and with one of the parameters."""
+    """Held where accuracy grows with the data, and with every step in size of models pretrained alike."""
     truth = "gold_accuracy" if "gold_accuracy" in runs[0]["points"][0] else "valid_accuracy"
     rows = []
     for i, run in enumerate(runs):
@@ -129,6 +130,12 @@ def scaling(runs: Sequence[dict]) -> Finding:
         gains = [run["per_doubling"][truth][name] for run in runs if name in run["per_doubling"][truth]]
         held &= bool(gains) and min(gains) > 0
         told += f" A doubling of the {name} adds {listed(gains, '{:+.1%}')}." if gains else ""
+    for run in runs:
+        alike = [one for one in run["points"] if one["size"] in run["alike"]]
+        ladder = sorted(alike, key=lambda one: (one["comparisons"], one["parameters"]))
+        for small, large in pairwise(ladder):
+            if small["comparisons"] == large["comparisons"]:
+                held &= small[truth]["value"] < large[truth]["value"]
     return Finding(held, table(head, rows) + f"\n\n{told.strip()}")
 
 

@@ -133,8 +133,8 @@ HEAD = """\
 
 {runs} {judge} Intervals are of 95%, by bootstrap over posts; what another seed changes is seen between the
 runs. A finding holds where the intervals say so in every run that has the figures; growth with data and size,
-whose slopes have none, where both slopes are positive. `./launch/figures.sh` makes everything from nothing;
-`python -m rlhf_jax.experiments.results --runs={folder}` writes this page.
+whose slopes have none, where both slopes are positive and no larger model is worse. `./launch/figures.sh`
+makes everything from nothing; `python -m rlhf_jax.experiments.results --runs={folder}` writes this page.
 
 | finding | held here | runs |
 |---|---|---|

@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
             "seed": config.seed,
             "points": points,
             "policies": policies,
+            "alike": options.alike or sizes,
             "per_doubling": doublings(points, options.alike or sizes),
         }
         write_figures(workdir / "scaling.json", figures)
