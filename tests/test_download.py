@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.config import DataConfig
-from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.data.comparisons import PUBLISHED, load_comparisons
 from rlhf_jax.data.download import DownloadError, download
 from rlhf_jax.data.tldr import load_posts
 
@@ -193,11 +193,12 @@ def test_posts_and_comparisons_come_from_the_published_layout(server, tmp_path):
     }
     for split in ("train", "valid", "test"):
         server.files[f"/datasets/tldr_3_filtered/{split}.jsonl"] = json.dumps(post).encode()
-    server.files["/dataset/comparisons/batch4.json"] = json.dumps(comparison).encode()
+    for name in PUBLISHED:
+        server.files[f"/dataset/comparisons/{name}.json"] = json.dumps(comparison | {"batch": name}).encode()
     data = DataConfig(url=server.url, cache=str(tmp_path))
     assert {split: posts[0].id for split, posts in load_posts(data).items()} == dict.fromkeys(
         ("train", "valid", "test"), "t3_a"
     )
     server.paths.clear()
     assert [c.batch for c in load_comparisons(data, ("batch4",))] == ["batch4"]
-    assert server.paths == ["/dataset/comparisons/batch4.json"]
+    assert server.paths == [f"/dataset/comparisons/{name}.json" for name in PUBLISHED]
