@@ -2,7 +2,7 @@
 
 A fence of the language `source` names functions or classes, one a line, and becomes their code as it stands
 in the repository, without the docstring. Formulas become MathML, which browsers show by themselves: no
-script, no font and no network. A page that is made by a command is announced until it is there.
+script, no font and no network.
 """
 
 import ast
@@ -12,23 +12,10 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 SOURCE = re.compile(r"^```source\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
-NOT_MADE = """\
-# Findings
-
-The paper's figures, measured on the miniature. This page is not made yet: `./launch/figures.sh` writes it, in
-about three hours on two cores. What it measures: [Evaluation](evaluation.md#the-papers-findings).
-"""
-
-
-def on_files(files, config):
-    if "results.md" not in files.src_uris:
-        files.append(File.generated(config, "results.md", content=NOT_MADE))
-    return files
 
 
 def on_page_markdown(markdown, **_):

@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("mkdocs")
 
 from mkdocs.exceptions import PluginError  # noqa: E402
-from mkdocs.structure.files import File, Files  # noqa: E402
 
 from rlhf_jax.config import Config, fields_of  # noqa: E402
 from rlhf_jax.data.records import Comparison, Post, RecordError, from_json, write_jsonl  # noqa: E402
@@ -152,13 +151,6 @@ def test_decorators_are_shown(hooks):
 def test_a_name_that_is_not_there_is_an_error(hooks):
     with pytest.raises(PluginError, match=r"rlhf_jax/ppo\.py has no lost"):
         hooks.code_of("rlhf_jax.ppo.lost")
-
-
-def test_the_findings_are_announced_until_they_are_there(hooks, site):
-    announced = "This page is not made yet" in (site / "results" / "index.html").read_text(encoding="utf-8")
-    assert announced == (not (DOCS / "results.md").exists())
-    made = Files([File("results.md", str(DOCS), "site", True)])
-    assert len(hooks.on_files(made, config=None)) == 1
 
 
 # --- commands ---

@@ -12,6 +12,7 @@ Nothing is trained or measured here, and what is missing is said to be missing.
 import json
 import sys
 from collections.abc import Callable, Sequence
+from datetime import date
 from os import PathLike
 from typing import NamedTuple
 
@@ -167,7 +168,7 @@ def write(folder: Path, out: Path) -> None:
             summary.append(f"| {section.title}{addition} | {verdict} | {count} |")
     seeds = ", ".join(path.name.removeprefix("seed") for path in runs)
     head = HEAD.format(
-        runs=f"{'Runs' if len(runs) > 1 else 'A run'} of seed {seeds}, `{folder}/seed…`.",
+        runs=f"{'Runs' if len(runs) > 1 else 'A run'} of seed {seeds}, `{folder}/seed…`, {dates_of(runs)}.",
         judge=judge_of(runs),
         folder=folder,
         summary="\n".join(summary),
@@ -206,6 +207,12 @@ def judge_of(runs: list[Path]) -> str:
     if results[0]["judge"] == "gold judge":
         return "The judge is the miniature's gold judge, who knows what happened and whom no model has seen."
     return "The judge is each run's own reward model: what it prefers is no measure of quality."
+
+
+def dates_of(runs: list[Path]) -> str:
+    """The days on which the files of runs were made."""
+    made = [date.fromtimestamp(file.stat().mtime).isoformat() for run in runs for file in run.glob("*.json")]
+    return " to ".join(sorted({min(made), max(made)})) if made else "empty"
 
 
 def read(file: Path) -> dict:
