@@ -146,12 +146,14 @@ def policy_size(runs: Sequence[dict]) -> Finding | None:
     rows, held = [], True
     for i, run in enumerate(runs):
         supervised = max(one["sft"]["high"] for one in run["policies"])
+        right = {one["size"]: one.get("gold_accuracy", one["valid_accuracy"]) for one in run["points"]}
         for one in run["policies"]:
             held &= one["ppo"]["low"] > supervised
             rates = [percent(rate_of(one.get(name))) for name in ("base", "sft", "ppo")]
-            rows.append([i, one["size"], f"{one['parameters'] / 1e6:.2f}M", *rates])
+            size = [one["size"], f"{one['parameters'] / 1e6:.2f}M"]
+            rows.append([i, *size, *rates, f"{right[one['size']]['value']:.1%}"])
     head = ["run", "pretrained model", "parameters", "pretrained", "supervised", "human feedback"]
-    return Finding(held, table(head, rows))
+    return Finding(held, table([*head, "its reward model right"], rows))
 
 
 def agreement(runs: Sequence[dict]) -> Finding:

@@ -42,8 +42,7 @@ class Section(NamedTuple):
 PIPELINE = "main --config=configs/mini.py"
 SEEN = (
     "In pretraining mini/small saw 97 million tokens; mini/large and those named 12M saw 12 million, which"
-    " is 4 for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M. What a doubling of the "
-    "parameters adds is told by these three."
+    " is 4 for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M."
 )
 SECTIONS = (
     Section(
@@ -91,7 +90,7 @@ SECTIONS = (
         "scaling.json",
         findings.scaling,
         drawn.scaling_figure,
-        SEEN,
+        f"{SEEN} What a doubling of the parameters adds is told by these three.",
     ),
     Section(
         "Policies along size",
