@@ -53,6 +53,16 @@ def test_is_committed_without_what_a_run_leaves(path):
     assert path.read_text() == nbformat.writes(notebook) + "\n"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_imported_is_there(path):
+    """Of the notebook that runs with the slow tests alone, too."""
+    notebook = nbformat.read(path, as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    imports = re.findall(r"(?m)^from rlhf_jax.* import .*", code)
+    assert imports
+    exec("\n".join(imports), {})
+
+
 def test_ppo_step(tmp_path, monkeypatch):
     execute("ppo_step", tmp_path, monkeypatch, RUN="none", EPISODES=16, WARM_UP=2)
 
