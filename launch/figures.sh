@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Every figure of docs/results.md from nothing, in runs/figures: about 3 hours on two cores. Started again, it resumes.
+# Every figure of docs/results.md from nothing, in runs/figures: less than 3 hours on two cores. Started again, it
+# resumes.
 # RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. SEEDS="0 1 2" are those of the headline;
-# the experiments that train anew are of seed 0 alone.
+# the experiments that train anew are of the first alone.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
