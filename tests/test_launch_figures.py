@@ -64,6 +64,7 @@ def test_every_experiment_of_the_page_is_made(figures):
 
 def test_stopped_and_started_again_it_makes_what_is_missing(figures):
     _, whole = figures(SEEDS="4", RUNS="runs/whole")
+    assert not any("--another" in line for line in whole)  # a lone run has no other reward model to ask
     status, before = figures(SEEDS="4", RUNS="runs/parts", STOP_AT="experiments.transfer")
     assert status == 130 and "transfer" in before[-1]
     status, after = figures(SEEDS="4", RUNS="runs/parts")

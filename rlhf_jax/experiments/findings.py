@@ -187,7 +187,7 @@ def on_ppo_samples(found: Sequence[dict]) -> list[str]:
     if all(a < b for a, b in zip(own, another, strict=True)):
         told += " What its own can tell apart is what training has taken out of them."
     else:
-        told += " So it is not that the policy was trained against it: few of these pairs differ."
+        told += " So it is not that the policy was trained against it."
     return [told]
 
 
