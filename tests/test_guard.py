@@ -8,7 +8,7 @@ from rlhf_jax.feedback import guard
 
 def test_a_limit_refills_steadily(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(guard, "monotonic", lambda: now[0])
     limiter = guard.Limiter(3, 60)
     for _ in range(3):
         limiter.take("a")

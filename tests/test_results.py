@@ -70,7 +70,7 @@ SCALING = {
     "points": [
         {"size": f"base{size}", "parameters": size, "comparisons": 1000 * 2**i}
         | {"valid_accuracy": estimate(0.6 + 0.02 * i)}
-        | {"gold_accuracy": estimate(0.7 + 0.02 * i + size / 1e8), "blind_accuracy": estimate(0.55)}
+        | {"gold_accuracy": estimate(0.7 + 0.02 * i + size / 3e7, 0.01), "blind_accuracy": estimate(0.55)}
         for size in (300_000, 3_000_000)
         for i in range(3)
     ],
@@ -191,10 +191,35 @@ def test_a_claim_holds_whole_or_not(find, policy, figures):
     assert not find([other]).held
 
 
-def test_growth_with_a_size_that_was_not_tried_is_not_shown():
+def scaling_with(index, right):
+    """SCALING, in which the reward model at `index` is right in another share of the pairs."""
     other = copy.deepcopy(SCALING)
-    del other["per_doubling"]["gold_accuracy"]["parameters"]
-    assert findings.scaling([SCALING]).held and not findings.scaling([other]).held
+    other["points"][index]["gold_accuracy"] = estimate(right, 0.01)
+    return other
+
+
+def test_growth_with_data_is_the_most_comparisons_above_the_fewest():
+    assert findings.more_comparisons([SCALING]).held
+    assert not findings.more_comparisons([SCALING, scaling_with(2, 0.715)]).held  # 0.71 at the fewest, ± 0.01
+    one_share = SCALING | {"points": SCALING["points"][2::3]}
+    assert findings.more_comparisons([one_share]) is None
+    assert findings.larger_models([one_share]).held
+
+
+def test_growth_with_size_is_that_of_models_pretrained_alike():
+    assert findings.larger_models([SCALING]).held
+    assert not findings.larger_models([SCALING, scaling_with(-1, 0.755)]).held  # 0.75 of the smaller, ± 0.01
+    assert findings.larger_models([SCALING | {"alike": ["base300000"]}]) is None
+    body = findings.larger_models([SCALING]).body
+    assert "base300000 | 0.30M | 4,000" in body and "2,000" not in body
+
+
+def test_no_larger_model_may_be_worse():
+    middle = SCALING["points"][2] | {"size": "middle", "parameters": 1_000_000}
+    for right, held in ((0.8, True), (0.74, False)):
+        points = [*SCALING["points"], middle | {"gold_accuracy": estimate(right, 0.01)}]
+        run = SCALING | {"points": points, "alike": [*SCALING["alike"], "middle"]}
+        assert findings.larger_models([run]).held == held
 
 
 def test_preference_that_goes_on_rising_is_no_overoptimization():
@@ -214,13 +239,6 @@ def test_agreement_holds_where_the_reward_model_leads_on_pairs_of_every_kind():
     behind["agreement"]["ppo"]["another_reward_model"] = estimate(0.65)
     body = findings.agreement([behind]).body
     assert "agrees with the judge on 53% of the pairs, that of another run on 65%. What its own" in body
-
-
-def test_a_larger_model_that_is_worse_is_no_growth():
-    worse = copy.deepcopy(SCALING)
-    worse["points"][-1]["gold_accuracy"] = estimate(0.7)
-    assert findings.scaling([SCALING]).held and not findings.scaling([SCALING, worse]).held
-    assert findings.scaling([worse | {"alike": ["base300000"]}]).held  # it was not pretrained alike
 
 
 def test_values_at_equal_kl_lie_on_the_line_between_points():

@@ -105,9 +105,8 @@ def test_the_run_s_own_policies_serve_where_they_are_of_all_comparisons_and_as_m
 
 
 def test_the_page_of_findings_reads_them(figures):
-    finding = findings.scaling([figures])
-    assert "A doubling of the comparisons adds" in finding.body
-    assert not finding.held  # one size: what a doubling of it adds is not known
+    assert "A doubling of the comparisons adds" in findings.more_comparisons([figures]).body
+    assert findings.larger_models([figures]) is None  # one size was tried
     assert not findings.policy_size([figures]).held
 
 

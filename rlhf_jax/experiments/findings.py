@@ -1,9 +1,10 @@
 """The paper's findings, held to what was measured here.
 
 A finding is a function of the JSON of runs, one a seed, and gives None where the runs do not have what it is
-about. It holds where the intervals of 95% say so in every run, or the slopes where these have no intervals.
+about. It holds where the intervals of 95% say so in every run.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -114,29 +115,55 @@ def at_kl(points: Sequence[dict], name: str, kl: float) -> float | None:
     return None
 
 
-def scaling(runs: Sequence[dict]) -> Finding:
-    """Held where accuracy grows with the data, and with every step in size of models pretrained alike."""
-    truth = "gold_accuracy" if "gold_accuracy" in runs[0]["points"][0] else "valid_accuracy"
-    rows = []
+def more_comparisons(runs: Sequence[dict]) -> Finding | None:
+    """Held where a size's reward model of the most comparisons is above that of the fewest."""
+    rows, held = [], True
     for i, run in enumerate(runs):
-        for one in run["points"]:
-            size = [one["size"], f"{one['parameters'] / 1e6:.2f}M", f"{one['comparisons']:,}"]
-            right = [percent(one.get(name)) for name in ("valid_accuracy", "gold_accuracy", "blind_accuracy")]
-            rows.append([i, *size, *right])
+        tried = Counter(one["size"] for one in run["points"])
+        points = [one for one in run["points"] if tried[one["size"]] > 1]
+        for size in dict.fromkeys(one["size"] for one in points):
+            same = sorted((one for one in points if one["size"] == size), key=lambda one: one["comparisons"])
+            held &= same[-1][truth_of(runs)]["low"] > same[0][truth_of(runs)]["high"]
+        rows += [reward_row(i, one) for one in points]
+    return Finding(held, reward_table(rows, runs, "comparisons")) if rows else None
+
+
+def larger_models(runs: Sequence[dict]) -> Finding | None:
+    """Held where of models pretrained alike the largest is above the smallest, and no larger one is worse.
+
+    All are of the most comparisons; those that were not pretrained alike stand beside them.
+    """
+    rows, held = [], True
+    for i, run in enumerate(runs):
+        most = max(one["comparisons"] for one in run["points"])
+        points = [one for one in run["points"] if one["comparisons"] == most]
+        alike = [one for one in points if one["size"] in run["alike"]]
+        if len(alike) < 2:
+            return None
+        right = [one[truth_of(runs)] for one in sorted(alike, key=lambda one: one["parameters"])]
+        held &= right[-1]["low"] > right[0]["high"]
+        held &= all(small["value"] < large["value"] for small, large in pairwise(right))
+        rows += [reward_row(i, one) for one in points]
+    return Finding(held, reward_table(rows, runs, "parameters"))
+
+
+def truth_of(runs: Sequence[dict]) -> str:
+    """The gold judge's choices of held-out pairs, or people's where there is no judge."""
+    return "gold_accuracy" if "gold_accuracy" in runs[0]["points"][0] else "valid_accuracy"
+
+
+def reward_row(run: int, one: dict) -> Row:
+    """A reward model, and how often it is right."""
+    right = [percent(one.get(name)) for name in ("valid_accuracy", "gold_accuracy", "blind_accuracy")]
+    return [run, one["size"], f"{one['parameters'] / 1e6:.2f}M", f"{one['comparisons']:,}", *right]
+
+
+def reward_table(rows: list[Row], runs: Sequence[dict], doubled: str) -> str:
+    """Reward models, and what a doubling adds where it was tried."""
+    gains = [run["per_doubling"][truth_of(runs)].get(doubled) for run in runs]
+    told = "" if None in gains else f"\n\nA doubling of the {doubled} adds {listed(gains, '{:+.1%}')}."
     head = ["run", "pretrained model", "parameters", "comparisons"]
-    head += ["right, people", "right, gold judge", "blind to the post"]
-    told, held = "", True
-    for name in ("comparisons", "parameters"):
-        gains = [run["per_doubling"][truth][name] for run in runs if name in run["per_doubling"][truth]]
-        held &= bool(gains) and min(gains) > 0
-        told += f" A doubling of the {name} adds {listed(gains, '{:+.1%}')}." if gains else ""
-    for run in runs:
-        alike = [one for one in run["points"] if one["size"] in run["alike"]]
-        ladder = sorted(alike, key=lambda one: (one["comparisons"], one["parameters"]))
-        for small, large in pairwise(ladder):
-            if small["comparisons"] == large["comparisons"]:
-                held &= small[truth]["value"] < large[truth]["value"]
-    return Finding(held, table(head, rows) + f"\n\n{told.strip()}")
+    return table([*head, "right, people", "right, gold judge", "blind to the post"], rows) + told
 
 
 def policy_size(runs: Sequence[dict]) -> Finding | None:

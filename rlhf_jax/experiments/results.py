@@ -84,13 +84,20 @@ SECTIONS = (
         findings.best_of_n,
     ),
     Section(
-        "Reward models grow better with data and size",
-        "A doubling of the data adds about 1.1 points of accuracy, one of the model about 1.8 (figure 6).",
+        "Reward models grow better with data",
+        "A doubling of the comparisons adds about 1.1 points of accuracy (figure 6).",
         "experiments.scaling",
         "scaling.json",
-        findings.scaling,
+        findings.more_comparisons,
         drawn.scaling_figure,
-        f"{SEEN} What a doubling of the parameters adds is told by these three.",
+    ),
+    Section(
+        "Reward models grow better with size",
+        "A doubling of the model adds about 1.8 points of accuracy (figure 6).",
+        "experiments.scaling",
+        "scaling.json",
+        findings.larger_models,
+        note=f"{SEEN} What a doubling of the parameters adds is told by these three.",
     ),
     Section(
         "Policies along size",
@@ -131,10 +138,11 @@ SECTIONS = (
 HEAD = """\
 # The paper's findings, measured again
 
-{runs} {judge} Intervals are of 95%, by bootstrap over posts; what another seed changes is seen between the
-runs. A finding holds where the intervals say so in every run that has the figures; growth with data and size,
-whose slopes have none, where both slopes are positive and no larger model is worse. `./launch/figures.sh`
-makes everything from nothing; `python -m rlhf_jax.experiments.results --runs={folder}` writes this page.
+{runs} {judge}
+
+Intervals are of 95%, by bootstrap over posts; what another seed changes is seen between the runs. A finding
+holds where the intervals say so in every run that has the figures. `./launch/figures.sh` makes everything
+from nothing; `python -m rlhf_jax.experiments.results --runs={folder}` writes this page.
 
 | finding | held here | runs |
 |---|---|---|

@@ -5,8 +5,8 @@ request comes from, and a session's forms carry its CSRF token.
 """
 
 import hmac
-import time
 from collections import OrderedDict
+from time import monotonic
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.exceptions import HTTPException
@@ -59,7 +59,7 @@ class Limiter:
         self._buckets: OrderedDict[object, tuple[float, float]] = OrderedDict()
 
     def left(self, key: object) -> float:
-        now = time.monotonic()
+        now = monotonic()
         level, then = self._buckets.get(key, (float(self.count), now))
         return min(self.count, level + (now - then) * self.rate)
 
@@ -69,7 +69,7 @@ class Limiter:
         if level < 1:
             wait = str(int((1 - level) / self.rate) + 1)
             raise HTTPException(429, f"Too many requests; try again in {wait} s.", {"Retry-After": wait})
-        self._buckets[key] = level - 1, time.monotonic()
+        self._buckets[key] = level - 1, monotonic()
         self._buckets.move_to_end(key)
         if len(self._buckets) > self.KEYS:
             self._buckets.popitem(last=False)
