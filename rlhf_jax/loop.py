@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
@@ -43,25 +42,23 @@ def run(
     log: MetricsLog,
     folder: Path,
     state: State,
-    update: Callable[[State, int], tuple[State, dict]],
+    update: Callable[[State, int], tuple[State, dict, dict]],
     *,
     save_every: int,
-    counted: tuple[str, int],
     keep: int = 2,
     best: str = "",
     profile: Path | None = None,
 ) -> State:
-    """`update(state, i) -> (state, metrics)` for every step of `log`, saved in `folder`; the last state.
+    """`update(state, i)` for every step of `log`, saved in `folder`; the last state.
 
-    `counted` says how many of what a step reads, such as ("episodes", 128): logged a second. `update`
-    makes its own batch, on the host while the devices compute the step before. A step is saved behind
-    those that follow. The newest `keep` stay, and the best by the metric `best`, such as "-loss". Steps
-    are profiled into the folder `profile`, where there is one. Raises Stopped after a signal, once the
-    step is saved, and CheckpointError where one cannot be.
+    `update` returns state, metrics, and counts of what the step read, such as {"pairs": 64, "tokens": 9000},
+    which are logged a second. It makes its own batch, on the host while the devices compute the step before.
+    A step is saved behind those that follow. The newest `keep` stay, and the best by the metric `best`, such
+    as "-loss". Steps are profiled into the folder `profile`, where there is one. Raises Stopped after a
+    signal, once the step is saved, and CheckpointError where one cannot be.
     """
-    unit, amount = counted
     profiler = Profiler(profile, log.start, log.total) if profile and hosts.is_first() else None
-    clock, i = time.monotonic(), log.start - 1
+    i = log.start - 1
     saving: Future[None] = Future()
     saving.set_result(None)
     with log, StopSignal() as stop, ExitStack() as end:
@@ -69,13 +66,11 @@ def run(
         for i in range(log.start, log.total):
             if profiler:
                 profiler.before(i, state)
-            state, metrics = update(state, i)
+            state, metrics, read = update(state, i)
             if profiler:
                 metrics |= profiler.after(i, state)
             _check_metric(best, metrics, folder)
-            now = time.monotonic()
-            log.log(i, metrics | {f"{unit}_per_second": amount / (now - clock)})
-            clock = now
+            log.log(i, metrics, read)
             stopped, due = stop.asked(), (i + 1) % save_every == 0 or i + 1 == log.total
             if saving.done():
                 saving.result()

@@ -6,9 +6,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from os import PathLike
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax
@@ -21,6 +22,8 @@ from tqdm import tqdm
 from rlhf_jax import hosts
 from rlhf_jax.data.records import RecordError, parse_line
 from rlhf_jax.files import naming, write_text
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class MetricsLog:
@@ -50,7 +53,8 @@ class MetricsLog:
         an error that it raises ends all of them after the same step.
         """
         self.start, self.total, self._watch = resume_step, total, watch
-        self._held: tuple[int, dict[str, Any]] | None = None
+        self._held: tuple[int, dict[str, Any], Mapping[str, Any], float] | None = None
+        self._clock = time.monotonic()
         self._silent = not hosts.is_first()
         if self._silent:
             return
@@ -64,10 +68,14 @@ class MetricsLog:
         self._bar = progress_bar(total, stage, initial=resume_step)
         self._shown = shown
 
-    def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Holds the scalars of `step` and writes those of the step before it."""
+    def log(self, step: int, metrics: dict[str, Any], read: Mapping[str, Any] = NOTHING) -> None:
+        """Holds the scalars of `step` and writes those of the step before it.
+
+        `read` counts what the step read, such as tokens: written a second, as `tokens_per_second`.
+        """
         self._write_held()
-        self._held = (step, metrics)
+        now = time.monotonic()
+        self._held, self._clock = (step, metrics, read, now - self._clock), now
 
     def flush(self) -> None:
         """Writes the step that is held, waiting for it if it still runs."""
@@ -81,9 +89,11 @@ class MetricsLog:
     def _write_held(self) -> None:
         if self._held is None:
             return
-        step, metrics = self._held
+        step, metrics, read, seconds = self._held
         self._held = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        metrics, read = jax.device_get((metrics, dict(read)))
+        values = {name: float(value) for name, value in metrics.items()}
+        values |= {f"{unit}_per_second": float(amount) / seconds for unit, amount in read.items()}
         if not self._silent:
             self._write(step, values)
         for warning in self._watch(step, values):

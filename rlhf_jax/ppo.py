@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -229,11 +230,13 @@ def train(config: Config, workdir: Path) -> None:
         state = loop.resume(folder, start, state)
         step = jitted_iteration(setting)
 
-        def one_iteration(state: PpoState, i: int) -> tuple[PpoState, losses.Metrics]:
-            query = to_devices(plan.batch(i)["query"], mesh)
-            state, metrics = step(state, reference, reward, query)
-            learning_rate = schedule(state.policy.step - 1)
-            return state, metrics | {"lr": learning_rate, "episodes": (i + 1) * options.batch_size}
+        def one_iteration(state: PpoState, i: int) -> tuple[PpoState, losses.Metrics, dict]:
+            query = plan.batch(i)["query"]
+            state, metrics = step(state, reference, reward, to_devices(query, mesh))
+            responses = options.batch_size * metrics["objective/length"]
+            tokens = np.count_nonzero(query != tokenizer.pad_id) + responses
+            metrics |= {"lr": schedule(state.policy.step - 1), "episodes": (i + 1) * options.batch_size}
+            return state, metrics, {"episodes": options.batch_size, "tokens": tokens}
 
         usual_scores = checkpoint.read_meta(*reward_model)["usual_scores"]
         signs = functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores)
@@ -244,7 +247,6 @@ def train(config: Config, workdir: Path) -> None:
             state,
             one_iteration,
             save_every=options.save_every,
-            counted=("episodes", options.batch_size),
             keep=config.keep_checkpoints,
             best=options.best,
             profile=workdir / "profile" / "ppo" if config.profile else None,

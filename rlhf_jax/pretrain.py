@@ -167,12 +167,12 @@ def train(options: flags.FlagValues) -> None:
             packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
             rows = list(islice(packed, options.rows))
             batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            return step_fn(state, to_devices(batch, mesh))
+            read = {"rows": options.rows, "tokens": np.count_nonzero(batch["segments"])}
+            return *step_fn(state, to_devices(batch, mesh)), read
 
         watch = health.Watch(folder, HealthConfig())
         log = MetricsLog(out, "pretrain", start, options.steps, ("loss", "learnable"), watch)
-        counted = ("rows", options.rows)
-        state = loop.run(log, folder, state, one_step, save_every=options.save_every, counted=counted)
+        state = loop.run(log, folder, state, one_step, save_every=options.save_every)
         pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
 
 

@@ -150,13 +150,20 @@ def train_one(name: str, config: Config, model: ModelConfig, plan: PairPlan, wor
     state = loop.resume(folder, start, state)
     train_step = jitted_step(model, tokenizer.pad_id, options.microbatches)
     watch = health.Watch(folder, config.health)
+
+    def one_step(state: TrainState, i: int) -> tuple[TrainState, Metrics, dict]:
+        batch = plan.batch(i)
+        texts = (batch[name] for name in ("query", "chosen", "rejected"))
+        tokens = sum(np.count_nonzero(text != tokenizer.pad_id) for text in texts)
+        read = {"pairs": plan.batch_size, "tokens": tokens}
+        return *train_step(state, to_devices(batch, mesh)), read
+
     state = loop.run(
         MetricsLog(workdir, name, start, total, ("loss", "accuracy"), watch),
         folder,
         state,
-        lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
+        one_step,
         save_every=options.save_every,
-        counted=("pairs", plan.batch_size),
         keep=config.keep_checkpoints,
         best=options.best,
         profile=workdir / "profile" / name if config.profile else None,

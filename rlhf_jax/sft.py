@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rlhf_jax import checkpoint, health, hosts, loop
@@ -132,13 +133,18 @@ def fine_tune(
         state = jax.jit(create, donate_argnums=0)(weights)
         state = loop.resume(folder, start, state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)
+
+        def one_step(state: TrainState, i: int) -> tuple[TrainState, dict, dict]:
+            batch = plan.batch(i)
+            read = {"rows": plan.batch_size, "tokens": np.count_nonzero(batch["segments"])}
+            return *train_step(state, to_devices(batch, mesh)), read
+
         loop.run(
             MetricsLog(workdir, name, start, total, ("loss",), health.Watch(folder, config.health)),
             folder,
             state,
-            lambda state, i: train_step(state, to_devices(plan.batch(i), mesh)),
+            one_step,
             save_every=options.save_every,
-            counted=("rows", plan.batch_size),
             keep=config.keep_checkpoints,
             best=options.best,
             profile=workdir / "profile" / name if config.profile else None,

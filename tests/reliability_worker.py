@@ -21,8 +21,8 @@ class Telling(MetricsLog):
         super().__init__(workdir, stage, start, *rest)
         self.stage = stage
 
-    def log(self, step, metrics):
-        super().log(step, metrics)
+    def log(self, step, *scalars):
+        super().log(step, *scalars)
         with open(os.environ["STEPS"], "a") as file:
             file.write(f"{self.stage} {step}\n")
         time.sleep(STEP_SECONDS)

@@ -166,7 +166,7 @@ def test_sigterm_to_one_process_ends_both_after_the_same_saved_step(tmp_path):
 
 LOGS = {"sft": transformer, "reward_seed0": heads, "ppo": transformer}  # the specs of what each trains
 WHOLE_RUN_SECONDS = 900  # four processes compile everything four times
-CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second")
+CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second", "tokens_per_second")
 
 
 def results(workdir):

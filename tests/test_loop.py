@@ -44,10 +44,10 @@ def count(workdir, total, during=lambda i: None, save_every=10, size=8, losses=N
     def update(state, i):
         during(i)
         metrics = {"count": state.params[0], "loss": losses[i] if losses else 0.0}
-        return Counter(state.params + 1, state.total + i), metrics
+        return Counter(state.params + 1, state.total + i), metrics, {"steps": 1}
 
     log = MetricsLog(workdir, "counter", start, total)
-    return loop.run(log, folder, state, update, save_every=save_every, counted=("steps", 1), **options)
+    return loop.run(log, folder, state, update, save_every=save_every, **options)
 
 
 def steps(workdir):
@@ -109,15 +109,15 @@ def test_a_run_without_updates_ends_before_its_last_step_is_called_done(tmp_path
 
     def update(state, i):
         idle = max(0, i - 10)
-        return state.replace(params=state.params + 1), {"skipped": idle > 0, "skipped_in_a_row": idle}
+        return state.replace(params=state.params + 1), {"skipped": idle > 0, "skipped_in_a_row": idle}, {}
 
     log = MetricsLog(tmp_path, "counter", 0, total, watch=Watch(folder, HealthConfig(patience=3)))
     state = Counter(jnp.zeros(8), jnp.float32(0))
     if ended is None:
-        loop.run(log, folder, state, update, save_every=10, counted=("steps", 1))
+        loop.run(log, folder, state, update, save_every=10)
         return
     with pytest.raises(TrainingError, match=f"to {ended} .* step: 10; .* {folder}/10\\."):
-        loop.run(log, folder, state, update, save_every=10, counted=("steps", 1))
+        loop.run(log, folder, state, update, save_every=10)
     assert steps(tmp_path) == list(range(ended + 1))
     assert checkpoint.latest_step(folder) == 10
 

@@ -37,6 +37,17 @@ def test_a_step_is_written_when_the_next_one_is_logged(tmp_path):
     assert read_metrics(path(tmp_path)) == [{"step": 0, "loss": 2.5}, {"step": 1, "loss": 1.5}]
 
 
+def test_what_a_step_read_is_written_a_second(tmp_path, monkeypatch):
+    times = iter([10.0, 12.0, 12.5])
+    monkeypatch.setattr("rlhf_jax.metrics.time.monotonic", lambda: next(times))
+    with open_log(tmp_path) as log:
+        log.log(0, {}, {"pairs": 64, "tokens": jnp.float32(900)})
+        log.log(1, {}, {"pairs": 64, "tokens": 1000})
+    first, second = read_metrics(path(tmp_path))
+    assert first == {"step": 0, "pairs_per_second": 32, "tokens_per_second": 450}
+    assert second == {"step": 1, "pairs_per_second": 128, "tokens_per_second": 2000}
+
+
 def test_flush_writes_the_held_step_once(tmp_path):
     with open_log(tmp_path) as log:
         log.log(0, {"loss": 1.0})

@@ -14,6 +14,7 @@ from rlhf_jax import checkpoint, inference, loop, ppo, reward, sft
 from rlhf_jax.checkpoint import CheckpointError
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.data import sources
+from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.health import TrainingError
 from rlhf_jax.mesh import make_mesh
@@ -27,7 +28,7 @@ LOGS = {
     "reward": "reward_seed0",
     "ppo": "ppo",
 }  # name of the checkpoints and metrics of its loop
-CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second")
+CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second", "tokens_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,8 @@ def stop_at(step, train, config, workdir):
     """Runs until step `step` is logged, as Ctrl-C would end it."""
     log = MetricsLog.log
 
-    def stopping(self, i, metrics):
-        log(self, i, metrics)
+    def stopping(self, i, *scalars):
+        log(self, i, *scalars)
         if i == step:
             raise KeyboardInterrupt
 
@@ -107,6 +108,18 @@ def test_stopped_and_resumed_is_the_undisturbed_run(stage, config, undisturbed, 
     assert numbers_of(workdir, name) == numbers_of(undisturbed[0], name)
     if stage == "reward":
         tiny.assert_same(last_checkpoint(workdir, stage)[1], last_checkpoint(undisturbed[0], stage)[1])
+
+
+def test_tokens_a_second_are_those_of_queries_and_responses(config, undisturbed):
+    """Padding is not counted."""
+    workdir, size = undisturbed[0], config.ppo.batch_size
+    tokenizer = load_tokenizer(workdir)
+    queries = sources.load_queries(config.data, config.seed, tokenizer)
+    plan = QueryPlan(queries, tokenizer, config.data, size, config.seed)
+    for i, record in enumerate(read_metrics(workdir / "metrics" / "ppo.jsonl")):
+        tokens = size * record["tokens_per_second"] / record["episodes_per_second"]
+        read = sum(int(token != tokenizer.pad_id) for token in plan.batch(i)["query"].flat)
+        assert tokens == pytest.approx(read + size * record["objective/length"], rel=1e-5)
 
 
 def test_state_that_resuming_needs_is_in_the_checkpoint(undisturbed):
@@ -168,9 +181,9 @@ def train_with_nan(step, module, config, workdir, patch):
     def recorded(log, folder, state, update, **options):
         def recorded_update(state, i):
             marks.append(i == step)
-            state, metrics = update(state, i)
+            state, *told = update(state, i)
             states.append(jax.tree.map(jnp.copy, state))  # the state itself is given away at the next step
-            return state, metrics
+            return state, *told
 
         states.append(jax.tree.map(jnp.copy, state))
         return run(log, folder, state, recorded_update, **options)
