@@ -34,7 +34,7 @@ def test_folder_and_glob_are_read_in_the_order_of_names(tmp_path):
     assert batches(tmp_path / "*.json") == ["batch3", "batch5"]
     assert batches(tmp_path / "b.jsonl") == ["batch4"]
     assert batches(tmp_path, ("batch5", "batch4")) == ["batch4", "batch5"]
-    message = r"no comparisons to train on of batch batch6, batch7 \(reward\.batches\)$"
+    message = "of batch 'batch6', 'batch7'; there are batch3, batch4, batch5. --config"
     with pytest.raises(RecordError, match=message):
         batches(tmp_path, ("batch3", "batch7", "batch6"))
 

@@ -39,10 +39,13 @@ def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comp
             for name in PUBLISHED
         ]
     found = [comparison for path in paths for comparison in read_comparisons(path)]
-    missing = set(batches) - {comparison.batch for comparison in found if comparison.split == "train"}
-    if missing:
-        place, names = data.comparisons or folder, ", ".join(sorted(missing))
-        raise RecordError(f"{place}: no comparisons to train on of batch {names} (reward.batches)")
+    there = {comparison.batch for comparison in found if comparison.split == "train"}
+    if missing := set(batches) - there:
+        place, names = data.comparisons or folder, ", ".join(map(repr, sorted(missing)))
+        raise RecordError(
+            f"{place}: no comparisons to train on of batch {names}; there are {', '.join(sorted(there))}."
+            """ --config.reward.batches="('a','b')" selects, --config.reward.batches="()" takes all"""
+        )
     return [one for one in found if not batches or one.split != "train" or one.batch in batches]
 
 

@@ -12,8 +12,8 @@
 
 Beside them stand the best of some samples of SFT by the reward model, the first three sentences, the title
 where there is one, the highlights, and a policy that was fine-tuned on news from the same base, with the
-settings of stage sft. The judge is the gold judge in the
-miniature; elsewhere the reward model, which transfers itself and is held to the experts' ratings.
+settings of stage sft. The judge is the gold judge in the miniature; elsewhere the reward model, which
+transfers itself and is held to the experts' ratings.
 
 Departure from the paper: the supervised policy reads the same query as the others, not one of its own.
 The figures are `<workdir>/transfer.json` and .png; the supervised policy lies in `<workdir>/transfer/`.
