@@ -1,6 +1,7 @@
 """Figures as PNG files, for documents: the paper's, drawn of what was measured here."""
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from os import PathLike
 from typing import Any
 
@@ -8,13 +9,16 @@ import numpy as np
 from etils.epath import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from rlhf_jax.evaluation.intervals import Estimate
 from rlhf_jax.evaluation.names import spoken
 
 RED, BLUE, GREEN, GREY = "#b8402a", "#2a62b0", "#2f7d4f", "#8a8d93"
+LINES = ("-", "--", ":", "-.")
 PANEL = (5.0, 3.6)  # inches
+TRUTHS = {"gold_accuracy": ("gold judge", BLUE), "valid_accuracy": ("people", RED)}
+POLICIES = {"base": ("pretrained", GREY), "sft": ("supervised", GREEN), "ppo": ("human feedback", BLUE)}
 
 
 def overoptimization_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
@@ -57,47 +61,80 @@ def overoptimization_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
 
 
 def scaling_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
-    """Accuracy of reward models along comparisons, a line a size; and policies of every size, if there are.
+    """Accuracy of reward models along comparisons and along parameters, and policies of every size.
 
-    `seeds` are figures of `rlhf_jax.experiments.scaling`.
+    `seeds` are figures of `rlhf_jax.experiments.scaling`; they lie one over the other. The second and the
+    third panel are there where several sizes and policies were tried.
     """
-    with_policies = any(seed["policies"] for seed in seeds)
-    figure = Figure(figsize=(PANEL[0] * (1 + with_policies), PANEL[1]), layout="constrained")
-    accuracy, *rest = np.atleast_1d(figure.subplots(1, 1 + with_policies))
-    for seed in seeds:
-        sizes = list(dict.fromkeys(one["size"] for one in seed["points"]))
-        for size, color in zip(sizes, (BLUE, RED, GREEN, GREY), strict=False):
-            points = [one for one in seed["points"] if one["size"] == size]
-            for name, line, said in (
-                ("gold_accuracy", "-", "gold judge"),
-                ("valid_accuracy", "--", "labels"),
-            ):
-                if name in points[0]:
-                    label = f"{_model(points[0])}, {said}" if seed is seeds[0] else None
-                    style: dict[str, Any] = {"color": color, "marker": "o", "linestyle": line, "label": label}
-                    across = [one["comparisons"] for one in points]
-                    _along(accuracy, across, [one[name] for one in points], **style)
-        for name, color in (("base", GREY), ("sft", GREEN), ("ppo", BLUE)):
-            found = [(i, one[name]) for i, one in enumerate(seed["policies"]) if name in one]
-            label = {"base": "pretrained", "sft": "supervised", "ppo": "human feedback"}[name]
-            style = {"color": color, "fmt": "o", "label": label if seed is seeds[0] else None}
-            if found:
-                rates = [{"value": rate["rate"]} | rate for _, rate in found]
-                _along(rest[0], [i for i, _ in found], rates, **style)
-    accuracy.set_xscale("log", base=2)
-    accuracy.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
-    accuracy.set_xlabel("comparisons trained on")
-    accuracy.set_ylabel("reward model right")
-    for axes in rest:
-        axes.axhline(0.5, color=GREY, linewidth=0.6)
-        names = [_model(one) for one in seeds[0]["policies"]]
-        axes.set_xticks(range(len(names)), [name.replace(", ", "\n") for name in names], fontsize=9)
-        axes.set_ylabel("preferred over the reference")
-    for axes in (accuracy, *rest):
+    panels = [_along_comparisons]
+    panels += [_along_parameters] * (len({one["size"] for one in seeds[0]["points"]}) > 1)
+    panels += [_policies_of_sizes] * bool(seeds[0]["policies"])
+    figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained")
+    for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        for seed in seeds:
+            draw(axes, seed)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(frameon=False, fontsize=7)
+        labelled = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        axes.legend(labelled.values(), labelled.keys(), frameon=False, fontsize=8)
         _quiet(axes)
     _save(figure, path)
+
+
+def _along_comparisons(axes: Axes, seed: dict) -> None:
+    """A line for each size that was trained on several numbers of comparisons; or a point for each."""
+    sizes = dict.fromkeys(one["size"] for one in seed["points"])
+    series = [[one for one in seed["points"] if one["size"] == size] for size in sizes]
+    lines = [points for points in series if len(points) > 1] or series
+    for points, line in zip(lines, cycle(LINES), strict=False):
+        across = [one["comparisons"] for one in points]
+        for truth, (judge, color) in TRUTHS.items():
+            if truth in points[0]:
+                style = {"color": color, "marker": "o", "linestyle": line}
+                label = f"{_model(points[0])}, {judge}"
+                _along(axes, across, [one[truth] for one in points], label=label, **style)
+        axes.set_xscale("log")
+        axes.set_xticks(across, [f"{count:,}" for count in across])
+    axes.minorticks_off()
+    axes.set_xlabel("comparisons trained on")
+    axes.set_ylabel("reward model right")
+
+
+def _along_parameters(axes: Axes, seed: dict) -> None:
+    """All sizes of the most comparisons; a line joins those that were pretrained alike."""
+    most = max(one["comparisons"] for one in seed["points"])
+    points = sorted(
+        (one for one in seed["points"] if one["comparisons"] == most), key=lambda one: one["parameters"]
+    )
+    alike = [one for one in points if one["size"] in seed["alike"]]
+    for truth, (judge, color) in TRUTHS.items():
+        for shown, line in ((points, ""), (alike, "-")):
+            if truth in points[0]:
+                style = {"color": color, "marker": "o", "linestyle": line, "label": judge}
+                _along(axes, [one["parameters"] for one in shown], [one[truth] for one in shown], **style)
+    judged = next(truth for truth in TRUTHS if truth in points[0])
+    for one in points:
+        place = one["parameters"], one[judged]["value"]
+        axes.annotate(_name(one), place, (6, 4), textcoords="offset points", fontsize=8, color=GREY)
+    axes.set_xscale("log")
+    ticks = {f"{one['parameters'] / 1e6:.2g}M": one["parameters"] for one in points}
+    axes.set_xticks(list(ticks.values()), list(ticks))
+    axes.minorticks_off()
+    axes.margins(x=0.15)
+    axes.set_xlabel("parameters; a line joins models pretrained alike")
+    axes.set_ylabel("reward model right")
+
+
+def _policies_of_sizes(axes: Axes, seed: dict) -> None:
+    """How often the policies of every size are preferred over the reference."""
+    for name, (said, color) in POLICIES.items():
+        found = [(i, one[name]) for i, one in enumerate(seed["policies"]) if name in one]
+        rates: list[Any] = [{"value": rate["rate"]} | rate for _, rate in found]
+        if found:
+            _along(axes, [i for i, _ in found], rates, color=color, fmt="o", label=said)
+    names = [_model(one).replace(", ", "\n") for one in seed["policies"]]
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.axhline(0.5, color=GREY, linewidth=0.6)
+    axes.set_ylabel("preferred over the reference")
 
 
 def agreement_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
@@ -151,7 +188,12 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _model(point: dict) -> str:
     """small, 0.31M"""
-    return f"{Path(point['size']).name}, {point['parameters'] / 1e6:.2g}M"
+    return f"{_name(point)}, {point['parameters'] / 1e6:.2g}M"
+
+
+def _name(point: dict) -> str:
+    """Of a pretrained model, without its folder."""
+    return Path(point["size"]).name
 
 
 def kl_where(points: Iterable[dict], name: str, level: float) -> float | None:
