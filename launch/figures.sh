@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every figure of docs/results.md from nothing, in runs/figures. Its steps add up to 2 1/4 hours on two cores.
 # Started again, it resumes.
-# RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. SEEDS="0 1 2" are those of the headline;
-# the experiments that train anew are of the first alone.
+# RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. Of SEEDS="0 1 2" the weak reward model
+# and the sizes are of the first alone.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -25,6 +25,7 @@ for seed in $seeds; do
     python -m rlhf_jax.main --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
     experiment probes "seed$seed"
     experiment transfer "seed$seed"
+    experiment overoptimization "seed$seed"
 done
 # Beside each run's reward model that of the run before it, against which its policies were not trained.
 before=${seeds##* }
@@ -36,7 +37,6 @@ for seed in $seeds; do
 done
 
 first=${seeds%% *}
-experiment overoptimization "seed$first"
 # A reward model that saw an eighth of the comparisons: is what does not happen with the good one its merit?
 for stage in sft reward; do
     if [[ -f $runs/weak$first/overoptimization.json ]]; then break; fi
