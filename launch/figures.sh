@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Every figure of docs/results.md from nothing, in runs/figures. Its steps add up to 2 1/4 hours on two cores.
-# Started again, it resumes.
+# Every figure of docs/results.md from nothing, in runs/figures: 2 1/4 hours on two cores. Started again, it resumes.
 # RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. Of SEEDS="0 1 2" the weak reward model
 # and the sizes are of the first alone.
 set -euo pipefail
