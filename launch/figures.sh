@@ -36,7 +36,7 @@ for seed in $seeds; do
 done
 
 first=${seeds%% *}
-# A reward model that saw an eighth of the comparisons: is what does not happen with the good one its merit?
+# Over-optimization once more, against a reward model that saw an eighth of the comparisons.
 for stage in sft reward; do
     if [[ -f $runs/weak$first/overoptimization.json ]]; then break; fi
     python -m rlhf_jax.main --config=configs/mini.py --config.data.mini_pairs=4000 --config.sft.bigger_pretrained= \
