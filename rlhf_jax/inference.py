@@ -38,12 +38,17 @@ def response_logp(weights, config: ModelConfig, query, responses, pad_id: int):
     return jnp.sum(jnp.where(responses[:, 0] != pad_id, logp, 0.0), axis=1, keepdims=True)
 
 
-def batch_size(shards: int, summaries: int = 1) -> int:
-    """Texts computed at once, with so many summaries of each: BATCH_SIZE rows in all.
+def row_multiple(mesh: Mesh) -> int:
+    """What the rows of a batch are a multiple of: the row shards, but two at least.
 
-    Rounded up to a multiple of the row shards.
+    Of an axis of one row JAX does not tell how it is split, and refuses to index it.
     """
-    return -(-BATCH_SIZE // (summaries * shards)) * shards
+    return max(2, row_shards(mesh))
+
+
+def batch_size(multiple: int, summaries: int = 1) -> int:
+    """Texts computed at once, with so many summaries of each: BATCH_SIZE rows in all, rounded up."""
+    return -(-BATCH_SIZE // (summaries * multiple)) * multiple
 
 
 def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
@@ -52,7 +57,7 @@ def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.sta
     return write.trace(
         params.abstract(transformer.specs(model, vocabulary), mesh),
         model,
-        abstract_rows(mesh, (batch_size(row_shards(mesh), samples), config.data.query_tokens)),
+        abstract_rows(mesh, (batch_size(row_multiple(mesh), samples), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
         response_tokens=config.data.response_tokens,
         eos_id=0,
@@ -65,7 +70,7 @@ def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.sta
 def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """`read` as it scores best-of-N's samples, in its longest bucket, without values. Needs a mesh set."""
     data, mesh, count = config.data, jax.sharding.get_mesh(), config.eval.best_of
-    rows = batch_size(row_shards(mesh), count)
+    rows = batch_size(row_multiple(mesh), count)
     query = abstract_rows(mesh, (rows, data.query_tokens))
     responses = abstract_rows(mesh, (rows, count, data.reward_response_tokens))
     return read.trace(
@@ -98,7 +103,7 @@ def samples(
     `encode(post, tokenizer, limit)` makes the query.
     """
     mesh = jax.sharding.get_mesh()
-    plan = QueryPlan(posts, tokenizer, data, batch_size(row_shards(mesh), count), seed, encode)
+    plan = QueryPlan(posts, tokenizer, data, batch_size(row_multiple(mesh), count), seed, encode)
     written: list[list[str]] = [[] for _ in posts]
     for i, (batch, valid) in enumerate(_shown(plan, len(posts), mesh, "posts summarized")):
         key = jax.random.fold_in(jax.random.key(seed), i)
@@ -153,7 +158,7 @@ def margins(weights, pairs: Sequence[Pair], **setting) -> Float[np.ndarray, "M"]
 def _shown(plan: Plan, rows: int, mesh: Mesh, what: str) -> Iterator[tuple[Batch, int]]:
     """The batches of `plan.in_order()`, with a bar where they take long."""
     with progress_bar(rows, what, delay=SHOWN_AFTER, leave=False) as bar:
-        for batch, valid in plan.in_order(row_shards(mesh)):
+        for batch, valid in plan.in_order(row_multiple(mesh)):
             yield batch, valid
             bar.update(valid)
 
@@ -169,7 +174,7 @@ def _of_each(
     data: DataConfig,
 ) -> Float[np.ndarray, "M N"]:
     mesh, count = jax.sharding.get_mesh(), len(summaries[0])
-    plan = SummaryPlan(infos, summaries, tokenizer, data, batch_size(row_shards(mesh), count))
+    plan = SummaryPlan(infos, summaries, tokenizer, data, batch_size(row_multiple(mesh), count))
     values = np.empty((len(infos), count), np.float32)
     for batch, valid in _shown(plan, len(infos), mesh, "texts read"):
         query, responses = (to_devices(batch[name], mesh) for name in ("query", "responses"))

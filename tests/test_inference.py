@@ -157,3 +157,24 @@ def test_margins_turn_round_with_the_pair(setting, reward):
     np.testing.assert_allclose(inference.margins(reward, swapped, **setting), -margins, atol=1e-4)
     same = [Pair(pair.info, pair.chosen, pair.chosen) for pair in pairs]
     np.testing.assert_allclose(inference.margins(reward, same, **setting), 0, atol=1e-4)
+
+
+def test_a_single_post_is_read_as_among_others(setting, policy, reward, summaries):
+    """A batch of one row, on a mesh of one device."""
+    alone, text = POSTS[:1], TEXTS[:1]
+    assert inference.summarize(policy, alone, **setting) == summaries[:1]
+    assert len(inference.samples(policy, alone, 3, temperature=1.0, **setting)[0]) == 3
+    of_all = inference.score(reward, POSTS, TEXTS, **setting)
+    np.testing.assert_allclose(inference.score(reward, alone, text, **setting), of_all[:1], atol=1e-5)
+    three = inference.scores(reward, alone, [[text[0], "cats ran", text[0]]], **setting)
+    np.testing.assert_allclose(three[0, [0, 2]], of_all[[0, 0]], atol=1e-5)
+    likely = inference.log_likelihood(policy, POSTS, TEXTS, **setting)
+    likely_alone = inference.log_likelihood(policy, alone, text, **setting)
+    np.testing.assert_allclose(likely_alone, likely[:1], atol=1e-4)
+
+
+def test_more_summaries_of_a_post_than_a_batch_has_rows(setting, reward):
+    texts = [[f"{'cats ran ' * (i % 3)}" for i in range(9)] for _ in POSTS[:2]]
+    found = inference.scores(reward, POSTS[:2], texts, **setting)
+    np.testing.assert_allclose(found[:, :3], found[:, 3:6], atol=1e-5)
+    assert found.shape == (2, 9) and np.ptp(found[0, :3]) > 0.01
