@@ -174,7 +174,7 @@ def test_a_single_post_is_read_as_among_others(setting, policy, reward, summarie
 
 
 def test_more_summaries_of_a_post_than_a_batch_has_rows(setting, reward):
-    texts = [[f"{'cats ran ' * (i % 3)}" for i in range(9)] for _ in POSTS[:2]]
+    texts = [["cats ran " * (i % 3) for i in range(9)] for _ in POSTS[:2]]
     found = inference.scores(reward, POSTS[:2], texts, **setting)
     np.testing.assert_allclose(found[:, :3], found[:, 3:6], atol=1e-5)
     assert found.shape == (2, 9) and np.ptp(found[0, :3]) > 0.01

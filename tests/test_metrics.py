@@ -1,5 +1,7 @@
 import json
 import math
+import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -39,7 +41,8 @@ def test_a_step_is_written_when_the_next_one_is_logged(tmp_path):
 
 def test_what_a_step_read_is_written_a_second(tmp_path, monkeypatch):
     times = iter([10.0, 12.0, 12.5])
-    monkeypatch.setattr("rlhf_jax.metrics.time.monotonic", lambda: next(times))
+    clock = SimpleNamespace(monotonic=lambda: next(times), time=time.time)
+    monkeypatch.setattr("rlhf_jax.metrics.time", clock)  # this module's alone: other threads have theirs
     with open_log(tmp_path) as log:
         log.log(0, {}, {"pairs": 64, "tokens": jnp.float32(900)})
         log.log(1, {}, {"pairs": 64, "tokens": 1000})
