@@ -9,9 +9,9 @@ import re
 
 import jax
 
-from rlhf_jax import ppo
 from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.pipeline import ppo
 from rlhf_jax.plan import collectives
 
 DEVICES = (1, 2, 4, 8)

@@ -31,14 +31,14 @@ from benchmarks.compare import ROOT
 from benchmarks.ours import parts
 from benchmarks.worker import timed
 from benchmarks.workloads import EOS, WORKLOADS, Workload
-from rlhf_jax import ppo
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.generate import generate
-from rlhf_jax.rollout import rollout
-from rlhf_jax.state import make_optimizer
+from rlhf_jax.pipeline import ppo
+from rlhf_jax.pipeline.rollout import rollout
+from rlhf_jax.training.state import make_optimizer
 
 BASE = dataclasses.replace(WORKLOADS["small-fixed"], query_tokens=256, response_tokens=32, epochs=1)
 SWEEPS = {

@@ -29,7 +29,7 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.plan.collectives import Instruction, parse, result_bytes
-from rlhf_jax.profiling import Interval, covered, operations, programs
+from rlhf_jax.training.profiling import Interval, covered, operations, programs
 
 BALANCE = 4  # operations a byte: a product of fewer waits for memory on any machine of today
 ARITHMETIC, MEMORY = "products, bound by arithmetic", "products, bound by memory"

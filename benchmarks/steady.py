@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.compare import ROOT
-from rlhf_jax import checkpoint, ppo
 from rlhf_jax.config import Config, MeshConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.pipeline import ppo
+from rlhf_jax.run import checkpoint
 
 MEASURED = 100  # iterations after the first of every bucket
 COMPILED = "/jax/core/compile/backend_compile_duration"

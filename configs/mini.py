@@ -1,6 +1,6 @@
 """The whole pipeline on the miniature, from the base models in the package.
 
-python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/mini
+rlhf-jax run --config=configs/mini.py --workdir=runs/mini
 
 Hardware: two CPU cores, seven to eight minutes. What came out: README.md.
 """

@@ -1,7 +1,7 @@
 """Three rounds on the miniature; each asks about summaries of the newest policy.
 
-    python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=sft
-    python -m rlhf_jax.main --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=round
+    rlhf-jax run --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=sft
+    rlhf-jax run --config=configs/mini_rounds.py --workdir=runs/mini_rounds --stage=round
 
 After the rounds there are 200, 600 and 1,800 comparisons; mini.py has 32,000 at once.
 Hardware: two CPU cores, 7 to 8 minutes a round beside other work. What came out: docs/labelling.md.

@@ -1,6 +1,6 @@
 """GPT-2 124M with the settings of N+ at a higher learning rate.
 
-    python -m rlhf_jax.main --config=configs/tldr_gpt2.py --workdir=runs/tldr_gpt2
+    rlhf-jax run --config=configs/tldr_gpt2.py --workdir=runs/tldr_gpt2
 
 Hardware: one GPU of 24 GB, by the model's size. Posts and comparisons come from OpenAI's store
 (data.url), the model from the Hugging Face hub.

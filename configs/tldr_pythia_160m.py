@@ -1,6 +1,6 @@
 """Pythia 160M with the settings of N+.
 
-    python -m rlhf_jax.main --config=configs/tldr_pythia_160m.py --workdir=runs/tldr_pythia_160m
+    rlhf-jax run --config=configs/tldr_pythia_160m.py --workdir=runs/tldr_pythia_160m
 
 Hardware: one GPU of 24 GB, by the model's size. Posts and comparisons come from OpenAI's store
 (data.url), the model from the Hugging Face hub.

@@ -1,6 +1,6 @@
 """Pythia 1B with the settings of N+.
 
-    python -m rlhf_jax.main --config=configs/tldr_pythia_1b.py --workdir=runs/tldr_pythia_1b
+    rlhf-jax run --config=configs/tldr_pythia_1b.py --workdir=runs/tldr_pythia_1b
 
 Hardware: 8 GPUs of 80 GB (N+), or a TPU slice of as much memory; 16 devices at most, since batches
 are split over microbatches and devices.

@@ -1,6 +1,6 @@
 """Pythia 2.8B with the settings of N+.
 
-    python -m rlhf_jax.main --config=configs/tldr_pythia_2_8b.py --workdir=runs/tldr_pythia_2_8b
+    rlhf-jax run --config=configs/tldr_pythia_2_8b.py --workdir=runs/tldr_pythia_2_8b
 
 Hardware: 8 GPUs of 80 GB (N+), or a TPU slice of as much memory; 16 devices at most, since batches
 are split over microbatches and devices.

@@ -1,6 +1,6 @@
 """Pythia 6.9B with the settings of N+.
 
-    python -m rlhf_jax.main --config=configs/tldr_pythia_6_9b.py --workdir=runs/tldr_pythia_6_9b
+    rlhf-jax run --config=configs/tldr_pythia_6_9b.py --workdir=runs/tldr_pythia_6_9b
 
 Hardware: 32 GPUs of 80 GB, or a TPU slice of as much memory; 64 devices at most, since a batch has
 64 pairs.

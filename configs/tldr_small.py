@@ -1,6 +1,6 @@
 """A small model from scratch on real posts, on a CPU or one small GPU.
 
-    python -m rlhf_jax.main --config=configs/tldr_small.py --workdir=runs/tldr_small \\
+    rlhf-jax run --config=configs/tldr_small.py --workdir=runs/tldr_small \\
         --config.data.posts=FOLDER --config.data.comparisons=FOLDER
 
 Without the two folders, OpenAI's posts and comparisons are downloaded. What came out: docs/howto/data.md.

@@ -1,6 +1,6 @@
 """SmolLM2 135M with the settings of N+ at a higher learning rate.
 
-    python -m rlhf_jax.main --config=configs/tldr_smollm2_135m.py --workdir=runs/tldr_smollm2_135m
+    rlhf-jax run --config=configs/tldr_smollm2_135m.py --workdir=runs/tldr_smollm2_135m
 
 Hardware: one GPU of 24 GB, by the model's size. Posts and comparisons come from OpenAI's store
 (data.url), the model from the Hugging Face hub.

@@ -1,6 +1,6 @@
 """SmolLM2 135M through all stages on a laptop: a few hundred posts, pairs and episodes.
 
-    python -m rlhf_jax.main --config=configs/tldr_smollm2_cpu.py --workdir=runs/tldr_smollm2_cpu \\
+    rlhf-jax run --config=configs/tldr_smollm2_cpu.py --workdir=runs/tldr_smollm2_cpu \\
         --config.data.posts=FOLDER --config.data.comparisons=FOLDER
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.

@@ -11,7 +11,7 @@ mkdir -p "$runs"
 # Runs that differ in numbers alone share their compiled programs.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(realpath "$runs")/compiled}
 
-page() { python -m rlhf_jax.experiments.results --runs="$runs" --out="$out"; }
+page() { rlhf-jax results --runs="$runs" --out="$out"; }
 
 # experiment NAME RUN OPTION…: makes RUN/NAME.json, unless it is there.
 experiment() {
@@ -21,7 +21,7 @@ experiment() {
 }
 
 for seed in $seeds; do
-    python -m rlhf_jax.main --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
+    rlhf-jax run --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
     experiment probes "seed$seed"
     experiment transfer "seed$seed"
     experiment overoptimization "seed$seed"
@@ -39,7 +39,7 @@ first=${seeds%% *}
 # Over-optimization once more, against a reward model that saw an eighth of the comparisons.
 for stage in sft reward; do
     if [[ -f $runs/weak$first/overoptimization.json ]]; then break; fi
-    python -m rlhf_jax.main --config=configs/mini.py --config.data.mini_pairs=4000 --config.sft.bigger_pretrained= \
+    rlhf-jax run --config=configs/mini.py --config.data.mini_pairs=4000 --config.sft.bigger_pretrained= \
         --config.seed="$first" --workdir="$runs/weak$first" --stage="$stage"
 done
 experiment overoptimization "weak$first"
@@ -49,7 +49,7 @@ for base in "small_12M 72" "tiny_12M 36"; do
     read -r name width <<<"$base"
     alike=$runs/bases/$name,$alike
     if [[ -f $runs/bases/$name/model.safetensors || -f $runs/seed$first/scaling.json ]]; then continue; fi
-    python -m rlhf_jax.pretrain --out="$runs/bases/$name" --tokenizer=rlhf_jax/data/mini/base/small \
+    rlhf-jax pretrain --out="$runs/bases/$name" --tokenizer=rlhf_jax/data/mini/base/small \
         --width="$width" --steps=1800
 done
 experiment scaling "seed$first" --policies --sizes="mini/small,$alike" --alike="$alike" --large_shares=1 --seeds=2

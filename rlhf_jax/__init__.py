@@ -1,12 +1,12 @@
 """Learning to summarize from human feedback, in JAX.
 
-The pipeline, in the order of the files:
+The pipeline, in the order of the data:
 
-    records → queries            data/       posts, comparisons, tokenizer, batches; the miniature
-    SFT                          sft.py      fine-tune on human summaries
-    comparisons → reward model   reward.py   Bradley–Terry on pairs of summaries
-    rollout → PPO                rollout.py, ppo.py   one compiled iteration, KL penalty included
-    evaluation → report          evaluation/ preference against the reference, report.html
+    data/         records, tasks, tokenizer, batches; the miniature
+    pipeline/     fine-tune on demonstrations (sft), ask people (ask, collect), learn what they prefer
+                  (reward), train against it with a KL penalty in one compiled step (rollout, ppo), evaluate
+    evaluation/   judges and measures
+    report/       the pages that show a run
 
 Everything is one decoder-only transformer (`model/transformer.py`) with other parameters and a
 few short formulas (`functional/`).
@@ -15,3 +15,24 @@ Letters in array shapes: B rows, Q query tokens, R response tokens, T tokens of 
 V vocabulary, D width, H key-value heads, G query heads a key-value head, K head dimension,
 F hidden units, L layers, N samples.
 """
+
+import sys
+
+_ROOMS = {  # of modules that once stood beside this file
+    "pipeline": "collect export ppo pretrain reward rollout rounds sft",
+    "run": "checkpoint config_flags fork hosts listing manifest storage workdir",
+    "training": "health loop metrics profiling state stopping",
+}
+_MOVED = {f"rlhf_jax.{name}": f"rlhf_jax.{room}.{name}" for room in _ROOMS for name in _ROOMS[room].split()}
+
+
+class _Moved:
+    """Answers who asks for a module by its old name, in an import or after `python -m`, with the new one."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in _MOVED:
+            raise ImportError(f"{name} is now {_MOVED[name]}; `rlhf-jax --help` lists the commands")
+
+
+sys.meta_path.append(_Moved)

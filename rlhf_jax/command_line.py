@@ -76,7 +76,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError) or re.match("RESOURCE_EXHAUSTED: .*memory", str(error)):  # JAX's
         return 2, (
             f"out of memory ({str(error).partition(chr(10))[0]}): more microbatches, model.rematerialize or "
-            "a larger mesh need less, python -m rlhf_jax.plan says how much; the checkpoints are whole"
+            "a larger mesh need less, rlhf-jax plan says how much; the checkpoints are whole"
         )
     return 1, ""
 

@@ -16,10 +16,10 @@ from rlhf_jax.data.records import Article, Post
 from rlhf_jax.data.tldr import encode_query
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.mesh import abstract_rows, row_shards, to_devices, to_host
-from rlhf_jax.metrics import progress_bar
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.generate import generate
-from rlhf_jax.rollout import response_logprobs
+from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.training.metrics import progress_bar
 
 SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards

@@ -1,18 +1,19 @@
 """Runs the pipeline: fine-tuning, reward model, PPO, evaluation and report.
 
-python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/mini
-python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/mini --stage=ppo
-python -m rlhf_jax.main --config=configs/mini.py --workdir=runs/kl --config.ppo.kl_coef=0.1
+rlhf-jax run --config=configs/mini.py --workdir=runs/mini
+rlhf-jax run --config=configs/mini.py --workdir=runs/mini --stage=ppo
+rlhf-jax run --config=configs/mini.py --workdir=runs/kl --config.ppo.kl_coef=0.1
 
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
 --stage=STAGE         only sft, reward, ppo or eval; without it, all stages that have not finished;
-                      round: after sft, rounds of comparisons, reward model and PPO, see rlhf_jax/rounds.py
+                      round: after sft, rounds of comparisons, reward model and PPO,
+                      see rlhf_jax/pipeline/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
                       TensorBoard, and prints how long each phase of a step takes
 --fork=FOLDER         --workdir is new and continues the run in FOLDER: its finished stages are taken over,
-                      up to the first whose part of the configuration differs, see rlhf_jax/fork.py
+                      up to the first whose part of the configuration differs, see rlhf_jax/run/fork.py
 --start_timeout=300   seconds to wait for the other hosts of a run on many
 """
 
@@ -27,10 +28,10 @@ from typing import Any
 from absl import flags, logging
 from etils.epath import Path
 
-from rlhf_jax import workdir as runs
 from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
-from rlhf_jax.config_flags import parse_config
+from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.config_flags import parse_config
 from rlhf_jax.validation import check_context
 
 STAGES = ("sft", "reward", "ppo", "eval")
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         run(*parse(argv))
     except (Exception, KeyboardInterrupt) as error:
         status, told = explain(error)
-        hosts = sys.modules.get("rlhf_jax.hosts")
+        hosts = sys.modules.get("rlhf_jax.run.hosts")
         if told:
             print(f"rlhf_jax: {hosts.prefix() if hosts else ''}{told}", file=sys.stderr)
         if hosts:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
 
 
 def _on_terminate(number: int, frame) -> None:
-    """SIGTERM outside of a training, which has its own answer to it (rlhf_jax/stopping.py)."""
+    """SIGTERM outside of a training, which has its own answer to it (rlhf_jax/training/stopping.py)."""
     raise Stopped(number, "")
 
 
@@ -97,7 +98,7 @@ def keep_compiled(folder: str) -> dict[str, Any]:
 
 def run(config: Config, folder: str, source: str | None, stage: str | None, start_timeout: float) -> None:
     """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
-    hosts = importlib.import_module("rlhf_jax.hosts")  # and with it JAX, once the arguments are right
+    hosts = importlib.import_module("rlhf_jax.run.hosts")  # and with it JAX, once the arguments are right
     for option, value in keep_compiled(folder).items():
         if option.upper() not in os.environ:
             importlib.import_module("jax").config.update(option, value)
@@ -105,14 +106,14 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
     architecture = importlib.import_module("rlhf_jax.model.pretrained").architecture
     check_context(config, architecture(config.model))
     if source and hosts.is_first():
-        importlib.import_module("rlhf_jax.fork").fork(config, Path(source), Path(folder))
+        importlib.import_module("rlhf_jax.run.fork").fork(config, Path(source), Path(folder))
     workdir = hosts.after_first(
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first())
     )
     if stage and hosts.is_first():
         _refuse_interrupted(workdir, stage)
     if stage == "round":
-        importlib.import_module("rlhf_jax.rounds").run(config, workdir, run_stages)
+        importlib.import_module("rlhf_jax.pipeline.rounds").run(config, workdir, run_stages)
         return
     if stage:
         _run_stage(stage, config, workdir)
@@ -126,7 +127,7 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
 
 def run_stages(config: Config, workdir: Path, stages: Sequence[str] = STAGES) -> None:
     """Runs those of `stages` that have not finished."""
-    from_first = importlib.import_module("rlhf_jax.hosts").from_first
+    from_first = importlib.import_module("rlhf_jax.run.hosts").from_first
     finished = from_first("progress", lambda: [stage for stage in STAGES if runs.stage_done(workdir, stage)])
     for stage in stages:
         if stage in finished:
@@ -137,13 +138,13 @@ def run_stages(config: Config, workdir: Path, stages: Sequence[str] = STAGES) ->
 
 def _run_stage(stage: str, config: Config, workdir: Path) -> None:
     """Runs one stage; the first host keeps the record of it."""
-    hosts = importlib.import_module("rlhf_jax.hosts")
+    hosts = importlib.import_module("rlhf_jax.run.hosts")
     start = time.monotonic()
     if hosts.is_first():
         runs.record_seconds(workdir, stage, 0.0)
     try:
         if stage == "eval":
-            importlib.import_module("rlhf_jax.evaluation.evaluate").run(config, workdir)
+            importlib.import_module("rlhf_jax.pipeline.evaluate").run(config, workdir)
         else:
             importlib.import_module(f"rlhf_jax.{stage}").train(config, workdir)
     finally:

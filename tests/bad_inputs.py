@@ -17,7 +17,6 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
-from rlhf_jax import checkpoint, workdir
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.data.tokenizer import train_tokenizer
@@ -26,6 +25,7 @@ from rlhf_jax.feedback.store import Store
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import read_tasks
 from rlhf_jax.model import pretrained, transformer
+from rlhf_jax.run import checkpoint, workdir
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROWS = 257  # of the embedding in hf/

@@ -13,4 +13,4 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 def pytest_addoption(parser):
     parser.addoption("--screenshots", help="folder for what browser tests see")
-    parser.addoption("--kills", type=int, default=100, help="moments of tests/test_kills.py")
+    parser.addoption("--kills", type=int, default=100, help="moments of tests/whole/test_kills.py")

@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import tiny
 
-from rlhf_jax import checkpoint
-from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from rlhf_jax.data.mini import posts as mini
+from rlhf_jax.data.mini.labelers import label
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.feedback.simulated import label
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer
 from rlhf_jax.model.pretrained import SHIPPED
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import workdir as runs
 from rlhf_jax.validation import validate
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")

@@ -16,14 +16,14 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusi
 
 import jax  # noqa: E402
 
-from rlhf_jax import hosts  # noqa: E402
+from rlhf_jax.run import hosts  # noqa: E402
 
 
 def main(*arguments: str) -> int:
     """rlhf_jax.main; with SIGNAL in the environment, such as 9:ppo:3, signalled once that step is logged."""
-    from rlhf_jax import ppo, reward, sft
     from rlhf_jax.main import main
-    from rlhf_jax.metrics import MetricsLog
+    from rlhf_jax.pipeline import ppo, reward, sft
+    from rlhf_jax.training.metrics import MetricsLog
 
     class Signalled(MetricsLog):
         def __init__(self, workdir, stage, *rest):
@@ -78,9 +78,9 @@ def save(folder: str) -> int:
     import test_checkpoint
     from etils.epath import Path
 
-    from rlhf_jax import checkpoint
     from rlhf_jax.config import MeshConfig
     from rlhf_jax.mesh import make_mesh
+    from rlhf_jax.run import checkpoint
 
     hosts.start(60)
     state = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))

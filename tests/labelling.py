@@ -155,7 +155,7 @@ def count(site: Site, table) -> int:
 
 
 class Server:
-    """`python -m rlhf_jax.feedback.serve` in a process of its own."""
+    """`rlhf-jax serve` in a process of its own."""
 
     def __init__(self, folder: Path, *options: str):
         with socket.socket() as free:

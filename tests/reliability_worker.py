@@ -10,8 +10,9 @@ import time
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
-from rlhf_jax import main, ppo, reward, sft  # noqa: E402
-from rlhf_jax.metrics import MetricsLog  # noqa: E402
+from rlhf_jax import main
+from rlhf_jax.pipeline import ppo, reward, sft  # noqa: E402
+from rlhf_jax.training.metrics import MetricsLog  # noqa: E402
 
 STEP_SECONDS = 0.05  # so that a save is shorter than the steps between two
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax import checkpoint
 from rlhf_jax.main import STAGES, main
+from rlhf_jax.run import checkpoint
 
 TESTS = Path(__file__).parent
 TINY = """
@@ -52,7 +52,7 @@ def stages(monkeypatch):
         module = SimpleNamespace(train=lambda config, workdir, name=name: ran.append(name))
         monkeypatch.setitem(sys.modules, f"rlhf_jax.{name}", module)
     evaluate = SimpleNamespace(run=lambda config, workdir: ran.append("eval"))
-    monkeypatch.setitem(sys.modules, "rlhf_jax.evaluation.evaluate", evaluate)
+    monkeypatch.setitem(sys.modules, "rlhf_jax.pipeline.evaluate", evaluate)
     return ran
 
 
@@ -131,7 +131,9 @@ def test_a_named_stage_runs_alone_even_if_it_has_finished(start, stages):
 
 def test_overrides_reach_the_stage_and_the_workdir(start, stages, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: seen.append(config))
+    monkeypatch.setattr(
+        sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: seen.append(config)
+    )
     start(
         "--stage=sft",
         "--config.data.query_buckets=(256,512)",
@@ -154,7 +156,7 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
     def train(config, workdir):
         checkpoint.require(workdir, "reward", needed_by="ppo")
 
-    monkeypatch.setattr(sys.modules["rlhf_jax.ppo"], "train", train)
+    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.ppo"], "train", train)
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")
 
 
@@ -179,7 +181,7 @@ def test_sigterm_between_trainings_is_told_in_one_line(start, stages, monkeypatc
     def terminated(config, workdir):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(sys.modules["rlhf_jax.reward"], "train", terminated)
+    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.reward"], "train", terminated)
     before = signal.getsignal(signal.SIGTERM)
     try:
         status, _, stderr = start()
@@ -193,7 +195,7 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["rlhf_jax.reward"], "train", stopped)
+        patch.setattr(sys.modules["rlhf_jax.pipeline.reward"], "train", stopped)
         status, _, stderr = start()
         assert status == 130 and "resumes" in stderr
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "stopped", "--stage=reward")
@@ -209,9 +211,9 @@ def test_rounds_come_after_the_supervised_policy_alone(start, stages, monkeypatc
         started.append(workdir.name)
         pipeline(config, workdir)
 
-    monkeypatch.setitem(sys.modules, "rlhf_jax.rounds", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "rlhf_jax.pipeline.rounds", SimpleNamespace(run=run))
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: 1 / 0)
+        patch.setattr(sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             start("--stage=sft")
     assert_one_line(start("--stage=round"), "round needs stage 'sft', which was stopped", "--stage=sft")
@@ -224,7 +226,7 @@ def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
     def broken(config, workdir):
         raise ValueError("operands could not be broadcast")
 
-    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", broken)
+    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.sft"], "train", broken)
     with pytest.raises(ValueError, match="broadcast"):
         start("--stage=sft")
 
@@ -232,7 +234,7 @@ def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
 @pytest.mark.parametrize("allocate", [lambda: jax.numpy.zeros(1 << 46), lambda: np.zeros(1 << 50)])
 def test_out_of_memory_is_told_in_one_line(start, stages, monkeypatch, allocate):
     """On the devices, and on the host."""
-    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: allocate())
+    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: allocate())
     assert_one_line(start("--stage=sft"), "out of memory (", "the checkpoints are whole")
 
 
@@ -248,7 +250,9 @@ def test_a_fork_starts_with_the_stages_that_do_not_differ(start, stages, tmp_pat
 
 def test_missing_data_file_is_named(start, stages, tmp_path, monkeypatch):
     missing = tmp_path / "train.jsonl"
-    monkeypatch.setattr(sys.modules["rlhf_jax.sft"], "train", lambda config, workdir: missing.read_text())
+    monkeypatch.setattr(
+        sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: missing.read_text()
+    )
     assert_one_line(start("--stage=sft"), f"{missing}: No such file")
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etils.epath import Path
 
-from rlhf_jax.config import DataConfig
+from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data.download import download
 from rlhf_jax.data.records import Article, Comparison, Post, RecordError, read_comparisons
 
@@ -15,6 +15,8 @@ PUBLISHED = (
     *("batch0_cnndm", "cnndm0", "cnndm2", "edit_b2_eval_test"),
 )
 
+TEMPERATURE = 1.0  # of samples to compare: more varied than PPO's, so that the reward model sees more
+
 
 class Pair(NamedTuple):
     """Two summaries of one text, the preferred one first."""
@@ -22,6 +24,14 @@ class Pair(NamedTuple):
     info: Post | Article
     chosen: str
     rejected: str
+
+
+def comparisons_of_run(config: Config, workdir: Path) -> list[Comparison]:
+    """The comparisons of a run: those collected in its folder, or the published ones."""
+    file = workdir / "comparisons.jsonl"
+    if config.data.source == "mini" or file.exists():
+        return list(read_comparisons(file))
+    return load_comparisons(config.data, config.reward.batches)
 
 
 def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comparison]:
@@ -68,3 +78,9 @@ def _find(pattern: str) -> list[Path]:
     if not paths:
         raise RecordError(f"{pattern}: no *.json or *.jsonl files there (data.comparisons)")
     return paths
+
+
+def halved(posts: dict[str, list[Post]]) -> dict[str, list[Post]]:
+    """The posts by the splits of comparisons, to which valid1 and valid2 the halves of valid belong."""
+    half = len(posts["valid"]) // 2
+    return posts | {"valid1": posts["valid"][:half], "valid2": posts["valid"][half:]}

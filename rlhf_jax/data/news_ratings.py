@@ -1,6 +1,6 @@
 """Expert ratings of news summaries, turned into comparisons.
 
-    python -m rlhf_jax.data.news_ratings --ratings=FOLDER --out=FOLDER [--gap=0.5]
+    rlhf-jax ratings --ratings=FOLDER --out=FOLDER [--gap=0.5]
 
 --ratings=FOLDER  of *.jsonl files, a rated article a line: {id, article, systems: {name: {text,
                   scores: {coherence, consistency, fluency, relevance}}}}, the numbers of SummEval
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
         for name, count in convert(options.ratings, options.out, options.gap).items():
             print(f"{Path(options.out) / name}: {count:,} comparisons")
 
-    return command(argv, "rlhf_jax.data.news_ratings", __doc__, run)
+    return command(argv, "rlhf-jax ratings", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

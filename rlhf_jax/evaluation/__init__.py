@@ -1,1 +1,1 @@
-"""How good the summaries are: preference, ROUGE, copying, length control, and the page that shows a run."""
+"""How good the summaries are: judges, preference, ROUGE, copying, length control."""

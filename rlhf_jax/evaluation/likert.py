@@ -1,6 +1,6 @@
 """Ratings of single summaries on axes, 1 to 7 (Stiennon et al. 2020, §4.3 and figure 3).
 
-    python -m rlhf_jax.evaluation.likert FILE… [--json=FILE]
+    rlhf-jax likert FILE… [--json=FILE]
 
 FILE          OpenAI's axis ratings, or ratings.jsonl of rlhf_jax.feedback.export
 --json=FILE   where to write the same figures
@@ -78,7 +78,7 @@ def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    return command(argv, "rlhf_jax.evaluation.likert", __doc__, lambda: tell(argv))
+    return command(argv, "rlhf-jax likert", __doc__, lambda: tell(argv))
 
 
 def tell(argv: list[str]) -> None:

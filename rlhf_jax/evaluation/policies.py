@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax import checkpoint, inference
+from rlhf_jax import inference
 from rlhf_jax.config import FEW_SHOT_FRAME, Config, ModelConfig
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tldr import encode_few_shot, encode_response
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.run import checkpoint
 
 BASELINES = ("reference", "title", "lead")  # texts that no network of the run writes
 

@@ -14,7 +14,7 @@ from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.mesh import row_shards, to_devices, to_host
-from rlhf_jax.rollout import sample_with_logprobs
+from rlhf_jax.model.generate import sample_with_logprobs
 
 
 @functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_id", "pad_id", "temperature"))

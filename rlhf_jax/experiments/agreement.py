@@ -1,6 +1,6 @@
 """Who agrees with a judge about which summary is better: the reward model, ROUGE, length, copying (§4.4).
 
-    python -m rlhf_jax.experiments.agreement --workdir=runs/mini
+    rlhf-jax metric-agreement --workdir=runs/mini
 
 --workdir=FOLDER   a run with all stages finished
 --posts=N          (1000) unseen posts, of which every policy writes two summaries
@@ -22,18 +22,16 @@ from absl import flags
 from etils.epath import Path
 from jaxtyping import Bool, Float
 
-from rlhf_jax import collect
 from rlhf_jax.data import sources
-from rlhf_jax.data.comparisons import Pair, pairs_of
+from rlhf_jax.data.comparisons import TEMPERATURE, Pair, comparisons_of_run, pairs_of
 from rlhf_jax.evaluation.agreement import agreement, countable, hits
 from rlhf_jax.evaluation.blind import blind_margins
-from rlhf_jax.evaluation.figures import agreement_figure
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.evaluation.judges import Info, gold_scores
-from rlhf_jax.experiments.opened import Opened, command, open_run, write_figures
+from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.inference import summarize
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.tasks import TEMPERATURE
+from rlhf_jax.report.figures import agreement_figure
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +48,7 @@ def main(argv: list[str]) -> int:
         write_figures(workdir / "agreement.json", figures)
         agreement_figure([figures], workdir / "agreement.png")
 
-    return command(argv, "agreement", __doc__, options, run)
+    return command(argv, "metric-agreement", __doc__, options, run)
 
 
 def measure(workdir: Path, count: int, another: Path | None) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def measure(workdir: Path, count: int, another: Path | None) -> dict[str, Any]:
     if another is not None:
         models["another_reward_model"] = open_run(another)
     splits = sources.load_posts(run.config.data, run.config.seed)
-    comparisons = collect.load(run.config, workdir)
+    comparisons = comparisons_of_run(run.config, workdir)
     train = pairs_of(comparisons, "train")
     held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
     references = {post.id: post.summary for posts in splits.values() for post in posts}

@@ -1,7 +1,7 @@
 """Has another judge say which summaries of a finished run are better than the references.
 
-    python -m rlhf_jax.experiments.judged --workdir=runs/mini --people=collected/comparisons.jsonl
-    python -m rlhf_jax.experiments.judged --workdir=runs/mini --url=https://api.example.com/v1 --model=NAME
+    rlhf-jax judged --workdir=runs/mini --people=collected/comparisons.jsonl
+    rlhf-jax judged --workdir=runs/mini --url=https://api.example.com/v1 --model=NAME
 
 --workdir=FOLDER   a run with stage eval finished, whose samples/test.jsonl is judged
 --people=FILE      comparisons of the labelling site; pairs that nobody compared do not count
@@ -33,7 +33,7 @@ from rlhf_jax.evaluation.agreement import agreement, countable
 from rlhf_jax.evaluation.endpoint import Endpoint
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
-from rlhf_jax.experiments.opened import command, write_figures
+from rlhf_jax.experiments.command import command, write_figures
 
 KEPT = "judged_cache.jsonl"  # of the endpoint's replies, in the run's folder
 

@@ -1,6 +1,6 @@
 """How far to optimize against a reward model: preference along KL (Stiennon et al. 2020, figure 5).
 
-    python -m rlhf_jax.experiments.overoptimization --workdir=runs/mini
+    rlhf-jax overoptimization --workdir=runs/mini
 
 --workdir=FOLDER   a run with stages sft and reward finished; configuration and data are its own
 --kl_coefs=LIST    the KL penalties (0.5,0.2,0.1,0.05,0.02,0.01,0.003,0.001): a PPO run for each
@@ -28,20 +28,20 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import fork
 from rlhf_jax import main as pipeline
-from rlhf_jax import workdir as runs
 from rlhf_jax.data import sources
 from rlhf_jax.data.records import Post
 from rlhf_jax.evaluation import best_of_n
-from rlhf_jax.evaluation.figures import overoptimization_figure
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.preference import outcomes
 from rlhf_jax.evaluation.sampling import sampled
-from rlhf_jax.experiments.opened import Opened, command, numbers, open_run, write_figures
+from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
 from rlhf_jax.inference import summarize
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.report.figures import overoptimization_figure
+from rlhf_jax.run import fork
+from rlhf_jax.run import workdir as runs
 
 KL_COEFS = ("0.5", "0.2", "0.1", "0.05", "0.02", "0.01", "0.003", "0.001")
 PERCENTILE = 99  # of the references' scores; where the paper's policies were best

@@ -1,6 +1,6 @@
 """Probes of a reward model: summaries made worse or better in one known way (Stiennon et al. 2020, §4.3).
 
-    python -m rlhf_jax.experiments.probes --workdir=runs/mini
+    rlhf-jax probes --workdir=runs/mini
 
 --workdir=FOLDER   a run with stages sft and reward finished
 --posts=N          (1000) unseen posts whose references are altered
@@ -20,13 +20,13 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import collect
 from rlhf_jax.data import sources
+from rlhf_jax.data.comparisons import comparisons_of_run
 from rlhf_jax.data.records import Comparison
 from rlhf_jax.evaluation import probes
 from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.judges import gold_scores
-from rlhf_jax.experiments.opened import Opened, command, open_run, write_figures
+from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
 
 
@@ -54,7 +54,7 @@ def measure(workdir: Path, count: int) -> dict[str, Any]:
     if run.config.data.source == "mini":
         pairs["edited"] = probes.better(posts)
     else:
-        pairs["edited"] = edits(collect.load(run.config, workdir))
+        pairs["edited"] = edits(comparisons_of_run(run.config, workdir))
     with jax.set_mesh(make_mesh(run.config.mesh)):
         found = {name: accuracy(run, each) for name, each in pairs.items()}
     return {"seed": run.config.seed, "posts": len(posts), "probes": found}

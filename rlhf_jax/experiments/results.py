@@ -1,6 +1,6 @@
 """Writes the page of the paper's findings, of whatever figures there are.
 
-    python -m rlhf_jax.experiments.results --runs=runs/figures --out=docs
+    rlhf-jax results --runs=runs/figures --out=docs
 
 --runs=FOLDER   its folders seed0, seed1, … are runs, each with the JSON of the experiments made of it;
                 weak0, weak1, … are runs whose reward model saw few comparisons, for over-optimization alone
@@ -20,11 +20,11 @@ from absl import flags
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.evaluation import figures as drawn
 from rlhf_jax.experiments import findings
+from rlhf_jax.experiments.command import command
 from rlhf_jax.experiments.findings import Finding
-from rlhf_jax.experiments.opened import command
 from rlhf_jax.files import write_text
+from rlhf_jax.report import figures as drawn
 
 
 class Section(NamedTuple):
@@ -71,7 +71,7 @@ SECTIONS = (
     Section(
         "Optimizing a reward model too far",
         "Along KL true preference rises and then falls, while the reward model's goes on rising (figure 5).",
-        "experiments.overoptimization",
+        "overoptimization",
         "overoptimization.json",
         findings.overoptimization,
         drawn.overoptimization_figure,
@@ -79,14 +79,14 @@ SECTIONS = (
     Section(
         "PPO and best-of-N at equal KL",
         "The KL of best-of-N is log N − (N − 1)/N where no samples tie. Here many do, so it is measured too.",
-        "experiments.overoptimization",
+        "overoptimization",
         "overoptimization.json",
         findings.best_of_n,
     ),
     Section(
         "Reward models grow better with data",
         "A doubling of the comparisons adds about 1.1 points of accuracy (figure 6).",
-        "experiments.scaling",
+        "scaling",
         "scaling.json",
         findings.more_comparisons,
         drawn.scaling_figure,
@@ -94,7 +94,7 @@ SECTIONS = (
     Section(
         "Reward models grow better with size",
         "A doubling of the model adds about 1.8 points of accuracy (figure 6).",
-        "experiments.scaling",
+        "scaling",
         "scaling.json",
         findings.larger_models,
         note=f"{SEEN} What a doubling of the parameters adds is told by these three.",
@@ -102,7 +102,7 @@ SECTIONS = (
     Section(
         "Policies along size",
         "At every size tried human feedback is preferred over supervision at any size (figure 1).",
-        "experiments.scaling --policies",
+        "scaling --policies",
         "scaling.json",
         findings.policy_size,
         note=SEEN,
@@ -111,7 +111,7 @@ SECTIONS = (
         "ROUGE agrees less with the judge than the reward model does",
         "ROUGE agrees with labelers on about 57% of pairs of supervised samples and about 50% of pairs of "
         "human-feedback samples; reward models on 62 to 67%, on news (§4.4).",
-        "experiments.agreement",
+        "metric-agreement",
         "agreement.json",
         findings.agreement,
         drawn.agreement_figure,
@@ -120,7 +120,7 @@ SECTIONS = (
         "News, without training on news",
         "On CNN/DM the human-feedback policy trained on Reddit posts beats the supervised one and comes near "
         "to one that was fine-tuned on news (figure 4).",
-        "experiments.transfer",
+        "transfer",
         "transfer.json",
         findings.transfer,
         drawn.transfer_figure,
@@ -129,7 +129,7 @@ SECTIONS = (
         "Does the reward model read?",
         "It prefers an edited summary in 79.4 to 82.8% of the cases, and notices exchanged roles in 92.9 to "
         "97.2% (§4.3).",
-        "experiments.probes",
+        "probes",
         "probes.json",
         findings.probes,
     ),
@@ -142,7 +142,7 @@ HEAD = """\
 
 Intervals are of 95%, by bootstrap over posts; what another seed changes is seen between the runs. A finding
 holds where the intervals say so in every run that has the figures. `./launch/figures.sh` makes everything
-from nothing; `python -m rlhf_jax.experiments.results --runs={folder}` writes this page.
+from nothing; `rlhf-jax results --runs={folder}` writes this page.
 
 | finding | held here | runs |
 |---|---|---|
@@ -193,7 +193,7 @@ def told(section: Section, title: str, runs: list[Path], out: Path) -> tuple[str
         file = runs[0] / section.file
         raise ConfigError(f"{file}: no {error} in it: another version made it, make it again") from None
     text = f"## {title}\n\nThe paper: {section.claim}\n\n"
-    made_by = f"`python -m rlhf_jax.{section.command} --workdir={runs[0]}`"
+    made_by = f"`rlhf-jax {section.command} --workdir={runs[0]}`"
     if finding is None:
         return f"{text}**Missing**: {made_by} makes it.\n", "missing", 0
     held = {True: "It held here.", False: "**Not shown here.**", None: "Here:"}[finding.held]

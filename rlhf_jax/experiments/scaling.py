@@ -1,6 +1,6 @@
 """What more comparisons and larger models buy (Stiennon et al. 2020, figures 1 and 6).
 
-    python -m rlhf_jax.experiments.scaling --workdir=runs/mini --policies
+    rlhf-jax scaling --workdir=runs/mini --policies
 
 --workdir=FOLDER   a run with stages sft and reward finished; configuration and data are its own
 --shares=LIST      of its comparisons to train on (0.125,0.25,0.5,1); the smaller lie in the larger
@@ -31,20 +31,21 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import collect, fork, inference
+from rlhf_jax import inference
 from rlhf_jax import main as pipeline
-from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config, ConfigError
-from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Comparison, write_jsonl
 from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
-from rlhf_jax.evaluation.evaluate import gold_gap
-from rlhf_jax.evaluation.figures import scaling_figure
-from rlhf_jax.experiments.opened import command, numbers, open_run, write_figures
+from rlhf_jax.experiments.command import command, numbers, open_run, write_figures
 from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params
+from rlhf_jax.pipeline.evaluate import gold_gap
+from rlhf_jax.report.figures import scaling_figure
+from rlhf_jax.run import fork
+from rlhf_jax.run import workdir as runs
 
 SHARES = ("0.125", "0.25", "0.5", "1")
 POLICIES = ("base", "sft", "ppo")  # of the paper's figure 1
@@ -141,7 +142,7 @@ def prepare(config: Config, workdir: Path, size: str, share: float) -> Path:
     folder = runs.open_workdir(workdir / "scaling" / f"{name}_{share:g}", theirs)
     fork.take_over(workdir, folder, stages)
     if not (folder / "comparisons.jsonl").exists():
-        write_jsonl(folder / "comparisons.jsonl", first_share(collect.load(config, workdir), share))
+        write_jsonl(folder / "comparisons.jsonl", first_share(comparisons_of_run(config, workdir), share))
     return folder
 
 
@@ -156,7 +157,7 @@ def first_share(comparisons: Sequence[Comparison], share: float) -> list[Compari
 def accuracies(folder: Path) -> dict[str, Any]:
     """How often the reward model of a run picks what people, and the gold judge, prefer of held-out pairs."""
     run = open_run(folder)
-    comparisons = collect.load(run.config, folder)
+    comparisons = comparisons_of_run(run.config, folder)
     train = pairs_of(comparisons, "train")
     held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
     with jax.set_mesh(make_mesh(run.config.mesh)):

@@ -1,7 +1,7 @@
 """Policy and reward model trained on posts, applied to news as they are (Stiennon et al. 2020, §4.2).
 
-    python -m rlhf_jax.experiments.transfer --workdir=runs/mini
-    python -m rlhf_jax.experiments.transfer --workdir=runs/tldr --articles=tfds:FOLDER --ratings=FOLDER
+    rlhf-jax transfer --workdir=runs/mini
+    rlhf-jax transfer --workdir=runs/tldr --articles=tfds:FOLDER --ratings=FOLDER
 
 --workdir=FOLDER   a run with all stages finished
 --articles=SOURCE  CNN/DM, see rlhf_jax/data/cnndm.py; the miniature has news of its own
@@ -31,23 +31,24 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import collect, inference, sft
+from rlhf_jax import inference
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.cnndm import first_sentences, load_articles
-from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
 from rlhf_jax.data.mini import news
 from rlhf_jax.data.news_ratings import comparisons_of
 from rlhf_jax.data.records import Article
 from rlhf_jax.evaluation.agreement import agreement, countable
-from rlhf_jax.evaluation.figures import transfer_figure
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.policies import best_of_n
 from rlhf_jax.evaluation.preference import outcomes
-from rlhf_jax.experiments.opened import Opened, command, open_run, write_figures
+from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import pretrained
+from rlhf_jax.pipeline import sft
+from rlhf_jax.report.figures import transfer_figure
 
 MINI_QUERY_TOKENS = 80
 MIN_GAP = 0.6  # of the gold judge's ratings; closer pairs are no test
@@ -159,7 +160,7 @@ def against_gold(articles: Sequence[Article], rewards: dict, judged: dict) -> di
 
 def against_experts(run: Opened, folder: str) -> dict[str, Any]:
     """How often the reward model picks what experts rated higher, of articles it was not trained on."""
-    trained = {one.info.id for one in collect.load(run.config, run.workdir) if one.split == "train"}
+    trained = {one.info.id for one in comparisons_of_run(run.config, run.workdir) if one.split == "train"}
     comparisons = [comparison for found in comparisons_of(folder).values() for comparison in found]
     pairs = [pair for split in ("train", "valid1", "valid2") for pair in pairs_of(comparisons, split)]
     pairs = [pair for pair in pairs if pair.info.id not in trained]

@@ -1,1 +1,1 @@
-"""People and their preferences: the labelling site, agreement, the sample viewer, simulated labelers."""
+"""People and their preferences: the labelling site, agreement, the sample viewer."""

@@ -1,6 +1,6 @@
 """How far people agree about which of two summaries is better, as the paper counts it.
 
-python -m rlhf_jax.feedback.agreement runs/mini/comparisons.jsonl [FILE…] [--json=agreement.json]
+rlhf-jax agreement runs/mini/comparisons.jsonl [FILE…] [--json=agreement.json]
 
 FILE                comparisons as OpenAI publishes them, one JSON object a line
 --researchers=A,B   the workers who are researchers; all others are labelers
@@ -332,7 +332,7 @@ def main(argv: list[str]) -> int:
             write_json(options.json, figures)
         print(table(figures))
 
-    return command(argv, "rlhf_jax.feedback.agreement", __doc__, run)
+    return command(argv, "rlhf-jax agreement", __doc__, run)
 
 
 def _parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:

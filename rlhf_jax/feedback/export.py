@@ -1,6 +1,6 @@
 """Writes what people answered as the files that training and evaluation read.
 
-python -m rlhf_jax.feedback.export --store=feedback.sqlite --out=collected
+rlhf-jax answers --store=feedback.sqlite --out=collected
 
 --store=FILE   the site's store; it may be running
 --out=FOLDER   where to write; must be empty or not exist; appears whole or not at all
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
         counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)
         print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
-    return command(argv, "rlhf_jax.feedback.export", __doc__, run)
+    return command(argv, "rlhf-jax answers", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

@@ -1,6 +1,6 @@
 """Starts the labelling site.
 
-python -m rlhf_jax.feedback.serve --tasks=tasks.jsonl --store=feedback.sqlite
+rlhf-jax serve --tasks=tasks.jsonl --store=feedback.sqlite
 
 --tasks=FILE      what to label: OpenAI's comparison records without a choice, their axis records
                   without axes, or posts, one JSON object a line; tasks the store has stay as they are
@@ -40,7 +40,7 @@ LOCAL = ("127.0.0.1", "localhost")
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    return command(argv, "rlhf_jax.feedback.serve", __doc__, lambda: serve(_parse(argv)))
+    return command(argv, "rlhf-jax serve", __doc__, lambda: serve(_parse(argv)))
 
 
 def serve(options: flags.FlagValues) -> None:

@@ -1,6 +1,6 @@
 """Writes a site for reading samples: every policy's summary of a post, side by side.
 
-python -m rlhf_jax.feedback.viewer --samples=runs/mini/samples/test.jsonl --out=viewer
+rlhf-jax view --samples=runs/mini/samples/test.jsonl --out=viewer
 
 --samples=FILE      posts with summaries, as the evaluation stage writes them
 --comparisons=FILE  people's comparisons of summaries of these posts, as OpenAI publishes them
@@ -258,7 +258,7 @@ def main(argv: list[str]) -> int:
             print(f"{count:,} comparisons are about posts of the samples")
         print(f"{len(samples):,} posts: {out / 'index.html'}")
 
-    return command(argv, "rlhf_jax.feedback.viewer", __doc__, run)
+    return command(argv, "rlhf-jax view", __doc__, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

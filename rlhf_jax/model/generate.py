@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import ModelConfig
+from rlhf_jax.functional import rewards
 from rlhf_jax.mesh import ROWS, layout, reshard
 from rlhf_jax.model import kv_cache, transformer
+from rlhf_jax.model.likelihood import response_logprobs
 
 
 def generate(
@@ -95,3 +97,33 @@ def restrict(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Arr
         least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits >= least, logits, -jnp.inf)
     return logits
+
+
+def sample_with_logprobs(
+    policy,
+    reference,
+    query: Int[Array, "B Q"],
+    key: jax.Array,
+    *,
+    model: ModelConfig,
+    response_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    temperature: float,
+) -> tuple[Int[Array, "B R"], Bool[Array, "B R"], Float[Array, "B R"], Float[Array, "B R"]]:
+    """Responses that `policy` draws, their mask, and log-probabilities under it and `reference`, nats."""
+    with jax.named_scope("sample"):
+        response = generate(
+            policy,
+            model,
+            query,
+            key,
+            response_tokens=response_tokens,
+            eos_id=eos_id,
+            pad_id=pad_id,
+            temperature=temperature,
+        )
+    with jax.named_scope("score"):
+        logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
+        ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)
+    return response, rewards.response_mask(response, eos_id, pad_id), logp, ref_logp

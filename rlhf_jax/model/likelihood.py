@@ -74,3 +74,21 @@ def in_chunks(x: Array, chunk: int) -> Array:
     room = [(0, 0), (0, -x.shape[1] % chunk)] + [(0, 0)] * (x.ndim - 2)
     x = jnp.pad(x, room)
     return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+
+def response_logprobs(
+    params,
+    config: ModelConfig,
+    query: Int[Array, "B Q"],
+    response: Int[Array, "B R"],
+    pad_id: int,
+    temperature: float,
+) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
+    """Log-probability of each response token, and entropy where it was drawn, at `temperature`, nats.
+
+    The query's tokens are read and never predicted.
+    """
+    tokens = jnp.concatenate([query, response[:, :-1]], axis=1)
+    segments = transformer.valid_segments(tokens, pad_id)
+    hidden = transformer.apply(params, config, tokens, segments, query.shape[1] - 1)
+    return token_logprobs(params, config, hidden, response, temperature)

@@ -1,8 +1,8 @@
 """Does a run fit a pod, and how fast could it be at best? Compiled, not run; no accelerator is needed.
 
-python -m rlhf_jax.plan --config=configs/paper_6_7b.py --topology=v5p:4x4x4
-python -m rlhf_jax.plan --config=configs/paper_1_3b.py --topology=gpu:1x1x8 --stage=ppo --json=plan.json
-python -m rlhf_jax.plan --config=configs/mini.py --topology=cpu:8 --config.model.pretrained=
+rlhf-jax plan --config=configs/paper_6_7b.py --topology=v5p:4x4x4
+rlhf-jax plan --config=configs/paper_1_3b.py --topology=gpu:1x1x8 --stage=ppo --json=plan.json
+rlhf-jax plan --config=configs/mini.py --topology=cpu:8 --config.model.pretrained=
 
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
@@ -26,13 +26,13 @@ from absl import flags
 
 from rlhf_jax.command_line import command
 from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
-from rlhf_jax.config_flags import parse_config
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.model import attention, pretrained
 from rlhf_jax.plan.compiled import PROGRAMS, Plan, compile_program
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
+from rlhf_jax.run.config_flags import parse_config
 from rlhf_jax.validation import check_context
 
 ASSUMED = (

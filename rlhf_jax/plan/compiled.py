@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
-from rlhf_jax import inference, ppo, reward, sft
+from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.mesh import make_mesh, row_shards
 from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology

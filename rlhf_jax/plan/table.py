@@ -1,6 +1,6 @@
 """What fits where: the table docs/plans.md, of the paper's two sizes on TPU slices and H100s.
 
-python -m rlhf_jax.plan.table --json=FOLDER --out=docs/plans.md
+rlhf-jax plan-table --json=FOLDER --out=docs/plans.md
 
 --json=FOLDER  a file for every cell; cells done there by the same versions are not compiled again
 --out=FILE     the table, written anew after every cell
@@ -35,7 +35,7 @@ bucket of tokens. A TPU slice is named by its shape in chips; `gpu:1x4x8` is one
 H100 each. A cell gives the memory of a device in GiB and the least seconds of one step by published figures
 of the chip (of eval: writing summaries + scoring them); an empty cell is not compiled yet. On GPUs the
 scratch memory of cuDNN's attention is not counted, since only a GPU tells it. Written by
-`python -m rlhf_jax.plan.table` on {dates}, with {versions}.
+`rlhf-jax plan-table` on {dates}, with {versions}.
 """
 
 

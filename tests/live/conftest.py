@@ -11,16 +11,16 @@ import tiny
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from rlhf_jax import checkpoint
-from rlhf_jax import workdir as runs
 from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import sources
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tldr import query_text
 from rlhf_jax.data.tokenizer import JSON_FILE, Tokenizer
-from rlhf_jax.export import export
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, pretrained, transformer
+from rlhf_jax.pipeline.export import export
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import workdir as runs
 
 DATA = DataConfig(
     vocabulary=320, query_tokens=160, query_buckets=(160,), response_tokens=12, reward_response_tokens=24

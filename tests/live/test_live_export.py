@@ -20,8 +20,8 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.batches import left_pad
 from rlhf_jax.data.tldr import encode_query, query_text, response_text
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.export import export
 from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.pipeline.export import export
 
 pytestmark = pytest.mark.live
 

@@ -1,0 +1,45 @@
+"""rlhf-jax COMMAND …: every command of this package; `rlhf-jax COMMAND --help` shows the usage of one."""
+
+import importlib
+import sys
+
+COMMANDS = {  # its module, and what it does
+    "run": ("main", "the pipeline: fine-tuning, comparisons, reward model, PPO, evaluation and report"),
+    "collect": ("pipeline.ask", "pairs of summaries for people to compare"),
+    "serve": ("feedback.serve", "the labelling site"),
+    "answers": ("feedback.export", "what people answered there, as comparisons, ratings and demonstrations"),
+    "agreement": ("feedback.agreement", "how much the people agree with each other and with researchers"),
+    "view": ("feedback.viewer", "a site for reading samples side by side"),
+    "export": ("pipeline.export", "a trained network as a folder that transformers opens"),
+    "checkpoint": ("run.listing", "the steps of a run: list, verify, show"),
+    "plan": ("plan.__main__", "whether a run fits a machine that is not there"),
+    "plan-table": ("plan.table", "the same for several runs and machines, as a page"),
+    "pretrain": ("pipeline.pretrain", "a base model of the miniature"),
+    "labelers": ("data.mini.labelers", "fits the noise of the miniature's labelers"),
+    "likert": ("evaluation.likert", "people's ratings by axis"),
+    "ratings": ("data.news_ratings", "published ratings of news summaries, as comparisons"),
+    "overoptimization": ("experiments.overoptimization", "preference and reward along KL"),
+    "scaling": ("experiments.scaling", "reward models and policies along data and size"),
+    "transfer": ("experiments.transfer", "policies of posts on news"),
+    "metric-agreement": ("experiments.agreement", "how often metrics agree with people and judge"),
+    "probes": ("experiments.probes", "what the reward model reacts to"),
+    "judged": ("experiments.judged", "policies compared by a language model"),
+    "results": ("experiments.results", "the page of findings"),
+}
+
+
+def main() -> int:
+    """The exit status of the command that the command line names; 2 where it names none."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(__doc__, *(f"  {name:18}{does}" for name, (_, does) in COMMANDS.items()), sep="\n")
+        return 0
+    if name not in COMMANDS:
+        print(f"rlhf-jax: {name!r} is no command; rlhf-jax --help lists them", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"rlhf_jax.{COMMANDS[name][0]}")
+    return module.main([f"rlhf-jax {name}", *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Asks people: pairs of summaries of posts by different policies, written for the labelling site.
+
+rlhf-jax collect --config=configs/mini.py --workdir=runs/mini \\
+    --policies=sft,ppo,reference --out=tasks.jsonl
+
+--config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf_jax.main
+--policies=LIST    two or more whose summaries are compared, with commas: reference is the post's own summary;
+                   sft, sft_10x and ppo are of the work folder; NAME:FOLDER is another one, FOLDER an exported
+                   model or another run's checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a
+                   policy that is named twice are also compared with each other
+--out=FILE         where to write: comparison records without a choice, for rlhf_jax.feedback.serve
+--pairs=NUMBER     (1000) of pairs to write
+--posts=SPLIT      posts of train, valid1, valid2 (the halves of valid) or test, which the records then name;
+                   without it, of train, and the export draws which are held out
+--temperature=T    (1.0) of the samples
+--not_again=GLOB   files of tasks or comparisons whose pairs are not asked again
+
+Every two policies meet equally often, the posts take turns, and which summary comes first is drawn.
+"""
+
+import glob
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations, cycle, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from rlhf_jax import inference
+from rlhf_jax.command_line import command
+from rlhf_jax.config import Config
+from rlhf_jax.data import sources
+from rlhf_jax.data.comparisons import TEMPERATURE, halved
+from rlhf_jax.data.records import Post, RecordError, Summary, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.feedback.tasks import comparison_of
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.config_flags import parse_config
+
+AT_ONCE = 128  # pairs drawn at least, of which those needed are kept
+NETWORKS = ("sft", "sft_10x", "ppo")  # stages whose checkpoints are policies
+REFERENCE = "reference"
+SPLITS = ("train", "valid1", "valid2", "test")
+
+Asked = frozenset[tuple[str, frozenset[str]]]  # post and the two texts of every pair
+Writer = Callable[[Sequence[Post], int], list[str]]  # posts, seed → a summary of each
+
+
+class TaskError(ValueError):
+    """Pairs that cannot be made: a policy that is not there, or too few that differ."""
+
+
+class Policy(NamedTuple):
+    """Somebody who summarizes, under the name that the records have."""
+
+    name: str
+    write: Writer
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
+    return command(argv, "rlhf-jax collect", __doc__, lambda: ask(*_parse(argv)))
+
+
+def _parse(argv: list[str]) -> tuple[Config, flags.FlagValues]:
+    options = flags.FlagValues()
+    for name, meaning in (("workdir", "folder of the run"), ("out", "file to write")):
+        flags.DEFINE_string(name, None, meaning, required=True, flag_values=options)
+    flags.DEFINE_list("policies", None, "whose summaries meet", required=True, flag_values=options)
+    flags.DEFINE_integer("pairs", 1000, "number of pairs", lower_bound=1, flag_values=options)
+    flags.DEFINE_enum("posts", None, SPLITS, "of these posts alone", flag_values=options)
+    flags.DEFINE_float("temperature", TEMPERATURE, "of the samples", 0.0, flag_values=options)
+    flags.DEFINE_string("not_again", "", "files of earlier tasks", flag_values=options)
+    return parse_config(argv, options), options
+
+
+def ask(config: Config, options: flags.FlagValues) -> None:
+    """Writes the file of tasks that the options describe."""
+    out = Path(options.out)
+    if out.exists():
+        raise RecordError(f"--out: {out} is there already; name a new file")
+    earlier = sorted(glob.glob(options.not_again))
+    if options.not_again and not earlier:
+        raise RecordError(f"--not_again: there is no file {options.not_again}")
+    source = options.posts or "train"
+    posts = halved(sources.load_posts(config.data, config.seed)).get(source, [])
+    if config.data.filters:
+        posts = sources.filtered(posts, config.data, load_tokenizer(options.workdir))
+    if not posts:
+        raise RecordError(f"--posts: the data have no posts in {source}")
+    with jax.set_mesh(make_mesh(config.mesh)):
+        policies = find_policies(options.policies, config, Path(options.workdir), options.temperature)
+        pairs = draw(policies, posts, options.pairs, config.seed, asked_in(earlier))
+    split = {"split": options.posts} if options.posts else {}
+    write_jsonl(out, [pair | split for pair in pairs])
+    print(f"{out}: {len(pairs):,} pairs; rlhf-jax serve --tasks={out} asks them")
+
+
+def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperature: float) -> list[Policy]:
+    """The policies of a list such as sft, reference, old:runs/a/checkpoints/ppo, each loaded once.
+
+    A name without a folder is the checkpoint of that stage in `workdir`. Needs a mesh set. Raises
+    TaskError or CheckpointError where one does not exist.
+    """
+    if len(specs) < 2:
+        raise TaskError("--policies: name two or more, such as sft,reference, or sft,sft for its own samples")
+    if specs.count(REFERENCE) > 1:
+        raise TaskError(f"--policies: a post has one {REFERENCE}: name it once")
+    found: dict[str, Policy] = {}
+    for spec in dict.fromkeys(specs):
+        name, _, folder = spec.partition(":")
+        if spec == REFERENCE:
+            policy = Policy("ref", lambda posts, seed: [post.summary for post in posts])
+        elif folder or name in NETWORKS:
+            place = Path(folder).expanduser() if folder else workdir / "checkpoints" / name
+            policy = Policy(name, _network(place, config, temperature))
+        else:
+            known = ", ".join((REFERENCE, *NETWORKS))
+            raise TaskError(
+                f"--policies: {spec!r} is none of {known}; another one needs a name and a folder, NAME:FOLDER"
+            )
+        if policy.name in {"", REFERENCE, *(other.name for other in found.values())}:
+            raise TaskError(f"--policies: {spec!r} needs a name of its own, NAME:FOLDER")
+        found[spec] = policy
+    return [found[spec] for spec in specs]
+
+
+def _network(folder: Path, config: Config, temperature: float) -> Writer:
+    """Samples of the policy in a folder: an exported model, or a stage's checkpoints in a work folder."""
+    if (folder / "config.json").is_file():
+        model, home = pretrained.architecture(config.model, str(folder)), folder
+    elif folder.name in NETWORKS:
+        home = folder.absolute().parents[1]
+        step = checkpoint.require(home, folder.name, "collect")
+        trained = runs.read_config(home)
+        bigger = trained.sft.bigger_pretrained if folder.name == "sft_10x" else None
+        model = pretrained.architecture(trained.model, bigger)
+    else:
+        raise TaskError(
+            f"--policies: {folder} is neither an exported model nor checkpoints/STAGE of a work folder, "
+            f"STAGE one of {', '.join(NETWORKS)}"
+        )
+    longest = config.data.query_tokens + config.data.response_tokens
+    if model.positions == "learned" and longest > model.context:
+        raise TaskError(f"--policies: {folder} reads {model.context} tokens; query and summary are {longest}")
+    tokenizer = load_tokenizer(home)
+    like = params.abstract(transformer.specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
+    weights = pretrained.load(folder, like) if home == folder else checkpoint.restore_params(*step, like)
+
+    def write(posts: Sequence[Post], seed: int) -> list[str]:
+        return inference.summarize(
+            weights,
+            posts,
+            model=model,
+            tokenizer=tokenizer,
+            data=config.data,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    return write
+
+
+def asked_in(paths: Iterable[str | Path]) -> Asked:
+    """The pairs in files of tasks, or of comparisons; lines of other kinds have none."""
+
+    def pair(line):
+        if not isinstance(line, dict) or "summaries" not in line:
+            return None
+        record = comparison_of(line, choice=0)
+        return pair_of(record.info.id, [summary.text for summary in record.summaries])
+
+    return frozenset(found for path in paths for found in read_jsonl(path, pair) if found)
+
+
+def pair_of(post: str, texts: Iterable[str]) -> tuple[str, frozenset[str]]:
+    """What makes two pairs the same: the post and the texts, in whichever order."""
+    return post, frozenset(text.strip() for text in texts)
+
+
+def draw(
+    policies: Sequence[Policy], posts: Sequence[Post], count: int, seed: int, asked: Asked = frozenset()
+) -> list[dict[str, Any]]:
+    """`count` comparisons without a choice, as JSON objects: none twice, none asked before.
+
+    A policy that stands in `policies` twice is also compared with itself. Every two policies get
+    equally many pairs, to within one. The same arguments give the same pairs. Raises TaskError where
+    the policies do not write enough that differs.
+    """
+    rng = np.random.default_rng([seed, len(asked)])
+    names = sorted(policy.name for policy in policies)
+    meetings = list(dict.fromkeys(combinations(names, 2)))
+    wanted = [meetings[i % len(meetings)] for i in range(count)]
+    turns = _turns(posts, rng)
+    seen, records = set(asked), list[dict[str, Any]]()
+    while wanted:
+        drawn = [(next(turns), who) for who in islice(cycle(wanted), max(len(wanted), AT_ONCE))]
+        missing, before = Counter(wanted), len(records)
+        for (post, who), texts in zip(drawn, _write(policies, drawn, rng), strict=True):
+            pair = pair_of(post.id, texts)
+            if missing[who] and len(pair[1]) == 2 and all(pair[1]) and pair not in seen:
+                missing[who] -= 1
+                seen.add(pair)
+                records.append(_record(post, who, texts, flipped=bool(rng.integers(2))))
+        if len(records) == before:
+            raise TaskError(
+                f"only {before:,} of {count:,} pairs: of {len(drawn):,} more that were drawn, each was asked "
+                "before or has one text twice; ask for fewer, of more posts, or at a higher temperature"
+            )
+        wanted = list(missing.elements())
+    return records
+
+
+def _turns(posts: Sequence[Post], rng: np.random.Generator) -> Iterator[Post]:
+    """All posts in random order, then again in another, without end."""
+    while True:
+        for i in rng.permutation(len(posts)):
+            yield posts[i]
+
+
+def _write(
+    policies: Sequence[Policy], drawn: Sequence[tuple[Post, tuple[str, str]]], rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """The two texts of every pair drawn."""
+    texts = [["", ""] for _ in drawn]
+    for name, write in dict(policies).items():
+        places = [(i, side) for i, (_, who) in enumerate(drawn) for side in (0, 1) if who[side] == name]
+        seed = int(rng.integers(2**31))
+        written = write([drawn[i][0] for i, _ in places], seed) if places else []
+        for (i, side), text in zip(places, written, strict=True):
+            texts[i][side] = text
+    return [(first, second) for first, second in texts]
+
+
+def _record(post: Post, who: tuple[str, str], texts: tuple[str, str], flipped: bool) -> dict[str, Any]:
+    summaries = [to_json(Summary(text, name)) for text, name in zip(texts, who, strict=True)]
+    info = {name: value for name, value in to_json(post).items() if name != "summary"}
+    return {"info": info, "summaries": summaries[::-1] if flipped else summaries}

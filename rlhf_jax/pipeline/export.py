@@ -1,0 +1,147 @@
+"""Writes a trained model as a folder that the transformers library opens.
+
+rlhf-jax export --workdir=runs/mini --stage=ppo --out=exported/ppo
+rlhf-jax export --workdir=runs/mini --stage=reward --out=exported/reward
+
+--workdir=FOLDER  the run
+--stage=STAGE     sft, sft_10x or ppo: a policy, for AutoModelForCausalLM;
+                  reward: the reward model, for AutoModelForSequenceClassification
+--out=FOLDER      where to write; must be empty or not exist
+--dtype=TYPE      float32 (the default: nothing is lost), bfloat16 or float16
+
+Beside the weights: tokenizer, generation settings and a model card, README.md.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jinja2
+import tokenizers
+from absl import flags
+
+from rlhf_jax.command_line import command, parse_flags
+from rlhf_jax.config import Config, ConfigError, ModelConfig, fields_of
+from rlhf_jax.data.sentencepiece_json import tokenizer_json
+from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE, Tokenizer, load_tokenizer
+from rlhf_jax.files import read_object, whole_folder, write_json, write_text
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import workdir as runs
+
+STAGES = ("sft", "sft_10x", "reward", "ppo")
+PAD = "<|pad|>"  # of reward models: transformers finds the last token of a text by it
+DESCRIPTIONS = {
+    "sft": "a summarizer fine-tuned on human summaries",
+    "sft_10x": "a larger summarizer fine-tuned on human summaries",
+    "reward": "a reward model: it scores a summary of a post as people would prefer it",
+    "ppo": "a summarizer trained with PPO against a reward model learned from human comparisons",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, or 2 after an error of use, told in one line."""
+
+    def run() -> None:
+        options = _parse(argv)
+        export(Path(options.workdir), options.stage, Path(options.out), options.dtype)
+        print(f"{options.stage}: {options.out}")
+
+    return command(argv, "rlhf-jax export", __doc__, run)
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    options = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
+    flags.DEFINE_enum("stage", None, STAGES, "whose model", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
+    flags.DEFINE_enum(
+        "dtype", "float32", ("float32", "bfloat16", "float16"), "of the weights", flag_values=options
+    )
+    return parse_flags(argv, options)
+
+
+def export(workdir: Path, stage: str, out: Path, dtype: str = "float32") -> None:
+    """Writes the newest checkpoint of `stage` as the folder `out`, whole or not at all.
+
+    Raises ConfigError where `out` holds something already or no family of the transformers library
+    has the architecture, CheckpointError where there is no checkpoint.
+    """
+    with whole_folder(out, ConfigError) as partial:
+        _write(workdir, stage, partial, dtype)
+
+
+def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
+    config = runs.read_config(workdir)
+    tokenizer = load_tokenizer(workdir)
+    named = config.sft.bigger_pretrained if stage == "sft_10x" else None
+    model = pretrained.architecture(config.model, named)
+    scalar = stage == "reward"
+    with jax.set_mesh(make_mesh()):
+        specs = (heads if scalar else transformer).specs(model, tokenizer.vocab_size)
+        like = params.abstract(specs, jax.sharding.get_mesh())
+        weights = checkpoint.restore_params(*checkpoint.require(workdir, stage, "export"), like)
+        converted = as_json(workdir)
+        eos = converted.id_to_token(tokenizer.eos_id)
+        pad_id = tokenizer.eos_id  # of a policy: its padding is left out by the attention mask
+        if scalar:
+            converted.add_special_tokens([PAD])
+            pad_id = converted.encode(PAD, add_special_tokens=False).ids[0]
+            embed = weights["transformer"]["embed"]
+            embed["tokens"] = with_rows(embed["tokens"], pad_id + 1)
+        bos_id = next(iter(tokenizer.prefix), None)
+        fields = {"bos_token_id": bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
+        pretrained.save(out, weights, model, dtype, fields)
+    converted.save(str(out / JSON_FILE))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "pad_token": PAD if scalar else eos,
+        "padding_side": "right" if scalar else "left",
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(out / SETTINGS_FILE, settings)
+    if not scalar:
+        generation = {
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": pad_id,
+            "max_new_tokens": config.data.response_tokens,
+            "do_sample": False,
+        }
+        write_json(out / "generation_config.json", generation)
+    write_text(out / "README.md", model_card(config, workdir, stage, model, tokenizer))
+
+
+def as_json(folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder in the format of the tokenizers library."""
+    if (folder / JSON_FILE).exists():
+        return tokenizers.Tokenizer.from_file(str(folder / JSON_FILE))
+    return tokenizers.Tokenizer.from_buffer(tokenizer_json((folder / MODEL_FILE).read_bytes()))
+
+
+def with_rows(table: jax.Array, rows: int) -> jax.Array:
+    """An embedding table [V, D] with zeros below, where it has fewer than `rows`."""
+    return jnp.pad(table, ((0, max(rows - table.shape[0], 0)), (0, 0)))
+
+
+def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, tokenizer: Tokenizer) -> str:
+    """README.md of an exported model: what it is, how to use it, data, settings, results and limits."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    results = workdir / "results.json"
+    shown = ("model.", "data.", f"{stage.removesuffix('_10x')}.")
+    return environment.get_template("model_card.md.jinja").render(
+        stage=stage,
+        description=DESCRIPTIONS[stage],
+        run=workdir.resolve().name,
+        config=config,
+        parameters=params.count(transformer.specs(model, tokenizer.vocab_size)),
+        settings=[(name, value) for name, _, value in fields_of(config) if name.startswith(shown)],
+        results=read_object(results, ConfigError) if results.exists() else {},
+    )

@@ -1,0 +1,278 @@
+"""PPO against a reward model, with a KL penalty to the SFT policy (Stiennon et al. 2020, §3.4).
+
+The whole iteration is one compiled function with donated state: sample responses, score them,
+penalize KL, estimate advantages, update policy and value network. Four networks of one
+architecture: the policy starts as the SFT model, the reference stays it, the value network starts
+as the reward model, which stays frozen beside it.
+
+Departures from the paper: sampling at temperature 0.7, at which log-probabilities are taken too
+(lm-human-preferences); a response without EOS scores `no_eos_score` (N+); positions count real
+tokens only.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.config import Config, ModelConfig, PpoConfig
+from rlhf_jax.data import sources
+from rlhf_jax.data.batches import QueryPlan
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.functional import losses, rewards
+from rlhf_jax.functional.advantages import masked_mean
+from rlhf_jax.mesh import ROWS, abstract_rows, check_rows, layout, make_mesh, split_rows, to_devices
+from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.pipeline.rollout import Rollout, rollout
+from rlhf_jax.run import checkpoint
+from rlhf_jax.training import health, loop
+from rlhf_jax.training.metrics import MetricsLog
+from rlhf_jax.training.state import (
+    TrainState,
+    make_optimizer,
+    make_schedule,
+    stage_key,
+    value_and_grad_in_parts,
+)
+
+SHOWN = ("objective/score", "objective/kl")  # beside the progress bar
+
+
+class PpoState(struct.PyTreeNode):
+    """What an iteration changes; `kl_coef` is β, the weight of the KL penalty."""
+
+    policy: TrainState
+    value: TrainState
+    kl_coef: Float[Array, ""]
+    key: jax.Array
+
+    def parts(self) -> tuple[dict, "PpoState"]:
+        """(the policy's parameters, all else), as checkpoints hold them apart."""
+        policy, rest = self.policy.parts()
+        return policy, self.replace(policy=rest)
+
+    def with_params(self, params) -> "PpoState":
+        return self.replace(policy=self.policy.with_params(params))
+
+
+class Setting(NamedTuple):
+    """What stays fixed over a run and is compiled into the iteration."""
+
+    model: ModelConfig
+    options: PpoConfig
+    response_tokens: int
+    eos_id: int
+    pad_id: int
+
+
+def loss(
+    networks, episodes: Rollout, tokens: Float[Array, ""], slots: Float[Array, ""], setting: Setting
+) -> tuple[Float[Array, ""], losses.Metrics]:
+    """Clipped policy loss + c · clipped value loss, with their metrics.
+
+    `networks` holds the parameters of `policy` and `value`; `tokens` and `slots` are the response
+    tokens and value slots of the whole minibatch, of which `episodes` may be a part.
+    """
+    model, options, pad_id = setting.model, setting.options, setting.pad_id
+    logp, entropy = response_logprobs(
+        networks["policy"], model, episodes.query, episodes.response, pad_id, options.temperature
+    )
+    policy_loss, policy = losses.policy_loss(
+        logp, episodes.logp, episodes.advantages, episodes.mask, options.clip_policy, tokens
+    )
+    values = heads.scalars(networks["value"], model, episodes.query, episodes.response, pad_id)[:, :-1]
+    value_loss, value = losses.value_loss(
+        values, episodes.values, episodes.returns, episodes.value_mask, options.clip_value, slots
+    )
+    policy |= {
+        "loss": policy_loss,
+        "entropy": masked_mean(entropy, episodes.mask, tokens),
+    }
+    value |= {"loss": value_loss}
+    metrics = {f"policy/{k}": v for k, v in policy.items()} | {f"value/{k}": v for k, v in value.items()}
+    return policy_loss + options.value_coef * value_loss, metrics
+
+
+def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting: Setting):
+    """One optimizer step of policy and value network on one minibatch, or of neither.
+
+    A minibatch that would harm one is skipped by both: what is wrong with it (a score, an advantage) mostly
+    reaches both, and their learning-rate schedules stay in step.
+    """
+    policy, value = states
+    tokens, slots = minibatch.mask.sum(), minibatch.value_mask.sum()
+    (_, metrics), gradients = value_and_grad_in_parts(
+        lambda networks, part: loss(networks, part, tokens, slots, setting),
+        {"policy": policy.params, "value": value.params},
+        minibatch,
+        setting.options.microbatches,
+    )
+    seen = {name: (metrics[f"{name}/loss"], optax.tree.norm(gradients[name])) for name in gradients}
+    healthy = policy.is_healthy(*seen["policy"]) & value.is_healthy(*seen["value"])
+    policy = policy.apply_gradients(gradients["policy"], *seen["policy"], healthy)
+    value = value.apply_gradients(gradients["value"], *seen["value"], healthy)
+    metrics |= {f"{name}/grad_norm": norm for name, (_, norm) in seen.items()} | {"skipped": ~healthy}
+    return (policy, value), metrics
+
+
+def update(states: tuple[TrainState, TrainState], episodes: Rollout, key: jax.Array, setting: Setting):
+    """Epochs of minibatches over one rollout, each epoch in a new order."""
+    parts = setting.options.minibatches
+
+    def epoch(states, key):
+        shuffled = shuffle_rows(episodes, key) if parts > 1 else episodes
+        return jax.lax.scan(lambda s, m: update_on(s, m, setting), states, split_rows(shuffled, parts))
+
+    states, metrics = jax.lax.scan(epoch, states, jax.random.split(key, setting.options.epochs))
+    skipped = {"skipped": metrics["skipped"].sum(), "skipped_in_a_row": states[0].skipped}
+    return states, jax.tree.map(jnp.mean, metrics) | skipped
+
+
+def shuffle_rows(episodes: Rollout, key: jax.Array) -> Rollout:
+    """The same episodes in a random order, spread over the devices as before."""
+    order = jax.random.permutation(key, episodes.query.shape[0])
+    return jax.tree.map(lambda x: x.at[order].get(out_sharding=layout(ROWS)), episodes)
+
+
+def iteration(
+    state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting
+) -> tuple[PpoState, losses.Metrics]:
+    """One PPO iteration on B queries: rollout, KL penalty, advantages, epochs of updates.
+
+    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model.
+    """
+    options = setting.options
+    key, sample_key, update_key = jax.random.split(state.key, 3)
+    episodes = rollout(
+        state.policy.params,
+        reference,
+        state.value.params,
+        reward,
+        query,
+        sample_key,
+        state.kl_coef,
+        **setting._asdict(),
+    )
+    with jax.named_scope("update"):
+        (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
+    metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
+    kl_coef = state.kl_coef
+    if options.kl_controller == "adaptive":
+        adapted = rewards.adapt_kl_coef(
+            kl_coef, metrics["objective/kl"], options.kl_target, options.kl_horizon, query.shape[0]
+        )
+        kl_coef = jnp.where(jnp.isfinite(adapted), adapted, kl_coef)  # where a NaN would stay for ever
+    return PpoState(policy, value, kl_coef, key), metrics
+
+
+def objective(episodes: Rollout, setting: Setting) -> losses.Metrics:
+    """Means over the responses of a rollout; KL and entropy in nats a response, through EOS."""
+    mask = episodes.mask
+    kl = jnp.sum(jnp.where(mask, episodes.logp - episodes.ref_logp, 0.0), axis=1)
+    reward = jnp.sum(episodes.rewards, axis=1)
+    return {
+        "objective/kl": kl.mean(),
+        "objective/kl_stderr": kl.std() * kl.shape[0] ** -0.5,
+        "objective/entropy": -jnp.sum(jnp.where(mask, episodes.logp, 0.0), axis=1).mean(),
+        "objective/score": episodes.score.mean(),
+        "objective/non_score_reward": (reward - episodes.score).mean(),
+        "objective/rlhf_reward": reward.mean(),
+        "objective/eos_rate": rewards.has_eos(episodes.response, setting.eos_id).mean(),
+        "objective/length": rewards.lengths(mask).mean(),
+        "value/explained_variance": losses.explained_variance(
+            episodes.values, episodes.returns, episodes.value_mask
+        ),
+    }
+
+
+def jitted_iteration(setting: Setting):
+    """`iteration` as `train` compiles it: the state is updated in place."""
+    return jax.jit(functools.partial(iteration, setting=setting), donate_argnums=0)
+
+
+def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
+    """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
+    options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
+    check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
+    setting = Setting(model, options, data.response_tokens, eos_id=0, pad_id=vocabulary)
+    reference = params.abstract(transformer.specs(model, vocabulary), mesh)
+    reward = params.abstract(heads.specs(model, vocabulary), mesh)
+    start = functools.partial(
+        initial_state, optimizer=make_optimizer(options.optimizer, 1), options=options, seed=config.seed
+    )
+    query = abstract_rows(mesh, (options.batch_size, data.query_tokens))
+    state = jax.eval_shape(start, reference, reward)
+    return jitted_iteration(setting).trace(state, reference, reward, query)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains the policy of stage sft against the model of stage reward into `checkpoints/ppo`."""
+    options, folder = config.ppo, workdir / "checkpoints" / "ppo"
+    mesh = make_mesh(config.mesh)
+    sft, reward_model = (checkpoint.require(workdir, stage, "ppo") for stage in ("sft", "reward"))
+    tokenizer = load_tokenizer(workdir)
+    model = pretrained.architecture(config.model)
+    setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
+    posts = sources.load_queries(config.data, config.seed, tokenizer)
+    plan = QueryPlan(posts, tokenizer, config.data, options.batch_size, config.seed)
+    iterations = options.episodes // options.batch_size
+    updates = iterations * options.epochs * options.minibatches
+    optimizer = make_optimizer(options.optimizer, updates)
+    schedule = make_schedule(options.optimizer, updates)
+
+    check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
+    with jax.set_mesh(mesh):
+        policy_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
+        reward_like = params.abstract(heads.specs(model, tokenizer.vocab_size), mesh)
+        reference = checkpoint.restore_params(*sft, policy_like)
+        reward = checkpoint.restore_params(*reward_model, reward_like)
+        state = initial_state(reference, reward, optimizer, options, config.seed, config.health.spike_sigma)
+        start = checkpoint.latest_step(folder) or 0
+        state = loop.resume(folder, start, state)
+        step = jitted_iteration(setting)
+
+        def one_iteration(state: PpoState, i: int) -> tuple[PpoState, losses.Metrics, dict]:
+            query = plan.batch(i)["query"]
+            state, metrics = step(state, reference, reward, to_devices(query, mesh))
+            responses = options.batch_size * metrics["objective/length"]
+            tokens = np.count_nonzero(query != tokenizer.pad_id) + responses
+            metrics |= {"lr": schedule(state.policy.step - 1), "episodes": (i + 1) * options.batch_size}
+            return state, metrics, {"episodes": options.batch_size, "tokens": tokens}
+
+        usual_scores = checkpoint.read_meta(*reward_model)["usual_scores"]
+        signs = functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores)
+        watch = health.Watch(folder, config.health, options.epochs * options.minibatches, signs)
+        loop.run(
+            MetricsLog(workdir, "ppo", start, iterations, SHOWN, watch),
+            folder,
+            state,
+            one_iteration,
+            save_every=options.save_every,
+            keep=config.keep_checkpoints,
+            best=options.best,
+            profile=workdir / "profile" / "ppo" if config.profile else None,
+        )
+
+
+def initial_state(
+    reference, reward, optimizer, options: PpoConfig, seed: int, spike_sigma: float = 0.0
+) -> PpoState:
+    """Policy from the SFT model, value network from the reward model, both as copies."""
+
+    @jax.jit
+    def create(policy, value):
+        return PpoState(
+            TrainState.create(policy, optimizer, spike_sigma),
+            TrainState.create(value, optimizer, spike_sigma),
+            jnp.float32(options.kl_coef),
+            stage_key(seed, "ppo"),
+        )
+
+    return create(reference, reward)

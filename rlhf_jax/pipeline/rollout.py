@@ -1,0 +1,87 @@
+"""What PPO learns from: responses, what every network says of them, and rewards token by token."""
+
+import jax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.config import ModelConfig, PpoConfig
+from rlhf_jax.functional import advantages, rewards
+from rlhf_jax.model import heads
+from rlhf_jax.model.generate import sample_with_logprobs
+
+
+class Rollout(struct.PyTreeNode):
+    """A batch of episodes. Slot t of an [B, R] array belongs to response token t."""
+
+    query: Int[Array, "B Q"]  # left-padded
+    response: Int[Array, "B R"]  # through EOS, then padding
+    mask: Bool[Array, "B R"]  # tokens of the response, EOS included
+    value_mask: Bool[Array, "B R"]  # slots that have a value and a reward
+    logp: Float[Array, "B R"]  # log-probability under the policy that wrote it, nats
+    ref_logp: Float[Array, "B R"]  # under the reference
+    values: Float[Array, "B R"]  # before token t
+    score: Float[Array, "B"]  # of the reward model, missing EOS already accounted for
+    rewards: Float[Array, "B R"]  # KL penalty, and the score at its place, before any whitening
+    advantages: Float[Array, "B R"]  # whitened over the whole batch
+    returns: Float[Array, "B R"]  # advantages before whitening + values
+
+
+def rollout(
+    policy,
+    reference,
+    value,
+    reward,
+    query: Int[Array, "B Q"],
+    key: jax.Array,
+    kl_coef: Float[Array, ""],
+    *,
+    model: ModelConfig,
+    options: PpoConfig,
+    response_tokens: int,
+    eos_id: int,
+    pad_id: int,
+) -> Rollout:
+    """Samples responses with `policy` and turns the four networks' views into advantages.
+
+    `policy` and `reference` are transformers, `value` and `reward` have scalar heads (four
+    parameter trees of one architecture). Everything is float32 from the logits on.
+    """
+    response, mask, logp, ref_logp = sample_with_logprobs(
+        policy,
+        reference,
+        query,
+        key,
+        model=model,
+        response_tokens=response_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=options.temperature,
+    )
+    value_mask = rewards.value_mask(mask, options.score_at)
+
+    with jax.named_scope("score"):
+        values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
+        score = heads.score(reward, model, query, response, pad_id)
+    score = rewards.score_missing_eos(
+        score, rewards.has_eos(response, eos_id), options.no_eos, options.no_eos_score
+    )
+
+    token_rewards = rewards.kl_penalty(logp, ref_logp, mask, kl_coef)
+    token_rewards = token_rewards + rewards.place_score(score, mask, options.score_at)
+    scaled = token_rewards
+    if options.whiten_rewards:
+        scaled = advantages.whiten(token_rewards, value_mask, shift_mean=False)
+    raw, returns = advantages.gae(scaled, values, value_mask, options.gamma, options.lam)
+    return Rollout(
+        query=query,
+        response=response,
+        mask=mask,
+        value_mask=value_mask,
+        logp=logp,
+        ref_logp=ref_logp,
+        values=values,
+        score=score,
+        rewards=token_rewards,
+        advantages=advantages.whiten(raw, mask),
+        returns=returns,
+    )

@@ -1,0 +1,136 @@
+"""Stage round: ask people, train on all they said so far, ask them about what came of it (§3.1, figure 2).
+
+Round k is a run of its own in `<workdir>/rounds/<k>`, which starts with the SFT policy of `workdir`:
+
+    tasks.jsonl        pairs that people are asked to compare: in round 1 of samples of the SFT policy and
+                       references, later also of samples of the PPO policy of the round before
+    collected/         what they said, as rlhf_jax.feedback.export writes it
+    comparisons.jsonl  that of rounds 1 to k, which the reward model is trained on
+    checkpoints/, results.json, report.html, …  of stages reward, ppo and eval
+
+The stage goes on until it waits for people, and says so; in the miniature the simulated labelers
+answer at once. Stopped at any point, it resumes. `<workdir>/rounds.html` shows all rounds.
+
+Departure from the paper: PPO starts from the SFT policy in every round.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+from etils.epath import Path
+
+from rlhf_jax.config import Config
+from rlhf_jax.data import sources
+from rlhf_jax.data.comparisons import TEMPERATURE
+from rlhf_jax.data.mini.labelers import label
+from rlhf_jax.data.mini.pairs import Pair
+from rlhf_jax.data.records import (
+    Comparison,
+    Post,
+    RecordError,
+    read_comparisons,
+    read_jsonl,
+    to_json,
+    write_jsonl,
+)
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.feedback.export import split_of
+from rlhf_jax.feedback.tasks import comparison_of
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.pipeline import ask
+from rlhf_jax.report.rounds_page import write_rounds_report
+from rlhf_jax.run import checkpoint, fork
+from rlhf_jax.run import workdir as runs
+
+COLLECTED = "collected/comparisons.jsonl"
+
+
+def run(config: Config, workdir: Path, pipeline: Callable[[Config, Path], None]) -> None:
+    """Goes through the rounds that are not finished, until one waits for people.
+
+    `pipeline(config, folder)` runs the stages that have not finished in a folder.
+    """
+    if jax.process_count() > 1:
+        raise ask.TaskError("stage round runs on one host; the stages of a round run on many, one by one")
+    checkpoint.require(workdir, "sft", "round")
+    for number in range(1, len(config.rounds.pairs) + 1):
+        folder = folder_of(workdir, number)
+        if not runs.stage_done(folder, "eval"):
+            runs.open_workdir(folder, config)
+            fork.take_over(workdir, folder, {"sft": "sft"})
+            if not (folder / "tasks.jsonl").exists():
+                write_jsonl(folder / "tasks.jsonl", draw(config, workdir, number))
+            if config.data.source == "mini" and not (folder / COLLECTED).exists():
+                write_jsonl(folder / COLLECTED, simulate(folder, config.seed))
+            if not (folder / COLLECTED).exists():
+                print(waiting(workdir, number))
+                return
+            if not (folder / "comparisons.jsonl").exists():
+                write_jsonl(folder / "comparisons.jsonl", gather(workdir, number))
+            print(f"round {number} of {len(config.rounds.pairs)}: {folder}", flush=True)
+            pipeline(config, folder)
+        write_rounds_report(workdir, number)
+    print(f"all {len(config.rounds.pairs)} rounds are finished (rounds.pairs): {workdir / 'rounds.html'}")
+
+
+def folder_of(workdir: Path, number: int) -> Path:
+    return workdir / "rounds" / str(number)
+
+
+def draw(config: Config, workdir: Path, number: int) -> list[dict]:
+    """The pairs that a round asks about, of training posts; none was asked about before."""
+    policies = ["sft", "sft", ask.REFERENCE]
+    if number > 1:
+        before = folder_of(workdir, number - 1) / "checkpoints" / "ppo"
+        newest = f"ppo_round{number - 1}:{before}"
+        policies = [newest, newest, "sft", ask.REFERENCE]
+    asked = ask.asked_in(folder_of(workdir, earlier) / "tasks.jsonl" for earlier in range(1, number))
+    posts = sources.load_posts(config.data, config.seed)["train"]
+    posts = sources.filtered(posts, config.data, load_tokenizer(workdir))
+    with jax.set_mesh(make_mesh(config.mesh)):
+        found = ask.find_policies(policies, config, workdir, TEMPERATURE)
+        pairs = ask.draw(found, posts, config.rounds.pairs[number - 1], config.seed, asked)
+    return [pair | {"batch": batch_of(number)} for pair in pairs]
+
+
+def batch_of(number: int) -> str:
+    return f"round{number}"
+
+
+def simulate(folder: Path, seed: int) -> list[Comparison]:
+    """What the miniature's labelers say of a round's tasks; the splits are those of an export."""
+    asked = list(read_jsonl(folder / "tasks.jsonl", lambda line: comparison_of(line, choice=0)))
+    pairs = []
+    for task in asked:
+        first, second = task.summaries
+        assert isinstance(task.info, Post)
+        pairs.append(Pair(task.info, first.text, second.text, first.policy, second.policy))
+    return [
+        replace(answer, batch=task.batch, split=split_of(to_json(task)))
+        for task, answer in zip(asked, label(pairs, seed), strict=True)
+    ]
+
+
+def gather(workdir: Path, number: int) -> list[Comparison]:
+    """What people said in this round and all before; each export may hold the others' answers too."""
+    found = []
+    for each in range(1, number + 1):
+        file = folder_of(workdir, each) / COLLECTED
+        own = [comparison for comparison in read_comparisons(file) if comparison.batch == batch_of(each)]
+        if not own:
+            raise RecordError(
+                f"{file}: no comparisons of batch {batch_of(each)}; is it the export of that round?"
+            )
+        found += own
+    return found
+
+
+def waiting(workdir: Path, number: int) -> str:
+    """What to do where a round waits for people."""
+    folder, store = folder_of(workdir, number), workdir / "feedback.sqlite"
+    return (
+        f"round {number} waits for people. Ask them, export what they said, and run this command again:\n"
+        f"  rlhf-jax serve --tasks={folder / 'tasks.jsonl'} --store={store}\n"
+        f"  rlhf-jax answers --store={store} --out={(folder / COLLECTED).parent}"
+    )

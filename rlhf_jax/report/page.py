@@ -1,0 +1,228 @@
+"""The page that shows a run: report.html, written from the files of its work folder.
+
+It loads nothing from the network, and no text of a post can become markup.
+"""
+
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from rlhf_jax.config import flatten
+from rlhf_jax.data.records import read_jsonl
+from rlhf_jax.files import read_object, write_text
+from rlhf_jax.report.plots import curve_plot, preference_plot
+from rlhf_jax.training.metrics import read_metrics
+
+STAGES = {
+    "sft": "Supervised fine-tuning",
+    "sft_10x": "Supervised fine-tuning, 10× larger",
+    "reward": "Reward model",
+    "ppo": "PPO",
+    "eval": "Evaluation",
+}
+POLICIES = {
+    "base": "Pretrained",
+    "sft": "SFT",
+    "sft_10x": "SFT, 10× larger",
+    "ppo": "PPO",
+    "reference": "Reference",
+}
+# A policy's field in results.json: heading, format, meaning.
+COLUMNS = {
+    "preference_at_equal_length.value": (
+        "At equal length",
+        "{:.1%}",
+        "the preferred share, were the summaries as long as the references",
+    ),
+    "gold.overall": ("Overall", "{:.2f}", "the gold judge's mean rating, 1 to 7"),
+    "gold.accuracy": ("Accuracy", "{:.2f}", "of the gold judge, 1 to 7: what is said is true of the post"),
+    "gold.coverage": ("Coverage", "{:.2f}", "of the gold judge, 1 to 7: what matters is said"),
+    "gold.coherence": ("Coherence", "{:.2f}", "of the gold judge, 1 to 7: it reads well by itself"),
+    "key_fact": ("Key fact", "{:.0%}", "share of summaries that state the post's most important fact"),
+    "reward": ("RM score", "{:+z.2f}", "mean score of the reward model; training references average 0"),
+    "rouge.rougeL": ("ROUGE-L", "{:.3f}", "F1 against the reference"),
+    "reference_nats": (
+        "Reference, nats",
+        "{:.1f}",
+        "mean negative log-likelihood of a whole reference; the pretrained model's without examples",
+    ),
+    "tokens": ("Tokens", "{:.1f}", "mean length of a summary, end of text included"),
+    "words": ("Words", "{:.1f}", "mean length of a summary"),
+    "copying": (
+        "Copying",
+        "{:.0%}",
+        "longest common subsequence of bigrams with the post, over the summary's",
+    ),
+}
+# A field of `reward_model` or `ppo` in results.json: what it is, format. Other fields go by their names.
+FACTS = {
+    "valid_accuracy": ("Picks the preferred of two held-out summaries", "{:.1%}"),
+    "gold_accuracy": ("Picks what the gold judge prefers", "{:.1%}"),
+    "blind_accuracy": ("A scorer blind to the post picks the better one of the same pairs", "{:.1%}"),
+    "pairs": ("… held-out pairs", "{:,}"),
+    "reference_mean": ("Mean score of held-out references", "{:+.3f}"),
+    "reference_stderr": ("… its standard error", "{:.3f}"),
+    "kl": ("KL from the SFT policy, nats", "{:.2f}"),
+    "score_start": ("Mean score at the start", "{:+.2f}"),
+    "score_end": ("Mean score at the end", "{:+.2f}"),
+    "entropy": ("Entropy of a sample, nats", "{:.2f}"),
+    "eos_rate": ("Samples that end by themselves", "{:.1%}"),
+    "episodes": ("Episodes", "{:,}"),
+    "episodes_per_second": ("Episodes a second", "{:.1f}"),
+}
+# Curves shown at once; the others unfold.
+LEADING = ("objective/score", "objective/kl", "loss", "accuracy")
+
+
+class ReportError(ValueError):
+    """A work folder that has no results, or files of it that cannot be read."""
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes `workdir`/report.html from config.json, results.json, metrics/ and samples/test.jsonl.
+
+    Whatever the results lack (a gold judge, a stage) is absent from the page. Returns the page's path.
+    """
+    results = read_json(workdir / "results.json")
+    config = read_json(workdir / "config.json")
+    samples = workdir / "samples" / "test.jsonl"
+    preferences = results.get("preference_over_reference") or {}
+    page = template("report.html.jinja").render(
+        run=workdir.resolve().name,
+        config=config,
+        results=results,
+        judge=results.get("judge"),
+        preferences=preferences,
+        preference_plot=preferences and preference_plot({policy_name(p): r for p, r in preferences.items()}),
+        table=policy_table(results),
+        reward_model=facts(results.get("reward_model") or {}),
+        ppo=facts(results.get("ppo") or {}),
+        training=training(workdir / "metrics"),
+        seconds=results.get("seconds") or {},
+        samples=list(read_jsonl(samples, side_by_side)),
+        settings=settings(config),
+    )
+    path = workdir / "report.html"
+    write_text(path, page)
+    return path
+
+
+def template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "stage": lambda stage: STAGES.get(stage, stage),
+        "policy": policy_name,
+        "rate": rate_text,
+        "text": text,
+        "duration": duration,
+    }
+    return environment.get_template(name)
+
+
+def policy_name(policy: str) -> str:
+    return POLICIES.get(policy, policy.replace("_", " ").capitalize())
+
+
+def duration(seconds: float) -> str:
+    """48 s, 4 min 41 s, 3 h 07 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def rate_text(rate: dict[str, float]) -> str:
+    """61.4 ± 2.2%."""
+    return f"{100 * rate['rate']:.1f} ± {100 * rate['stderr']:.1f}%"
+
+
+def text(value: float, form: str) -> str:
+    """With a minus sign for a hyphen."""
+    return form.format(value).replace("-", "−")
+
+
+def policy_table(results: dict) -> dict:
+    """Headings with their meanings, and a row of texts a policy; columns without any value are left out."""
+    values = {policy: flatten(fields) for policy, fields in results["policies"].items()}
+    shown = [key for key in COLUMNS if any(row.get(key) is not None for row in values.values())]
+    return {
+        "columns": [(COLUMNS[key][0], COLUMNS[key][2]) for key in shown],
+        "rows": {
+            policy: ["" if row.get(key) is None else text(row[key], COLUMNS[key][1]) for key in shown]
+            for policy, row in values.items()
+        },
+    }
+
+
+def facts(fields: dict) -> dict[str, str]:
+    """What each field says -> its value as text."""
+    texts = {}
+    for key, value in fields.items():
+        if key == "intervals":
+            continue
+        name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
+        if value is not None:
+            texts[name] = text(value, form)
+    return texts
+
+
+def side_by_side(sample: dict) -> dict:
+    """A post, its summaries, the reference among them, and the best score of each kind, if any."""
+    summaries = {"reference": {"text": sample["post"]["summary"]}} | sample["summaries"]
+    best = {}
+    for kind in ("key_fact", "gold", "score"):
+        scores = [summary[kind] for summary in summaries.values() if summary.get(kind) is not None]
+        best[kind] = max(scores, default=None)
+    return {"post": sample["post"], "summaries": summaries, "best": best}
+
+
+def settings(config: dict) -> dict[str, dict]:
+    """Section -> dotted field -> value; the fields outside any section come first, under "run"."""
+    sections = {name: flatten(value) for name, value in config.items() if isinstance(value, dict)}
+    return {"run": {name: value for name, value in config.items() if name not in sections}} | sections
+
+
+def training(folder: Path) -> dict[str, list[dict]]:
+    """Title -> curves, of every log in the folder; a stage trained with several seeds has a log a seed."""
+    stages = {}
+    for stage, title in STAGES.items():
+        for path in sorted([*folder.glob(f"{stage}.jsonl"), *folder.glob(f"{stage}_seed*.jsonl")]):
+            seed = path.stem.removeprefix(stage).replace("_seed", ", seed ")
+            stages[title + seed] = curves(read_metrics(path))
+    return stages
+
+
+def curves(records: list[dict[str, float]]) -> list[dict]:
+    """One {name, last, leading, plot} a metric, the leading ones first."""
+    names = dict.fromkeys(name for record in records for name in record if name != "step")
+    panels = []
+    for name in sorted(names, key=lambda name: LEADING.index(name) if name in LEADING else len(LEADING)):
+        logged = [(record["step"], record[name]) for record in records if name in record]
+        steps, values = np.array(logged).T
+        panels.append(
+            {
+                "name": name,
+                "last": text(values[-1], "{:.4g}"),
+                "leading": name in LEADING,
+                "plot": curve_plot(steps, values),
+            }
+        )
+    return panels
+
+
+def read_json(path: Path) -> dict:
+    if not path.exists():
+        raise ReportError(f"{path} is missing: a report needs a run that finished --stage=eval")
+    try:
+        return read_object(path, ReportError)
+    except ReportError as error:
+        raise ReportError(f"{error}; run --stage=eval again") from None

@@ -1,0 +1,1 @@
+"""A run on disk and among hosts: its folder, checkpoints, storage, processes."""

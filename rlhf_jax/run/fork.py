@@ -1,0 +1,101 @@
+"""A run that goes on from another one: `--fork=OTHER` of rlhf_jax/main.py, and every round.
+
+The finished stages of the other folder are taken over, up to the first whose part of the configuration
+differs: with another `ppo.kl_coef`, SFT and reward model are, and PPO runs anew; with other comparisons SFT
+alone is. Other data does not count. Files of checkpoints
+are never written to again, so they are linked where the file system can, and copied where not: the two
+folders share bytes, and removing one leaves the other. What was taken over stands in `fork.json`.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+
+from etils.epath import Path
+
+from rlhf_jax.config import Config, differences, to_dict
+from rlhf_jax.run import manifest
+from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.workdir import WorkdirError
+
+STAGES = {  # with the beginnings of the fields with which a stage, and all after it, run anew
+    "sft": ("sft.", "model."),
+    "reward": ("reward.", "data.comparisons", "data.mini_pairs"),
+    "ppo": ("ppo.",),
+}
+FILES = {
+    "sft": ("tokenizer*",),
+    "reward": ("comparisons.jsonl",),
+    "ppo": (),
+}  # beside checkpoints and metrics
+
+
+def fork(config: Config, source: Path, workdir: Path) -> None:
+    """Makes `workdir` a new run of `config` with what it shares with the one in `source`, and says so.
+
+    Does nothing where `workdir` is that run already: the same command resumes. Raises WorkdirError where
+    it is another run, where the model differs, or where no stage can be taken over.
+    """
+    record = workdir / "fork.json"
+    if (workdir / "config.json").exists():
+        if not record.exists() or manifest.read_json(record)["from"] != str(source):
+            raise WorkdirError(f"{workdir} is a run of its own: --fork makes a new one, in another --workdir")
+        return
+    changed = differences(config, to_dict(runs.read_config(source)))
+    stages = [stage for stage in STAGES if runs.stage_done(source, stage)]
+    fields = [line.partition(":")[0] for line in changed]
+    for i, beginnings in enumerate(STAGES.values()):
+        if any(field.startswith(beginnings) for field in fields):
+            stages = [earlier for earlier in stages if earlier in list(STAGES)[:i]]
+    if not stages:
+        raise WorkdirError(
+            f"{source} has no finished stage to go on from ({'; '.join(changed) or 'the same configuration'})"
+        )
+    runs.lock(workdir)
+    take_over(source, workdir, {stage: stage for stage in stages})
+    manifest.write_json(record, {"from": str(source), "stages": stages, "differences": changed})
+    print(f"{workdir}: {', '.join(stages)} of {source}; {'; '.join(changed) or 'the same configuration'}")
+
+
+def take_over(source: Path, workdir: Path, stages: Mapping[str, str]) -> None:
+    """Puts what finished stages left in `source` into `workdir`, and marks them finished there.
+
+    `stages` maps their names here to those there: {"sft": "sft_10x"} goes on with the larger model.
+    """
+    for stage, theirs in stages.items():
+        if runs.stage_done(workdir, stage):
+            continue
+        for pattern in FILES[stage]:
+            for file in source.glob(pattern):
+                _copy(file, workdir / file.name)
+        for pattern in (theirs, f"{theirs}_*"):  # sft and sft_10x
+            for file in source.glob(f"metrics/{pattern}.jsonl"):
+                name = file.name.replace(theirs, stage, 1)
+                _copy(file, workdir / "metrics" / name)  # a run may write to its own
+            for training in source.glob(f"checkpoints/{pattern}"):
+                _link_steps(training, workdir / "checkpoints" / training.name.replace(theirs, stage, 1))
+        runs.record_seconds(workdir, stage, runs.read_seconds(source).get(theirs, 0.0))
+        runs.mark_done(workdir, stage)
+
+
+def _link_steps(theirs: Path, ours: Path) -> None:
+    """The finished steps of a training; a manifest comes last here, too."""
+    for step in manifest.finished(theirs):
+        names = [file.relative_to(theirs).as_posix() for file in manifest.files(theirs / str(step))]
+        for name in sorted(names, key=lambda name: name.endswith(f"/{manifest.MANIFEST}")):
+            _link(theirs / name, ours / name)
+
+
+def _link(theirs: Path, ours: Path) -> None:
+    ours.parent.mkdir(parents=True, exist_ok=True)
+    ours.unlink(missing_ok=True)  # of a start that was ended in its midst
+    try:
+        os.link(theirs, ours)
+    except OSError:  # another file system, or one without links
+        _copy(theirs, ours)
+
+
+def _copy(theirs: Path, ours: Path) -> None:
+    ours.parent.mkdir(parents=True, exist_ok=True)
+    with theirs.open("rb") as source, ours.open("wb") as target:
+        shutil.copyfileobj(source, target)

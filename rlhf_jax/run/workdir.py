@@ -1,0 +1,141 @@
+"""The folder of a run: the configuration it was started with, and how far it has come."""
+
+import fcntl
+import os
+import socket
+from os import PathLike
+from typing import IO
+
+from etils.epath import Path
+
+from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict
+from rlhf_jax.files import read_object, write_json
+from rlhf_jax.run import storage
+from rlhf_jax.validation import validate
+
+_held: dict[str, IO[str]] = {}  # the locks of this process, by folder; the system frees them at its end
+
+
+class WorkdirError(ValueError):
+    """A folder that belongs to another run, or that another process writes."""
+
+
+@storage.explained
+def open_workdir(path: str | PathLike[str], config: Config, create: bool = True) -> Path:
+    """The folder, on disk or gs://, created with its config.json where it is not there.
+
+    A folder of another configuration is refused untouched; one that differs in where it is computed alone
+    (config.PLACEMENT) is resumed, and its config.json then says where. Hosts that must not `create` it raise
+    WorkdirError where it is missing; the one that creates also locks it.
+    """
+    workdir = Path(path)
+    file = workdir / "config.json"
+    if not file.exists():
+        if not create:
+            raise WorkdirError(
+                f"{file} is not there, though process 0 has written it: "
+                "--workdir must be on storage that all hosts share"
+            )
+        lock(workdir)
+        write_json(file, to_dict(config))
+        return workdir
+    try:
+        stored = read_object(file, WorkdirError)
+    except WorkdirError as error:
+        raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
+    changed = differences(config, stored)
+    if changed:
+        raise WorkdirError(
+            f"{file} was written with other values ({'; '.join(changed)}): "
+            "use another --workdir, or the values of the first start"
+        )
+    if create:
+        lock(workdir)
+    if create and stored != to_dict(config):
+        write_json(file, to_dict(config))
+    return workdir
+
+
+def lock(workdir: Path) -> None:
+    """Keeps other processes from writing this folder until this one ends, however it ends.
+
+    Raises WorkdirError naming the process that has it. Object stores have no locks, nor do some network
+    file systems: there nothing is held.
+    """
+    name = os.path.realpath(workdir)
+    if name in _held or "://" in str(workdir):
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = open(workdir / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 - open until this process ends
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise WorkdirError(
+            f"{workdir} is in use by {file.read().strip() or 'another process'}: "
+            "stop that one first, or use another --workdir"
+        ) from None
+    except OSError:  # no locks here
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _held[name] = file
+
+
+@storage.explained
+def read_config(workdir: str | PathLike[str]) -> Config:
+    """The configuration a run was started with."""
+    file = Path(workdir) / "config.json"
+    stored = read_object(file, WorkdirError, missing={})
+    if not stored:
+        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
+    try:
+        return validate(from_dict(stored))
+    except ConfigError as error:
+        raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
+
+
+def record_seconds(workdir: Path, stage: str, seconds: float) -> None:
+    """Adds to the seconds a stage has run, over all its starts."""
+    record = _progress(workdir)
+    entry = record.setdefault(stage, {"seconds": 0.0, "done": False})
+    entry["seconds"] += seconds
+    write_json(workdir / "progress.json", record)
+
+
+def read_seconds(workdir: Path) -> dict[str, float]:
+    """Seconds of every stage that has started, for results.json."""
+    return {stage: entry["seconds"] for stage, entry in _progress(workdir).items()}
+
+
+def mark_done(workdir: Path, stage: str) -> None:
+    """Marks a started stage as finished."""
+    record = _progress(workdir)
+    record[stage]["done"] = True
+    write_json(workdir / "progress.json", record)
+
+
+def stage_done(workdir: Path, stage: str) -> bool:
+    return _progress(workdir).get(stage, {}).get("done", False)
+
+
+def stages_interrupted(workdir: Path) -> list[str]:
+    """Stages that started and have not finished."""
+    return [stage for stage, entry in _progress(workdir).items() if not entry["done"]]
+
+
+def _progress(workdir: Path) -> dict[str, dict]:
+    file = workdir / "progress.json"
+    record = read_object(file, WorkdirError, missing={})
+    for stage, entry in record.items():
+        if not (
+            isinstance(entry, dict)
+            and type(entry.get("seconds")) in (int, float)
+            and type(entry.get("done")) is bool
+        ):
+            raise WorkdirError(
+                f"{file}: field {stage} should have seconds, a number, and done, true or false; correct it, "
+                "or remove the file to go through all stages again"
+            )
+    return record

@@ -1,0 +1,203 @@
+"""Metrics of a stage: JSON lines, TensorBoard and a progress bar, one step late."""
+
+import json
+import math
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from os import PathLike
+from types import MappingProxyType
+from typing import Any, Self
+
+import jax
+from etils.epath import Path
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+from tqdm import tqdm
+
+from rlhf_jax.data.records import RecordError, parse_line
+from rlhf_jax.files import naming, write_text
+from rlhf_jax.run import hosts
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class MetricsLog:
+    """Writes `metrics/<stage>.jsonl` and `tensorboard/<stage>/`, and shows a progress bar.
+
+    `log` holds a step's metrics until the next call, so that fetching them never waits
+    for the step just dispatched. Call `flush` before saving a checkpoint: a resumed run
+    then finds the record of every step before it. Records of `resume_step` and later,
+    left by a run that was stopped after its checkpoint, are dropped.
+
+    Of many hosts, process 0 writes and shows. An object store cannot append: there both logs grow
+    in a local folder, and `flush` puts what they hold in their place.
+    """
+
+    def __init__(
+        self,
+        workdir: PathLike[str],
+        stage: str,
+        resume_step: int,
+        total: int,
+        shown: tuple[str, ...] = (),
+        watch: Callable[[int, dict[str, float]], list[str]] = lambda step, values: [],
+    ) -> None:
+        """`total` counts the steps of the whole stage; `shown` names the metrics beside the bar.
+
+        What `watch(step, metrics)` has to say is written as warnings. Every process asks its own, so that
+        an error that it raises ends all of them after the same step.
+        """
+        self.start, self.total, self._watch = resume_step, total, watch
+        self._held: tuple[int, dict[str, Any], Mapping[str, Any], float] | None = None
+        self._clock = time.monotonic()
+        self._silent = not hosts.is_first()
+        if self._silent:
+            return
+        self._place = self._local = Path(workdir)
+        if "://" in str(self._place):
+            self._local = Path(tempfile.mkdtemp(prefix="rlhf_jax_metrics_"))
+        self.path = self._local / "metrics" / f"{stage}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _copy_before(resume_step, self._place / "metrics" / self.path.name, self.path)
+        self._events = _open_events(self._local / "tensorboard" / stage, resume_step)
+        self._bar = progress_bar(total, stage, initial=resume_step)
+        self._shown = shown
+
+    def log(self, step: int, metrics: dict[str, Any], read: Mapping[str, Any] = NOTHING) -> None:
+        """Holds the scalars of `step` and writes those of the step before it.
+
+        `read` counts what the step read, such as tokens: written a second, as `tokens_per_second`.
+        """
+        self._write_held()
+        now = time.monotonic()
+        self._held, self._clock = (step, metrics, read, now - self._clock), now
+
+    def flush(self) -> None:
+        """Writes the step that is held, waiting for it if it still runs."""
+        self._write_held()
+        if not self._silent and self._local != self._place:
+            with naming(self.path):
+                self._events.flush()
+            for file in (*self._local.glob("metrics/*"), *self._local.glob("tensorboard/*/*")):
+                (self._place / file.relative_to(self._local)).write_bytes(file.read_bytes())
+
+    def _write_held(self) -> None:
+        if self._held is None:
+            return
+        step, metrics, read, seconds = self._held
+        self._held = None
+        metrics, read = jax.device_get((metrics, dict(read)))
+        values = {name: float(value) for name, value in metrics.items()}
+        values |= {f"{unit}_per_second": float(amount) / seconds for unit, amount in read.items()}
+        if not self._silent:
+            self._write(step, values)
+        for warning in self._watch(step, values):
+            if not self._silent:
+                tqdm.write(f"WARNING step {step}: {warning}", file=sys.stderr)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        line = json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()})
+        scalars = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in values.items()])
+        with naming(self.path):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._events.write(_event(step=step, summary=scalars))
+        self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
+        self._bar.update(step + 1 - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        try:
+            self.flush()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._silent:
+            return
+        self._bar.close()
+        with suppress(OSError):  # of a full disk `flush` has told
+            self._events.close()
+        if self._local != self._place:
+            self._local.rmtree()
+
+
+def progress_bar(total: int, description: str, **more) -> tqdm:
+    """A bar on stderr, of process 0 alone; `more` goes to tqdm."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
+    return tqdm(
+        total=total,
+        desc=description,
+        mininterval=interval,
+        dynamic_ncols=True,
+        disable=not hosts.is_first(),
+        **more,
+    )
+
+
+def _open_events(folder: Path, resume_step: int) -> RecordWriter:
+    """A new file of TensorBoard's; what older ones of the folder say of `resume_step` and later is void.
+
+    Written in this thread: tensorboardX's own writer has another one, and waits for it for ever once a full
+    disk has ended that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+    events = RecordWriter(str(file))
+    events.write(_event(file_version="brain.Event:2"))
+    events.write(_event(step=resume_step, session_log=SessionLog(status=SessionLog.START)))
+    return events
+
+
+def _event(**fields: Any) -> bytes:
+    return Event(wall_time=time.time(), **fields).SerializeToString()
+
+
+def read_metrics(path: PathLike[str]) -> list[dict[str, float]]:
+    """Records in order, non-finite values as floats; a last line cut off by a kill is left out."""
+    return [record for _, record in _records(Path(path))]
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
+    """Lines and what they hold. Raises RecordError naming file, line and field."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        yield line, parse_line(line, _record, f"{path}, line {number}")
+
+
+def _record(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise RecordError("the line should be a JSON object of numbers; remove it")
+    if type(value.get("step")) is not int:
+        raise RecordError("field step should be a whole number; correct it or remove the line")
+    return {name: _number(name, item) for name, item in value.items()}
+
+
+def _copy_before(step: int, source: Path, target: Path) -> None:
+    """The records of steps before `step`; `target` may be `source`."""
+    try:
+        kept = [line for line, record in _records(source) if record["step"] < step]
+    except FileNotFoundError:  # of a store that does not answer, exists() says no
+        kept = []
+    write_text(target, "".join(line.decode() + "\n" for line in kept))
+
+
+def _json_value(value: float) -> float | str:
+    """JSON has no NaN or infinity: they become "nan", "inf" and "-inf", which `float` reads back."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    if type(value) not in (int, float):
+        raise RecordError(
+            f"field {name} should be a number, not {json.dumps(value)}; correct it or remove the line"
+        )
+    return value

@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+
+from rlhf_jax.config import Config
+from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.evaluation import endpoint
+from rlhf_jax.experiments.judged import main, measure
+from rlhf_jax.run import workdir as runs
+
+POSTS = [Post(str(i), "pets", "title", f"the cat of post {i} sat", f"cat {i}") for i in range(6)]
+
+
+def sample(post):
+    texts = {"reference": post.summary, "sft": "dog", "ppo": f"the cat of post {post.id}"}
+    fields = {name: getattr(post, name) for name in ("id", "subreddit", "title", "post", "summary")}
+    summaries = {name: {"text": text, "score": len(text), "gold": None} for name, text in texts.items()}
+    return {"post": fields, "summaries": summaries}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    workdir = runs.open_workdir(tmp_path / "run", Config())
+    write_jsonl(workdir / "samples" / "test.jsonl", [sample(post) for post in POSTS])
+    return workdir
+
+
+def longer(infos, first, second):
+    lengths = np.array([[len(a), len(b)] for a, b in zip(first, second, strict=True)])
+    return (1 + np.sign(lengths[:, 0] - lengths[:, 1])) / 2
+
+
+def test_rates_and_agreement():
+    found = measure(longer, [sample(post) for post in POSTS], [])
+    rates = found["preference_over_reference"]
+    assert rates["ppo"] == {"pairs": 6, "value": 1, "low": 1, "high": 1} and rates["sft"]["value"] == 0
+    assert found["agreement"]["reward_model"]["value"] == 1  # which goes by length here
+    assert "gold_judge" not in found["agreement"] and found["posts"] == 6
+
+
+def test_people_who_saw_some_of_the_pairs(workdir):
+    answers = [
+        Comparison(post, (Summary(post.summary, "ref"), Summary(text, "x")), 1, "w", "b", "train")
+        for post, text in [
+            (POSTS[0], "the cat of post 0"),
+            (POSTS[1], "the cat of post 1"),
+            (POSTS[2], "dog"),
+        ]
+    ]
+    write_jsonl(workdir / "collected.jsonl", answers)
+    assert main(["judged", f"--workdir={workdir}", f"--people={workdir / 'collected.jsonl'}"]) == 0
+    found = json.loads((workdir / "judged_people.json").read_text())
+    rates = found["preference_over_reference"]
+    assert (rates["ppo"]["pairs"], rates["sft"]["pairs"]) == (2, 1)
+    assert rates["ppo"]["value"] == 1
+
+
+def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
+    asked = []
+
+    def judge(settings, cache):
+        asked.append((settings, str(cache)))
+        return longer
+
+    monkeypatch.setattr(endpoint, "judge", judge)
+    arguments = ["--url=http://x/v1", "--model=org/some model", "--policies=ppo", "--posts=3", "--max_cost=2"]
+    assert main(["judged", f"--workdir={workdir}", *arguments]) == 0
+    found = json.loads((workdir / "judged_org_some_model.json").read_text())
+    assert list(found["preference_over_reference"]) == ["ppo"] and found["posts"] == 3
+    ((settings, cache),) = asked
+    assert (settings.url, settings.max_cost, settings.prompt) == ("http://x/v1", 2, endpoint.PROMPT)
+    assert cache == str(workdir / "judged_cache.jsonl")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "name one judge"),
+        (["--url=http://x", "--model=m", "--people=f"], "name one judge"),
+        (["--url=x", "--model=m"], "no address"),
+        (["--url=http://x", "--model=m", "--policies=best"], "no summaries of best"),
+        (["--people=missing.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_in_one_line(workdir, capsys, arguments, message):
+    assert main(["judged", f"--workdir={workdir}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -1,0 +1,209 @@
+"""The export: OpenAI's records, read by what reads theirs, and nothing lost on the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+from labelling import pair, post, single, tasks_of
+
+from rlhf_jax.data.comparisons import pairs_of
+from rlhf_jax.data.records import RecordError, read_axis_ratings, read_comparisons, read_posts, to_json
+from rlhf_jax.feedback import people, work
+from rlhf_jax.feedback.export import SHARES, export, main, split_of
+from rlhf_jax.feedback.store import Store, assignments
+from rlhf_jax.feedback.study import AXES, KINDS, Axis, Study
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "openai_format"
+STUDY = Study(kinds=KINDS, calibration=0.0)
+
+
+def answered(folder, records, answer, flipped=False, study=STUDY) -> Store:
+    """A store in which one labeler did every task, filling in `answer(task)`."""
+    store = Store(folder / "s.sqlite")
+    with store.write() as db:
+        work.add_tasks(db, tasks_of(folder, records, study), [], study)
+        ana, _ = people.add(db, "Ana", "labeler")
+        while task := work.next_task(db, ana, study):
+            db.execute(assignments.update().where(assignments.c.task == task).values(flipped=flipped))
+            own = work.open_task(db, ana, task)
+            work.save(db, ana, own, answer(own.task))
+            assert work.submit(db, ana, own, task, study)
+    return store
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def number(task) -> int:
+    return int(task.record["info"]["id"].removeprefix("post"))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_nine_points_become_choice_and_confidence(tmp_path, flipped):
+    """Shown as 1–9; in the record's order 1–4 is its first summary, 6–9 its second, 5 is left out."""
+    store = answered(tmp_path, [pair(i) for i in range(1, 10)], lambda t: {"choice": str(number(t))}, flipped)
+    export(store, tmp_path / "out", "b")
+    found = {
+        int(c.info.id.removeprefix("post")): (c.choice, c.extra["confidence"])
+        for c in read_comparisons(tmp_path / "out" / "comparisons.jsonl")
+    }
+    straight = {1: (0, 1), 2: (0, 2), 3: (0, 3), 4: (0, 4), 6: (1, 6), 7: (1, 7), 8: (1, 8), 9: (1, 9)}
+    turned = {1: (1, 9), 2: (1, 8), 3: (1, 7), 4: (1, 6), 6: (0, 4), 7: (0, 3), 8: (0, 2), 9: (0, 1)}
+    assert found == (turned if flipped else straight)
+
+
+def test_the_preferred_summary_is_the_chosen_one_of_training(tmp_path):
+    store = answered(tmp_path, [pair(3, split="train")], lambda _: {"choice": "1"}, flipped=True)
+    export(store, tmp_path / "out", "b")
+    (chosen,) = pairs_of(read_comparisons(tmp_path / "out" / "comparisons.jsonl"), "train")
+    assert "south" in chosen.chosen and "north" in chosen.rejected  # the second was shown first
+
+
+def test_a_published_record_comes_back_as_it_was(tmp_path):
+    """Taken as a task and answered as it had been, a record is the same but for key order and worker."""
+    record = {
+        "info": {"id": "t3_x", "post": "P", "title": "T", "subreddit": "pets", "kept": None},
+        "split": "valid1",
+        "summaries": [
+            {"text": " one", "policy": "ref", "note": "reads one", "more": [1]},
+            {"text": " two", "policy": "sup4", "note": "reads two"},
+        ],
+        "choice": 1,
+        "worker": "theirs",
+        "batch": "batch5",
+        "extra": {"confidence": 8, "other": True},
+        "unknown": {"a": None},
+    }
+    task = {key: value for key, value in record.items() if key not in ("choice", "worker")}
+    given = {"choice": "8", "interpretation_first": "reads one", "interpretation_second": "reads two"}
+    export(answered(tmp_path, [task], lambda _: given), tmp_path / "out", "b")
+    (line,) = (tmp_path / "out" / "comparisons.jsonl").read_text().splitlines()
+    assert json.loads(line) | {"worker": "theirs"} == record
+
+
+@pytest.mark.skipif(not SAMPLES.exists(), reason="OpenAI's sample records are not here")
+def test_openais_own_records_come_back_as_they_were(tmp_path):
+    """Byte for byte in sorted keys, but for the worker; what the site adds is taken off again."""
+    (comparison,), (rating,) = lines(SAMPLES / "comparison.jsonl"), lines(SAMPLES / "axis_eval.jsonl")
+    axes = rating["summary"]["axes"]
+    study = Study(
+        kinds=("comparison", "likert"), calibration=0.0, axes=tuple(Axis(name, "?") for name in axes)
+    )
+    unrated = rating | {"summary": {k: v for k, v in rating["summary"].items() if k != "axes"}}
+    notes = [summary.get("note", "") for summary in comparison["summaries"]]
+
+    def answer(task):
+        if task.kind == "likert":
+            return {f"axis_{name}": str(value) for name, value in axes.items()}
+        confidence = str(comparison["extra"]["confidence"])
+        return {"choice": confidence, "interpretation_first": notes[0], "interpretation_second": notes[1]}
+
+    export(answered(tmp_path, [comparison, unrated], answer, study=study), tmp_path / "out", "b")
+    for name, record in (("comparisons.jsonl", comparison), ("ratings.jsonl", rating)):
+        (line,) = lines(tmp_path / "out" / name)
+        assert sorted_json(line | {"worker": record["worker"]}) == sorted_json(record)
+
+
+def sorted_json(record: dict) -> str:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False)
+
+
+def test_ratings_edits_demonstrations_and_explanations_are_written(tmp_path):
+    fields = {f"axis_{axis.name}": "3" for axis in AXES} | {"summary": "Better.", "why": "w", "note": "n"}
+    store = answered(tmp_path, [single(0), post(1), pair(2)], lambda _: fields | {"choice": "5"})
+    counts = export(store, tmp_path / "out", "round1")
+    assert counts == {
+        "comparisons": 0,
+        "edits": 1,
+        "ratings": 1,
+        "explanations": 1,
+        "answers": 5,
+        "demonstrations": 1,
+    }
+    (rating,) = read_axis_ratings(tmp_path / "out" / "ratings.jsonl")
+    assert rating.summary.axes == {axis.name: 3 for axis in AXES} and rating.batch == "round1"
+    assert (rating.summary.policy, rating.summary.note) == ("hidden_sft", "n")
+    (edit,) = read_comparisons(tmp_path / "out" / "edits.jsonl")
+    assert edit.summaries[edit.choice].text == "Better."
+    assert edit.summaries[1 - edit.choice].text == single(0)["summary"]["text"]
+    (file,) = (tmp_path / "out" / "demonstrations").iterdir()
+    assert file.name in ("train.jsonl", "valid.jsonl", "test.jsonl")  # what --config.data.posts reads
+    (demonstration,) = read_posts(file)
+    assert to_json(demonstration) == post(1) | {"summary": "Better."}
+    (explanation,) = lines(tmp_path / "out" / "explanations.jsonl")
+    assert explanation["why"] == "w" and explanation["info"] == post(0)
+
+
+def test_demonstrations_go_to_the_splits_of_posts_that_their_records_name(tmp_path):
+    tasks = [post(i) | {"split": split} for i, split in enumerate(("train", "valid1", "valid2", "test"))]
+    export(answered(tmp_path, tasks, lambda _: {"summary": "Mine."}), tmp_path / "out", "round1")
+    files = (tmp_path / "out" / "demonstrations").iterdir()
+    written = {file.name: {demonstration.id for demonstration in read_posts(file)} for file in files}
+    first, second, third, fourth = (task["id"] for task in tasks)
+    assert written == {"train.jsonl": {first}, "valid.jsonl": {second}, "test.jsonl": {third, fourth}}
+
+
+def test_a_summary_left_as_it_was_is_no_edit(tmp_path):
+    fields = {f"axis_{axis.name}": "3" for axis in AXES} | {
+        "summary": single(0)["summary"]["text"],
+        "why": "w",
+    }
+    assert export(answered(tmp_path, [single(0)], lambda _: fields), tmp_path / "out", "b")["edits"] == 0
+
+
+def test_every_answer_is_kept_as_given_with_its_time(tmp_path):
+    store = answered(tmp_path, [pair(0)], lambda _: {"choice": "5", "comment": "both bad"})
+    export(store, tmp_path / "out", "b")
+    (line,) = lines(tmp_path / "out" / "answers.jsonl")
+    assert line["answer"] == {"confidence": 5, "notes": ["", ""], "comment": "both bad"}
+    assert (
+        line["role"] == "labeler"
+        and line["created"] > 1e9
+        and line["seconds"] >= 0
+        and "Ana" not in str(line)
+    )
+
+
+def test_a_post_is_in_one_split_and_the_shares_are_as_said():
+    splits = [split_of({"info": post(i)}) for i in range(4000)]
+    for split, share in SHARES.items():
+        assert abs(splits.count(split) / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5
+    assert split_of({"info": post(7)}) == split_of(post(7)) == splits[7]
+    assert split_of({"info": post(7), "split": "valid2"}) == "valid2"
+    assert split_of(post(7) | {"split": "../../elsewhere"}) == splits[7]  # it names a file
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    store = answered(tmp_path, [pair(0)], lambda _: {"choice": "1"})
+
+    def broken(path, records):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlhf_jax.feedback.export.write_jsonl", broken)
+    with pytest.raises(OSError):
+        export(store, tmp_path / "out", "b")
+    assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == []
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
+    store = answered(tmp_path, [pair(0)], lambda _: {"choice": "1"})
+    (tmp_path / "out").mkdir()
+    export(store, tmp_path / "out", "b")
+    with pytest.raises(RecordError, match="out is not empty"):
+        export(store, tmp_path / "out", "b")
+
+
+def test_the_command_says_what_it_wrote_and_errors_in_one_line(tmp_path, capsys):
+    answered(tmp_path, [pair(0)], lambda _: {"choice": "1"})
+    assert main(["export", f"--store={tmp_path / 's.sqlite'}", f"--out={tmp_path / 'out'}"]) == 0
+    assert "1 comparisons" in capsys.readouterr().out
+    for arguments in (
+        ["--out=x"],
+        [f"--store={tmp_path / 'none'}", "--out=x"],
+        ["--store=x", "--out=y", "z"],
+    ):
+        assert main(["export", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("rlhf-jax answers: ") and error.count("\n") == 1

@@ -1,0 +1,121 @@
+"""Starting the site: the first link, later starts, and errors of use."""
+
+import re
+import socket
+
+import labelling
+import pytest
+from labelling import pair, post, single
+
+from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.feedback import people, serve
+from rlhf_jax.feedback.store import Store
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The addresses that would have been listened at; nothing is."""
+    found = []
+
+    class Server:
+        def __init__(self, config):
+            assert not config.access_log and not config.server_header
+
+        def run(self, sockets):
+            found.extend(sockets)
+
+    monkeypatch.setattr(serve.uvicorn, "Server", Server)
+    monkeypatch.setattr(serve.socket, "create_server", lambda address, family: address)
+    return found
+
+
+def start(folder, *options: str, records=None) -> int:
+    write_jsonl(folder / "tasks.jsonl", [pair(0)] if records is None else records)
+    return serve.main(
+        ["serve", f"--tasks={folder / 'tasks.jsonl'}", f"--store={folder / 's.sqlite'}", *options]
+    )
+
+
+def test_the_first_start_prints_a_link_and_later_ones_do_not(tmp_path, started, capsys):
+    assert start(tmp_path) == 0
+    token = re.search(r"http://127\.0\.0\.1:8000/join/([\w-]+)", capsys.readouterr().out)[1]
+    with Store(tmp_path / "s.sqlite").read() as db:
+        assert people.invited(db, token).role == "administrator"
+    assert start(tmp_path, records=[pair(0), pair(1)]) == 0
+    out = capsys.readouterr().out
+    assert "/join/" not in out and "1 new tasks, 1 known" in out
+
+
+def test_a_lost_link_is_replaced_on_request(tmp_path, started, capsys):
+    start(tmp_path)
+    first = re.search(r"/join/([\w-]+)", capsys.readouterr().out)[1]
+    start(tmp_path, "--new_link")
+    second = re.search(r"/join/([\w-]+)", capsys.readouterr().out)[1]
+    with Store(tmp_path / "s.sqlite").read() as db:
+        assert people.invited(db, first) is None and people.invited(db, second).role == "administrator"
+
+
+def test_it_listens_to_this_machine_alone_unless_told(tmp_path, started):
+    start(tmp_path)
+    start(tmp_path, "--host=0.0.0.0", "--url=https://label.example.org/", "--port=9000")
+    assert started == [("127.0.0.1", 8000), ("0.0.0.0", 9000)]
+
+
+def test_a_port_in_use_is_an_error_of_use(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert start(tmp_path, f"--port={other.getsockname()[1]}") == 2
+    captured = capsys.readouterr()
+    assert "in use" in captured.err and "/join/" not in captured.out
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--host=0.0.0.0"], "--host=0.0.0.0 needs --url"),
+        (["--url=label.example.org"], "--url"),
+        (["--url=https://label.example.org/site"], "without a path"),
+        (["--port=99999"], "port"),
+        (["--study=nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["--stduy=x"], "stduy"),
+        (["extra"], "unexpected argument 'extra'"),
+        (["--tasks=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--samples=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--store=/nowhere/at/all"], "no such folder"),
+    ],
+)
+def test_an_error_of_use_is_one_line(tmp_path, started, capsys, options, message):
+    assert start(tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("rlhf-jax serve: ") and error.count("\n") == 1
+    assert started == []
+
+
+def test_a_bad_record_is_named(tmp_path, started, capsys):
+    assert start(tmp_path, records=[single(0), post(1), {"summaries": []}]) == 2
+    assert "tasks.jsonl, line 3: field info is missing" in capsys.readouterr().err
+
+
+def test_a_study_names_its_onboarding(tmp_path, started, capsys):
+    (tmp_path / "study.toml").write_text('[onboarding]\nrecords = "set.jsonl"\n')
+    assert start(tmp_path, f"--study={tmp_path / 'study.toml'}") == 2
+    assert "set.jsonl: cannot be read" in capsys.readouterr().err
+    write_jsonl(tmp_path / "set.jsonl", [pair(5, choice=0, worker="r", batch="b", split="train")])
+    assert start(tmp_path, f"--study={tmp_path / 'study.toml'}") == 0
+    assert "2 new tasks" in capsys.readouterr().out
+
+
+def test_samples_are_read_before_the_site_is_there(tmp_path, started, capsys):
+    write_jsonl(tmp_path / "samples.jsonl", [labelling.sample(0), {"post": {}}])
+    assert start(tmp_path, f"--samples={tmp_path / 'samples.jsonl'}") == 2
+    assert "samples.jsonl, line 2: field summaries" in capsys.readouterr().err
+    write_jsonl(tmp_path / "samples.jsonl", [labelling.sample(0)])
+    assert start(tmp_path, f"--samples={tmp_path / 'samples.jsonl'}") == 0
+
+
+def test_the_command_serves_its_pages(tmp_path):
+    write_jsonl(tmp_path / "tasks.jsonl", [pair(0)])
+    server = labelling.Server(tmp_path)
+    try:
+        assert server.link().startswith(server.url)
+    finally:
+        server.kill()

@@ -1,0 +1,74 @@
+"""launch/figures.sh with a stand-in of python, which records what it is asked and leaves the figures."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "figures.sh"
+PYTHON = """#!/usr/bin/env bash
+echo "$@" >>"$RECORD"
+for word in "$@"; do
+    case $word in
+    --workdir=*) run=${word#--workdir=} ;;
+    rlhf_jax.experiments.*) name=${word##*.} ;;
+    esac
+done
+if [[ -n ${STOP_AT:-} && $* == *"$STOP_AT"* ]]; then exit 130; fi
+if [[ -n ${run:-} ]]; then mkdir -p "$run"; fi
+if [[ -n ${name:-} && -n ${run:-} ]]; then echo '{}' >"$run/$name.json"; fi
+"""
+
+
+@pytest.fixture
+def figures(tmp_path):
+    """Runs the script in a repository of its own; returns its status and the commands since the last time."""
+    launch, bin = tmp_path / "launch", tmp_path / "bin"
+    launch.mkdir()
+    bin.mkdir()
+    shutil.copy(SCRIPT, launch)
+    (launch / "setup.sh").write_text('cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1\n')
+    (bin / "python").write_text(PYTHON)
+    (bin / "python").chmod(0o755)
+    record = tmp_path / "record"
+
+    def run(**variables):
+        record.write_text("")
+        environment = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}", "RECORD": str(record)} | variables
+        done = subprocess.run([launch / "figures.sh"], env=environment, capture_output=True, text=True)
+        return done.returncode, [line for line in record.read_text().splitlines() if "results" not in line]
+
+    return run
+
+
+def test_every_experiment_of_the_page_is_made(figures):
+    status, commands = figures()
+    assert status == 0
+    for seed in range(3):
+        run = f"--workdir=runs/figures/seed{seed}"
+        assert f"-m rlhf_jax.main --config=configs/mini.py {run} --config.seed={seed}" in commands
+        for name in ("probes", "transfer", "overoptimization"):
+            assert f"-m rlhf_jax.experiments.{name} {run}" in commands
+        another = f"--another=runs/figures/seed{(seed + 2) % 3}"
+        assert f"-m rlhf_jax.experiments.agreement {run} {another}" in commands
+    text = "\n".join(commands)
+    assert "rlhf_jax.experiments.overoptimization --workdir=runs/figures/weak0" in text
+    assert "rlhf_jax.experiments.scaling --workdir=runs/figures/seed0 --policies" in text
+    assert "rlhf_jax.pipeline.pretrain --out=runs/figures/bases/small_12M" in text
+    alike = "runs/figures/bases/tiny_12M,runs/figures/bases/small_12M,mini/large"
+    assert f"--sizes=mini/small,{alike} --alike={alike}" in text
+
+
+def test_stopped_and_started_again_it_makes_what_is_missing(figures):
+    _, whole = figures(SEEDS="4", RUNS="runs/whole")
+    assert not any("--another" in line for line in whole)  # a lone run has no other reward model to ask
+    status, before = figures(SEEDS="4", RUNS="runs/parts", STOP_AT="experiments.transfer")
+    assert status == 130 and "transfer" in before[-1]
+    status, after = figures(SEEDS="4", RUNS="runs/parts")
+    assert (
+        status == 0 and "rlhf_jax.main" in after[0] and "transfer" in after[1]
+    )  # finished stages are skipped
+    assert [line.replace("parts", "whole") for line in before[:-1] + after[1:]] == whole
+    assert len(figures(SEEDS="4", RUNS="runs/parts")[1]) == 1

@@ -1,0 +1,107 @@
+"""Names on the hub, against a server on this machine that answers as the hub does."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import tiny
+
+from rlhf_jax.model import pretrained, transformer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "someone/tiny-llama"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """(address, list of files asked for) of a hub that has one model and one behind a licence."""
+    folder = tmp_path / "published"
+    pretrained.save(folder, tiny.parameters(transformer.specs(tiny.LLAMA, tiny.VOCABULARY)), tiny.LLAMA)
+    (folder / "pytorch_model.bin").write_text("a copy nobody needs")
+    asked = []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            path = self.path.split("?")[0]
+            if path.startswith(f"/api/models/{NAME}"):
+                siblings = [{"rfilename": file.name} for file in folder.iterdir()]
+                files = [
+                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"}
+                    for f in folder.iterdir()
+                ]
+                info = {"id": NAME, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+                self.answer(200, json.dumps(files if "/tree/" in path else info).encode())
+            elif path.startswith(f"/{NAME}/resolve/"):
+                asked.append(path.rsplit("/")[-1])
+                self.answer(200, (folder / asked[-1]).read_bytes())
+            elif "licensed" in path:
+                self.answer(401, b"{}", {"X-Error-Code": "GatedRepo"})
+            else:
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+        def answer(self, status, body, headers=()):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            for name, value in dict(headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+def find(name, address, cache):
+    """What `folder_of(name)` prints or raises in a fresh process whose hub is `address`."""
+    code = (
+        "from rlhf_jax.model import pretrained\n"
+        "from rlhf_jax.config import ConfigError, ModelConfig\n"
+        "try:\n"
+        f"    folder, model = pretrained.folder_of({name!r}), ModelConfig(pretrained={name!r})\n"
+        "    print(folder, pretrained.architecture(model).kv_heads)\n"
+        "except ConfigError as error: print('ConfigError', error)"
+    )
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_a_hub_name_is_downloaded_once_and_without_what_is_not_read(hub, tmp_path):
+    address, asked = hub
+    folder, kv_heads = find(NAME, address, tmp_path / "cache").split()
+    assert kv_heads == "2"
+    assert {"config.json", "model.safetensors"} <= set(os.listdir(folder))
+    assert "pytorch_model.bin" not in asked
+    offline = find(NAME, "http://127.0.0.1:9", tmp_path / "cache")
+    assert offline.split()[0] == folder
+
+
+def test_names_that_the_hub_does_not_give_are_one_line(hub, tmp_path):
+    address, _ = hub
+    unknown = find("someone/nothing", address, tmp_path / "cache")
+    assert unknown.startswith("ConfigError pretrained model 'someone/nothing': the hub does not")
+    licensed = find("someone/licensed", address, tmp_path / "cache")
+    assert "(401)" in licensed and "HF_TOKEN" in licensed and "\n" not in licensed
+    unreachable = find("someone/else", "http://127.0.0.1:9", tmp_path / "cache")
+    assert "the hub cannot be reached" in unreachable and "\n" not in unreachable

@@ -1,0 +1,89 @@
+import functools
+
+import jax
+import numpy as np
+import numpy_reference
+import optax
+import pytest
+import tiny
+from tiny import EOS, PAD, VOCABULARY
+
+from rlhf_jax.data.batches import right_pad
+from rlhf_jax.model import heads
+from rlhf_jax.pipeline import reward
+from rlhf_jax.training.state import TrainState
+
+CONFIG = tiny.NEOX
+PAIRS, R = 8, 5
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return tiny.parameters(heads.specs(CONFIG, VOCABULARY))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    def summaries(seed):
+        words = tiny.random_tokens(PAIRS, R - 1, seed)
+        return right_pad([[*row[: 1 + i % (R - 1)], EOS] for i, row in enumerate(words)], R, PAD)
+
+    return {"query": tiny.random_queries(PAIRS, 6), "chosen": summaries(1), "rejected": summaries(2)}
+
+
+def make_step(microbatches):
+    return jax.jit(functools.partial(reward.step, model=CONFIG, pad_id=PAD, microbatches=microbatches))
+
+
+@pytest.fixture(scope="module")
+def step():
+    return make_step(1)
+
+
+def fresh_state(weights):
+    return TrainState.create(weights, optax.sgd(0.03))  # AdamW would hide a factor
+
+
+@pytest.fixture(scope="module")
+def one_step(weights, batch, step):
+    return step(fresh_state(weights), batch)
+
+
+def test_loss_and_accuracy_are_bradley_terry_of_the_scores(weights, batch, one_step):
+    score = jax.jit(heads.score, static_argnums=(1, 4))
+    chosen, rejected = (
+        np.asarray(score(weights, CONFIG, batch["query"], batch[side], PAD))
+        for side in ("chosen", "rejected")
+    )
+    metrics = one_step[1]
+    expected = numpy_reference.bradley_terry(chosen, rejected)
+    np.testing.assert_allclose((metrics["loss"], metrics["accuracy"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["margin"], np.mean(chosen - rejected), atol=1e-5)
+    assert 0 < expected[1] < 1
+
+
+def test_microbatches_change_nothing(weights, batch, one_step):
+    parts, metrics = make_step(2)(fresh_state(weights), batch)
+    tiny.assert_close(metrics, one_step[1], atol=1e-5)
+    tiny.assert_close(parts.params, one_step[0].params, atol=1e-5)
+
+
+def test_the_bias_is_not_learnt(weights, one_step):
+    """A pair has one bias on both sides."""
+    np.testing.assert_allclose(one_step[0].params["head"]["bias"], weights["head"]["bias"], atol=1e-5)
+
+
+def test_roles_matter(weights, batch, step, one_step):
+    """σ(−m) = 1 − σ(m): what is right with the roles one way is wrong with them swapped."""
+    _, swapped = step(
+        fresh_state(weights), batch | {"chosen": batch["rejected"], "rejected": batch["chosen"]}
+    )
+    np.testing.assert_allclose(swapped["accuracy"], 1 - one_step[1]["accuracy"], atol=1e-6)
+    np.testing.assert_allclose(swapped["loss"] - one_step[1]["loss"], one_step[1]["margin"], atol=1e-5)
+
+
+def test_preferences_can_be_learnt_by_heart(weights, batch, step):
+    state = fresh_state(weights)
+    for _ in range(300):
+        state, metrics = step(state, batch)
+    assert metrics["accuracy"] == 1 and metrics["loss"] < 0.05

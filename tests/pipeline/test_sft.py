@@ -1,0 +1,85 @@
+import functools
+
+import jax
+import numpy as np
+import numpy_reference
+import optax
+import pytest
+import tiny
+from tiny import PAD, VOCABULARY
+
+from rlhf_jax.config import OptimizerConfig
+from rlhf_jax.model import transformer
+from rlhf_jax.pipeline import sft
+from rlhf_jax.training.state import TrainState, make_optimizer
+
+CONFIG = tiny.NEOX
+LENGTHS = [(3, 2), (5, 4), (4, 1), (6, 3)]  # tokens of query and response
+TARGETS = 2 + 4 + 1 + 3
+
+
+def rows(packed):
+    """The same four examples, as four rows of 10 tokens or as two rows of 14."""
+    shape = (2, 14) if packed else (4, 10)
+    tokens, segments = np.full(shape, PAD, np.int32), np.zeros(shape, np.int32)
+    mask = np.zeros(shape, np.float32)
+    for i, (query, response) in enumerate(LENGTHS):
+        row, segment = (i // 2, i % 2 + 1) if packed else (i, 1)
+        start = int((segments[row] > 0).sum())
+        end = start + query + response
+        tokens[row, start:end] = tiny.random_tokens(1, query + response, seed=i)[0]
+        segments[row, start:end], mask[row, start + query : end] = segment, 1
+    return {"tokens": tokens, "segments": segments, "targets_mask": mask}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return tiny.parameters(transformer.specs(CONFIG, VOCABULARY))
+
+
+value_and_grad = jax.jit(jax.value_and_grad(sft.loss), static_argnums=(1, 3))
+
+
+@pytest.fixture(scope="module")
+def unpacked(weights):
+    return value_and_grad(weights, CONFIG, rows(packed=False), 4, TARGETS)
+
+
+def test_loss_is_the_mean_over_response_tokens(weights, unpacked):
+    batch = rows(packed=False)
+
+    @jax.jit
+    def all_logits(tokens, segments):
+        return transformer.logits(weights, CONFIG, transformer.apply(weights, CONFIG, tokens, segments))
+
+    logits = np.asarray(all_logits(batch["tokens"], batch["segments"]))[:, :-1]
+    targets = batch["tokens"][:, 1:]
+    logprobs = numpy_reference.token_logprobs(logits, np.where(targets == PAD, 0, targets), 1.0)
+    np.testing.assert_allclose(unpacked[0], -logprobs[batch["targets_mask"][:, 1:] > 0].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [6, 13])  # the row's most, and room to spare
+def test_packing_changes_neither_loss_nor_gradient(weights, unpacked, targets):
+    packed = value_and_grad(weights, CONFIG, rows(packed=True), targets, TARGETS)
+    tiny.assert_close(packed, unpacked, atol=1e-5)
+
+
+def make_step(microbatches):
+    return jax.jit(functools.partial(sft.step, model=CONFIG, targets=4, microbatches=microbatches))
+
+
+def test_microbatches_change_nothing_though_their_tokens_differ_in_number(weights, unpacked):
+    state = TrainState.create(weights, optax.sgd(0.1))  # AdamW would hide a factor
+    whole, metrics = make_step(1)(state, rows(packed=False))
+    parts, part_metrics = make_step(2)(state, rows(packed=False))
+    np.testing.assert_allclose([metrics["loss"], part_metrics["loss"]], unpacked[0], rtol=1e-6)
+    tiny.assert_close(parts.params, whole.params, atol=1e-5)
+    assert parts.step == 1
+
+
+def test_a_batch_can_be_learnt_by_heart(weights):
+    state = TrainState.create(weights, make_optimizer(OptimizerConfig(1e-2, "constant"), 60))
+    step = make_step(1)
+    for _ in range(60):
+        state, metrics = step(state, rows(packed=False))
+    assert metrics["loss"] < 0.05

@@ -1,0 +1,196 @@
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from rlhf_jax.config import Config, to_dict
+from rlhf_jax.report.page import ReportError, duration, write_report
+
+POST = {
+    "id": "p1",
+    "subreddit": "advice",
+    "title": "My boss <script>alert(1)</script>",
+    "post": '</div><img src="https://example.com/x.png" onerror="alert(2)"> & more',
+    "summary": "fired & sad",
+}
+SUMMARIES = {
+    "sft": {"text": " </script><b>loud</b>", "score": -0.25, "gold": 3.0, "key_fact": False},
+    "ppo": {"text": " my boss fired me", "score": 1.5, "gold": 5.5, "key_fact": True},
+}
+RESULTS = {
+    "split": "test",
+    "posts": 500,
+    "judge": "gold judge",
+    "preference_over_reference": {
+        "sft": {"rate": 0.382, "stderr": 0.0217},
+        "ppo": {"rate": 0.614, "stderr": 0.0218},
+    },
+    "policies": {
+        "reference": {"words": 9.96, "reward": -0.004},
+        "sft": {"gold": {"overall": 3.456}, "key_fact": 0.249, "words": 11.0, "reward": -1.204},
+        "ppo": {"gold": {"overall": 5.0}, "key_fact": 0.5, "words": 12.0, "reward": 0.3},
+    },
+    "reward_model": {"valid_accuracy": 0.6712, "gold_accuracy": 0.823},
+    "ppo": {"kl": 6.314, "episodes": 9600},
+    "seconds": {"sft": 64.2, "ppo": 281.0},
+    "notes": ["KL was <negative>"],
+}
+
+
+def run(folder, results=RESULTS, summaries=SUMMARIES):
+    """A work folder with one post and short logs."""
+    for name in ("metrics", "samples"):
+        (folder / name).mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(Config())))
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "samples" / "test.jsonl").write_text(json.dumps({"post": POST, "summaries": summaries}) + "\n")
+    for stage in ("sft", "reward_seed0", "reward_seed1"):
+        records = [{"step": i, "loss": loss} for i, loss in enumerate([2.0, "nan", 1.25])]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "metrics" / f"{stage}.jsonl").write_text(lines)
+    return folder
+
+
+class Page(HTMLParser):
+    """Elements of a page, its table rows as lists of texts (* for bold), text outside script and style."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.tags, self.attributes, self.rows, self.texts, self.code = [], [], [], [], []
+        self.source = write_report(folder).read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("*" if ("class", "best") in attrs else "")
+
+    def handle_data(self, data):
+        if self.lasttag in ("script", "style"):
+            self.code.append(data)
+            return
+        self.texts.append(data)
+        if self.lasttag in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
+
+
+@pytest.fixture
+def page(tmp_path):
+    return Page(run(tmp_path))
+
+
+def test_text_of_a_post_never_becomes_markup(page):
+    assert page.tags.count("script") == 1  # the page's own
+    assert not {"img", "b"} & set(page.tags)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert POST["title"] in page.text
+    assert POST["post"] in page.text
+    assert "KL was <negative>" in page.text
+
+
+def test_the_page_loads_nothing(page):
+    links = [value for _, name, value in page.attributes if name in ("src", "href", "xlink:href", "data")]
+    assert links and all(value.startswith("#") for value in links)
+    assert not {"link", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"@import|url\((?!#)|https?:|fetch\(|import\(", "".join(page.code))
+    assert "default-src 'none'" in page.source
+    # What is left of the network is text: of a post, and of the setting that names OpenAI's server.
+    assert set(re.findall(r"https?://[^/]*", page.source)) == {
+        "https://example.com",
+        "https://openaipublic.blob.core.windows.net",
+    }
+
+
+def test_numbers_of_the_table(page):
+    header = ["", "Preferred", "Overall", "Key fact", "RM score", "Words"]
+    start = page.rows.index(header)
+    assert page.rows[start + 1 : start + 4] == [
+        ["Reference", "", "", "", "+0.00", "10.0"],
+        ["SFT", "38.2 ± 2.2%", "3.46", "25%", "−1.20", "11.0"],
+        ["PPO", "61.4 ± 2.2%", "5.00", "50%", "+0.30", "12.0"],
+    ]
+
+
+def test_headline_facts_and_seconds(page):
+    assert "PPO preferred over the reference on 61.4 ± 2.2% of posts" in page.text
+    assert "same 500 test posts" in page.text
+    assert "Picks what the gold judge prefers 82.3%" in page.text
+    assert "KL from the SFT policy, nats 6.31" in page.text
+    assert "Episodes 9,600" in page.text
+    assert "Time 5 min 45 s" in page.text  # 64.2 + 281.0 seconds
+    assert ["PPO", "", "4 min 41 s"] in page.rows
+
+
+def test_summaries_side_by_side_with_the_reference(page):
+    start = page.rows.index(["", "", "Key fact", "Gold", "RM"])
+    assert page.rows[start + 1 :] == [
+        ["Reference", "fired & sad", "", "", ""],
+        ["SFT", "</script><b>loud</b>", "", "3.0", "−0.25"],
+        ["PPO", "my boss fired me", "✓", "*5.5", "*+1.50"],
+    ]
+
+
+def test_a_log_of_each_stage_and_seed_is_drawn(page):
+    for title in (
+        "Supervised fine-tuning loss 1.25",
+        "Reward model, seed 0 loss",
+        "Reward model, seed 1 loss",
+    ):
+        assert title in page.text
+    assert page.tags.count("svg") == 4  # three losses and the preference plot
+
+
+def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):
+    results, summaries = copy.deepcopy(RESULTS), copy.deepcopy(SUMMARIES)
+    results |= {"split": "valid", "judge": "reward model", "notes": []}
+    for policy in results["policies"].values():
+        policy |= {"gold": None, "key_fact": None}
+    results["reward_model"]["gold_accuracy"] = None
+    for summary in summaries.values():
+        summary |= {"gold": None, "key_fact": None}
+    page = Page(run(tmp_path / "real", results, summaries))
+    assert not re.search("gold|key fact|None", page.text, re.IGNORECASE)
+    assert ["", "Preferred", "RM score", "Words"] in page.rows
+    assert ["", "", "RM"] in page.rows
+    assert "same 500 validation posts" in page.text
+    assert "by its own reward model" in page.text
+
+
+def test_what_is_missing_is_absent(tmp_path):
+    needed = {name: RESULTS[name] for name in ("split", "posts", "policies")}
+    text = Page(run(tmp_path, needed)).text
+    assert "Learning to summarize" in text
+    assert not re.search("Preferred|Time|held-out|None", text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (47.6, "48 s"),
+        (59.7, "1 min 00 s"),
+        (281, "4 min 41 s"),
+        (3599.6, "1 h 00 min"),
+        (11_240, "3 h 07 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_folder_without_results_says_what_to_run(tmp_path):
+    with pytest.raises(ReportError, match=r"results\.json is missing: .*--stage=eval"):
+        write_report(tmp_path)
+
+
+def test_broken_results_name_their_line(tmp_path):
+    (tmp_path / "results.json").write_text('{\n"posts": }')
+    with pytest.raises(
+        ReportError, match=r"results\.json: not JSON \(.*line 2, column 10\); run --stage=eval again"
+    ):
+        write_report(tmp_path)
