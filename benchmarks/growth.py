@@ -67,9 +67,9 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
 
     Scoring is what a rollout takes beyond its generation.
     """
+    optimizer = OptimizerConfig(workload.learning_rate, "constant")
     options = PpoConfig(batch_size=workload.rows, epochs=1, microbatches=parts(workload.rows))
     setting = ppo.Setting(workload.model, options, workload.response_tokens, EOS, workload.pad)
-    optimizer = make_optimizer(OptimizerConfig(workload.learning_rate, "constant"), 1)
 
     @jax.jit
     def networks():
@@ -79,7 +79,7 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
         return policy, params.init(heads.specs(workload.model, workload.vocabulary), key)
 
     policy, value = networks()
-    states = [(ppo.initial_state(policy, value, optimizer, options, seed=0))]
+    states = [(ppo.initial_state(policy, value, make_optimizer(optimizer, 1), options, seed=0))]
     key, kl_coef = jax.random.key(0), jnp.float32(options.kl_coef)
     placed = workloads.ours(workload, workloads.draw(workload, None, 1), 1)[0]
     batch = workloads.arrays("ppo", workload, placed)
@@ -94,7 +94,7 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
             temperature=workload.temperature,
         )
     )
-    roll = jax.jit(functools.partial(rollout, **setting._asdict()))
+    roll = jax.jit(functools.partial(rollout, setting=setting))
     learn = jax.jit(functools.partial(ppo.update, setting=setting), donate_argnums=0)
 
     def once() -> dict[str, float]:

@@ -165,7 +165,7 @@ def iteration(work: Work) -> Side:
     def check(batch: Arrays) -> Mapping[str, Any]:
         """A rollout whose responses the peer scores and learns from too."""
         state = start()
-        program = jax.jit(functools.partial(rollout, **setting._asdict()))
+        program = jax.jit(functools.partial(rollout, setting=setting))
         query = to_devices(batch["query"], loaded.mesh)
         networks = state.policy.params, reference, state.value.params, score
         episodes = program(*networks, query, state.key, state.kl_coef)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.compare import ROOT
 from rlhf_jax.config import Config, MeshConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
@@ -125,8 +125,9 @@ def start(config: Config, workdir: Path) -> int:
             folder = workdir / "checkpoints" / stage
             meta = {"usual_scores": [-100.0, 100.0]}  # beyond which PPO warns
             checkpoint.save(folder, 1, params=tree, rest={"shift": jnp.float32(0)}, meta=meta)
-    posts = sources.load_queries(config.data, config.seed, tokenizer)
-    plan = QueryPlan(posts, tokenizer, config.data, config.ppo.batch_size, config.seed)
+    task = tasks.find(config.data, config.seed)
+    posts = task.filtered(task.queries(), tokenizer, references=False)
+    plan = QueryPlan(posts, tokenizer, task, config.ppo.batch_size, config.seed)
     widths = [plan.batch(i)["query"].shape[1] for i in range(plan.steps_per_epoch)]
     return 1 + max(widths.index(width) for width in set(widths))
 

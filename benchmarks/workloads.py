@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.worker import WORKLOAD, Arrays
 from rlhf_jax.config import DataConfig, ModelConfig, to_dict
-from rlhf_jax.data import sources, tldr
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import Plan, left_pad, pack_rows, right_pad
 from rlhf_jax.model import heads, params, pretrained, transformer
 
@@ -84,12 +84,14 @@ WORKLOADS = {
 def real_lengths(posts: Path) -> np.ndarray:
     """Tokens [N, 2] of queries and responses: of the posts in a folder, or of the miniature without one."""
     data = DataConfig(posts=str(posts)) if posts.is_dir() else DataConfig(source="mini", mini_posts=2048)
-    train = sources.load_posts(data, seed=0)["train"]
-    tokenizer = sources.make_tokenizer(train, data, None)
+    task = tasks.find(data, seed=0)
+    train = task.records()["train"]
+    tokenizer = task.make_tokenizer(train, None)
     chosen = np.random.default_rng(0).permutation(len(train))[:POSTS_MEASURED]
     measured = [train[i] for i in chosen]
-    responses, _ = tldr.encode_responses([post.summary for post in measured], tokenizer, data.response_tokens)
-    queries = [len(tldr.encode_query(post, tokenizer, data.query_tokens)) for post in measured]
+    references = [post.reference for post in measured]
+    responses, _ = task.encode_responses(references, tokenizer, data.response_tokens)
+    queries = [len(task.encode(post, tokenizer)) for post in measured]
     return np.stack([queries, [len(response) for response in responses]], axis=1)
 
 

@@ -101,7 +101,7 @@ class OptimizerConfig:
 
 @dataclass
 class DataConfig:
-    source: str = "tldr"  # mini: the embedded miniature | tldr: records in OpenAI's formats
+    source: str = "tldr"  # the task: a file of data/tasks/ (tldr, cnndm, mini, mini_news), or my_task.py
     posts: str = ""  # folder with {train,valid,test}.jsonl; empty: OpenAI's set, downloaded to `cache`
     queries: str = ""  # posts for PPO: a folder, or published: OpenAI's larger set; empty: the same posts
     comparisons: str = ""  # folder or glob of comparison records; empty: OpenAI's, downloaded
@@ -247,9 +247,10 @@ def fields_of(config, prefix: str = ""):
 def differences(ours: Config, theirs: dict) -> list[str]:
     """Lines 'field: there → here' for every leaf in which a stored configuration differs.
 
-    Those of PLACEMENT may: a run resumes on another mesh.
+    Those of PLACEMENT may: a run resumes on another mesh. A field that an older version did not have counts
+    as its default.
     """
-    stored = flatten(theirs)
+    stored = flatten(to_dict(Config())) | flatten(theirs)
     current = {name: _plain(value) for name, _, value in fields_of(ours)}
     return [
         f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"

@@ -7,7 +7,7 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --config.ppo.kl_coef=0.1
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
---stage=STAGE         only sft, reward, ppo or eval; without it, all stages that have not finished;
+--stage=STAGE         only sft, collect, reward, ppo or eval; without it, all stages that have not finished;
                       round: after sft, rounds of comparisons, reward model and PPO,
                       see rlhf_jax/pipeline/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
@@ -17,25 +17,27 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --config.ppo.kl_coef=0.1
 --start_timeout=300   seconds to wait for the other hosts of a run on many
 """
 
-import importlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Sequence
 from typing import Any
 
+import jax
 from absl import flags, logging
 from etils.epath import Path
 
 from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
+from rlhf_jax.data import task as tasks
+from rlhf_jax.model.pretrained import architecture
+from rlhf_jax.pipeline import rounds, stages
+from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.config_flags import parse_config
+from rlhf_jax.run.fork import fork
 from rlhf_jax.validation import check_context
 
-STAGES = ("sft", "reward", "ppo", "eval")
-STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates and writes alone
+ROUND = "round"  # not a stage of a run, but runs of their own within it
 
 
 def main(argv: list[str]) -> int:
@@ -51,11 +53,9 @@ def main(argv: list[str]) -> int:
         run(*parse(argv))
     except (Exception, KeyboardInterrupt) as error:
         status, told = explain(error)
-        hosts = sys.modules.get("rlhf_jax.run.hosts")
         if told:
-            print(f"rlhf_jax: {hosts.prefix() if hosts else ''}{told}", file=sys.stderr)
-        if hosts:
-            hosts.leave(status, told)
+            print(f"rlhf_jax: {hosts.prefix()}{told}", file=sys.stderr)
+        hosts.leave(status, told)
         if not told:
             raise
         return status
@@ -72,7 +72,7 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, str | None, float]:
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
     flags.DEFINE_string("fork", None, "run whose finished stages are taken over", flag_values=options)
-    flags.DEFINE_enum("stage", None, (*STAGES, "round"), "the one stage to run", flag_values=options)
+    flags.DEFINE_enum("stage", None, (*stages.names(), ROUND), "the one stage to run", flag_values=options)
     flags.DEFINE_float("start_timeout", 300, "seconds for all hosts to start", 1, flag_values=options)
     flags.DEFINE_bool("profile", False, "write profiles", flag_values=options)
     config = parse_config(argv, options)
@@ -98,73 +98,31 @@ def keep_compiled(folder: str) -> dict[str, Any]:
 
 def run(config: Config, folder: str, source: str | None, stage: str | None, start_timeout: float) -> None:
     """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
-    hosts = importlib.import_module("rlhf_jax.run.hosts")  # and with it JAX, once the arguments are right
     for option, value in keep_compiled(folder).items():
         if option.upper() not in os.environ:
-            importlib.import_module("jax").config.update(option, value)
+            jax.config.update(option, value)
     hosts.start(start_timeout)
-    architecture = importlib.import_module("rlhf_jax.model.pretrained").architecture
+    tasks.find(config.data, config.seed)  # told before anything is written
     check_context(config, architecture(config.model))
     if source and hosts.is_first():
-        importlib.import_module("rlhf_jax.run.fork").fork(config, Path(source), Path(folder))
+        fork(config, Path(source), Path(folder), stages.STAGES)
     workdir = hosts.after_first(
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first())
     )
+    row = stages.find(stage) if stage and stage != ROUND else None
     if stage and hosts.is_first():
-        _refuse_interrupted(workdir, stage)
-    if stage == "round":
-        importlib.import_module("rlhf_jax.pipeline.rounds").run(config, workdir, run_stages)
+        stages.refuse_interrupted(workdir, stage, row.needs if row else ("sft",))
+    if stage == ROUND:
+        rounds.run(config, workdir)
         return
-    if stage:
-        _run_stage(stage, config, workdir)
+    if row:
+        stages.run_stage(row, config, workdir)
     else:
-        run_stages(config, workdir)
+        stages.run_stages(config, workdir)
     report = workdir / "report.html"
     if report.exists():
         print(f"report: {report}")
     hosts.finish()
-
-
-def run_stages(config: Config, workdir: Path, stages: Sequence[str] = STAGES) -> None:
-    """Runs those of `stages` that have not finished."""
-    from_first = importlib.import_module("rlhf_jax.run.hosts").from_first
-    finished = from_first("progress", lambda: [stage for stage in STAGES if runs.stage_done(workdir, stage)])
-    for stage in stages:
-        if stage in finished:
-            print(f"{stage}: finished before in {workdir}, skipped", flush=True)
-        else:
-            _run_stage(stage, config, workdir)
-
-
-def _run_stage(stage: str, config: Config, workdir: Path) -> None:
-    """Runs one stage; the first host keeps the record of it."""
-    hosts = importlib.import_module("rlhf_jax.run.hosts")
-    start = time.monotonic()
-    if hosts.is_first():
-        runs.record_seconds(workdir, stage, 0.0)
-    try:
-        if stage == "eval":
-            importlib.import_module("rlhf_jax.pipeline.evaluate").run(config, workdir)
-        else:
-            importlib.import_module(f"rlhf_jax.{stage}").train(config, workdir)
-    finally:
-        if hosts.is_first():
-            runs.record_seconds(workdir, stage, time.monotonic() - start)
-    if hosts.is_first():
-        runs.mark_done(workdir, stage)
-        print(f"{stage}: finished, {runs.read_seconds(workdir)[stage]:.0f} s", flush=True)
-    hosts.gather(f"the end of stage {stage}", timeout=STAGE_END_SECONDS)
-
-
-def _refuse_interrupted(workdir: Path, stage: str) -> None:
-    """A stage must not read the checkpoint of an earlier one that was stopped half-way."""
-    earlier_stages = ("sft",) if stage == "round" else STAGES[: STAGES.index(stage)]
-    for earlier in earlier_stages:
-        if earlier in runs.stages_interrupted(workdir):
-            raise flags.Error(
-                f"{stage} needs stage '{earlier}', which was stopped before its end in {workdir}: "
-                f"run --stage={earlier} first, it resumes"
-            )
 
 
 if __name__ == "__main__":

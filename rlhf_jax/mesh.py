@@ -86,6 +86,11 @@ def abstract_rows(mesh: Mesh, shape: tuple[int, ...], dtype=np.int32) -> jax.Sha
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(ROWS)))
 
 
+def abstract_batch(mesh: Mesh, batch):
+    """The same of a whole batch, whose values do not matter."""
+    return jax.tree.map(lambda x: abstract_rows(mesh, x.shape, x.dtype), batch)
+
+
 def to_host(x: jax.Array) -> np.ndarray:
     """The whole of an array, on every host; all must ask for it."""
     if x.is_fully_addressable:

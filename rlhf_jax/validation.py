@@ -16,7 +16,6 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.layer_loop": ("auto", "scan", "unroll"),
     "model.attention": ("auto", "blocked", "splash", "cudnn"),
-    "data.source": ("mini", "tldr"),
     "data.padding": ("masked", "space"),
     "ppo.kl_controller": ("fixed", "adaptive"),
     "ppo.score_at": ("eos", "after_eos"),

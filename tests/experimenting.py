@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import tiny
 
+from rlhf_jax import inference
 from rlhf_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.labelers import label
@@ -15,6 +16,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer
 from rlhf_jax.model.pretrained import SHIPPED
+from rlhf_jax.pipeline import stages
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.validation import validate
@@ -38,27 +40,34 @@ def config() -> Config:
     return validate(dataclasses.replace(small, ppo=dataclasses.replace(small.ppo, kl_controller="fixed")))
 
 
-def save(folder, stage: str, seed: int) -> None:
-    """Random weights as the checkpoint of a stage."""
+def save(folder, name: str, seed: int) -> None:
+    """Random weights as the network that the stage `name` leaves, which is done."""
     vocabulary = load_tokenizer(SHIPPED / "small").vocab_size
-    specs = heads.specs(MODEL, vocabulary) if stage == "reward" else transformer.specs(MODEL, vocabulary)
+    specs = heads.specs(MODEL, vocabulary) if name == "reward" else transformer.specs(MODEL, vocabulary)
+    meta = inference.describe(MODEL, scalar=name == "reward")
     with jax.set_mesh(make_mesh(config().mesh)):
         weights = tiny.parameters(specs, seed)
-        checkpoint.save(folder / "checkpoints" / stage, 5, params=weights, rest={"n": jnp.int32(1)}, meta={})
-    runs.record_seconds(folder, stage, 1.0)
-    runs.mark_done(folder, stage)
+        checkpoint.save(folder / "checkpoints" / name, 5, params=weights, rest={"n": jnp.int32(1)}, meta=meta)
+    finish(folder, name)
+
+
+def finish(folder, name: str) -> None:
+    """Has the folder say that stage `name` is done."""
+    runs.record_stage(folder, name, 1.0, done=True, **stages.find(name).about())
 
 
 def finished_run(folder):
-    """The work folder of a run with stages sft, reward and ppo finished."""
+    """The work folder of a run with all stages but eval finished."""
     workdir = runs.open_workdir(folder / "run", config())
     load_tokenizer(SHIPPED / "small").save(workdir)
-    for seed, stage in enumerate(("sft", "reward", "ppo")):
-        save(workdir, stage, seed)
+    save(workdir, "sft", 0)
     labelled = [
         comparison
         for split, name in (("train", "train"), ("valid1", "valid"), ("valid2", "valid"))
         for comparison in label(pairs(mini.posts(0, name, POSTS), 16, 0), 0, split)
     ]
     write_jsonl(workdir / "comparisons.jsonl", labelled)
+    finish(workdir, "collect")
+    for seed, name in enumerate(("reward", "ppo"), 1):
+        save(workdir, name, seed)
     return workdir

@@ -22,7 +22,7 @@ from rlhf_jax.run import hosts  # noqa: E402
 def main(*arguments: str) -> int:
     """rlhf_jax.main; with SIGNAL in the environment, such as 9:ppo:3, signalled once that step is logged."""
     from rlhf_jax.main import main
-    from rlhf_jax.pipeline import ppo, reward, sft
+    from rlhf_jax.training import loop
     from rlhf_jax.training.metrics import MetricsLog
 
     class Signalled(MetricsLog):
@@ -36,8 +36,7 @@ def main(*arguments: str) -> int:
             if place == f"{self.stage}:{step}":
                 os.kill(os.getpid(), int(number))
 
-    for module in (sft, reward, ppo):
-        module.MetricsLog = Signalled
+    loop.MetricsLog = Signalled
     return main(["main", *arguments])
 
 
@@ -75,7 +74,7 @@ def killed(index: str) -> int:
 
 def save(folder: str) -> int:
     """Two steps of a checkpoint from a 2×2×2 mesh, of which one byte is changed in the second."""
-    import test_checkpoint
+    import states
     from etils.epath import Path
 
     from rlhf_jax.config import MeshConfig
@@ -83,10 +82,10 @@ def save(folder: str) -> int:
     from rlhf_jax.run import checkpoint
 
     hosts.start(60)
-    state = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))
-    test_checkpoint.save_steps(Path(folder), state, 1, 2)
+    state = states.make_state(make_mesh(MeshConfig(2, 2, 2)))
+    states.save_steps(Path(folder), state, 1, 2)
     if hosts.is_first():
-        test_checkpoint.flip_a_byte(Path(folder, "2", "rest", "manifest.ocdbt"))
+        states.flip_a_byte(Path(folder, "2", "rest", "manifest.ocdbt"))
     hosts.gather("the damage")
     latest = checkpoint.latest_step(Path(folder))
     Path(folder, f"latest.{jax.process_index()}").write_text(str(latest))
@@ -96,7 +95,7 @@ def save(folder: str) -> int:
 
 def stop(workdir: str) -> int:
     """Trains a counter; process 1 gets SIGTERM in the third of a hundred steps."""
-    import test_loop
+    import counting
 
     from rlhf_jax.command_line import Stopped
     from rlhf_jax.mesh import make_mesh
@@ -109,7 +108,7 @@ def stop(workdir: str) -> int:
 
     try:
         with jax.set_mesh(make_mesh()):
-            test_loop.count(Path(workdir), 100, signalled)
+            counting.count(Path(workdir), 100, signalled)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status

@@ -10,8 +10,9 @@ import time
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
-from rlhf_jax import main
-from rlhf_jax.pipeline import ppo, reward, sft  # noqa: E402
+from rlhf_jax import main  # noqa: E402
+from rlhf_jax.pipeline import stages  # noqa: E402
+from rlhf_jax.training import loop  # noqa: E402
 from rlhf_jax.training.metrics import MetricsLog  # noqa: E402
 
 STEP_SECONDS = 0.05  # so that a save is shorter than the steps between two
@@ -29,7 +30,6 @@ class Telling(MetricsLog):
         time.sleep(STEP_SECONDS)
 
 
-for module in (sft, reward, ppo):
-    module.MetricsLog = Telling
-main.STAGES = ("sft", "reward", "ppo")
+loop.MetricsLog = Telling
+stages.STAGES = [stage for stage in stages.STAGES if stage.name != "eval"]
 sys.exit(main.main(["main", *sys.argv[1:]]))

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from test_validation import config_with
+from tiny import config_with
 
 from rlhf_jax.config import (
     Config,
@@ -28,11 +28,17 @@ def test_one_changed_field_is_the_one_difference(name, value):
     assert line.startswith(f"{name}: ")
 
 
-def test_fields_that_only_one_side_knows_are_differences():
+def test_a_field_that_has_come_since_counts_as_its_default():
     stored = to_dict(Config())
     del stored["ppo"]["lam"]
+    assert differences(Config(), stored) == []
+    assert differences(config_with("ppo.lam", 0.9), stored) == ["ppo.lam: 0.95 → 0.9"]
+
+
+def test_a_field_that_is_no_longer_there_is_a_difference():
+    stored = to_dict(Config())
     stored["ppo"]["lambda"] = 0.95
-    assert differences(Config(), stored) == ["ppo.lam: absent → 0.95", "ppo.lambda: 0.95 → absent"]
+    assert differences(Config(), stored) == ["ppo.lambda: 0.95 → absent"]
 
 
 def test_names_are_dotted_and_distinct():

@@ -3,26 +3,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+import tiny
 
-from rlhf_jax.main import STAGES, main
+from rlhf_jax.main import main
+from rlhf_jax.pipeline import rounds
+from rlhf_jax.pipeline import stages as table
 from rlhf_jax.run import checkpoint
 
 TESTS = Path(__file__).parent
-TINY = """
-from pathlib import Path
-
-import tiny
-
-
-def get_config():
-    return tiny.run_config(tiny.write_data(Path({data!r})))
-"""
 CONFIG = "from rlhf_jax.config import Config\n\n\ndef get_config():\n    return Config()\n"
 
 
@@ -48,12 +42,15 @@ def start(config_file, tmp_path, capsys):
 def stages(monkeypatch):
     """Stands in for the stages; returns the list of those that ran."""
     ran = []
-    for name in STAGES[:-1]:
-        module = SimpleNamespace(train=lambda config, workdir, name=name: ran.append(name))
-        monkeypatch.setitem(sys.modules, f"rlhf_jax.{name}", module)
-    evaluate = SimpleNamespace(run=lambda config, workdir: ran.append("eval"))
-    monkeypatch.setitem(sys.modules, "rlhf_jax.pipeline.evaluate", evaluate)
+    for name in table.names():
+        stand_in(monkeypatch, name, lambda config, workdir, name=name: ran.append(name))
     return ran
+
+
+def stand_in(patch, name, run):
+    """Has stage `name` do something else."""
+    rows = [replace(stage, run=run) if stage.name == name else stage for stage in table.STAGES]
+    patch.setattr(table, "STAGES", rows)
 
 
 def assert_one_line(outcome, *parts):
@@ -114,11 +111,11 @@ def test_missing_workdir_is_asked_for(config_file, capsys):
 
 def test_stages_run_in_order_and_a_second_start_skips_them(start, stages):
     status, stdout, _ = start()
-    assert status == 0 and stages == ["sft", "reward", "ppo", "eval"]
+    assert status == 0 and stages == ["sft", "collect", "reward", "ppo", "eval"]
     status, stdout, _ = start()
-    assert status == 0 and stages == ["sft", "reward", "ppo", "eval"]
-    assert [line.split(":")[0] for line in stdout.splitlines()] == list(STAGES)
-    assert stdout.count("skipped") == 4
+    assert status == 0 and stages == ["sft", "collect", "reward", "ppo", "eval"]
+    assert [line.split(":")[0] for line in stdout.splitlines()] == table.names()
+    assert stdout.count("skipped") == 5
 
 
 def test_a_named_stage_runs_alone_even_if_it_has_finished(start, stages):
@@ -126,14 +123,12 @@ def test_a_named_stage_runs_alone_even_if_it_has_finished(start, stages):
     start("--stage=sft")
     assert stages == ["sft", "sft"]
     start()
-    assert stages == ["sft", "sft", "reward", "ppo", "eval"]
+    assert stages == ["sft", "sft", "collect", "reward", "ppo", "eval"]
 
 
 def test_overrides_reach_the_stage_and_the_workdir(start, stages, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: seen.append(config)
-    )
+    stand_in(monkeypatch, "sft", lambda config, workdir: seen.append(config))
     start(
         "--stage=sft",
         "--config.data.query_buckets=(256,512)",
@@ -156,13 +151,13 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
     def train(config, workdir):
         checkpoint.require(workdir, "reward", needed_by="ppo")
 
-    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.ppo"], "train", train)
+    stand_in(monkeypatch, "ppo", train)
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")
 
 
 def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_path):
     """A second run in another folder compiles none of the first one's programs again."""
-    config_file.write_text(TINY.format(data=str(tmp_path / "data")))
+    config_file.write_text(tiny.CONFIG_FILE.format(data=str(tmp_path / "data")))
     kept = tmp_path / "kept"
     variables = {"JAX_COMPILATION_CACHE_DIR": str(kept), "JAX_ENABLE_COMPILATION_CACHE": "true"}
     variables |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -181,7 +176,7 @@ def test_sigterm_between_trainings_is_told_in_one_line(start, stages, monkeypatc
     def terminated(config, workdir):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.reward"], "train", terminated)
+    stand_in(monkeypatch, "reward", terminated)
     before = signal.getsignal(signal.SIGTERM)
     try:
         status, _, stderr = start()
@@ -195,38 +190,38 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["rlhf_jax.pipeline.reward"], "train", stopped)
+        stand_in(patch, "reward", stopped)
         status, _, stderr = start()
         assert status == 130 and "resumes" in stderr
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "stopped", "--stage=reward")
     start()
-    assert stages == ["sft", "reward", "ppo", "eval"]
+    assert stages == ["sft", "collect", "reward", "ppo", "eval"]
 
 
 def test_rounds_come_after_the_supervised_policy_alone(start, stages, monkeypatch):
     """They are no stage of an ordinary run, and are told how to run one in a folder of theirs."""
     started = []
 
-    def run(config, workdir, pipeline):
+    def run(config, workdir):
         started.append(workdir.name)
-        pipeline(config, workdir)
+        table.run_stages(config, workdir)
 
-    monkeypatch.setitem(sys.modules, "rlhf_jax.pipeline.rounds", SimpleNamespace(run=run))
+    monkeypatch.setattr(rounds, "run", run)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: 1 / 0)
+        stand_in(patch, "sft", lambda config, workdir: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             start("--stage=sft")
     assert_one_line(start("--stage=round"), "round needs stage 'sft', which was stopped", "--stage=sft")
     start("--stage=sft")
     status, stdout, _ = start("--stage=round")
-    assert status == 0 and started == ["run"] and stages == ["sft", "reward", "ppo", "eval"]
+    assert status == 0 and started == ["run"] and stages == ["sft", "collect", "reward", "ppo", "eval"]
 
 
 def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
     def broken(config, workdir):
         raise ValueError("operands could not be broadcast")
 
-    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.sft"], "train", broken)
+    stand_in(monkeypatch, "sft", broken)
     with pytest.raises(ValueError, match="broadcast"):
         start("--stage=sft")
 
@@ -234,7 +229,7 @@ def test_a_bug_keeps_its_traceback(start, stages, monkeypatch):
 @pytest.mark.parametrize("allocate", [lambda: jax.numpy.zeros(1 << 46), lambda: np.zeros(1 << 50)])
 def test_out_of_memory_is_told_in_one_line(start, stages, monkeypatch, allocate):
     """On the devices, and on the host."""
-    monkeypatch.setattr(sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: allocate())
+    stand_in(monkeypatch, "sft", lambda config, workdir: allocate())
     assert_one_line(start("--stage=sft"), "out of memory (", "the checkpoints are whole")
 
 
@@ -244,15 +239,13 @@ def test_a_fork_starts_with_the_stages_that_do_not_differ(start, stages, tmp_pat
     fork = (f"--fork={tmp_path / 'run'}", f"--workdir={tmp_path / 'fork'}", "--config.ppo.kl_coef=0.1")
     status, stdout, _ = start(*fork)
     assert status == 0 and stages == ["ppo", "eval"]
-    assert "sft, reward of" in stdout and "ppo.kl_coef: 0.05 → 0.1" in stdout
+    assert "sft, collect, reward of" in stdout and "ppo.kl_coef: 0.05 → 0.1" in stdout
     assert start(*fork)[0] == 0 and stages == ["ppo", "eval"]
 
 
 def test_missing_data_file_is_named(start, stages, tmp_path, monkeypatch):
     missing = tmp_path / "train.jsonl"
-    monkeypatch.setattr(
-        sys.modules["rlhf_jax.pipeline.sft"], "train", lambda config, workdir: missing.read_text()
-    )
+    stand_in(monkeypatch, "sft", lambda config, workdir: missing.read_text())
     assert_one_line(start("--stage=sft"), f"{missing}: No such file")
 
 

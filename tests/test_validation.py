@@ -4,16 +4,6 @@ from rlhf_jax.config import Config, ConfigError, ModelConfig
 from rlhf_jax.validation import check_context, validate
 
 
-def config_with(name, value):
-    config = Config()
-    *groups, leaf = name.split(".")
-    owner = config
-    for group in groups:
-        owner = getattr(owner, group)
-    setattr(owner, leaf, value)
-    return config
-
-
 def test_the_defaults_are_valid():
     config = Config()
     assert validate(config) is config

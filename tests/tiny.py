@@ -142,3 +142,24 @@ def run_config(data: DataConfig) -> Config:
             save_every=2,
         ),
     )
+
+
+def config_with(name, value):
+    config = Config()
+    *groups, leaf = name.split(".")
+    owner = config
+    for group in groups:
+        owner = getattr(owner, group)
+    setattr(owner, leaf, value)
+    return config
+
+
+CONFIG_FILE = """
+from pathlib import Path
+
+import tiny
+
+
+def get_config():
+    return tiny.run_config(tiny.write_data(Path({data!r})))
+"""

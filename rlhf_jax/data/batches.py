@@ -7,7 +7,7 @@ number of devices.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,8 +15,8 @@ from jaxtyping import Int
 
 from rlhf_jax.config import DataConfig, SftConfig
 from rlhf_jax.data.comparisons import Pair
-from rlhf_jax.data.records import Article, Post
-from rlhf_jax.data.tldr import encode_query, encode_responses
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
 
 Batch = dict[str, np.ndarray]
@@ -32,7 +32,8 @@ class Plan:
 
     `lengths` [N] are in tokens, `buckets` the padded lengths in increasing order. The rows
     that do not fill a batch of their bucket move up to the next longer one; those left over
-    in the longest, `dropped` of them, sit an epoch out. Subclasses make the arrays.
+    in the longest, `dropped` of them, sit an epoch out. Subclasses make the arrays: `collate` those of
+    a batch, and `widest(data, rows)` arrays without meaning in the shapes of the longest bucket.
     """
 
     def __init__(self, lengths: Sequence[int], buckets: Sequence[int], batch_size: int, seed: int):
@@ -97,23 +98,18 @@ class Plan:
 
 
 class QueryPlan(Plan):
-    """Batches of `query` [B, Q], left-padded.
+    """Batches of `query` [B, Q], left-padded."""
 
-    `encode(post, tokenizer, limit)` makes a query of at most `data.query_tokens` tokens.
-    """
+    @staticmethod
+    def widest(data: DataConfig, rows: int) -> Batch:
+        return _shaped(rows, query=data.query_tokens)
 
     def __init__(
-        self,
-        posts: Sequence[Post],
-        tokenizer: Tokenizer,
-        data: DataConfig,
-        batch_size: int,
-        seed: int,
-        encode: Callable[[Post, Tokenizer, int], list[int]] = encode_query,
+        self, records: Sequence[Record], tokenizer: Tokenizer, task: Task, batch_size: int, seed: int
     ):
-        self._queries = _encoded_queries(posts, tokenizer, data, encode)
+        self._queries = _encoded_queries(records, tokenizer, task)
         self._pad_id = tokenizer.pad_id
-        super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, seed)
+        super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, seed)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         return {"query": left_pad([self._queries[i] for i in rows], width, self._pad_id), "index": rows}
@@ -122,20 +118,24 @@ class QueryPlan(Plan):
 class PairPlan(Plan):
     """Batches of `query` [B, Q], left-padded, `chosen` and `rejected` [B, R], right-padded.
 
-    R is the width that `response_width` gives a batch; `truncated` summaries lost tokens to
+    R is the width that `response_width` gives a batch; `truncated` responses lost tokens to
     `data.reward_response_tokens`.
     """
 
-    def __init__(
-        self, pairs: Sequence[Pair], tokenizer: Tokenizer, data: DataConfig, batch_size: int, seed: int
-    ):
+    @staticmethod
+    def widest(data: DataConfig, rows: int) -> Batch:
         limit = data.reward_response_tokens
-        self._queries = _encoded_queries([pair.info for pair in pairs], tokenizer, data)
-        self._chosen, chosen_cut = _encoded_responses([pair.chosen for pair in pairs], tokenizer, limit)
-        self._rejected, rejected_cut = _encoded_responses([pair.rejected for pair in pairs], tokenizer, limit)
+        return _shaped(rows, query=data.query_tokens, chosen=limit, rejected=limit)
+
+    def __init__(self, pairs: Sequence[Pair], tokenizer: Tokenizer, task: Task, batch_size: int, seed: int):
+        limit = task.data.reward_response_tokens
+        self._queries = _encoded_queries([pair.info for pair in pairs], tokenizer, task)
+        chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+        self._chosen, chosen_cut = _encoded_responses(chosen, tokenizer, task, limit)
+        self._rejected, rejected_cut = _encoded_responses(rejected, tokenizer, task, limit)
         self.truncated = chosen_cut + rejected_cut
         self._limit, self._pad_id = limit, tokenizer.pad_id
-        super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, seed)
+        super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, seed)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         chosen, rejected = ([side[i] for i in rows] for side in (self._chosen, self._rejected))
@@ -148,27 +148,26 @@ class PairPlan(Plan):
         }
 
 
-class SummaryPlan(Plan):
-    """Batches of `query` [B, Q], left-padded, and `responses` [B, N, R], right-padded: summaries to score.
+class ResponsePlan(Plan):
+    """Batches of `query` [B, Q], left-padded, and `responses` [B, N, R], right-padded: what is to be scored.
 
-    Every text has N of them. R is the width that `response_width` gives a batch.
+    Every record has N of them. R is the width that `response_width` gives a batch.
     """
 
     def __init__(
         self,
-        infos: Sequence[Post | Article],
-        summaries: Sequence[Sequence[str]],
+        records: Sequence[Record],
+        responses: Sequence[Sequence[str]],
         tokenizer: Tokenizer,
-        data: DataConfig,
+        task: Task,
         batch_size: int,
     ):
-        self._queries = _encoded_queries(infos, tokenizer, data)
-        every = [text for texts in summaries for text in texts]
-        encoded, self.truncated = _encoded_responses(every, tokenizer, data.reward_response_tokens)
-        self._count = len(encoded) // len(infos)
+        self._queries = _encoded_queries(records, tokenizer, task)
+        every, self._limit = [text for texts in responses for text in texts], task.data.reward_response_tokens
+        encoded, self.truncated = _encoded_responses(every, tokenizer, task, self._limit)
+        self._count, self._pad_id = len(encoded) // len(records), tokenizer.pad_id
         self._responses = [encoded[i : i + self._count] for i in range(0, len(encoded), self._count)]
-        self._limit, self._pad_id = data.reward_response_tokens, tokenizer.pad_id
-        super().__init__([len(q) for q in self._queries], data.query_buckets, batch_size, 0)
+        super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, 0)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         every = [ids for i in rows for ids in self._responses[i]]
@@ -190,24 +189,31 @@ class SftPlan(Plan):
     `most_targets` is the largest number of targets in a row.
     """
 
+    @staticmethod
+    def widest(data: DataConfig, rows: int) -> Batch:
+        """A row holds one example: how many share a packed one is known only with the data."""
+        width = data.query_tokens + data.response_tokens
+        shaped = _shaped(rows, tokens=width, segments=width, targets_mask=width)
+        return shaped | {"targets_mask": shaped["targets_mask"].astype(np.float32)}
+
     def __init__(
-        self, posts: Sequence[Post], tokenizer: Tokenizer, data: DataConfig, options: SftConfig, seed: int
+        self, records: Sequence[Record], tokenizer: Tokenizer, task: Task, options: SftConfig, seed: int
     ):
-        queries = _encoded_queries(posts, tokenizer, data)
-        summaries = [post.summary for post in posts]
-        responses, self.truncated = _encoded_responses(summaries, tokenizer, data.response_tokens)
+        data, references = task.data, [record.reference for record in records]
+        queries = _encoded_queries(records, tokenizer, task)
+        responses, self.truncated = _encoded_responses(references, tokenizer, task, data.response_tokens)
         self._pad_id = tokenizer.pad_id
         self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]
         self._first_target = [1 if options.query_loss else max(len(query), 1) for query in queries]
         lengths = [len(example) for example in self._examples]
         widths = [bucket + data.response_tokens for bucket in data.query_buckets]
-        self._rows = [[i] for i in range(len(posts))]
+        self._rows = [[i] for i in range(len(records))]
         batch_size = options.batch_size
         if options.pack:
             widths = widths[-1:]
-            order = np.random.default_rng(seed).permutation(len(posts))
+            order = np.random.default_rng(seed).permutation(len(records))
             self._rows = pack_rows(lengths, widths[0], order)
-            batch_size = _packed_batch_size(options, len(self._rows) / len(posts))
+            batch_size = _packed_batch_size(options, len(self._rows) / len(records))
         targets = [length - first for length, first in zip(lengths, self._first_target, strict=True)]
         self.most_targets = max(sum(targets[i] for i in row) for row in self._rows)
         super().__init__([sum(lengths[i] for i in row) for row in self._rows], widths, batch_size, seed)
@@ -256,24 +262,29 @@ def _packed_batch_size(options: SftConfig, rows_per_example: float) -> int:
     return unit * max(1, round(rows / unit))
 
 
+def _shaped(rows: int, **widths: int) -> Batch:
+    """Arrays [rows, width] by name, and `index` [rows]."""
+    return {name: np.zeros((rows, width), np.int32) for name, width in widths.items()} | {
+        "index": np.zeros(rows, np.int32)
+    }
+
+
 def _encoded_queries(
-    infos: Sequence[Post] | Sequence[Post | Article],
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    encode: Callable[..., list[int]] = encode_query,
+    records: Sequence[Record], tokenizer: Tokenizer, task: Task
 ) -> list[Int[np.ndarray, "T"]]:
-    queries = [np.asarray(encode(info, tokenizer, data.query_tokens), np.int32) for info in infos]
-    if data.padding == "space":  # OpenAI's: fill up to the bucket with space tokens, which are attended to
+    queries = [np.asarray(task.encode(record, tokenizer), np.int32) for record in records]
+    if task.data.padding == "space":  # OpenAI's: filled to the bucket with spaces, which are attended to
+        buckets = task.data.query_buckets
         (space,) = tokenizer.encode(" ")
-        widths = [data.query_buckets[bisect_left(data.query_buckets, len(query))] for query in queries]
+        widths = [buckets[bisect_left(buckets, len(query))] for query in queries]
         queries = [left_pad([query], width, space)[0] for query, width in zip(queries, widths, strict=True)]
     return queries
 
 
 def _encoded_responses(
-    summaries: Sequence[str], tokenizer: Tokenizer, limit: int
+    texts: Sequence[str], tokenizer: Tokenizer, task: Task, limit: int
 ) -> tuple[list[Int[np.ndarray, "T"]], int]:
-    responses, truncated = encode_responses(summaries, tokenizer, limit)
+    responses, truncated = task.encode_responses(texts, tokenizer, limit)
     return [np.asarray(ids, np.int32) for ids in responses], truncated
 
 

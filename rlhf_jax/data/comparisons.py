@@ -1,14 +1,14 @@
 """Human comparisons: finding, selecting, and what a reward model reads of them."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from etils.epath import Path
 
 from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data.download import download
-from rlhf_jax.data.records import Article, Comparison, Post, RecordError, read_comparisons
+from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
 
 PUBLISHED = (
     *(f"batch{i}" for i in (*range(3, 21), 22)),
@@ -21,15 +21,15 @@ TEMPERATURE = 1.0  # of samples to compare: more varied than PPO's, so that the 
 class Pair(NamedTuple):
     """Two summaries of one text, the preferred one first."""
 
-    info: Post | Article
+    info: Record
     chosen: str
     rejected: str
 
 
 def comparisons_of_run(config: Config, workdir: Path) -> list[Comparison]:
-    """The comparisons of a run: those collected in its folder, or the published ones."""
+    """The comparisons of a run: those collected in its folder, or those that its configuration names."""
     file = workdir / "comparisons.jsonl"
-    if config.data.source == "mini" or file.exists():
+    if file.exists():
         return list(read_comparisons(file))
     return load_comparisons(config.data, config.reward.batches)
 
@@ -80,7 +80,7 @@ def _find(pattern: str) -> list[Path]:
     return paths
 
 
-def halved(posts: dict[str, list[Post]]) -> dict[str, list[Post]]:
-    """The posts by the splits of comparisons, to which valid1 and valid2 the halves of valid belong."""
-    half = len(posts["valid"]) // 2
-    return posts | {"valid1": posts["valid"][:half], "valid2": posts["valid"][half:]}
+def halved(records: Mapping[str, Sequence[Record]]) -> dict[str, Sequence[Record]]:
+    """The records by the splits of comparisons, to which valid1 and valid2, the halves of valid, belong."""
+    half = len(records["valid"]) // 2
+    return {**records, "valid1": records["valid"][:half], "valid2": records["valid"][half:]}

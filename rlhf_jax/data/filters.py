@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rlhf_jax.data.records import Post
+from rlhf_jax.data.records import Record
 from rlhf_jax.data.tokenizer import Tokenizer
 
 SUBREDDITS = frozenset(
@@ -42,8 +42,8 @@ class Step(NamedTuple):
 
 
 def filter_posts(
-    posts: Sequence[Post], tokenizer: Tokenizer, summaries: bool = True
-) -> tuple[list[Post], list[Step]]:
+    posts: Sequence[Record], tokenizer: Tokenizer, summaries: bool = True
+) -> tuple[list[Record], list[Step]]:
     """The posts that pass every filter, in order, and the table of the steps.
 
     Without `summaries`, posts are judged apart from them: the paper's queries for PPO.
@@ -64,26 +64,26 @@ def format_table(steps: Sequence[Step]) -> str:
     return "\n".join(f"{name:{width}}  {removed:>9}  {left:>9}" for name, removed, left in lines)
 
 
-def _filters_of_posts(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]]]:
+def _filters_of_posts(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Record], bool]]]:
     seen: set[str] = set()
 
-    def is_new(post: Post) -> bool:
+    def is_new(post: Record) -> bool:
         known = len(seen)
-        seen.update((post.id, post.post))
+        seen.update((post.id, post.text))
         return len(seen) == known + 2
 
     yield "duplicates", is_new
-    yield "subreddits not on the list", lambda post: post.subreddit in SUBREDDITS
+    yield "subreddits not on the list", lambda post: post.place.removeprefix("r/") in SUBREDDITS
     yield "titles of updates", lambda post: not UPDATE.match(post.title)
-    yield "sensitive topics", lambda post: not SENSITIVE.search(f"{post.title}\n{post.post}")
-    yield f"posts over {POST_TOKENS} tokens", lambda post: len(tokenizer.encode(post.post)) <= POST_TOKENS
+    yield "sensitive topics", lambda post: not SENSITIVE.search(f"{post.title}\n{post.text}")
+    yield f"posts over {POST_TOKENS} tokens", lambda post: len(tokenizer.encode(post.text)) <= POST_TOKENS
 
 
-def _filters_of_summaries(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Post], bool]]]:
-    yield "sensitive topics in summaries", lambda post: not SENSITIVE.search(post.summary)
+def _filters_of_summaries(tokenizer: Tokenizer) -> Iterator[tuple[str, Callable[[Record], bool]]]:
+    yield "sensitive topics in summaries", lambda post: not SENSITIVE.search(post.reference)
     yield (
         f"summaries not of {SUMMARY_TOKENS[0]} to {SUMMARY_TOKENS[-1]} tokens",
-        lambda post: len(tokenizer.encode(post.summary.lstrip(" "))) in SUMMARY_TOKENS,
+        lambda post: len(tokenizer.encode(post.reference.lstrip(" "))) in SUMMARY_TOKENS,
     )
-    yield "summaries that are updates", lambda post: not UPDATE_OR_POSTSCRIPT.match(post.summary)
-    yield "summaries with profanity", lambda post: not PROFANITY.search(post.summary)
+    yield "summaries that are updates", lambda post: not UPDATE_OR_POSTSCRIPT.match(post.reference)
+    yield "summaries with profanity", lambda post: not PROFANITY.search(post.reference)

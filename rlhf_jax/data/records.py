@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from etils.epath import Path
 
@@ -34,6 +34,18 @@ class Post:
     summary: str = ""
     extra: dict = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        return f"r/{self.subreddit}"
+
+    @property
+    def text(self) -> str:
+        return self.post
+
+    @property
+    def reference(self) -> str:
+        return self.summary
+
 
 @dataclass(frozen=True)
 class Article:
@@ -45,6 +57,38 @@ class Article:
     article: str
     summary: str = ""
     extra: dict = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        return self.site
+
+    @property
+    def text(self) -> str:
+        return self.article
+
+    @property
+    def reference(self) -> str:
+        return self.summary
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt of any other task; `reference` is a person's response, empty where the record has none."""
+
+    id: str
+    prompt: str
+    reference: str = ""
+    extra: dict = field(default_factory=dict)
+
+    title: ClassVar[str] = ""
+    place: ClassVar[str] = ""
+
+    @property
+    def text(self) -> str:
+        return self.prompt
+
+
+Record = Post | Article | Example  # what is written about: each has id, title, place, text and reference
 
 
 @dataclass(frozen=True)
@@ -76,7 +120,7 @@ class Comparison:
     format's own object, with `confidence` 1–9. Keys that the format does not name are in `unknown`.
     """
 
-    info: Post | Article
+    info: Record
     summaries: tuple[Summary, Summary]
     choice: int
     worker: str
@@ -90,7 +134,7 @@ class Comparison:
 class AxisRating:
     """A labeler's ratings of one summary; `split` is train, valid1, valid2 or test."""
 
-    info: Post | Article
+    info: Record
     split: str
     summary: RatedSummary
     worker: str
@@ -185,6 +229,12 @@ def from_json(cls: type[T], record, where: str = "") -> T:
     return cls(**values, **{last.name: rest})
 
 
+def plain(record: Record) -> dict[str, Any]:
+    """The named fields of a record, those that hold their default too."""
+    *named, _ = fields(record)
+    return {f.name: getattr(record, f.name) for f in named}
+
+
 def _is_optional(f) -> bool:
     return f.default is not MISSING or f.default_factory is not MISSING
 
@@ -217,10 +267,12 @@ def _object(value, where: str) -> dict:
     return value
 
 
-def _info(value, where: str) -> Post | Article:
-    if "article" in _object(value, where):
-        return from_json(Article, value, where)
-    return from_json(Post, value, where)
+def record_of(value, where: str = "") -> Record:
+    """The record in a JSON object, whose fields tell which kind it is."""
+    fields = _object(value, where)
+    kinds: dict[str, type[Record]] = {"article": Article, "post": Post, "prompt": Example}
+    kind = next((kinds[name] for name in kinds if name in fields), Post)
+    return from_json(kind, value, where)
 
 
 def _summaries(value, where: str) -> tuple[Summary, Summary]:
@@ -252,11 +304,12 @@ def _axes(value, where: str) -> dict:
 PARSERS: dict[Any, Callable] = {
     "post": _text,
     "article": _text,
+    "prompt": _text,
     "choice": _choice,
     "axes": _axes,
     str: _string,
     dict: _object,
-    Post | Article: _info,
+    Record: record_of,
     tuple[Summary, Summary]: _summaries,
     RatedSummary: _rated_summary,
 }

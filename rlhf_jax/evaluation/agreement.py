@@ -5,10 +5,10 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.data.tldr import query_text
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.task import Task
 from rlhf_jax.evaluation.copying import copying
 from rlhf_jax.evaluation.intervals import Estimate, mean
-from rlhf_jax.evaluation.judges import Info
 from rlhf_jax.evaluation.rouge import rouge
 
 
@@ -30,9 +30,10 @@ def agreement(
 
 
 def countable(
-    infos: Sequence[Info], summaries: Sequence[str], references: Sequence[str]
+    task: Task, records: Sequence[Record], responses: Sequence[str], references: Sequence[str]
 ) -> dict[str, Float[np.ndarray, "N"]]:
-    """What can be counted of summaries without asking anybody: ROUGE, words, copying."""
-    copied = [copying(text, query_text(info)) for text, info in zip(summaries, infos, strict=True)]
-    lengths = {"words": np.array([len(text.split()) for text in summaries], float)}
-    return rouge(summaries, references) | lengths | {"copying": np.array(copied)}
+    """What can be counted of responses without asking anybody: ROUGE, words, copying from the prompt."""
+    prompts = [task.prompt(record).text for record in records]
+    copied = [copying(*each) for each in zip(responses, prompts, strict=True)]
+    lengths = {"words": np.array([len(text.split()) for text in responses], float)}
+    return rouge(responses, references) | lengths | {"copying": np.array(copied)}

@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.data.tldr import query_text
-from rlhf_jax.evaluation.judges import Info, Judge
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.task import Task
+from rlhf_jax.evaluation.judges import Judge
 
 PROMPT = """\
 Which of the two summaries below summarizes the text better? A good summary says what matters most in the \
@@ -85,8 +86,8 @@ class Endpoint:
     max_cost: float = 5.0  # dollars; nothing is sent that is estimated above it
 
 
-def judge(endpoint: Endpoint, cache: str | os.PathLike[str]) -> Judge:
-    """The judge that asks `endpoint` and keeps the replies in the file `cache`.
+def judge(endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> Judge:
+    """The judge that asks `endpoint` about the prompts of a task and keeps the replies in the file `cache`.
 
     Calling it raises EndpointError where the estimate or the cost passes `max_cost`, where the endpoint
     refuses, and where an attempt is the last and fails; what was answered by then is kept.
@@ -97,8 +98,8 @@ def judge(endpoint: Endpoint, cache: str | os.PathLike[str]) -> Judge:
     if missing:
         raise EndpointError(f"the prompt has no place for {', '.join(missing)}")
 
-    def ask(infos: Sequence[Info], first: Sequence[str], second: Sequence[str]) -> Float[np.ndarray, "N"]:
-        texts = [query_text(info) for info in infos]
+    def ask(infos: Sequence[Record], first: Sequence[str], second: Sequence[str]) -> Float[np.ndarray, "N"]:
+        texts = [task.prompt(info).text for info in infos]
         orders = [
             [request(endpoint, *each) for each in zip(texts, a, b, strict=True)]
             for a, b in ((first, second), (second, first))

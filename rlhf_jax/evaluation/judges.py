@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.data.mini.judge import judge as gold
-from rlhf_jax.data.records import Article, Comparison, Post
+from rlhf_jax.data import task as tasks
+from rlhf_jax.data.comparisons import Pair
+from rlhf_jax.data.records import Comparison, Record
 from rlhf_jax.evaluation.preference import outcomes
 
-Info = Post | Article
-Judge = Callable[[Sequence[Info], Sequence[str], Sequence[str]], Float[np.ndarray, "N"]]
-Score = Callable[[Sequence[Info], Sequence[str]], Float[np.ndarray, "N"]]
+Judge = Callable[[Sequence[Record], Sequence[str], Sequence[str]], Float[np.ndarray, "N"]]
+Score = Callable[[Sequence[Record], Sequence[str]], Float[np.ndarray, "N"]]
 
 
 def by_score(score: Score) -> Judge:
@@ -30,9 +30,26 @@ def by_score(score: Score) -> Judge:
     return judge
 
 
-def gold_scores(infos: Sequence[Info], summaries: Sequence[str]) -> Float[np.ndarray, "N"]:
-    """The miniature's gold judge: overall ratings, 1 to 7."""
-    return np.array([gold(info, text).overall for info, text in zip(infos, summaries, strict=True)])
+def ratings(
+    judge: tasks.Judge, records: Sequence[Record], responses: Sequence[str]
+) -> dict[str, Float[np.ndarray, "N"]]:
+    """What a task's gold judge says of every response: axis → rating, 1 to 7, and other facts it tells."""
+    given = [judge(record, text) for record, text in zip(records, responses, strict=True)]
+    return {name: np.array([one[name] for one in given]) for name in given[0]}
+
+
+def gold_scores(
+    judge: tasks.Judge, records: Sequence[Record], responses: Sequence[str]
+) -> Float[np.ndarray, "N"]:
+    """The overall ratings alone."""
+    return ratings(judge, records, responses)["overall"]
+
+
+def gaps(judge: tasks.Judge, pairs: Sequence[Pair]) -> Float[np.ndarray, "N"]:
+    """By how much the gold judge rates the response above that a labeler preferred."""
+    records = [pair.info for pair in pairs]
+    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    return gold_scores(judge, records, chosen) - gold_scores(judge, records, rejected)
 
 
 def people(comparisons: Iterable[Comparison]) -> Judge:

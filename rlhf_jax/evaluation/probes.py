@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.mini.judge import edited, read_summary
+from rlhf_jax.data.mini.judge import read_summary
 from rlhf_jax.data.mini.world import swap_roles
-from rlhf_jax.evaluation.judges import Info
+from rlhf_jax.data.records import Record
 
 # What is exchanged where a text of people is not of the miniature.
 OPPOSITES = (
@@ -19,10 +19,11 @@ EXCHANGED = {
     word: other for pair in OPPOSITES.split("|") for word, other in (pair.split(), reversed(pair.split()))
 }
 
-Alter = Callable[[Info, str, np.random.Generator], str]
+Edit = Callable[[Record, np.random.Generator], str]  # a reference, better
+Alter = Callable[[Record, str, np.random.Generator], str]
 
 
-def swapped_roles(info: Info, summary: str, rng: np.random.Generator) -> str:
+def swapped_roles(info: Record, summary: str, rng: np.random.Generator) -> str:
     """Who did it and to whom exchanged; in a text of people, he and she, husband and wife, and so on."""
     facts = read_summary(summary).facts
     for fact in facts:
@@ -32,13 +33,13 @@ def swapped_roles(info: Info, summary: str, rng: np.random.Generator) -> str:
     return re.sub(r"\w+", lambda word: EXCHANGED.get(word[0].lower(), word[0]), summary)
 
 
-def shuffled(info: Info, summary: str, rng: np.random.Generator) -> str:
+def shuffled(info: Record, summary: str, rng: np.random.Generator) -> str:
     """The words in random order."""
     words = summary.split()
     return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
-def shortened(info: Info, summary: str, rng: np.random.Generator) -> str:
+def shortened(info: Record, summary: str, rng: np.random.Generator) -> str:
     """The first half of the words."""
     words = summary.split()
     return " ".join(words[: (len(words) + 1) // 2])
@@ -50,22 +51,22 @@ WORSE: dict[str, Alter] = {"swapped_roles": swapped_roles, "shuffled": shuffled,
 class Pairs(NamedTuple):
     """Texts, the summary of each that should be preferred, and the other one."""
 
-    infos: list[Info]
+    infos: list[Record]
     preferred: list[str]
     other: list[str]
 
 
-def worse(alter: Alter, infos: Sequence[Info], summaries: Sequence[str], seed: int = 0) -> Pairs:
+def worse(alter: Alter, infos: Sequence[Record], summaries: Sequence[str], seed: int = 0) -> Pairs:
     """Summaries with what `alter` makes of them, where it changes anything."""
     rng = np.random.default_rng(seed)
     altered = [alter(info, text, rng) for info, text in zip(infos, summaries, strict=True)]
     return _changed(infos, summaries, altered)
 
 
-def better(infos: Sequence[Info], seed: int = 0) -> Pairs:
-    """The references of the miniature as a careful editor leaves them, before the references."""
+def better(edit: Edit, infos: Sequence[Record], seed: int = 0) -> Pairs:
+    """The references as a careful editor leaves them, before the references."""
     rng = np.random.default_rng(seed)
-    return _changed(infos, [edited(info, rng) for info in infos], [info.summary for info in infos])
+    return _changed(infos, [edit(info, rng) for info in infos], [info.reference for info in infos])
 
 
 def chosen(pairs: Pairs, which: Sequence[bool] | np.ndarray) -> Pairs:
@@ -74,6 +75,6 @@ def chosen(pairs: Pairs, which: Sequence[bool] | np.ndarray) -> Pairs:
     return Pairs([pairs.infos[k] for k in i], [pairs.preferred[k] for k in i], [pairs.other[k] for k in i])
 
 
-def _changed(infos: Sequence[Info], first: Sequence[str], second: Sequence[str]) -> Pairs:
+def _changed(infos: Sequence[Record], first: Sequence[str], second: Sequence[str]) -> Pairs:
     pairs = Pairs(list(infos), list(first), list(second))
     return chosen(pairs, [a != b for a, b in zip(first, second, strict=True)])

@@ -22,14 +22,14 @@ from absl import flags
 from etils.epath import Path
 from jaxtyping import Bool, Float
 
-from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import TEMPERATURE, Pair, comparisons_of_run, pairs_of
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.task import Judge
 from rlhf_jax.evaluation.agreement import agreement, countable, hits
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.intervals import Estimate, mean
-from rlhf_jax.evaluation.judges import Info, gold_scores
+from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
-from rlhf_jax.inference import summarize
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.report.figures import agreement_figure
 
@@ -57,16 +57,16 @@ def measure(workdir: Path, count: int, another: Path | None) -> dict[str, Any]:
     models = {"reward_model": run}
     if another is not None:
         models["another_reward_model"] = open_run(another)
-    splits = sources.load_posts(run.config.data, run.config.seed)
+    splits = run.task.records()
     comparisons = comparisons_of_run(run.config, workdir)
     train = pairs_of(comparisons, "train")
     held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
-    references = {post.id: post.summary for posts in splits.values() for post in posts}
+    references = {record.id: record.reference for records in splits.values() for record in records}
     with jax.set_mesh(make_mesh(run.config.mesh)):
         kinds = {"people": of_comparisons(models, train, held_out, references)}
-        if run.config.data.source == "mini":
-            posts = splits["test"][:count]
-            kinds |= {stage: of_samples(models, stage, posts, train) for stage in ("sft", "ppo")}
+        if judge := run.task.judge:
+            records = splits["test"][:count]
+            kinds |= {name: of_samples(models, name, judge, records, train) for name in ("sft", "ppo")}
     return {"seed": run.config.seed, "posts": count, "agreement": kinds}
 
 
@@ -83,17 +83,14 @@ def of_comparisons(
 
 
 def of_samples(
-    models: dict[str, Opened], stage: str, posts: Sequence, train: Sequence[Pair]
+    models: dict[str, Opened], name: str, judge: Judge, posts: Sequence[Record], train: Sequence[Pair]
 ) -> dict[str, Estimate]:
     """Agreement with the gold judge on two samples of one policy for each post."""
     run = models["reward_model"]
-    policy = run.policy(stage)
-    first, second = (
-        summarize(policy, posts, **run.setting, temperature=TEMPERATURE, seed=run.config.seed + i)
-        for i in range(2)
-    )
-    truth = gold_scores(posts, first) - gold_scores(posts, second)
-    margins = metric_margins(models, posts, first, second, [post.summary for post in posts])
+    policy = run.network(name)
+    first, second = (policy.write(posts, TEMPERATURE, run.config.seed + i) for i in range(2))
+    truth = gold_scores(judge, posts, first) - gold_scores(judge, posts, second)
+    margins = metric_margins(models, posts, first, second, [post.reference for post in posts])
     pairs = [Pair(*each) for each in zip(posts, first, second, strict=True)]
     margins["blind"] = blind_margins(train, pairs)
     return agreements(margins, truth, posts, np.ones(len(posts), bool))
@@ -102,7 +99,7 @@ def of_samples(
 def agreements(
     margins: dict[str, Float[np.ndarray, "N"]],
     truth: Float[np.ndarray, "N"],
-    infos: Sequence[Info],
+    infos: Sequence[Record],
     known: Bool[np.ndarray, "N"],
 ) -> dict[str, Estimate]:
     """Of every metric, and by how much the reward model's exceeds ROUGE-L's on the same pairs.
@@ -121,13 +118,14 @@ def agreements(
 
 def metric_margins(
     models: dict[str, Opened],
-    infos: Sequence[Info],
+    infos: Sequence[Record],
     first: Sequence[str],
     second: Sequence[str],
     references: Sequence[str],
 ) -> dict[str, Float[np.ndarray, "N"]]:
     """By how much each reward model and metric puts the first summary above the second."""
-    ours, theirs = (countable(infos, texts, references) for texts in (first, second))
+    task = models["reward_model"].task
+    ours, theirs = (countable(task, infos, texts, references) for texts in (first, second))
     margins = {name: ours[name] - theirs[name] for name in ours}
     learned = {name: run.score(infos, first) - run.score(infos, second) for name, run in models.items()}
     return learned | margins

@@ -4,64 +4,60 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
 
-import jax
 import numpy as np
 from absl import flags, logging
 from etils.epath import Path
 from jaxtyping import Float
 
 from rlhf_jax import command_line, inference
-from rlhf_jax.config import Config, ConfigError, ModelConfig
-from rlhf_jax.data.records import Article, Post
+from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.data import task as tasks
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.files import write_json
-from rlhf_jax.model import heads, params, pretrained, transformer
-from rlhf_jax.run import checkpoint
+from rlhf_jax.inference import Network
 from rlhf_jax.run import workdir as runs
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A run and what its networks are loaded with. The methods need a mesh set."""
+    """A finished run on a task, which is its own or another. The methods need a mesh set."""
 
     workdir: Path
     config: Config
-    tokenizer: Tokenizer
-    model: ModelConfig
+    task: Task
 
-    @property
-    def setting(self) -> dict[str, Any]:
-        """What the functions of `inference` take."""
-        return {"model": self.model, "tokenizer": self.tokenizer, "data": self.config.data}
-
-    def policy(self, stage: str):
-        """The weights of `checkpoints/<stage>`."""
-        return self._load(stage, transformer.specs(self.model, self.tokenizer.vocab_size))
+    def network(self, name: str) -> Network:
+        """That of `checkpoints/<name>`."""
+        return inference.load(self.workdir, name, task=self.task, needed_by="this experiment")
 
     @functools.cached_property
-    def reward_model(self):
-        return self._load("reward", heads.specs(self.model, self.tokenizer.vocab_size))
+    def reward_model(self) -> Network:
+        return self.network("reward")
 
-    def _load(self, stage: str, specs):
-        found = checkpoint.require(self.workdir, stage, "this experiment")
-        return checkpoint.restore_params(*found, params.abstract(specs, jax.sharding.get_mesh()))
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.workdir)
 
-    def score(self, infos: Sequence[Post | Article], texts: Sequence[str]) -> Float[np.ndarray, "N"]:
-        """The reward model's scores; a text that stands several times under one post is read once."""
-        keys = [(info.id, text) for info, text in zip(infos, texts, strict=True)]
-        unique = dict(zip(keys, infos, strict=True))
-        scores = inference.score(
-            self.reward_model, list(unique.values()), [text for _, text in unique], **self.setting
-        )
+    def score(self, records: Sequence[Record], texts: Sequence[str]) -> Float[np.ndarray, "N"]:
+        """The reward model's scores; a text that stands several times under one record is read once."""
+        keys = [(record.id, text) for record, text in zip(records, texts, strict=True)]
+        unique = dict(zip(keys, records, strict=True))
+        scores = self.reward_model.score(list(unique.values()), [text for _, text in unique])
         found = dict(zip(unique, scores, strict=True))
         return np.array([found[key] for key in keys])
+
+    def unseen(self) -> Sequence[Record]:
+        """The records of split test, or of valid where there is none, that pass the filters."""
+        splits = self.task.records()
+        return self.task.filtered(splits.get("test") or splits["valid"], self.tokenizer)
 
 
 def open_run(workdir: PathLike[str]) -> Opened:
     config = runs.read_config(Path(workdir))
-    return Opened(Path(workdir), config, load_tokenizer(workdir), pretrained.architecture(config.model))
+    return Opened(Path(workdir), config, tasks.find(config.data, config.seed))
 
 
 def command(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from rlhf_jax.data.names import spoken
 from rlhf_jax.evaluation.likert import AXES
 from rlhf_jax.experiments.markdown import listed, percent, plain, rate_of, table
-from rlhf_jax.report.names import spoken
 
 Row = list[Any]
 

@@ -27,13 +27,14 @@ from absl import flags
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.records import Post, RecordError, read_comparisons, read_jsonl
+from rlhf_jax.data.records import Record, RecordError, read_comparisons, read_jsonl, record_of
+from rlhf_jax.data.task import Task
 from rlhf_jax.evaluation import endpoint, judges
 from rlhf_jax.evaluation.agreement import agreement, countable
 from rlhf_jax.evaluation.endpoint import Endpoint
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
-from rlhf_jax.experiments.command import command, write_figures
+from rlhf_jax.experiments.command import command, open_run, write_figures
 
 KEPT = "judged_cache.jsonl"  # of the endpoint's replies, in the run's folder
 
@@ -53,15 +54,16 @@ def main(argv: list[str]) -> int:
 
     def run() -> None:
         workdir = Path(options.workdir)
-        name, judge = judge_of(options, workdir)
+        task = open_run(workdir).task
+        name, judge = judge_of(options, workdir, task)
         samples = list(read_jsonl(workdir / "samples" / "test.jsonl", dict))[: options.posts]
         file = workdir / f"judged_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.json"
-        write_figures(file, {"judge": name} | measure(judge, samples, options.policies))
+        write_figures(file, {"judge": name} | measure(task, judge, samples, options.policies))
 
     return command(argv, "judged", __doc__, options, run)
 
 
-def judge_of(options: flags.FlagValues, workdir: Path) -> tuple[str, judges.Judge]:
+def judge_of(options: flags.FlagValues, workdir: Path, task: Task) -> tuple[str, judges.Judge]:
     if bool(options.people) == bool(options.url and options.model):
         raise ConfigError("name one judge: --people=FILE, or --url and --model")
     if options.people:
@@ -69,15 +71,15 @@ def judge_of(options: flags.FlagValues, workdir: Path) -> tuple[str, judges.Judg
     prompt = Path(options.prompt).read_text(encoding="utf-8") if options.prompt else endpoint.PROMPT
     names = ("url", "model", "key_variable", "at_once", "price_in", "price_out", "max_cost")
     asked = Endpoint(prompt=prompt, **{name: getattr(options, name) for name in names})
-    return options.model, endpoint.judge(asked, workdir / KEPT)
+    return options.model, endpoint.judge(asked, workdir / KEPT, task)
 
 
 def measure(
-    judge: judges.Judge, samples: Sequence[dict[str, Any]], policies: Sequence[str]
+    task: Task, judge: judges.Judge, samples: Sequence[dict[str, Any]], policies: Sequence[str]
 ) -> dict[str, Any]:
     """Preference over the reference, by policy; agreement of other numbers with it, over all policies."""
-    posts = [Post(**sample["post"]) for sample in samples]
-    references = [post.summary for post in posts]
+    posts = [record_of(sample["post"]) for sample in samples]
+    references = [post.reference for post in posts]
     names = list(policies) or [name for name in samples[0]["summaries"] if name != "reference"]
     unknown = [name for name in names if name not in samples[0]["summaries"]]
     if unknown:
@@ -90,7 +92,7 @@ def measure(
     ratios = {name: log_ratios(texts[name], references) for name in names}
     compared = [name for name in names if judged[name].any()]
     at_equal_length = preference_at_equal_length({name: won[name] for name in compared}, ratios)
-    margins = {name: margins_of(samples, name, texts[name], posts) for name in names}
+    margins = {name: margins_of(task, samples, name, texts[name], posts) for name in names}
     truth = np.concatenate([won[name] - 0.5 for name in names])
     ids = [post.id for _ in names for post in posts]
     return {
@@ -113,11 +115,15 @@ def log_ratios(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
 
 
 def margins_of(
-    samples: Sequence[dict[str, Any]], policy: str, texts: Sequence[str], posts: Sequence[Post]
+    task: Task,
+    samples: Sequence[dict[str, Any]],
+    policy: str,
+    texts: Sequence[str],
+    posts: Sequence[Record],
 ) -> dict[str, np.ndarray]:
     """By how much other numbers put a policy's summary above the reference, to which ROUGE says nothing."""
-    references = [post.summary for post in posts]
-    ours, theirs = (countable(posts, each, references) for each in (texts, references))
+    references = [post.reference for post in posts]
+    ours, theirs = (countable(task, posts, each, references) for each in (texts, references))
     margins = {metric: ours[metric] - theirs[metric] for metric in ("words", "copying")}
     for metric, field in {"reward_model": "score", "gold_judge": "gold"}.items():
         scores = np.array(

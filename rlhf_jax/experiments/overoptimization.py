@@ -28,17 +28,14 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import main as pipeline
-from rlhf_jax.data import sources
-from rlhf_jax.data.records import Post
+from rlhf_jax.data.records import Record
 from rlhf_jax.evaluation import best_of_n
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.preference import outcomes
-from rlhf_jax.evaluation.sampling import sampled
 from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
-from rlhf_jax.inference import summarize
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.pipeline import stages
 from rlhf_jax.report.figures import overoptimization_figure
 from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
@@ -81,22 +78,21 @@ def train(workdir: Path, kl_coef: float, episodes: int | None) -> None:
         theirs.ppo, kl_coef=kl_coef, kl_controller="fixed", episodes=episodes or theirs.ppo.episodes
     )
     config = dataclasses.replace(theirs, ppo=ppo)
-    stages = ["sft", "reward"]
+    taken = ["sft", "collect", "reward"]
     if config == theirs and runs.stage_done(workdir, "ppo"):
-        stages.append("ppo")
+        taken.append("ppo")
     folder = runs.open_workdir(folder_of(workdir, kl_coef), config)
-    fork.take_over(workdir, folder, {stage: stage for stage in stages})
-    pipeline.run_stages(config, folder, ("ppo",))
+    fork.take_over(workdir, folder, {stage: stage for stage in taken}, stages.files())
+    stages.run_stages(config, folder, ("ppo",))
 
 
 def measure(workdir: Path, kl_coefs: Sequence[float], count: int, pool: int) -> dict:
     """All figures, as plain JSON values."""
     run = open_run(workdir)
     config = run.config
-    splits = sources.load_posts(config.data, config.seed)
-    unseen = sources.filtered(splits.get("test") or splits["valid"], config.data, run.tokenizer)
+    unseen = run.unseen()
     with jax.set_mesh(make_mesh(config.mesh)):
-        references = scores_of(run, unseen, [post.summary for post in unseen])
+        references = scores_of(run, unseen, [record.reference for record in unseen])
         policies = []
         for kl_coef in kl_coefs:
             policy = dataclasses.replace(run, workdir=folder_of(workdir, kl_coef))
@@ -114,24 +110,18 @@ def measure(workdir: Path, kl_coefs: Sequence[float], count: int, pool: int) -> 
     }
 
 
-def scores_of(run: Opened, posts: Sequence[Post], texts: Sequence[str]) -> Scores:
+def scores_of(run: Opened, posts: Sequence[Record], texts: Sequence[str]) -> Scores:
     """What the reward model and, in the miniature, the gold judge give every summary."""
     scores = {"reward": run.score(posts, texts)}
-    if run.config.data.source == "mini":
-        scores["gold"] = gold_scores(posts, texts)
+    if judge := run.task.judge:
+        scores["gold"] = gold_scores(judge, posts, texts)
     return scores
 
 
-def policy_figures(run: Opened, posts: Sequence[Post], references: Scores) -> dict[str, Estimate]:
+def policy_figures(run: Opened, posts: Sequence[Record], references: Scores) -> dict[str, Estimate]:
     """Of the policy that stage ppo of a run ends with: KL, mean scores and rates of preference."""
-    texts, kl = sampled(
-        run.policy("ppo"),
-        run.policy("sft"),
-        posts,
-        **run.setting,
-        temperature=run.config.eval.temperature,
-        seed=run.config.seed,
-    )
+    policy, temperature = run.network("ppo"), run.config.eval.temperature
+    texts, kl = policy.samples_with_kl(run.network("sft"), posts, temperature, run.config.seed)
     figures = {"kl": mean(kl)}
     for name, scores in scores_of(run, posts, texts).items():
         figures[name] = mean(scores)
@@ -139,18 +129,12 @@ def policy_figures(run: Opened, posts: Sequence[Post], references: Scores) -> di
     return figures
 
 
-def pool_scores(run: Opened, posts: Sequence[Post], pool: int) -> Scores:
+def pool_scores(run: Opened, posts: Sequence[Record], pool: int) -> Scores:
     """The scores [posts, pool] of the SFT policy's samples, kept on disk once they are made."""
     file = run.workdir / "overoptimization" / f"pool_{len(posts)}x{pool}.npz"
     if not file.exists():
         repeated = [post for post in posts for _ in range(pool)]
-        texts = summarize(
-            run.policy("sft"),
-            repeated,
-            **run.setting,
-            temperature=run.config.eval.temperature,
-            seed=run.config.seed,
-        )
+        texts = run.network("sft").write(repeated, run.config.eval.temperature, run.config.seed)
         made = scores_of(run, repeated, texts)
         written = io.BytesIO()
         shaped: Any = {name: scores.reshape(len(posts), pool) for name, scores in made.items()}

@@ -20,7 +20,6 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax.data import sources
 from rlhf_jax.data.comparisons import comparisons_of_run
 from rlhf_jax.data.records import Comparison
 from rlhf_jax.evaluation import probes
@@ -46,13 +45,11 @@ def main(argv: list[str]) -> int:
 def measure(workdir: Path, count: int) -> dict[str, Any]:
     """Probe → how often the reward model is right, and of how many pairs."""
     run = open_run(workdir)
-    splits = sources.load_posts(run.config.data, run.config.seed)
-    unseen = sources.filtered(splits.get("test") or splits["valid"], run.config.data, run.tokenizer)
-    posts = unseen[:count]
-    texts = [post.summary for post in posts]
+    posts = run.unseen()[:count]
+    texts = [post.reference for post in posts]
     pairs = {name: probes.worse(alter, posts, texts) for name, alter in probes.WORSE.items()}
-    if run.config.data.source == "mini":
-        pairs["edited"] = probes.better(posts)
+    if labelers := run.task.labelers:
+        pairs["edited"] = probes.better(labelers.edit, posts)
     else:
         pairs["edited"] = edits(comparisons_of_run(run.config, workdir))
     with jax.set_mesh(make_mesh(run.config.mesh)):
@@ -61,8 +58,9 @@ def measure(workdir: Path, count: int) -> dict[str, Any]:
 
 
 def accuracy(run: Opened, pairs: probes.Pairs) -> dict[str, Any]:
-    if run.config.data.source == "mini":
-        is_better = gold_scores(pairs.infos, pairs.preferred) > gold_scores(pairs.infos, pairs.other)
+    if judge := run.task.judge:
+        rated = [gold_scores(judge, pairs.infos, texts) for texts in (pairs.preferred, pairs.other)]
+        is_better = rated[0] > rated[1]
         pairs = probes.chosen(pairs, is_better)
     if not pairs.infos:
         return {"pairs": 0}

@@ -31,18 +31,17 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax import inference
-from rlhf_jax import main as pipeline
 from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Comparison, write_jsonl
 from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
+from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import command, numbers, open_run, write_figures
 from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params
-from rlhf_jax.pipeline.evaluate import gold_gap
+from rlhf_jax.pipeline import stages
 from rlhf_jax.report.figures import scaling_figure
 from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
@@ -103,7 +102,7 @@ def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, A
     folder = prepare(config, workdir, size, share)
     file = folder / "accuracy.json"
     if not file.exists():
-        pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward"))
+        stages.run_stages(runs.read_config(folder), folder, ("sft", "collect", "reward"))
         write_json(file, accuracies(folder))
     return {"size": size, "share": share} | json.loads(file.read_text(encoding="utf-8"))
 
@@ -113,7 +112,7 @@ def policy(config: Config, workdir: Path, size: str, share: float) -> dict[str, 
     folder, own = workdir, size == config.model.pretrained and share == 1
     if not own or config != runs.read_config(workdir) or not runs.stage_done(workdir, "eval"):
         folder = prepare(config, workdir, size, share)
-        pipeline.run_stages(runs.read_config(folder), folder, ("sft", "reward", "ppo", "eval"))
+        stages.run_stages(runs.read_config(folder), folder)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     rates = results["preference_over_reference"]
     found = {name: rates[name] for name in POLICIES if name in rates}
@@ -133,14 +132,14 @@ def prepare(config: Config, workdir: Path, size: str, share: float) -> Path:
         model=dataclasses.replace(config.model, pretrained=size),
         sft=dataclasses.replace(config.sft, bigger_pretrained=""),
     )
-    stages = {"sft": "sft"} if own else {}
+    taken = {"sft": "sft"} if own else {}
     if not own and size == config.sft.bigger_pretrained:
-        stages = {"sft": "sft_10x"}
+        taken = {"sft": "sft_10x"}
     if own and share == 1 and config.reward == runs.read_config(workdir).reward:
-        stages |= {"reward": "reward"}
+        taken |= {"collect": "collect", "reward": "reward"}
     name = size.replace("/", "-") or "own"
     folder = runs.open_workdir(workdir / "scaling" / f"{name}_{share:g}", theirs)
-    fork.take_over(workdir, folder, stages)
+    fork.take_over(workdir, folder, taken, stages.files())
     if not (folder / "comparisons.jsonl").exists():
         write_jsonl(folder / "comparisons.jsonl", first_share(comparisons_of_run(config, workdir), share))
     return folder
@@ -161,10 +160,10 @@ def accuracies(folder: Path) -> dict[str, Any]:
     train = pairs_of(comparisons, "train")
     held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
     with jax.set_mesh(make_mesh(run.config.mesh)):
-        margins = inference.margins(run.reward_model, held_out, **run.setting)
+        margins = run.reward_model.margins(held_out)
     truths = {"valid_accuracy": np.ones(len(held_out))}
-    if run.config.data.source == "mini":
-        truths["gold_accuracy"] = np.array([gold_gap(pair) for pair in held_out])
+    if judge := run.task.judge:
+        truths["gold_accuracy"] = gaps(judge, held_out)
     posts = [pair.info.id for pair in held_out]
     found = {name: agreement(margins, truth, posts) for name, truth in truths.items()}
     blind = agreement(blind_margins(train, held_out), list(truths.values())[-1], posts)
@@ -174,7 +173,8 @@ def accuracies(folder: Path) -> dict[str, Any]:
 def parameters(folder: Path) -> int:
     """Of the reward model of a run."""
     run = open_run(folder)
-    return params.count(heads.specs(run.model, run.tokenizer.vocab_size))
+    with jax.set_mesh(make_mesh(run.config.mesh)):
+        return params.count(heads.specs(run.reward_model.model, run.tokenizer.vocab_size))
 
 
 def doublings(points: Sequence[dict], alike: Collection[str]) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@
     rlhf-jax transfer --workdir=runs/tldr --articles=tfds:FOLDER --ratings=FOLDER
 
 --workdir=FOLDER   a run with all stages finished
---articles=SOURCE  CNN/DM, see rlhf_jax/data/cnndm.py; the miniature has news of its own
+--articles=SOURCE  CNN/DM, see rlhf_jax/data/tasks/cnndm.py; the miniature has news of its own
 --ratings=FOLDER   experts' ratings of news summaries, as rlhf_jax.data.news_ratings reads them
 --count=N          (500) unseen articles that every policy summarizes
 --train=N          (12000) articles that the supervised news policy learns from
@@ -20,9 +20,8 @@ The figures are `<workdir>/transfer.json` and .png; the supervised policy lies i
 """
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -34,11 +33,12 @@ from etils.epath import Path
 from rlhf_jax import inference
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.batches import SftPlan
-from rlhf_jax.data.cnndm import first_sentences, load_articles
 from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
-from rlhf_jax.data.mini import news
 from rlhf_jax.data.news_ratings import comparisons_of
-from rlhf_jax.data.records import Article
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.tasks.cnndm import Cnndm
+from rlhf_jax.data.tasks.mini import Mini
+from rlhf_jax.data.tasks.mini_news import MiniNews
 from rlhf_jax.evaluation.agreement import agreement, countable
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.judges import gold_scores
@@ -46,7 +46,6 @@ from rlhf_jax.evaluation.policies import best_of_n
 from rlhf_jax.evaluation.preference import outcomes
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import pretrained
 from rlhf_jax.pipeline import sft
 from rlhf_jax.report.figures import transfer_figure
 
@@ -67,80 +66,80 @@ def main(argv: list[str]) -> int:
     def run() -> None:
         workdir = Path(options.workdir)
         opened = open_run(workdir)
-        mini = opened.config.data.source == "mini"
-        tokens = options.query_tokens or (MINI_QUERY_TOKENS if mini else opened.config.data.query_tokens)
-        opened = with_query_tokens(opened, tokens)
-        articles = {
-            split: articles_of(opened, options.articles, split, count)
-            for split, count in (("test", options.count), ("train", options.train))
-        }
+        wanted = {"test": options.count, "train": options.train}
+        on_news = on_the_news(opened, options.articles, options.query_tokens, wanted)
+        articles = on_news.task.records()
         with jax.set_mesh(make_mesh(opened.config.mesh)):
-            train_on_news(opened, articles["train"])
-            figures = measure(opened, articles["test"], options.ratings)
+            train_on_news(on_news, articles["train"])
+            figures = measure(on_news, articles["test"], options.ratings)
         write_figures(workdir / "transfer.json", figures)
         transfer_figure([figures], workdir / "transfer.png")
 
     return command(argv, "transfer", __doc__, options, run)
 
 
-def with_query_tokens(run: Opened, tokens: int) -> Opened:
+def on_the_news(run: Opened, source: str, query_tokens: int | None, wanted: Mapping[str, int]) -> Opened:
+    """The run on news: that of its own world where it has some, else CNN/DM from `source`."""
     data = run.config.data
-    buckets = (*(bucket for bucket in data.query_buckets if bucket < tokens), tokens)
-    data = dataclasses.replace(data, query_tokens=tokens, query_buckets=buckets)
-    return dataclasses.replace(run, config=dataclasses.replace(run.config, data=data))
-
-
-def articles_of(run: Opened, source: str, split: str, count: int) -> list[Article]:
-    if run.config.data.source == "mini":
-        return news.articles(run.config.seed, split, count)
-    if not source:
+    news = MiniNews if isinstance(run.task, Mini) else Cnndm
+    if news is Cnndm and not source:
         raise ConfigError("--articles is missing: a file or folder of CNN/DM, or tfds:FOLDER; see --help")
-    return load_articles(source, split, count)
+    tokens = query_tokens or (MINI_QUERY_TOKENS if news is MiniNews else data.query_tokens)
+    buckets = (*(bucket for bucket in data.query_buckets if bucket < tokens), tokens)
+    data = dataclasses.replace(data, posts=source, query_tokens=tokens, query_buckets=buckets)
+    return dataclasses.replace(run, task=news(data, run.config.seed, most=wanted))
 
 
-def train_on_news(run: Opened, articles: Sequence[Any]) -> None:
+def train_on_news(run: Opened, articles: Sequence[Record]) -> None:
     """Fine-tunes the run's base on articles with their highlights, into `<workdir>/transfer`."""
     config = run.config
-    base = pretrained.folder_of(config.model.pretrained) if config.model.pretrained else None
-    plan = SftPlan(articles, run.tokenizer, config.data, config.sft, config.seed)
-    sft.fine_tune("sft", config, run.model, base, plan, run.tokenizer.vocab_size, run.workdir / "transfer")
+    plan = SftPlan(articles, run.tokenizer, run.task, config.sft, config.seed)
+    folder, base = run.workdir / "transfer", config.model.pretrained
+    run.tokenizer.save(folder)
+    sft.fine_tune("sft", base, config, plan, run.tokenizer.vocab_size, folder)
 
 
-def measure(run: Opened, articles: Sequence[Any], ratings: str) -> dict[str, Any]:
+def measure(run: Opened, articles: Sequence[Record], ratings: str) -> dict[str, Any]:
     """What judge and metrics say of every policy's summaries, and how often the reward model is right."""
-    texts = {
-        "reference": [article.summary for article in articles],
-        "lead_3": [first_sentences(article) for article in articles],
-    }
-    if any(article.title for article in articles):
-        texts["title"] = [article.title for article in articles]
+    config, task = run.config, run.task
+    texts = {"reference": [article.reference for article in articles]}
+    texts |= task.baselines(articles, run.tokenizer)
     for name in ("sft", "ppo"):
-        texts[name] = inference.summarize(run.policy(name), articles, **run.setting)
-    score = functools.partial(inference.scores, run.reward_model, **run.setting)
-    best = f"best_of_{run.config.eval.best_of}"
-    texts[best] = best_of_n(run.policy("sft"), run.config, run.model, run.tokenizer, articles, score)
-    supervised = dataclasses.replace(run, workdir=run.workdir / "transfer")
-    texts["sft_on_news"] = inference.summarize(supervised.policy("sft"), articles, **run.setting)
+        texts[name] = run.network(name).write(articles)
+    options = config.eval
+    best = f"best_of_{options.best_of}"
+    texts[best] = best_of_n(
+        run.network("sft"),
+        articles,
+        options.best_of,
+        options.temperature,
+        config.seed,
+        run.reward_model.scores,
+    )
+    folder = run.workdir / "transfer"
+    supervised = inference.load(folder, "sft", config=config, task=task, needed_by="this experiment")
+    texts["sft_on_news"] = supervised.write(articles)
 
     rewards = {name: run.score(articles, written) for name, written in texts.items()}
-    mini = run.config.data.source == "mini"
-    judged = {name: gold_scores(articles, written) for name, written in texts.items()} if mini else rewards
+    judged, judge = rewards, task.judge
+    if judge:
+        judged = {name: gold_scores(judge, articles, written) for name, written in texts.items()}
     policies = {}
     for name, written in texts.items():
-        counted = countable(articles, written, texts["reference"])
+        counted = countable(task, articles, written, texts["reference"])
         figures = {measure: mean(values) for measure, values in counted.items()}
         figures |= {"reward": mean(rewards[name]), "judged": mean(judged[name])}
         if name != "reference":
             figures["preference"] = mean(outcomes(judged[name], judged["reference"]))
         policies[name] = figures
     found: dict[str, Any] = {
-        "seed": run.config.seed,
+        "seed": config.seed,
         "over_sft": {name: mean(outcomes(judged[name], judged["sft"])) for name in ("ppo", best)},
         "articles": len(articles),
-        "judge": "gold judge" if mini else "reward model",
+        "judge": "gold judge" if judge else "reward model",
         "policies": policies,
     }
-    if mini:
+    if judge:
         del rewards[best]  # chosen by them
         found["reward_model"] = against_gold(articles, rewards, judged)
     elif ratings:
@@ -148,7 +147,7 @@ def measure(run: Opened, articles: Sequence[Any], ratings: str) -> dict[str, Any
     return found
 
 
-def against_gold(articles: Sequence[Article], rewards: dict, judged: dict) -> dict[str, Any]:
+def against_gold(articles: Sequence[Record], rewards: dict, judged: dict) -> dict[str, Any]:
     """How often the reward model picks what the gold judge does, of two policies' summaries."""
     pairs = list(combinations(rewards, 2))
     margins = np.concatenate([rewards[a] - rewards[b] for a, b in pairs])

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_jax.data.records import (
-    Article,
     AxisRating,
     Comparison,
-    Post,
+    Record,
     RecordError,
     Summary,
     from_json,
     read_jsonl,
+    record_of,
     to_json,
 )
 from rlhf_jax.feedback.study import Axis, Study
@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """What a person sees: the post or article, and its summaries in the order shown."""
+    """What a person sees: the post, article or prompt, and the responses to it in the order shown."""
 
     title: str
     place: str
@@ -77,7 +77,7 @@ def read_onboarding(path: str | Path) -> list[Task]:
     return list({task.id: task for task in found}.values())
 
 
-def parse_task(line) -> tuple[tuple[str, ...], Comparison | AxisRating | Post]:
+def parse_task(line) -> tuple[tuple[str, ...], Comparison | AxisRating | Record]:
     """The kinds of task that a line asks for, and its record. Raises RecordError naming the field."""
     if not isinstance(line, dict):
         raise RecordError("the line should be a JSON object")
@@ -85,7 +85,7 @@ def parse_task(line) -> tuple[tuple[str, ...], Comparison | AxisRating | Post]:
         return ("comparison",), comparison_of(line, choice=0)
     if isinstance(line.get("summary"), dict):
         return ("likert", "edit", "explanation"), rating_of(line, axes={})
-    return ("demonstration",), from_json(Post, line)
+    return ("demonstration",), record_of(line)
 
 
 def _tasks(line, study: Study) -> list[Task]:
@@ -96,7 +96,7 @@ def _tasks(line, study: Study) -> list[Task]:
     return [_task(kind, line, record) for kind in wanted]
 
 
-def _task(kind: str, line: dict, record: Comparison | AxisRating | Post) -> Task:
+def _task(kind: str, line: dict, record: Comparison | AxisRating | Record) -> Task:
     """The task's name depends on what is shown, so that a file read twice adds nothing."""
     shown = {"kind": kind, **to_json(record)}
     for key in ("choice", "worker", "batch", "split", "extra"):
@@ -120,18 +120,14 @@ def rating_of(record: Mapping, axes: dict, **values) -> AxisRating:
     )
 
 
-def info_of(record: Mapping) -> Post | Article:
-    info = record.get("info", record)
-    return from_json(Article, info) if "article" in info else from_json(Post, info)
+def info_of(record: Mapping) -> Record:
+    return record_of(record.get("info", record))
 
 
 def texts(task: Task, flipped: bool) -> Texts:
     """Who wrote a summary is nowhere in here."""
     info = info_of(task.record)
-    place, body = (
-        (info.site, info.article) if isinstance(info, Article) else (f"r/{info.subreddit}", info.post)
-    )
-    return Texts(info.title, place, body, _summaries(task, flipped))
+    return Texts(info.title, info.place, info.text, _summaries(task, flipped))
 
 
 def _summaries(task: Task, flipped: bool) -> tuple[str, ...]:

@@ -13,11 +13,10 @@ samples have them, stand for people's verdicts.
 
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -25,22 +24,22 @@ from pathlib import Path
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
+from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.records import (
     Comparison,
-    Post,
+    Record,
     RecordError,
     Summary,
     from_json,
     read_comparisons,
     read_jsonl,
+    record_of,
 )
-from rlhf_jax.files import naming
+from rlhf_jax.files import naming, read_object
 
 PAGE = Path(__file__).with_name("viewer_page")
 CHUNK = 200_000  # characters of data in a file, about
 KINDS = ("score", "gold", "key_fact")  # of what a summary may have beside its text
-NAMES = {"base": "Pretrained", "sft": "SFT", "sft_10x": "SFT, 10× larger", "ppo": "PPO"}
-NAMES |= {"reference": "Reference", "title": "Title", "lead": "Lead"}
 
 
 class ViewerError(ValueError):
@@ -54,7 +53,7 @@ class Sample:
     `verdicts` maps two places in `summaries` to the numbers of people who prefer the one and the other.
     """
 
-    post: Post
+    post: Record
     summaries: list[Summary]
     verdicts: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
@@ -76,8 +75,8 @@ def parse_sample(record) -> Sample:
     for name in ("post", "summaries"):
         if not isinstance(record, dict) or not isinstance(record.get(name), dict):
             raise RecordError(f"field {name} should be an object; is this a file of samples?")
-    post = from_json(Post, record["post"], "post")
-    own = {"reference": {"text": post.summary}} if post.summary else {}
+    post = record_of(record["post"], "post")
+    own = {"reference": {"text": post.reference}} if post.reference else {}
     return Sample(post, [parse_summary(*item) for item in (own | record["summaries"]).items()])
 
 
@@ -153,13 +152,16 @@ def judged(sample: Sample) -> dict[tuple[int, int], tuple[int, int]]:
     }
 
 
-def policy_name(policy: str) -> str:
-    if best := re.fullmatch(r"best_of_(\d+)", policy):
-        return f"Best of {best[1]}"
-    return NAMES.get(policy, policy)
+def labels_of(path: str | Path) -> dict[str, str]:
+    """Policy → what people call it, as the run says that the samples are of."""
+    stages = read_object(Path(path).resolve().parent.parent / "progress.json", RecordError, missing={})
+    told = [stage.get("networks") for stage in stages.values() if isinstance(stage, dict)]
+    return {name: str(label) for each in told if isinstance(each, dict) for name, label in each.items()}
 
 
-def contents(samples: Sequence[Sample], title: str, by_people: bool) -> tuple[dict, list[list[dict]]]:
+def contents(
+    samples: Sequence[Sample], title: str, by_people: bool, labels: Mapping[str, str] = NO_LABELS
+) -> tuple[dict, list[list[dict]]]:
     """What the page reads at once, and what it reads when needed: texts of the posts, in chunks."""
     summaries = [summary for sample in samples for summary in sample.summaries]
     policies = list(dict.fromkeys(summary.policy for summary in summaries))
@@ -168,7 +170,7 @@ def contents(samples: Sequence[Sample], title: str, by_people: bool) -> tuple[di
     posts, room = [], 0
     for sample in samples:
         texts = {
-            "post": sample.post.post,
+            "post": sample.post.text,
             "summaries": [
                 {"policy": policies.index(one.policy), "text": one.text}
                 | {kind: one.extra.get(kind) for kind in kinds}
@@ -184,9 +186,9 @@ def contents(samples: Sequence[Sample], title: str, by_people: bool) -> tuple[di
         posts.append(
             {
                 "id": sample.post.id,
-                "subreddit": sample.post.subreddit,
+                "source": sample.post.place,
                 "title": sample.post.title,
-                "words": len(sample.post.post.split()),
+                "words": len(sample.post.text.split()),
                 "disagreement": disagreement(sample, by_people),
                 "place": [len(chunks) - 1, len(chunks[-1])],
             }
@@ -195,7 +197,7 @@ def contents(samples: Sequence[Sample], title: str, by_people: bool) -> tuple[di
     gold = "gold judge" if "gold" in kinds else None
     index = {
         "title": title,
-        "policies": [policy_name(policy) for policy in policies],
+        "policies": [titled(policy, labels) for policy in policies],
         "ppo": policies.index("ppo") if "ppo" in policies else None,
         "kinds": kinds,
         "judge": "people" if by_people else gold,
@@ -253,7 +255,8 @@ def main(argv: list[str]) -> int:
         count = 0
         if options.comparisons:
             count = add_comparisons(samples, read_comparisons(options.comparisons))
-        write_viewer(out, *contents(samples, title_of(Path(options.samples)), count > 0))
+        title, labels = title_of(Path(options.samples)), labels_of(options.samples)
+        write_viewer(out, *contents(samples, title, count > 0, labels))
         if options.comparisons:
             print(f"{count:,} comparisons are about posts of the samples")
         print(f"{len(samples):,} posts: {out / 'index.html'}")

@@ -32,24 +32,23 @@ from absl import flags, logging
 from rlhf_jax import inference
 from rlhf_jax.command_line import command
 from rlhf_jax.config import Config
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE, halved
-from rlhf_jax.data.records import Post, RecordError, Summary, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import Record, RecordError, Summary, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback.tasks import comparison_of
+from rlhf_jax.inference import NetworkError
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import params, pretrained, transformer
-from rlhf_jax.run import checkpoint
-from rlhf_jax.run import workdir as runs
+from rlhf_jax.pipeline import stages
 from rlhf_jax.run.config_flags import parse_config
 
 AT_ONCE = 128  # pairs drawn at least, of which those needed are kept
-NETWORKS = ("sft", "sft_10x", "ppo")  # stages whose checkpoints are policies
 REFERENCE = "reference"
 SPLITS = ("train", "valid1", "valid2", "test")
 
 Asked = frozenset[tuple[str, frozenset[str]]]  # post and the two texts of every pair
-Writer = Callable[[Sequence[Post], int], list[str]]  # posts, seed → a summary of each
+Writer = Callable[[Sequence[Record], int], list[str]]  # posts, seed → a summary of each
 
 
 class TaskError(ValueError):
@@ -89,10 +88,10 @@ def ask(config: Config, options: flags.FlagValues) -> None:
     earlier = sorted(glob.glob(options.not_again))
     if options.not_again and not earlier:
         raise RecordError(f"--not_again: there is no file {options.not_again}")
-    source = options.posts or "train"
-    posts = halved(sources.load_posts(config.data, config.seed)).get(source, [])
+    source, task = options.posts or "train", tasks.find(config.data, config.seed)
+    posts = halved(task.records()).get(source, [])
     if config.data.filters:
-        posts = sources.filtered(posts, config.data, load_tokenizer(options.workdir))
+        posts = task.filtered(posts, load_tokenizer(options.workdir))
     if not posts:
         raise RecordError(f"--posts: the data have no posts in {source}")
     with jax.set_mesh(make_mesh(config.mesh)):
@@ -106,25 +105,26 @@ def ask(config: Config, options: flags.FlagValues) -> None:
 def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperature: float) -> list[Policy]:
     """The policies of a list such as sft, reference, old:runs/a/checkpoints/ppo, each loaded once.
 
-    A name without a folder is the checkpoint of that stage in `workdir`. Needs a mesh set. Raises
-    TaskError or CheckpointError where one does not exist.
+    A name without a folder is that of a network in `workdir`. Needs a mesh set. Raises TaskError or
+    CheckpointError where one does not exist.
     """
     if len(specs) < 2:
         raise TaskError("--policies: name two or more, such as sft,reference, or sft,sft for its own samples")
     if specs.count(REFERENCE) > 1:
         raise TaskError(f"--policies: a post has one {REFERENCE}: name it once")
+    task, known = tasks.find(config.data, config.seed), (REFERENCE, *stages.policies())
     found: dict[str, Policy] = {}
     for spec in dict.fromkeys(specs):
         name, _, folder = spec.partition(":")
         if spec == REFERENCE:
-            policy = Policy("ref", lambda posts, seed: [post.summary for post in posts])
-        elif folder or name in NETWORKS:
-            place = Path(folder).expanduser() if folder else workdir / "checkpoints" / name
-            policy = Policy(name, _network(place, config, temperature))
+            policy = Policy("ref", lambda records, seed: [record.reference for record in records])
+        elif folder or name in known:
+            place = folder or workdir / "checkpoints" / name
+            policy = Policy(name, _writer(place, task, config, temperature))
         else:
-            known = ", ".join((REFERENCE, *NETWORKS))
             raise TaskError(
-                f"--policies: {spec!r} is none of {known}; another one needs a name and a folder, NAME:FOLDER"
+                f"--policies: {spec!r} is none of {', '.join(known)}; another one needs a name and a folder, "
+                "NAME:FOLDER"
             )
         if policy.name in {"", REFERENCE, *(other.name for other in found.values())}:
             raise TaskError(f"--policies: {spec!r} needs a name of its own, NAME:FOLDER")
@@ -132,40 +132,21 @@ def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperatu
     return [found[spec] for spec in specs]
 
 
-def _network(folder: Path, config: Config, temperature: float) -> Writer:
-    """Samples of the policy in a folder: an exported model, or a stage's checkpoints in a work folder."""
-    if (folder / "config.json").is_file():
-        model, home = pretrained.architecture(config.model, str(folder)), folder
-    elif folder.name in NETWORKS:
-        home = folder.absolute().parents[1]
-        step = checkpoint.require(home, folder.name, "collect")
-        trained = runs.read_config(home)
-        bigger = trained.sft.bigger_pretrained if folder.name == "sft_10x" else None
-        model = pretrained.architecture(trained.model, bigger)
-    else:
-        raise TaskError(
-            f"--policies: {folder} is neither an exported model nor checkpoints/STAGE of a work folder, "
-            f"STAGE one of {', '.join(NETWORKS)}"
-        )
+def _writer(place: str | Path, task: Task, config: Config, temperature: float) -> Writer:
+    """Samples of the policy in a folder: an exported model, or the checkpoints of a network."""
+    exported = (Path(place).expanduser() / "config.json").is_file()  # which a run computes as it likes
+    try:
+        network = inference.load(place, config=config if exported else None, task=task, needed_by="collect")
+    except NetworkError as error:
+        raise TaskError(f"--policies: {error}") from None
+    if network.is_scalar:
+        raise TaskError(f"--policies: {place} is of a reward model, which writes nothing")
     longest = config.data.query_tokens + config.data.response_tokens
-    if model.positions == "learned" and longest > model.context:
-        raise TaskError(f"--policies: {folder} reads {model.context} tokens; query and summary are {longest}")
-    tokenizer = load_tokenizer(home)
-    like = params.abstract(transformer.specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
-    weights = pretrained.load(folder, like) if home == folder else checkpoint.restore_params(*step, like)
-
-    def write(posts: Sequence[Post], seed: int) -> list[str]:
-        return inference.summarize(
-            weights,
-            posts,
-            model=model,
-            tokenizer=tokenizer,
-            data=config.data,
-            temperature=temperature,
-            seed=seed,
+    if network.model.positions == "learned" and longest > network.model.context:
+        raise TaskError(
+            f"--policies: {place} reads {network.model.context} tokens; query and summary are {longest}"
         )
-
-    return write
+    return lambda records, seed: network.write(records, temperature, seed)
 
 
 def asked_in(paths: Iterable[str | Path]) -> Asked:
@@ -186,7 +167,7 @@ def pair_of(post: str, texts: Iterable[str]) -> tuple[str, frozenset[str]]:
 
 
 def draw(
-    policies: Sequence[Policy], posts: Sequence[Post], count: int, seed: int, asked: Asked = frozenset()
+    policies: Sequence[Policy], posts: Sequence[Record], count: int, seed: int, asked: Asked = frozenset()
 ) -> list[dict[str, Any]]:
     """`count` comparisons without a choice, as JSON objects: none twice, none asked before.
 
@@ -218,7 +199,7 @@ def draw(
     return records
 
 
-def _turns(posts: Sequence[Post], rng: np.random.Generator) -> Iterator[Post]:
+def _turns(posts: Sequence[Record], rng: np.random.Generator) -> Iterator[Record]:
     """All posts in random order, then again in another, without end."""
     while True:
         for i in rng.permutation(len(posts)):
@@ -226,7 +207,7 @@ def _turns(posts: Sequence[Post], rng: np.random.Generator) -> Iterator[Post]:
 
 
 def _write(
-    policies: Sequence[Policy], drawn: Sequence[tuple[Post, tuple[str, str]]], rng: np.random.Generator
+    policies: Sequence[Policy], drawn: Sequence[tuple[Record, tuple[str, str]]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     """The two texts of every pair drawn."""
     texts = [["", ""] for _ in drawn]
@@ -239,7 +220,7 @@ def _write(
     return [(first, second) for first, second in texts]
 
 
-def _record(post: Post, who: tuple[str, str], texts: tuple[str, str], flipped: bool) -> dict[str, Any]:
+def _record(post: Record, who: tuple[str, str], texts: tuple[str, str], flipped: bool) -> dict[str, Any]:
     summaries = [to_json(Summary(text, name)) for text, name in zip(texts, who, strict=True)]
-    info = {name: value for name, value in to_json(post).items() if name != "summary"}
+    info = {name: value for name, value in to_json(post).items() if name not in ("summary", "reference")}
     return {"info": info, "summaries": summaries[::-1] if flipped else summaries}

@@ -20,24 +20,18 @@ import jinja2
 import tokenizers
 from absl import flags
 
+from rlhf_jax import inference
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import Config, ConfigError, ModelConfig, fields_of
+from rlhf_jax.config import Config, ConfigError, fields_of
 from rlhf_jax.data.sentencepiece_json import tokenizer_json
-from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE, Tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE
 from rlhf_jax.files import read_object, whole_folder, write_json, write_text
-from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import heads, params, pretrained, transformer
-from rlhf_jax.run import checkpoint
+from rlhf_jax.inference import Network
+from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.pipeline import stages
 from rlhf_jax.run import workdir as runs
 
-STAGES = ("sft", "sft_10x", "reward", "ppo")
 PAD = "<|pad|>"  # of reward models: transformers finds the last token of a text by it
-DESCRIPTIONS = {
-    "sft": "a summarizer fine-tuned on human summaries",
-    "sft_10x": "a larger summarizer fine-tuned on human summaries",
-    "reward": "a reward model: it scores a summary of a post as people would prefer it",
-    "ppo": "a summarizer trained with PPO against a reward model learned from human comparisons",
-}
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +48,8 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> flags.FlagValues:
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
-    flags.DEFINE_enum("stage", None, STAGES, "whose model", required=True, flag_values=options)
+    names = list(stages.networks())
+    flags.DEFINE_enum("stage", None, names, "whose model", required=True, flag_values=options)
     flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
     flags.DEFINE_enum(
         "dtype", "float32", ("float32", "bfloat16", "float16"), "of the weights", flag_values=options
@@ -62,37 +57,32 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     return parse_flags(argv, options)
 
 
-def export(workdir: Path, stage: str, out: Path, dtype: str = "float32") -> None:
-    """Writes the newest checkpoint of `stage` as the folder `out`, whole or not at all.
+def export(workdir: Path, name: str, out: Path, dtype: str = "float32") -> None:
+    """Writes the newest checkpoint of network `name` as the folder `out`, whole or not at all.
 
     Raises ConfigError where `out` holds something already or no family of the transformers library
     has the architecture, CheckpointError where there is no checkpoint.
     """
     with whole_folder(out, ConfigError) as partial:
-        _write(workdir, stage, partial, dtype)
+        _write(workdir, name, partial, dtype)
 
 
-def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
-    config = runs.read_config(workdir)
-    tokenizer = load_tokenizer(workdir)
-    named = config.sft.bigger_pretrained if stage == "sft_10x" else None
-    model = pretrained.architecture(config.model, named)
-    scalar = stage == "reward"
-    with jax.set_mesh(make_mesh()):
-        specs = (heads if scalar else transformer).specs(model, tokenizer.vocab_size)
-        like = params.abstract(specs, jax.sharding.get_mesh())
-        weights = checkpoint.restore_params(*checkpoint.require(workdir, stage, "export"), like)
+def _write(workdir: Path, name: str, out: Path, dtype: str) -> None:
+    config, network = runs.read_config(workdir), inference.load(workdir, name, needed_by="export")
+    tokenizer, scalar = network.tokenizer, network.is_scalar
+    with inference.on_devices():
         converted = as_json(workdir)
         eos = converted.id_to_token(tokenizer.eos_id)
         pad_id = tokenizer.eos_id  # of a policy: its padding is left out by the attention mask
         if scalar:
             converted.add_special_tokens([PAD])
             pad_id = converted.encode(PAD, add_special_tokens=False).ids[0]
-            embed = weights["transformer"]["embed"]
+            embed = network.weights["transformer"]["embed"]
             embed["tokens"] = with_rows(embed["tokens"], pad_id + 1)
         bos_id = next(iter(tokenizer.prefix), None)
         fields = {"bos_token_id": bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
-        pretrained.save(out, weights, model, dtype, fields)
+        pretrained.save(out, network.weights, network.model, dtype, fields)
+    write_json(out / inference.TASK_FILE, inference.task_fields(config.data))
     converted.save(str(out / JSON_FILE))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -110,7 +100,7 @@ def _write(workdir: Path, stage: str, out: Path, dtype: str) -> None:
             "do_sample": False,
         }
         write_json(out / "generation_config.json", generation)
-    write_text(out / "README.md", model_card(config, workdir, stage, model, tokenizer))
+    write_text(out / "README.md", model_card(config, workdir, name, network))
 
 
 def as_json(folder: Path) -> tokenizers.Tokenizer:
@@ -125,7 +115,7 @@ def with_rows(table: jax.Array, rows: int) -> jax.Array:
     return jnp.pad(table, ((0, max(rows - table.shape[0], 0)), (0, 0)))
 
 
-def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, tokenizer: Tokenizer) -> str:
+def model_card(config: Config, workdir: Path, name: str, network: Network) -> str:
     """README.md of an exported model: what it is, how to use it, data, settings, results and limits."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -135,13 +125,18 @@ def model_card(config: Config, workdir: Path, stage: str, model: ModelConfig, to
         keep_trailing_newline=True,
     )
     results = workdir / "results.json"
-    shown = ("model.", "data.", f"{stage.removesuffix('_10x')}.")
+    stage = next(stage for stage in stages.STAGES if name in stage.networks)
+    shown = ("model.", "data.", f"{stage.name}.")
     return environment.get_template("model_card.md.jinja").render(
-        stage=stage,
-        description=DESCRIPTIONS[stage],
+        name=name,
+        task=network.task,
+        compared=not {"collect", "reward"}.isdisjoint(stage.needs),
+        scalar=network.is_scalar,
+        base=network.model.pretrained,
+        description=stages.networks()[name].description,
         run=workdir.resolve().name,
         config=config,
-        parameters=params.count(transformer.specs(model, tokenizer.vocab_size)),
-        settings=[(name, value) for name, _, value in fields_of(config) if name.startswith(shown)],
+        parameters=params.count(transformer.specs(network.model, network.tokenizer.vocab_size)),
+        settings=[(field, value) for field, _, value in fields_of(config) if field.startswith(shown)],
         results=read_object(results, ConfigError) if results.exists() else {},
     )

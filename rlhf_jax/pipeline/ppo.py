@@ -1,4 +1,4 @@
-"""PPO against a reward model, with a KL penalty to the SFT policy (Stiennon et al. 2020, §3.4).
+"""4. PPO against a reward model, with a KL penalty to the SFT policy (Stiennon et al. 2020, §3.4).
 
 The whole iteration is one compiled function with donated state: sample responses, score them,
 penalize KL, estimate advantages, update policy and value network. Four networks of one
@@ -12,7 +12,6 @@ tokens only.
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +20,18 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig, PpoConfig
-from rlhf_jax.data import sources
 from rlhf_jax.data.batches import QueryPlan
-from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
-from rlhf_jax.mesh import ROWS, abstract_rows, check_rows, layout, make_mesh, split_rows, to_devices
-from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.mesh import ROWS, abstract_batch, check_rows, layout, make_mesh, split_rows, to_devices
+from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.likelihood import response_logprobs
-from rlhf_jax.pipeline.rollout import Rollout, rollout
+from rlhf_jax.pipeline.rollout import Rollout, Setting, rollout
 from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health, loop
-from rlhf_jax.training.metrics import MetricsLog
+from rlhf_jax.training import health
+from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import (
     TrainState,
     make_optimizer,
@@ -60,16 +58,6 @@ class PpoState(struct.PyTreeNode):
 
     def with_params(self, params) -> "PpoState":
         return self.replace(policy=self.policy.with_params(params))
-
-
-class Setting(NamedTuple):
-    """What stays fixed over a run and is compiled into the iteration."""
-
-    model: ModelConfig
-    options: PpoConfig
-    response_tokens: int
-    eos_id: int
-    pad_id: int
 
 
 def loss(
@@ -158,7 +146,7 @@ def iteration(
         query,
         sample_key,
         state.kl_coef,
-        **setting._asdict(),
+        setting,
     )
     with jax.named_scope("update"):
         (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
@@ -204,61 +192,53 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     setting = Setting(model, options, data.response_tokens, eos_id=0, pad_id=vocabulary)
     reference = params.abstract(transformer.specs(model, vocabulary), mesh)
     reward = params.abstract(heads.specs(model, vocabulary), mesh)
+    optimizer, sigma = make_optimizer(options.optimizer, 1), config.health.spike_sigma
     start = functools.partial(
-        initial_state, optimizer=make_optimizer(options.optimizer, 1), options=options, seed=config.seed
+        initial_state, optimizer=optimizer, options=options, seed=config.seed, spike_sigma=sigma
     )
-    query = abstract_rows(mesh, (options.batch_size, data.query_tokens))
     state = jax.eval_shape(start, reference, reward)
+    query = abstract_batch(mesh, QueryPlan.widest(data, options.batch_size))["query"]
     return jitted_iteration(setting).trace(state, reference, reward, query)
 
 
 def train(config: Config, workdir: Path) -> None:
     """Trains the policy of stage sft against the model of stage reward into `checkpoints/ppo`."""
-    options, folder = config.ppo, workdir / "checkpoints" / "ppo"
-    mesh = make_mesh(config.mesh)
-    sft, reward_model = (checkpoint.require(workdir, stage, "ppo") for stage in ("sft", "reward"))
-    tokenizer = load_tokenizer(workdir)
-    model = pretrained.architecture(config.model)
-    setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
-    posts = sources.load_queries(config.data, config.seed, tokenizer)
-    plan = QueryPlan(posts, tokenizer, config.data, options.batch_size, config.seed)
-    iterations = options.episodes // options.batch_size
-    updates = iterations * options.epochs * options.minibatches
-    optimizer = make_optimizer(options.optimizer, updates)
-    schedule = make_schedule(options.optimizer, updates)
-
+    options, mesh = config.ppo, make_mesh(config.mesh)
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     with jax.set_mesh(mesh):
-        policy_like = params.abstract(transformer.specs(model, tokenizer.vocab_size), mesh)
-        reward_like = params.abstract(heads.specs(model, tokenizer.vocab_size), mesh)
-        reference = checkpoint.restore_params(*sft, policy_like)
-        reward = checkpoint.restore_params(*reward_model, reward_like)
-        state = initial_state(reference, reward, optimizer, options, config.seed, config.health.spike_sigma)
-        start = checkpoint.latest_step(folder) or 0
-        state = loop.resume(folder, start, state)
-        step = jitted_iteration(setting)
-
-        def one_iteration(state: PpoState, i: int) -> tuple[PpoState, losses.Metrics, dict]:
-            query = plan.batch(i)["query"]
-            state, metrics = step(state, reference, reward, to_devices(query, mesh))
-            responses = options.batch_size * metrics["objective/length"]
-            tokens = np.count_nonzero(query != tokenizer.pad_id) + responses
-            metrics |= {"lr": schedule(state.policy.step - 1), "episodes": (i + 1) * options.batch_size}
-            return state, metrics, {"episodes": options.batch_size, "tokens": tokens}
-
-        usual_scores = checkpoint.read_meta(*reward_model)["usual_scores"]
-        signs = functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores)
-        watch = health.Watch(folder, config.health, options.epochs * options.minibatches, signs)
-        loop.run(
-            MetricsLog(workdir, "ppo", start, iterations, SHOWN, watch),
-            folder,
-            state,
-            one_iteration,
-            save_every=options.save_every,
-            keep=config.keep_checkpoints,
-            best=options.best,
-            profile=workdir / "profile" / "ppo" if config.profile else None,
+        reference = inference.load(workdir, "sft", config=config, needed_by="ppo")
+        reward = inference.load(workdir, "reward", config=config, needed_by="ppo")
+        model, task, tokenizer = reference.model, reference.task, reference.tokenizer
+        setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
+        records = task.filtered(task.queries(), tokenizer, references=False)
+        plan = QueryPlan(records, tokenizer, task, options.batch_size, config.seed)
+        iterations = options.episodes // options.batch_size
+        updates = iterations * options.epochs * options.minibatches
+        schedule = make_schedule(options.optimizer, updates)
+        usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward", "ppo"))["usual_scores"]
+        training = Training(
+            config,
+            workdir,
+            "ppo",
+            options,
+            iterations,
+            SHOWN,
+            inference.describe(model),
+            updates=options.epochs * options.minibatches,
+            signs=functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores),
         )
+        optimizer, sigma = make_optimizer(options.optimizer, updates), config.health.spike_sigma
+        state = initial_state(reference.weights, reward.weights, optimizer, options, config.seed, sigma)
+        state = training.resume(state)
+        step = jitted_iteration(setting)
+        with training:
+            for i in training.steps(state):
+                query = plan.batch(i)["query"]
+                state, metrics = step(state, reference.weights, reward.weights, to_devices(query, mesh))
+                responses = options.batch_size * metrics["objective/length"]
+                tokens = np.count_nonzero(query != tokenizer.pad_id) + responses
+                metrics |= {"lr": schedule(state.policy.step - 1), "episodes": (i + 1) * options.batch_size}
+                training.after(state, metrics, episodes=options.batch_size, tokens=tokens)
 
 
 def initial_state(

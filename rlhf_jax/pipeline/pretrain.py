@@ -27,18 +27,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 
+from rlhf_jax import inference
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import HealthConfig, ModelConfig, OptimizerConfig
+from rlhf_jax.config import Config, HealthConfig, ModelConfig, OptimizerConfig, SftConfig
 from rlhf_jax.data.mini.documents import Spans, documents
-from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health, loop
-from rlhf_jax.training.metrics import MetricsLog
-from rlhf_jax.training.state import TrainState, make_optimizer, update, value_and_grad_in_parts
+from rlhf_jax.training.loop import Training
+from rlhf_jax.training.state import TrainState, starting, update, value_and_grad_in_parts
 
 ROW_TOKENS = 144  # of a packed row; a document is cut there
 VOCABULARY = 768
@@ -133,23 +132,22 @@ def train(options: flags.FlagValues) -> None:
         tokenizer = load_tokenizer(options.tokenizer)
     else:
         texts = ["".join(text for text, _ in spans) for spans in documents(seed, 5_000)]
-        tokenizer = train_tokenizer(texts, VOCABULARY, (*QUERY_PARTS, *FEW_SHOT_PARTS))
+        tokenizer = train_tokenizer(texts, VOCABULARY, Tldr.pieces)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     mesh = make_mesh()
-    optimizer = make_optimizer(
-        OptimizerConfig(learning_rate=options.learning_rate, warmup=200, clip_norm=1.0, beta2=0.98),
-        options.steps,
-    )
+    optimizer = OptimizerConfig(learning_rate=options.learning_rate, warmup=200, clip_norm=1.0, beta2=0.98)
     with jax.set_mesh(mesh):
         specs = transformer.specs(model, tokenizer.vocab_size)
-        state = jax.jit(lambda: TrainState.create(params.init(specs, jax.random.key(seed)), optimizer))()
-        folder = out / "checkpoints"
-        start = checkpoint.latest_step(folder) or 0
-        state = loop.resume(folder, start, state)
+        create = starting(optimizer, options.steps, HealthConfig())
+        state = jax.jit(lambda: create(params.init(specs, jax.random.key(seed))))()
+        about, shown = inference.describe(model), ("loss", "learnable")
+        kept = SftConfig(save_every=options.save_every)
+        training = Training(Config(), out, "pretrain", kept, options.steps, shown, about)
+        state = training.resume(state)
 
         @jax.jit
-        def step_fn(state: TrainState, batch):
+        def step(state: TrainState, batch):
             totals = jnp.sum(batch["weights"]), jnp.sum(batch["weights"] == 1.0)
             (value, metrics), gradients = value_and_grad_in_parts(
                 lambda weights, part: loss(weights, model, part, *totals),
@@ -161,16 +159,12 @@ def train(options: flags.FlagValues) -> None:
             return state, metrics | told
 
         per_update = options.rows * 8  # documents set apart for an update, more than it can hold
-
-        def one_step(state: TrainState, step: int):
-            drawn = documents(seed, per_update, step * per_update)
-            packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
-            rows = list(islice(packed, options.rows))
-            batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            read = {"rows": options.rows, "tokens": np.count_nonzero(batch["segments"])}
-            return *step_fn(state, to_devices(batch, mesh)), read
-
-        watch = health.Watch(folder, HealthConfig())
-        log = MetricsLog(out, "pretrain", start, options.steps, ("loss", "learnable"), watch)
-        state = loop.run(log, folder, state, one_step, save_every=options.save_every)
+        with training:
+            for i in training.steps(state):
+                drawn = documents(seed, per_update, i * per_update)
+                packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
+                rows = list(islice(packed, options.rows))
+                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                state, metrics = step(state, to_devices(batch, mesh))
+                training.after(state, metrics, rows=options.rows, tokens=np.count_nonzero(batch["segments"]))
         pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})

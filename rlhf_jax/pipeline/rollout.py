@@ -1,5 +1,7 @@
 """What PPO learns from: responses, what every network says of them, and rewards token by token."""
 
+from typing import NamedTuple
+
 import jax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -26,6 +28,16 @@ class Rollout(struct.PyTreeNode):
     returns: Float[Array, "B R"]  # advantages before whitening + values
 
 
+class Setting(NamedTuple):
+    """What stays fixed over a run and is compiled into an iteration."""
+
+    model: ModelConfig
+    options: PpoConfig
+    response_tokens: int
+    eos_id: int
+    pad_id: int
+
+
 def rollout(
     policy,
     reference,
@@ -34,25 +46,21 @@ def rollout(
     query: Int[Array, "B Q"],
     key: jax.Array,
     kl_coef: Float[Array, ""],
-    *,
-    model: ModelConfig,
-    options: PpoConfig,
-    response_tokens: int,
-    eos_id: int,
-    pad_id: int,
+    setting: Setting,
 ) -> Rollout:
     """Samples responses with `policy` and turns the four networks' views into advantages.
 
-    `policy` and `reference` are transformers, `value` and `reward` have scalar heads (four
-    parameter trees of one architecture). Everything is float32 from the logits on.
+    `policy` and `reference` are parameters of transformers, `value` and `reward` have scalar heads: four
+    trees of one architecture. Everything is float32 from the logits on.
     """
+    model, options, eos_id, pad_id = setting.model, setting.options, setting.eos_id, setting.pad_id
     response, mask, logp, ref_logp = sample_with_logprobs(
         policy,
         reference,
         query,
         key,
         model=model,
-        response_tokens=response_tokens,
+        response_tokens=setting.response_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
         temperature=options.temperature,

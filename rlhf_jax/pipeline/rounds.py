@@ -14,31 +14,21 @@ answer at once. Stopped at any point, it resumes. `<workdir>/rounds.html` shows 
 Departure from the paper: PPO starts from the SFT policy in every round.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 from etils.epath import Path
 
 from rlhf_jax.config import Config
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE
-from rlhf_jax.data.mini.labelers import label
-from rlhf_jax.data.mini.pairs import Pair
-from rlhf_jax.data.records import (
-    Comparison,
-    Post,
-    RecordError,
-    read_comparisons,
-    read_jsonl,
-    to_json,
-    write_jsonl,
-)
+from rlhf_jax.data.records import Comparison, RecordError, read_comparisons, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.task import Labelers
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback.export import split_of
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.pipeline import ask
+from rlhf_jax.pipeline import ask, stages
 from rlhf_jax.report.rounds_page import write_rounds_report
 from rlhf_jax.run import checkpoint, fork
 from rlhf_jax.run import workdir as runs
@@ -46,30 +36,28 @@ from rlhf_jax.run import workdir as runs
 COLLECTED = "collected/comparisons.jsonl"
 
 
-def run(config: Config, workdir: Path, pipeline: Callable[[Config, Path], None]) -> None:
-    """Goes through the rounds that are not finished, until one waits for people.
-
-    `pipeline(config, folder)` runs the stages that have not finished in a folder.
-    """
+def run(config: Config, workdir: Path) -> None:
+    """Goes through the rounds that are not finished, until one waits for people."""
     if jax.process_count() > 1:
         raise ask.TaskError("stage round runs on one host; the stages of a round run on many, one by one")
     checkpoint.require(workdir, "sft", "round")
+    task = tasks.find(config.data, config.seed)
     for number in range(1, len(config.rounds.pairs) + 1):
         folder = folder_of(workdir, number)
         if not runs.stage_done(folder, "eval"):
             runs.open_workdir(folder, config)
-            fork.take_over(workdir, folder, {"sft": "sft"})
+            fork.take_over(workdir, folder, {"sft": "sft"}, stages.files())
             if not (folder / "tasks.jsonl").exists():
                 write_jsonl(folder / "tasks.jsonl", draw(config, workdir, number))
-            if config.data.source == "mini" and not (folder / COLLECTED).exists():
-                write_jsonl(folder / COLLECTED, simulate(folder, config.seed))
+            if task.labelers and not (folder / COLLECTED).exists():
+                write_jsonl(folder / COLLECTED, simulate(folder, task.labelers))
             if not (folder / COLLECTED).exists():
                 print(waiting(workdir, number))
                 return
             if not (folder / "comparisons.jsonl").exists():
                 write_jsonl(folder / "comparisons.jsonl", gather(workdir, number))
             print(f"round {number} of {len(config.rounds.pairs)}: {folder}", flush=True)
-            pipeline(config, folder)
+            stages.run_stages(config, folder)
         write_rounds_report(workdir, number)
     print(f"all {len(config.rounds.pairs)} rounds are finished (rounds.pairs): {workdir / 'rounds.html'}")
 
@@ -86,8 +74,8 @@ def draw(config: Config, workdir: Path, number: int) -> list[dict]:
         newest = f"ppo_round{number - 1}:{before}"
         policies = [newest, newest, "sft", ask.REFERENCE]
     asked = ask.asked_in(folder_of(workdir, earlier) / "tasks.jsonl" for earlier in range(1, number))
-    posts = sources.load_posts(config.data, config.seed)["train"]
-    posts = sources.filtered(posts, config.data, load_tokenizer(workdir))
+    task = tasks.find(config.data, config.seed)
+    posts = task.filtered(task.records()["train"], load_tokenizer(workdir))
     with jax.set_mesh(make_mesh(config.mesh)):
         found = ask.find_policies(policies, config, workdir, TEMPERATURE)
         pairs = ask.draw(found, posts, config.rounds.pairs[number - 1], config.seed, asked)
@@ -98,17 +86,12 @@ def batch_of(number: int) -> str:
     return f"round{number}"
 
 
-def simulate(folder: Path, seed: int) -> list[Comparison]:
-    """What the miniature's labelers say of a round's tasks; the splits are those of an export."""
+def simulate(folder: Path, labelers: Labelers) -> list[Comparison]:
+    """What simulated labelers say of a round's tasks; the splits are those of an export."""
     asked = list(read_jsonl(folder / "tasks.jsonl", lambda line: comparison_of(line, choice=0)))
-    pairs = []
-    for task in asked:
-        first, second = task.summaries
-        assert isinstance(task.info, Post)
-        pairs.append(Pair(task.info, first.text, second.text, first.policy, second.policy))
     return [
-        replace(answer, batch=task.batch, split=split_of(to_json(task)))
-        for task, answer in zip(asked, label(pairs, seed), strict=True)
+        replace(answer, batch=one.batch, split=split_of(to_json(one)))
+        for one, answer in zip(asked, labelers.answer(asked), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on posts with human summaries (Stiennon et al. 2020, §3.3).
+"""1. Supervised fine-tuning on people's responses (Stiennon et al. 2020, §3.3).
 
 Mean cross-entropy over the response tokens of the whole batch, so that packing, microbatches and
 devices do not change it. Departure from the paper: none by default; `sft.query_loss` learns the
@@ -6,6 +6,7 @@ query's tokens too (N+).
 """
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.functional.losses import cross_entropy
-from rlhf_jax.mesh import abstract_rows, check_rows, make_mesh, to_devices
+from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.run import checkpoint, hosts
-from rlhf_jax.training import health, loop
-from rlhf_jax.training.metrics import MetricsLog
-from rlhf_jax.training.state import TrainState, make_optimizer, stage_key, update, value_and_grad_in_parts
+from rlhf_jax.run import hosts
+from rlhf_jax.training.loop import Training
+from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
 
 
 def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Array, ""]) -> Float[Array, ""]:
@@ -67,86 +68,49 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """
     options, data, mesh = config.sft, config.data, jax.sharding.get_mesh()
     check_rows("sft.batch_size", options.batch_size, options.microbatches, mesh)
-    rows, width = options.batch_size, data.query_tokens + data.response_tokens
-    optimizer = make_optimizer(options.optimizer, 1)
     like = params.abstract(transformer.specs(model, vocabulary), mesh)
-    state = jax.eval_shape(functools.partial(TrainState.create, tx=optimizer), like)
-    batch = {
-        "tokens": abstract_rows(mesh, (rows, width)),
-        "segments": abstract_rows(mesh, (rows, width)),
-        "targets_mask": abstract_rows(mesh, (rows, width), jnp.float32),
-        "index": abstract_rows(mesh, (rows,)),
-    }
-    targets = width - 1 if options.query_loss else data.response_tokens
-    return jitted_step(model, targets, options.microbatches).trace(state, batch)
+    state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    batch = SftPlan.widest(data, options.batch_size)
+    targets = batch["tokens"].shape[1] - 1 if options.query_loss else data.response_tokens
+    return jitted_step(model, targets, options.microbatches).trace(state, abstract_batch(mesh, batch))
 
 
 def train(config: Config, workdir: Path) -> None:
     """Trains `checkpoints/sft`, and `checkpoints/sft_10x` from the bigger base where there is one."""
-    model = pretrained.architecture(config.model)
-    base = pretrained.folder_of(config.model.pretrained) if config.model.pretrained else None
-    posts = sources.load_posts(config.data, config.seed)["train"]
-    tokenizer = sources.make_tokenizer(posts, config.data, base)
+    task, options = tasks.find(config.data, config.seed), config.sft
+    records = task.records()["train"]
+    base = config.model.pretrained
+    tokenizer = task.make_tokenizer(records, pretrained.folder_of(base) if base else None)
     if hosts.is_first():
         tokenizer.save(workdir)
-    posts = sources.filtered(posts, config.data, tokenizer)
-    plan = SftPlan(posts, tokenizer, config.data, config.sft, config.seed)
+    records = task.filtered(records, tokenizer)
+    plan = SftPlan(records, tokenizer, task, options, config.seed)
     if plan.truncated:
-        print(f"sft: {plan.truncated:,} of {len(posts):,} references lose tokens to data.response_tokens")
-    fine_tune("sft", config, model, base, plan, tokenizer.vocab_size, workdir)
-    if config.sft.bigger_pretrained:
-        bigger = pretrained.folder_of(config.sft.bigger_pretrained)
-        fine_tune(
-            "sft_10x",
-            config,
-            pretrained.architecture(config.model, config.sft.bigger_pretrained),
-            bigger,
-            plan,
-            tokenizer.vocab_size,
-            workdir,
-        )
+        print(f"sft: {plan.truncated:,} of {len(records):,} references lose tokens to data.response_tokens")
+    bases = {"sft": base} | ({"sft_10x": options.bigger_pretrained} if options.bigger_pretrained else {})
+    for name, each in bases.items():
+        fine_tune(name, each, config, plan, tokenizer.vocab_size, workdir)
 
 
-def fine_tune(
-    name: str,
-    config: Config,
-    model: ModelConfig,
-    base: Path | None,
-    plan: SftPlan,
-    vocabulary: int,
-    workdir: Path,
-) -> None:
-    """Fine-tunes one model from `base`, or from random weights, into `checkpoints/<name>`."""
-    options, folder = config.sft, workdir / "checkpoints" / name
-    mesh = make_mesh(config.mesh)
+def fine_tune(name: str, base: str, config: Config, plan: SftPlan, vocabulary: int, workdir: Path) -> None:
+    """Fine-tunes the pretrained model `base`, or random weights where it is "", into `checkpoints/<name>`."""
+    options, mesh = config.sft, make_mesh(config.mesh)
+    model = pretrained.architecture(replace(config.model, pretrained=base))
     total = plan.total_steps(options.epochs)
-    optimizer = make_optimizer(options.optimizer, total)
+    training = Training(config, workdir, name, options, total, ("loss",), inference.describe(model))
     with jax.set_mesh(mesh):
         check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
         specs = transformer.specs(model, vocabulary)
-        like = params.abstract(specs, mesh)
-        start = checkpoint.latest_step(folder) or 0
-        if base and not start:
-            weights = pretrained.load(base, like)
+        if base and not training.start:
+            weights = pretrained.load(pretrained.folder_of(base), params.abstract(specs, mesh))
         else:
             weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
-        create = functools.partial(TrainState.create, tx=optimizer, spike_sigma=config.health.spike_sigma)
-        state = jax.jit(create, donate_argnums=0)(weights)
-        state = loop.resume(folder, start, state)
+        state = jax.jit(starting(options.optimizer, total, config.health), donate_argnums=0)(weights)
+        state = training.resume(state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)
-
-        def one_step(state: TrainState, i: int) -> tuple[TrainState, dict, dict]:
-            batch = plan.batch(i)
-            read = {"rows": plan.batch_size, "tokens": np.count_nonzero(batch["segments"])}
-            return *train_step(state, to_devices(batch, mesh)), read
-
-        loop.run(
-            MetricsLog(workdir, name, start, total, ("loss",), health.Watch(folder, config.health)),
-            folder,
-            state,
-            one_step,
-            save_every=options.save_every,
-            keep=config.keep_checkpoints,
-            best=options.best,
-            profile=workdir / "profile" / name if config.profile else None,
-        )
+        with training:
+            for i in training.steps(state):
+                batch = plan.batch(i)
+                state, metrics = train_step(state, to_devices(batch, mesh))
+                tokens = np.count_nonzero(batch["segments"])
+                training.after(state, metrics, rows=plan.batch_size, tokens=tokens)

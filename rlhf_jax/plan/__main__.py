@@ -29,7 +29,7 @@ from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.model import attention, pretrained
-from rlhf_jax.plan.compiled import PROGRAMS, Plan, compile_program
+from rlhf_jax.plan.compiled import Plan, compile_program, programs
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
 from rlhf_jax.run.config_flags import parse_config
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
     options = flags.FlagValues()
     flags.DEFINE_string("topology", None, "the machine", flag_values=options)
     flags.DEFINE_list("mesh", None, "replica, fsdp, tensor", flag_values=options)
-    flags.DEFINE_enum("stage", "all", (*PROGRAMS, "all"), "what to compile", flag_values=options)
+    flags.DEFINE_enum("stage", "all", (*programs(), "all"), "what to compile", flag_values=options)
     flags.DEFINE_string("json", None, "file to write", flag_values=options)
     flags.DEFINE_bool("search", False, "try what fits", flag_values=options)
     config = parse_config(argv, options)
@@ -62,8 +62,8 @@ def run(argv: list[str]) -> None:
     topology = find(options.topology)
     model, vocabulary = architecture(config, topology)
     plans: list[Plan] = []
-    for stage in PROGRAMS if options.stage == "all" else (options.stage,):
-        for program in PROGRAMS[stage]:
+    for stage in programs() if options.stage == "all" else (options.stage,):
+        for program in programs()[stage]:
             if options.search:
                 tried = []
                 for plan in search(program, config, model, vocabulary, topology):

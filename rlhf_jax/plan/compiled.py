@@ -9,23 +9,15 @@ import jax
 
 from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, row_shards
 from rlhf_jax.model import heads, params, transformer
-from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline import stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology
 
-PROGRAMS = {
-    "sft": {"sft": sft.traced},
-    "reward": {"reward": reward.traced},
-    "ppo": {"ppo": ppo.traced},
-    "eval": {"eval.write": inference.traced_write, "eval.read": inference.traced_read},
-}
-TRACED = {name: traced for programs in PROGRAMS.values() for name, traced in programs.items()}
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
-PUBLISHED_POSTS = 116_722  # of OpenAI's filtered TL;DR, split train
-PUBLISHED_PAIRS = 92_832  # comparisons of TL;DR that N+ trains on
 POLICIES, TEXTS = 2, 6  # that evaluation samples from greedily, and scores, beside best-of-N
 
 
@@ -51,6 +43,11 @@ class Plan:
     collectives: dict[str, float] = field(default_factory=dict)  # bytes received in a step, by kind
     bound: dict[str, float] = field(default_factory=dict)  # seconds of a step, at the least; where compiled
     chip_hours: dict[str, float] = field(default_factory=dict)  # by utilisation of the bound
+
+
+def programs() -> dict[str, list[str]]:
+    """Stage → the programs that it runs, of stages that have any."""
+    return {stage.name: list(stage.programs) for stage in stages.STAGES if stage.programs}
 
 
 def compile_program(
@@ -82,7 +79,7 @@ def compile_program(
     start = time.monotonic()
     try:
         with jax.set_mesh(mesh):
-            traced = TRACED[program](config, model, vocabulary)
+            traced = stages.programs()[program](config, model, vocabulary)
             compiled = traced.lower(lowering_platforms=(topology.platform,)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -157,15 +154,13 @@ def bound(phases: list[flops.Phase], plan: Plan, topology: Topology) -> dict[str
 def steps(program: str, config: Config, shards: int) -> int:
     """Of the configured run, evaluation in batches for so many row shards.
 
-    Sizes of real data are those that OpenAI published, before any filter. A batch of greedy summaries,
-    or of the texts of all policies, counts as one of best-of-N.
+    Sizes of data are those that their task expects, before any filter. A batch of greedy summaries, or of
+    the texts of all policies, counts as one of best-of-N.
     """
-    mini, options = config.data.source == "mini", config.eval
+    (posts, pairs), options = tasks.find(config.data, config.seed).expected, config.eval
     if program == "sft":
-        posts = config.data.mini_posts if mini else PUBLISHED_POSTS
         return max(1, round(config.sft.epochs * (posts // config.sft.batch_size)))
     if program == "reward":
-        pairs = config.data.mini_pairs if mini else PUBLISHED_PAIRS
         return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
     if program == "ppo":
         return config.ppo.episodes // config.ppo.batch_size

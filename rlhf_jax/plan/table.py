@@ -19,7 +19,7 @@ from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.files import read_object, write_text
-from rlhf_jax.plan.compiled import PROGRAMS
+from rlhf_jax.plan.compiled import programs
 from rlhf_jax.plan.topologies import PlanError
 
 SIZES = ("paper_1_3b", "paper_6_7b")
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
         return f"{self.size}-{self.topology.replace(':', '-')}-{self.stage}"
 
 
-CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIES for stage in PROGRAMS]
+CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIES for stage in programs()]
 
 
 def main(argv: list[str]) -> int:
@@ -142,9 +142,9 @@ def markdown(folder: Path) -> str:
 
 def grid(size: str, texts: Mapping[Cell, str]) -> str:
     """Topologies by stages, for one size."""
-    rows = [["", *PROGRAMS], ["---"] * (len(PROGRAMS) + 1)]
+    rows = [["", *programs()], ["---"] * (len(programs()) + 1)]
     for topology in TOPOLOGIES:
-        rows.append([f"`{topology}`", *(texts.get(Cell(size, topology, stage), "") for stage in PROGRAMS)])
+        rows.append([f"`{topology}`", *(texts.get(Cell(size, topology, stage), "") for stage in programs())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from rlhf_jax.data.names import spoken
 from rlhf_jax.evaluation.intervals import Estimate
-from rlhf_jax.report.names import spoken
 
 RED, BLUE, GREEN, GREY = "#b8402a", "#2a62b0", "#2f7d4f", "#8a8d93"
 LINES = ("-", "--", ":", "-.")

@@ -3,31 +3,22 @@
 It loads nothing from the network, and no text of a post can become markup.
 """
 
+import functools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
 from rlhf_jax.config import flatten
-from rlhf_jax.data.records import read_jsonl
+from rlhf_jax.data.names import NO_LABELS, titled
+from rlhf_jax.data.records import read_jsonl, record_of
 from rlhf_jax.files import read_object, write_text
 from rlhf_jax.report.plots import curve_plot, preference_plot
+from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import read_metrics
 
-STAGES = {
-    "sft": "Supervised fine-tuning",
-    "sft_10x": "Supervised fine-tuning, 10× larger",
-    "reward": "Reward model",
-    "ppo": "PPO",
-    "eval": "Evaluation",
-}
-POLICIES = {
-    "base": "Pretrained",
-    "sft": "SFT",
-    "sft_10x": "SFT, 10× larger",
-    "ppo": "PPO",
-    "reference": "Reference",
-}
 # A policy's field in results.json: heading, format, meaning.
 COLUMNS = {
     "preference_at_equal_length.value": (
@@ -88,17 +79,19 @@ def write_report(workdir: Path) -> Path:
     config = read_json(workdir / "config.json")
     samples = workdir / "samples" / "test.jsonl"
     preferences = results.get("preference_over_reference") or {}
-    page = template("report.html.jinja").render(
+    stages, networks = runs.labels(workdir), runs.networks(workdir)
+    page = template("report.html.jinja", stages, networks).render(
         run=workdir.resolve().name,
         config=config,
         results=results,
         judge=results.get("judge"),
         preferences=preferences,
-        preference_plot=preferences and preference_plot({policy_name(p): r for p, r in preferences.items()}),
+        preference_plot=preferences
+        and preference_plot({titled(p, networks): r for p, r in preferences.items()}),
         table=policy_table(results),
         reward_model=facts(results.get("reward_model") or {}),
         ppo=facts(results.get("ppo") or {}),
-        training=training(workdir / "metrics"),
+        training=training(workdir / "metrics", stages, networks),
         seconds=results.get("seconds") or {},
         samples=list(read_jsonl(samples, side_by_side)),
         settings=settings(config),
@@ -108,7 +101,10 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def template(name: str) -> jinja2.Template:
+def template(
+    name: str, stages: Mapping[str, str] = NO_LABELS, networks: Mapping[str, str] = NO_LABELS
+) -> jinja2.Template:
+    """A page to fill in; `stages` and `networks` are what a run calls its own."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -117,17 +113,13 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "stage": lambda stage: STAGES.get(stage, stage),
-        "policy": policy_name,
+        "stage": functools.partial(titled, labels=stages),
+        "policy": functools.partial(titled, labels=networks),
         "rate": rate_text,
         "text": text,
         "duration": duration,
     }
     return environment.get_template(name)
-
-
-def policy_name(policy: str) -> str:
-    return POLICIES.get(policy, policy.replace("_", " ").capitalize())
 
 
 def duration(seconds: float) -> str:
@@ -176,13 +168,14 @@ def facts(fields: dict) -> dict[str, str]:
 
 
 def side_by_side(sample: dict) -> dict:
-    """A post, its summaries, the reference among them, and the best score of each kind, if any."""
-    summaries = {"reference": {"text": sample["post"]["summary"]}} | sample["summaries"]
+    """A record, the responses to it, the reference among them, and the best score of each kind, if any."""
+    record = record_of(sample["post"])
+    summaries = {"reference": {"text": record.reference}} | sample["summaries"]
     best = {}
     for kind in ("key_fact", "gold", "score"):
         scores = [summary[kind] for summary in summaries.values() if summary.get(kind) is not None]
         best[kind] = max(scores, default=None)
-    return {"post": sample["post"], "summaries": summaries, "best": best}
+    return {"post": record, "summaries": summaries, "best": best}
 
 
 def settings(config: dict) -> dict[str, dict]:
@@ -191,14 +184,16 @@ def settings(config: dict) -> dict[str, dict]:
     return {"run": {name: value for name, value in config.items() if name not in sections}} | sections
 
 
-def training(folder: Path) -> dict[str, list[dict]]:
-    """Title -> curves, of every log in the folder; a stage trained with several seeds has a log a seed."""
-    stages = {}
-    for stage, title in STAGES.items():
-        for path in sorted([*folder.glob(f"{stage}.jsonl"), *folder.glob(f"{stage}_seed*.jsonl")]):
-            seed = path.stem.removeprefix(stage).replace("_seed", ", seed ")
-            stages[title + seed] = curves(read_metrics(path))
-    return stages
+def training(folder: Path, stages: Mapping[str, str], networks: Mapping[str, str]) -> dict[str, list[dict]]:
+    """Title -> curves, of every log in the folder, in the order of the stages; each seed has a log."""
+    logs = {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
+    found = {}
+    for stage, title in stages.items():
+        for name in [name for name in logs if name == stage or name.startswith(f"{stage}_")]:
+            seed = re.fullmatch(rf"{stage}_seed(\d+)", name)
+            said = f"{title}, seed {seed[1]}" if seed else title if name == stage else titled(name, networks)
+            found[said] = curves(read_metrics(logs.pop(name)))
+    return found
 
 
 def curves(records: list[dict[str, float]]) -> list[dict]:

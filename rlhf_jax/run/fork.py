@@ -9,7 +9,8 @@ folders share bytes, and removing one leaves the other. What was taken over stan
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from etils.epath import Path
 
@@ -18,20 +19,22 @@ from rlhf_jax.run import manifest
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.workdir import WorkdirError
 
-STAGES = {  # with the beginnings of the fields with which a stage, and all after it, run anew
-    "sft": ("sft.", "model."),
-    "reward": ("reward.", "data.comparisons", "data.mini_pairs"),
-    "ppo": ("ppo.",),
-}
-FILES = {
-    "sft": ("tokenizer*",),
-    "reward": ("comparisons.jsonl",),
-    "ppo": (),
-}  # beside checkpoints and metrics
+
+class Row(Protocol):
+    """What is asked of a stage here: rlhf_jax/pipeline/stages.py."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+    @property
+    def files(self) -> tuple[str, ...]: ...
 
 
-def fork(config: Config, source: Path, workdir: Path) -> None:
+def fork(config: Config, source: Path, workdir: Path, rows: Sequence[Row]) -> None:
     """Makes `workdir` a new run of `config` with what it shares with the one in `source`, and says so.
+
+    `rows` are the stages; one that leaves nothing to take over, as evaluation does, has no fields.
 
     Does nothing where `workdir` is that run already: the same command resumes. Raises WorkdirError where
     it is another run, where the model differs, or where no stage can be taken over.
@@ -42,30 +45,35 @@ def fork(config: Config, source: Path, workdir: Path) -> None:
             raise WorkdirError(f"{workdir} is a run of its own: --fork makes a new one, in another --workdir")
         return
     changed = differences(config, to_dict(runs.read_config(source)))
-    stages = [stage for stage in STAGES if runs.stage_done(source, stage)]
     fields = [line.partition(":")[0] for line in changed]
-    for i, beginnings in enumerate(STAGES.values()):
-        if any(field.startswith(beginnings) for field in fields):
-            stages = [earlier for earlier in stages if earlier in list(STAGES)[:i]]
+    stages: list[str] = []
+    for row in (row for row in rows if row.fields):
+        if any(field.startswith(row.fields) for field in fields):
+            break
+        stages += [row.name] * runs.stage_done(source, row.name)
     if not stages:
         raise WorkdirError(
             f"{source} has no finished stage to go on from ({'; '.join(changed) or 'the same configuration'})"
         )
     runs.lock(workdir)
-    take_over(source, workdir, {stage: stage for stage in stages})
+    patterns = {row.name: row.files for row in rows}
+    take_over(source, workdir, {stage: stage for stage in stages}, patterns)
     manifest.write_json(record, {"from": str(source), "stages": stages, "differences": changed})
     print(f"{workdir}: {', '.join(stages)} of {source}; {'; '.join(changed) or 'the same configuration'}")
 
 
-def take_over(source: Path, workdir: Path, stages: Mapping[str, str]) -> None:
+def take_over(
+    source: Path, workdir: Path, stages: Mapping[str, str], patterns: Mapping[str, Sequence[str]]
+) -> None:
     """Puts what finished stages left in `source` into `workdir`, and marks them finished there.
 
     `stages` maps their names here to those there: {"sft": "sft_10x"} goes on with the larger model.
+    `patterns` are those of the files that a stage leaves beside checkpoints and metrics.
     """
     for stage, theirs in stages.items():
         if runs.stage_done(workdir, stage):
             continue
-        for pattern in FILES[stage]:
+        for pattern in patterns[stage]:
             for file in source.glob(pattern):
                 _copy(file, workdir / file.name)
         for pattern in (theirs, f"{theirs}_*"):  # sft and sft_10x
@@ -74,8 +82,7 @@ def take_over(source: Path, workdir: Path, stages: Mapping[str, str]) -> None:
                 _copy(file, workdir / "metrics" / name)  # a run may write to its own
             for training in source.glob(f"checkpoints/{pattern}"):
                 _link_steps(training, workdir / "checkpoints" / training.name.replace(theirs, stage, 1))
-        runs.record_seconds(workdir, stage, runs.read_seconds(source).get(theirs, 0.0))
-        runs.mark_done(workdir, stage)
+        runs.record_stage(workdir, stage, runs.read_seconds(source).get(theirs, 0.0), done=True)
 
 
 def _link_steps(theirs: Path, ours: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 from jax._src import clusters, distributed  # detection and the key-value store have no public names
+from tqdm import tqdm
 
 ENDED = 3  # exit status of a process that stops because another one ended
 BARRIER_SECONDS = 600  # that processes wait for each other, at checkpoints and elsewhere
@@ -115,6 +116,19 @@ def after_first(what: str, make: Callable[[], T]) -> T:
     made = [make()] if is_first() else []
     gather(what)
     return made[0] if made else make()
+
+
+def progress_bar(total: int, description: str, **more) -> tqdm:
+    """A bar on stderr, of process 0 alone; `more` goes to tqdm."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
+    return tqdm(
+        total=total,
+        desc=description,
+        mininterval=interval,
+        dynamic_ncols=True,
+        disable=not is_first(),
+        **more,
+    )
 
 
 def finish() -> None:

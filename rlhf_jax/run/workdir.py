@@ -96,11 +96,16 @@ def read_config(workdir: str | PathLike[str]) -> Config:
         raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
 
 
-def record_seconds(workdir: Path, stage: str, seconds: float) -> None:
-    """Adds to the seconds a stage has run, over all its starts."""
+def record_stage(workdir: Path, stage: str, seconds: float = 0.0, **about) -> None:
+    """Adds to the seconds a stage has run, over all its starts, and keeps what else is told `about` it.
+
+    That is `done`, once it has finished; `label`, what people call it; and `networks`, which maps the names
+    of the networks that it leaves in checkpoints/ to what people call them.
+    """
     record = _progress(workdir)
     entry = record.setdefault(stage, {"seconds": 0.0, "done": False})
     entry["seconds"] += seconds
+    entry |= about
     write_json(workdir / "progress.json", record)
 
 
@@ -109,11 +114,15 @@ def read_seconds(workdir: Path) -> dict[str, float]:
     return {stage: entry["seconds"] for stage, entry in _progress(workdir).items()}
 
 
-def mark_done(workdir: Path, stage: str) -> None:
-    """Marks a started stage as finished."""
-    record = _progress(workdir)
-    record[stage]["done"] = True
-    write_json(workdir / "progress.json", record)
+def labels(workdir: Path) -> dict[str, str]:
+    """Stage → what people call it, of every stage that has started."""
+    return {stage: entry.get("label", stage) for stage, entry in _progress(workdir).items()}
+
+
+def networks(workdir: Path) -> dict[str, str]:
+    """Network → what people call it, of every stage that has started, in their order."""
+    told = [entry.get("networks", {}) for entry in _progress(workdir).values()]
+    return {name: label for each in told for name, label in each.items()}
 
 
 def stage_done(workdir: Path, stage: str) -> bool:
@@ -138,4 +147,6 @@ def _progress(workdir: Path) -> dict[str, dict]:
                 f"{file}: field {stage} should have seconds, a number, and done, true or false; correct it, "
                 "or remove the file to go through all stages again"
             )
+    if record.get("reward", {}).get("done") and "collect" not in record:
+        record["collect"] = {"seconds": 0.0, "done": True}  # an older version, whose stage reward did it
     return record

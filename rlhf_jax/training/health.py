@@ -21,6 +21,11 @@ class TrainingError(ValueError):
     """A training that cannot recover; the message says where it was last healthy."""
 
 
+def no_signs(metrics: Metrics) -> Signs:
+    """Of a training that has none of its own."""
+    return {}
+
+
 class Watch:
     """What a step's metrics say that people should hear; a sign that stays is not told at every step."""
 
@@ -29,7 +34,7 @@ class Watch:
         folder: Path,
         options: HealthConfig,
         updates: int = 1,
-        signs: Callable[[Metrics], Signs] = lambda metrics: {},
+        signs: Callable[[Metrics], Signs] = no_signs,
     ) -> None:
         """Of the training whose checkpoints are in `folder`, with so many `updates` a step."""
         self._folder, self._options, self._updates, self._signs = folder, options, updates, signs

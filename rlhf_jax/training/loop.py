@@ -1,8 +1,17 @@
-"""The loop that all stages train in: steps, metrics one step late, checkpoints, and a stop that saves."""
+"""What all trainings do around a step: resume, log one step late, save behind it, and stop with it saved.
 
+training = Training(config, workdir, "sft", config.sft, total, ("loss",), inference.describe(model))
+state = training.resume(state)
+with training:
+    for i in training.steps(state):
+        state, metrics = step(state, batch(i))
+        training.after(state, metrics, rows=64, tokens=9000)
+"""
+
+import functools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from typing import Any, Protocol, Self, TypeVar
@@ -10,8 +19,9 @@ from typing import Any, Protocol, Self, TypeVar
 from etils.epath import Path
 
 from rlhf_jax.command_line import Stopped
-from rlhf_jax.config import ConfigError
+from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.run import checkpoint, hosts
+from rlhf_jax.training import health
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
 from rlhf_jax.training.profiling import Profiler
 from rlhf_jax.training.stopping import StopSignal
@@ -27,84 +37,128 @@ class Checkpointed(Protocol):
         """The whole state again."""
 
 
+class Saved(Protocol):
+    """The part of a stage's configuration that says what is kept."""
+
+    save_every: int  # steps
+    best: str  # metric whose best step is kept, such as "-loss"; empty: none
+
+
 State = TypeVar("State", bound=Checkpointed)
 
 
-def resume(folder: Path, start: int, state: State) -> State:
-    """The state after `start` steps, from `folder`; `state` itself, fresh, where that is 0."""
-    if not start:
-        return state
-    params, rest = checkpoint.restore(folder, start, *state.parts())
-    return rest.with_params(params)
+class Training:
+    """The steps of a training, which leaves `checkpoints/<name>` and `metrics/<name>.jsonl`.
 
-
-def run(
-    log: MetricsLog,
-    folder: Path,
-    state: State,
-    update: Callable[[State, int], tuple[State, dict, dict]],
-    *,
-    save_every: int,
-    keep: int = 2,
-    best: str = "",
-    profile: Path | None = None,
-) -> State:
-    """`update(state, i)` for every step of `log`, saved in `folder`; the last state.
-
-    `update` returns state, metrics, and counts of what the step read, such as {"pairs": 64, "tokens": 9000},
-    which are logged a second. It makes its own batch, on the host while the devices compute the step before.
-    A step is saved behind those that follow. The newest `keep` stay, and the best by the metric `best`, such
-    as "-loss". Steps are profiled into the folder `profile`, where there is one. Raises Stopped after a
-    signal, once the step is saved, and CheckpointError where one cannot be.
+    `start` of `total` steps were made before. A step is saved behind those that follow; the newest
+    `config.keep_checkpoints` stay, and the best. Leaving the `with` waits until what began to be saved is.
     """
-    profiler = Profiler(profile, log.start, log.total) if profile and hosts.is_first() else None
-    i = log.start - 1
-    saving: Future[None] = Future()
-    saving.set_result(None)
-    with log, StopSignal() as stop, ExitStack() as end:
-        end.callback(lambda: wait([saving]))  # after an error, too, what began to be saved is
-        for i in range(log.start, log.total):
-            if profiler:
-                profiler.before(i, state)
-            state, metrics, read = update(state, i)
-            if profiler:
-                metrics |= profiler.after(i, state)
-            _check_metric(best, metrics, folder)
-            log.log(i, metrics, read)
-            stopped, due = stop.asked(), (i + 1) % save_every == 0 or i + 1 == log.total
-            if saving.done():
-                saving.result()
-            if stopped or due:
-                log.flush()
-                saving.result()
-                judged = best and due and hosts.is_first()
-                value = _mean(log, best, i - i % save_every) if judged else None
-                meta = {"best": best, "value": value} if best else {}
-                params, rest = state.parts()
-                saving = checkpoint.start_save(folder, i + 1, params=params, rest=rest, meta=meta, keep=keep)
-            if stopped:
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        name: str,
+        options: Saved,
+        total: int,
+        shown: tuple[str, ...],
+        network: Mapping[str, Any],
+        updates: int = 1,
+        signs: Callable[[health.Metrics], health.Signs] = health.no_signs,
+    ) -> None:
+        """`shown` are the metrics beside the progress bar, `network` is what every checkpoint says of it.
+
+        A step makes so many `updates`, and `signs` finds in its metrics what is wrong.
+        """
+        self.folder, self.total = workdir / "checkpoints" / name, total
+        self.start = checkpoint.latest_step(self.folder) or 0
+        self._config, self._options, self._network = config, options, network
+        watch = health.Watch(self.folder, config.health, updates, signs)
+        self._open_log = functools.partial(MetricsLog, workdir, name, self.start, total, shown, watch)
+        self._profile = workdir / "profile" / name
+
+    def resume(self, state: State) -> State:
+        """The state after `start` steps; `state` itself, fresh, where that is 0."""
+        if not self.start:
+            return state
+        params, rest = checkpoint.restore(self.folder, self.start, *state.parts())
+        return rest.with_params(params)
+
+    def __enter__(self) -> Self:
+        self._saving: Future[None] = Future()
+        self._saving.set_result(None)
+        with ExitStack() as opened:
+            self._log = opened.enter_context(self._open_log())
+            self._stop = opened.enter_context(StopSignal())
+            opened.callback(lambda: wait([self._saving]))  # after an error, too, what began to be saved is
+            profiled = self._config.profile and hosts.is_first()
+            self._profiler = Profiler(self._profile, self.start, self.total) if profiled else None
+            self._end = opened.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._end.__exit__(*error)
+
+    def steps(self, state: Checkpointed) -> Iterator[int]:
+        """The numbers of the steps to make; of each, `after` is told what came of it.
+
+        Raises Stopped after a signal, once the step is saved, and CheckpointError where one cannot be.
+        """
+        self._state, self._stopped, i = state, False, self.start - 1
+        for i in range(self.start, self.total):
+            if self._profiler:
+                self._profiler.before(i, self._state)
+            self._i = i
+            yield i
+            if self._stopped:
                 break
-        saving.result()
-        number = max(hosts.gather(f"the end of {folder.name}", stop.number))  # a signal may come last
+        self._saving.result()
+        number = max(
+            hosts.gather(f"the end of {self.folder.name}", self._stop.number)
+        )  # a signal may come last
         if number:
             hosts.finish()
-            raise Stopped(number, f" after step {i + 1} of {log.total} of {folder.name}, saved")
-    return state
+            raise Stopped(number, f" after step {i + 1} of {self.total} of {self.folder.name}, saved")
 
+    def after(self, state: Checkpointed, metrics: dict[str, Any], **read: Any) -> None:
+        """Logs a step, and saves it where that is due or a signal came.
 
-def _check_metric(best: str, metrics: dict, folder: Path) -> None:
-    if best.removeprefix("-") not in ("", *metrics):
-        field = f"{folder.name.partition('_')[0]}.best"  # reward_seed0 is trained by stage reward
-        raise ConfigError(
-            f"{field}: {best!r} is no metric of {folder.name}; it has {', '.join(sorted(metrics))}"
-        )
+        `read` counts what it read, such as pairs=64 and tokens=9000; that is logged a second.
+        """
+        i, self._state, options = self._i, state, self._options
+        if self._profiler:
+            metrics = metrics | self._profiler.after(i, state)
+        self._check_best(metrics)
+        self._log.log(i, metrics, read)
+        self._stopped = self._stop.asked()
+        due = (i + 1) % options.save_every == 0 or i + 1 == self.total
+        if self._saving.done():
+            self._saving.result()
+        if self._stopped or due:
+            self._log.flush()
+            self._saving.result()
+            judged = options.best and due and hosts.is_first()
+            value = self._mean_of_best(i - i % options.save_every) if judged else None
+            meta = {**self._network, **({"best": options.best, "value": value} if options.best else {})}
+            params, rest = state.parts()
+            self._saving = checkpoint.start_save(
+                self.folder, i + 1, params=params, rest=rest, meta=meta, keep=self._config.keep_checkpoints
+            )
 
+    def _check_best(self, metrics: dict[str, Any]) -> None:
+        best, name = self._options.best, self.folder.name
+        if best.removeprefix("-") not in ("", *metrics):
+            field = f"{name.partition('_')[0]}.best"  # reward_seed0 is trained by stage reward
+            raise ConfigError(
+                f"{field}: {best!r} is no metric of {name}; it has {', '.join(sorted(metrics))}"
+            )
 
-def _mean(log: MetricsLog, best: str, first: int) -> float | None:
-    """Of the metric over the steps from `first`, those since a save was last due; None if not finite.
+    def _mean_of_best(self, first: int) -> float | None:
+        """Of the metric over the steps from `first`, those since a save was last due; None if not finite.
 
-    From the records, which hold the steps before a stop, too: the best is that of the undisturbed run.
-    """
-    name = best.removeprefix("-")
-    value = statistics.fmean(record[name] for record in read_metrics(log.path) if record["step"] >= first)
-    return value if math.isfinite(value) else None
+        From the records, which hold the steps before a stop, too: the best is that of the undisturbed run.
+        """
+        name = self._options.best.removeprefix("-")
+        records = read_metrics(self._log.path)
+        value = statistics.fmean(record[name] for record in records if record["step"] >= first)
+        return value if math.isfinite(value) else None

@@ -65,7 +65,7 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _copy_before(resume_step, self._place / "metrics" / self.path.name, self.path)
         self._events = _open_events(self._local / "tensorboard" / stage, resume_step)
-        self._bar = progress_bar(total, stage, initial=resume_step)
+        self._bar = hosts.progress_bar(total, stage, initial=resume_step)
         self._shown = shown
 
     def log(self, step: int, metrics: dict[str, Any], read: Mapping[str, Any] = NOTHING) -> None:
@@ -127,19 +127,6 @@ class MetricsLog:
             self._events.close()
         if self._local != self._place:
             self._local.rmtree()
-
-
-def progress_bar(total: int, description: str, **more) -> tqdm:
-    """A bar on stderr, of process 0 alone; `more` goes to tqdm."""
-    interval = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log file needs no animation
-    return tqdm(
-        total=total,
-        desc=description,
-        mininterval=interval,
-        dynamic_ncols=True,
-        disable=not hosts.is_first(),
-        **more,
-    )
 
 
 def _open_events(folder: Path, resume_step: int) -> RecordWriter:

@@ -1,5 +1,6 @@
 """Parameters with their optimizer, and one update of both, which is skipped where its numbers are wrong."""
 
+import functools
 import zlib
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.config import OptimizerConfig
+from rlhf_jax.config import HealthConfig, OptimizerConfig
 from rlhf_jax.functional.losses import Metrics
 from rlhf_jax.mesh import split_rows
 
@@ -84,6 +85,12 @@ def update(state: TrainState, loss: Float[Array, ""], gradients) -> tuple[TrainS
     healthy = state.is_healthy(loss, norm)
     state = state.apply_gradients(gradients, loss, norm, healthy)
     return state, {"grad_norm": norm, "skipped": ~healthy, "skipped_in_a_row": state.skipped}
+
+
+def starting(options: OptimizerConfig, updates: int, health: HealthConfig) -> Callable[[dict], TrainState]:
+    """Parameters → the state before the first of `updates` updates; jitted, it may take their memory."""
+    optimizer = make_optimizer(options, updates)
+    return functools.partial(TrainState.create, tx=optimizer, spike_sigma=health.spike_sigma)
 
 
 def stage_key(seed: int, stage: str) -> jax.Array:

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import DataConfig, SftConfig
-from rlhf_jax.data.batches import BatchError, PairPlan, QueryPlan, SftPlan, SummaryPlan, pack_rows
+from rlhf_jax.data.batches import BatchError, PairPlan, QueryPlan, ResponsePlan, SftPlan, pack_rows
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Post
-from rlhf_jax.data.tldr import encode_few_shot, query_text
+from rlhf_jax.data.tasks.tldr import Tldr
 
 EOS, PAD = 128, 129
+
+
+def query_text(post: Post) -> str:
+    return Tldr(DataConfig()).prompt(post).text
+
+
 FRAME = len(query_text(Post("", "r", "", "")))  # tokens of a query without text
 
 
@@ -42,16 +48,16 @@ def random_posts(count: int, longest: int = 40) -> list[Post]:
 
 
 def query_plan(posts, data, batch_size=8, seed=3) -> QueryPlan:
-    return QueryPlan(posts, Characters(), data, batch_size, seed)
+    return QueryPlan(posts, Characters(), Tldr(data), batch_size, seed)
 
 
 def sft_plan(posts, data, seed=3, **options) -> SftPlan:
-    return SftPlan(posts, Characters(), data, SftConfig(**options), seed)
+    return SftPlan(posts, Characters(), Tldr(data), SftConfig(**options), seed)
 
 
 def pair_plan(posts, data, batch_size=8, seed=3) -> PairPlan:
     pairs = [Pair(post, post.summary, "not " + post.summary) for post in posts]
-    return PairPlan(pairs, Characters(), data, batch_size, seed)
+    return PairPlan(pairs, Characters(), Tldr(data), batch_size, seed)
 
 
 PLANS = {
@@ -160,18 +166,18 @@ def test_space_padding_is_attended_to():
 
 def test_prompts_of_another_kind():
     posts = posts_of(3, 5)
-    prompts = data(200)
-    plan = QueryPlan(posts, Characters(), prompts, 2, 0, partial(encode_few_shot, posts[:1]))
+    few_shot = Tldr(data(200)).few_shot(posts[:1])
+    plan = QueryPlan(posts, Characters(), few_shot, 2, 0)
     batch, _ = next(plan.in_order())
     for row, i in zip(batch["query"], batch["index"], strict=True):
-        ids = encode_few_shot(posts[:1], posts[i], Characters(), 1_000)
+        ids = [ord(c) for c in few_shot.prompt(posts[i]).text]
         assert row[-len(ids) :].tolist() == ids
 
 
 def test_pairs_line_up():
     posts = posts_of(3, 5, 4, 2)
     pairs = [Pair(post, "abc", "de" * i) for i, post in enumerate(posts)]
-    plan = PairPlan(pairs, Characters(), data(5, reward_response_tokens=6), 4, 0)
+    plan = PairPlan(pairs, Characters(), Tldr(data(5, reward_response_tokens=6)), 4, 0)
     batch = plan.batch(0)
     for b, i in enumerate(batch["index"]):
         assert batch["query"][b, -len(query_text(posts[i])) :].tolist() == [
@@ -186,9 +192,9 @@ def test_pairs_line_up():
 def test_summaries_take_the_quarter_or_half_of_the_limit_that_holds_them(longest, width):
     """A batch of them: a space, letters and EOS; three widths, so that little is compiled."""
     posts = posts_of(3, 5)
-    limits = data(5, reward_response_tokens=12)
+    limits = Tldr(data(5, reward_response_tokens=12))
     texts = ["a", "b" * (longest - 2)]
-    read = SummaryPlan(posts, [texts, texts], Characters(), limits, 2)
+    read = ResponsePlan(posts, [texts, texts], Characters(), limits, 2)
     pairs = PairPlan([Pair(post, *texts) for post in posts], Characters(), limits, 2, 0)
     assert next(read.in_order())[0]["responses"].shape == (2, 2, width)
     assert pairs.batch(0)["chosen"].shape == pairs.batch(0)["rejected"].shape == (2, width)
@@ -196,7 +202,8 @@ def test_summaries_take_the_quarter_or_half_of_the_limit_that_holds_them(longest
 
 def test_summaries_to_score_line_up_with_their_posts():
     posts, summaries = posts_of(3, 9, 1), [("abc", "x"), ("", "y"), ("abcdef", "z")]
-    plan = SummaryPlan(posts, summaries, Characters(), data(5, 10, reward_response_tokens=5), 2)
+    task = Tldr(data(5, 10, reward_response_tokens=5))
+    plan = ResponsePlan(posts, summaries, Characters(), task, 2)
     rows = {}
     for batch, valid in plan.in_order():
         for b in range(valid):

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf_jax.config import DataConfig
-from rlhf_jax.data.comparisons import PUBLISHED, Pair, load_comparisons, pairs_of
+from rlhf_jax.config import Config, DataConfig
+from rlhf_jax.data.comparisons import PUBLISHED, Pair, comparisons_of_run, halved, load_comparisons, pairs_of
 from rlhf_jax.data.records import Article, Comparison, Post, RecordError, Summary, write_jsonl
 
 POST = Post("t3_a", "tifu", "A title", "A story.")
@@ -46,6 +46,21 @@ def test_batches_are_of_those_to_train_on_and_what_is_held_out_stays(tmp_path):
     data = DataConfig(comparisons=str(tmp_path))
     assert load_comparisons(data, ("batch3",)) == [COMPARISON, *held_out]
     assert load_comparisons(data) == [COMPARISON, later, *held_out]
+
+
+def test_what_a_run_collected_goes_before_what_its_configuration_names(tmp_path):
+    named, collected = COMPARISON, replace(COMPARISON, worker="simulated")
+    write_jsonl(tmp_path / "named.jsonl", [named])
+    config = Config(data=DataConfig(comparisons=str(tmp_path / "named.jsonl")))
+    assert comparisons_of_run(config, tmp_path / "run") == [named]
+    write_jsonl(tmp_path / "run" / "comparisons.jsonl", [collected])
+    assert comparisons_of_run(config, tmp_path / "run") == [collected]
+
+
+def test_held_out_comparisons_are_of_the_halves_of_valid():
+    posts = [replace(POST, id=str(i)) for i in range(5)]
+    splits = halved({"train": posts[:1], "valid": posts})
+    assert splits == {"train": posts[:1], "valid": posts, "valid1": posts[:2], "valid2": posts[2:]}
 
 
 @pytest.mark.parametrize("name", ["", "nowhere", "*.json"])

@@ -15,7 +15,7 @@ import pytest
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.comparisons import PUBLISHED, load_comparisons
 from rlhf_jax.data.download import DownloadError, download
-from rlhf_jax.data.tldr import load_posts
+from rlhf_jax.data.tasks.tldr import Tldr
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -196,7 +196,7 @@ def test_posts_and_comparisons_come_from_the_published_layout(server, tmp_path):
     for name in PUBLISHED:
         server.files[f"/dataset/comparisons/{name}.json"] = json.dumps(comparison | {"batch": name}).encode()
     data = DataConfig(url=server.url, cache=str(tmp_path))
-    assert {split: posts[0].id for split, posts in load_posts(data).items()} == dict.fromkeys(
+    assert {split: posts[0].id for split, posts in Tldr(data).records().items()} == dict.fromkeys(
         ("train", "valid", "test"), "t3_a"
     )
     server.paths.clear()

@@ -10,6 +10,7 @@ from rlhf_jax.data.records import (
     Article,
     AxisRating,
     Comparison,
+    Example,
     Post,
     RecordError,
     Summary,
@@ -17,6 +18,7 @@ from rlhf_jax.data.records import (
     read_axis_ratings,
     read_comparisons,
     read_posts,
+    record_of,
     to_json,
     write_jsonl,
 )
@@ -26,6 +28,7 @@ SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "openai_format"
 POST = {"id": "t3_a", "subreddit": "tifu", "title": "A title", "post": "A story.", "summary": "Short."}
 INFO = {"id": "t3_a", "post": "A story.", "title": "A title", "subreddit": "tifu"}
 ARTICLE = {"id": "n1", "site": "cnn", "title": "News", "article": "Something happened."}
+EXAMPLE = {"id": "q1", "prompt": "2 + 3 =", "reference": "5"}
 COMPARISON = {
     "info": INFO,
     "summaries": [{"text": " one", "policy": "ref", "note": "clear"}, {"text": " two", "policy": "sup4"}],
@@ -68,6 +71,19 @@ def test_fields_are_read():
     assert rating.summary.axes["coherence"] == 2
 
 
+def test_records_of_every_kind_have_a_text_a_reference_a_title_and_a_place():
+    told = [
+        (one.text, one.reference, one.title, one.place)
+        for one in map(record_of, (POST, ARTICLE | {"summary": "It did."}, EXAMPLE))
+    ]
+    assert told == [
+        ("A story.", "Short.", "A title", "r/tifu"),
+        ("Something happened.", "It did.", "News", "cnn"),
+        ("2 + 3 =", "5", "", ""),
+    ]
+    assert record_of(EXAMPLE) == Example("q1", "2 + 3 =", "5") and record_of(INFO).reference == ""
+
+
 def two(**second) -> list[dict]:
     return [{"text": "a", "policy": "p"}, {"text": "b", "policy": "q"} | second]
 
@@ -80,6 +96,7 @@ def two(**second) -> list[dict]:
         {"extra": {}},
         {"extra": {"confidence": None}},
         {"info": ARTICLE},
+        {"info": EXAMPLE | {"reference": None, "level": 3}},
         {"info": INFO | {"summary": "kept", "flair": "x"}},
         {"seen_at": [1, {"deep": None}]},
         {"summaries": two(text="", note=None)},
@@ -146,6 +163,7 @@ def test_absent_and_null_read_alike_and_write_apart():
         (COMPARISON | {"info": without(INFO, "post")}, "info.post is missing"),
         (COMPARISON | {"info": INFO | {"post": " \n"}}, "info.post is empty"),
         (COMPARISON | {"info": ARTICLE | {"article": ""}}, "info.article is empty"),
+        (COMPARISON | {"info": EXAMPLE | {"prompt": ""}}, "info.prompt is empty"),
         (COMPARISON | {"info": None}, "info should be an object, not null"),
         (COMPARISON | {"worker": None}, "worker should be a string, not null"),
         (COMPARISON | {"extra": []}, "extra should be an object, not a list"),

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from rlhf_jax.config import DataConfig
 from rlhf_jax.data.records import Post
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.evaluation.agreement import agreement, countable, hits
 
 
@@ -29,6 +31,6 @@ def test_chance_is_within_the_interval():
 
 def test_what_can_be_counted():
     post = Post("1", "work", "title", "my boss fired me", "boss fired me")
-    counted = countable([post], ["my boss"], [post.summary])
+    counted = countable(Tldr(DataConfig()), [post], ["my boss"], [post.summary])
     assert counted["words"] == 2 and counted["copying"] == 1  # (my boss), which the post has
     assert counted["rouge1"] == pytest.approx(2 * 1 / (2 + 3))

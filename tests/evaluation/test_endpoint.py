@@ -9,11 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from rlhf_jax.config import DataConfig
 from rlhf_jax.data.records import Post
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.evaluation import endpoint
 from rlhf_jax.evaluation.endpoint import Endpoint, EndpointError, judge, verdict
 
 POSTS = [Post(str(i), "pets", "title", f"post {i}") for i in range(4)]
+TASK = Tldr(DataConfig())
 KEY = "secret-key-of-the-test"
 
 
@@ -86,7 +89,7 @@ def environment(monkeypatch):
 
 
 def ask(server, tmp_path, posts=POSTS, first="good", second="bad", **fields):
-    asked = judge(Endpoint(server.url, "m", **fields), tmp_path / "cache.jsonl")
+    asked = judge(Endpoint(server.url, "m", **fields), tmp_path / "cache.jsonl", TASK)
     return asked(posts, [first] * len(posts), [second] * len(posts))
 
 
@@ -96,6 +99,8 @@ def test_both_orders_are_asked_and_agree(server, tmp_path):
     assert len(server.asked) == 8  # the second judgment is the first with its orders exchanged
     path, body = server.asked[0]
     assert path == "/v1/chat/completions" and body["model"] == "m" and body["temperature"] == 0
+    shown = {body["messages"][0]["content"].split("\n\nSummary A:")[0] for _, body in server.asked}
+    assert {text.split("Text:\n")[1] for text in shown} == {TASK.prompt(post).text for post in POSTS}
     assert {key for key in server.keys} == {f"Bearer {KEY}"}
 
 
@@ -117,7 +122,7 @@ def test_what_was_answered_is_never_asked_again(server, tmp_path):
 
 def test_another_model_or_prompt_is_another_question(server, tmp_path):
     ask(server, tmp_path, POSTS[:1])
-    asked = judge(Endpoint(server.url, "other"), tmp_path / "cache.jsonl")
+    asked = judge(Endpoint(server.url, "other"), tmp_path / "cache.jsonl", TASK)
     asked(POSTS[:1], ["good"], ["bad"])
     ask(server, tmp_path, POSTS[:1], prompt=endpoint.PROMPT + " Please.")
     assert len(server.asked) == 6
@@ -226,4 +231,4 @@ def test_a_text_that_names_a_place_stays_as_it_is():
 )
 def test_what_cannot_be_asked_is_told_before(tmp_path, fields, message):
     with pytest.raises(EndpointError, match=message):
-        judge(Endpoint(**{"url": "http://x", "model": "m"} | fields), tmp_path / "cache.jsonl")
+        judge(Endpoint(**{"url": "http://x", "model": "m"} | fields), tmp_path / "cache.jsonl", TASK)

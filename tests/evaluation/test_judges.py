@@ -1,10 +1,14 @@
+import functools
+
 import numpy as np
 
+from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import ideal
 from rlhf_jax.data.mini.news import articles
 from rlhf_jax.data.records import Comparison, Post, Summary
-from rlhf_jax.evaluation.judges import by_score, gold_scores, people
+from rlhf_jax.data.tasks.mini import rate
+from rlhf_jax.evaluation.judges import by_score, gaps, gold_scores, people, ratings
 
 
 def test_a_score_is_a_judge():
@@ -16,7 +20,23 @@ def test_a_score_is_a_judge():
 def test_the_gold_judge_reads_posts_and_articles():
     for infos in (mini.posts(0, "test", 4), articles(0, "test", 4)):
         best = [ideal(info) for info in infos]
-        np.testing.assert_array_equal(by_score(gold_scores)(infos, best, ["so much drama."] * 4), [1] * 4)
+        judge = by_score(functools.partial(gold_scores, rate))
+        np.testing.assert_array_equal(judge(infos, best, ["so much drama."] * 4), [1] * 4)
+
+
+def test_what_a_gold_judge_tells_of_each_response_is_told_by_name():
+    def judge(record, text):
+        return {"overall": len(text), "is_title": text == record.title}
+
+    records = [Post(str(i), "pets", f"title {i}", "p") for i in range(2)]
+    told = ratings(judge, records, ["title 0", "no"])
+    assert {name: values.tolist() for name, values in told.items()} == {
+        "overall": [7, 2],
+        "is_title": [True, False],
+    }
+    np.testing.assert_array_equal(gold_scores(judge, records, ["title 0", "no"]), [7, 2])
+    pairs = [Pair(records[0], "abc", "a"), Pair(records[1], "", "abcd")]
+    np.testing.assert_array_equal(gaps(judge, pairs), [2, -4])
 
 
 def test_people_are_asked_in_any_order_and_only_where_they_answered():

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_jax.config import Config
+from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.evaluation import endpoint
 from rlhf_jax.experiments.judged import main, measure
 from rlhf_jax.run import workdir as runs
@@ -32,7 +33,7 @@ def longer(infos, first, second):
 
 
 def test_rates_and_agreement():
-    found = measure(longer, [sample(post) for post in POSTS], [])
+    found = measure(Tldr(DataConfig()), longer, [sample(post) for post in POSTS], [])
     rates = found["preference_over_reference"]
     assert rates["ppo"] == {"pairs": 6, "value": 1, "low": 1, "high": 1} and rates["sft"]["value"] == 0
     assert found["agreement"]["reward_model"]["value"] == 1  # which goes by length here
@@ -59,8 +60,8 @@ def test_people_who_saw_some_of_the_pairs(workdir):
 def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
     asked = []
 
-    def judge(settings, cache):
-        asked.append((settings, str(cache)))
+    def judge(settings, cache, task):
+        asked.append((settings, str(cache), task))
         return longer
 
     monkeypatch.setattr(endpoint, "judge", judge)
@@ -68,7 +69,8 @@ def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
     assert main(["judged", f"--workdir={workdir}", *arguments]) == 0
     found = json.loads((workdir / "judged_org_some_model.json").read_text())
     assert list(found["preference_over_reference"]) == ["ppo"] and found["posts"] == 3
-    ((settings, cache),) = asked
+    ((settings, cache, task),) = asked
+    assert task == Tldr(Config().data, Config().seed)
     assert (settings.url, settings.max_cost, settings.prompt) == ("http://x/v1", 2, endpoint.PROMPT)
     assert cache == str(workdir / "judged_cache.jsonl")
 

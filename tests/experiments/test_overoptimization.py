@@ -7,9 +7,10 @@ import experimenting
 import numpy as np
 import pytest
 
-from rlhf_jax import main as pipeline
-from rlhf_jax.experiments import findings, overoptimization
+from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.overoptimization import folder_of, main
+from rlhf_jax.inference import Network
+from rlhf_jax.pipeline import stages as pipeline
 from rlhf_jax.run import workdir as runs
 
 
@@ -20,7 +21,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(workdir):
-    """The runs that `pipeline.run_stages` was asked for, in whose place random policies are saved."""
+    """The runs that `stages.run_stages` was asked for, in whose place random policies are saved."""
     asked = []
 
     def run_stages(config, folder, stages):
@@ -34,9 +35,7 @@ def trained(workdir):
         arguments += ["--pool=4"]
         assert main(arguments) == 0
         first = (workdir / "overoptimization.json").read_bytes()
-        patch.setattr(
-            overoptimization, "summarize", lambda *_, **__: pytest.fail("the pool was sampled again")
-        )
+        patch.setattr(Network, "write", lambda *_, **__: pytest.fail("the pool was sampled again"))
         assert main(arguments) == 0
         assert (workdir / "overoptimization.json").read_bytes() == first
     return asked

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.mini import posts as mini
-from rlhf_jax.data.mini.judge import ideal, read_post
+from rlhf_jax.data.mini.judge import edited, ideal, read_post
 from rlhf_jax.data.records import Comparison, Post, Summary
+from rlhf_jax.data.tasks.mini import rate
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.probes import WORSE, better, chosen, shortened, swapped_roles, worse
 from rlhf_jax.experiments.probes import edits
@@ -35,7 +36,7 @@ def test_half_of_the_words_are_left():
 def test_the_judge_calls_it_worse(name):
     pairs = worse(WORSE[name], POSTS, [ideal(post) for post in POSTS])
     assert len(pairs.infos) >= 59
-    is_worse = gold_scores(pairs.infos, pairs.other) < gold_scores(pairs.infos, pairs.preferred)
+    is_worse = gold_scores(rate, pairs.infos, pairs.other) < gold_scores(rate, pairs.infos, pairs.preferred)
     assert is_worse.mean() > 0.98
 
 
@@ -46,8 +47,8 @@ def test_the_words_of_a_shuffled_summary_are_the_same():
 
 
 def test_the_editor_makes_references_better():
-    pairs = better(POSTS)
-    gains = gold_scores(pairs.infos, pairs.preferred) - gold_scores(pairs.infos, pairs.other)
+    pairs = better(edited, POSTS)
+    gains = gold_scores(rate, pairs.infos, pairs.preferred) - gold_scores(rate, pairs.infos, pairs.other)
     assert gains.mean() > 1 and set(pairs.other) <= {post.summary for post in POSTS}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_jax.data.mini import news
 from rlhf_jax.data.mini.judge import ideal
+from rlhf_jax.data.tasks.mini import rate
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.transfer import against_gold, main
@@ -44,7 +45,7 @@ def test_the_lead_is_judged_on_the_article(figures):
     articles = news.articles(0, "test", 8)
     leads = [" ".join(article.article.split(". ")[:3]) + "." for article in articles]
     assert figures["policies"]["lead_3"]["judged"]["value"] == pytest.approx(
-        gold_scores(articles, leads).mean()
+        gold_scores(rate, articles, leads).mean()
     )
 
 
@@ -55,7 +56,7 @@ def test_a_supervised_policy_was_trained_on_news_beside_the_run(workdir):
 
 def test_the_reward_model_is_held_to_the_gold_judge():
     articles = news.articles(0, "test", 20)
-    judged = {"best": gold_scores(articles, [ideal(a) for a in articles]), "none": np.ones(20)}
+    judged = {"best": gold_scores(rate, articles, [ideal(a) for a in articles]), "none": np.ones(20)}
     assert against_gold(articles, judged, judged)["accuracy"]["value"] == 1
     against = against_gold(articles, {name: -scores for name, scores in judged.items()}, judged)
     assert against["accuracy"] == {"pairs": 20, "value": 0, "low": 0, "high": 0}

@@ -5,9 +5,11 @@ import re
 import numpy as np
 import pytest
 
+from rlhf_jax.config import Config
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
 from rlhf_jax.feedback import viewer
 from rlhf_jax.pipeline.evaluate import write_samples
+from rlhf_jax.run import workdir as runs
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028"
 
@@ -76,13 +78,39 @@ def test_everything_the_evaluation_wrote_is_there(tmp_path):
     assert index["kinds"] == ["score", "gold", "key_fact"] and index["judge"] == "gold judge"
     shown = texts_of(tmp_path / "out")
     for i, (entry, found) in enumerate(shown):
-        assert (entry["id"], entry["subreddit"], entry["title"]) == (f"t3_{i}", f"sub{i % 3}", f"title {i}")
+        assert (entry["id"], entry["source"], entry["title"]) == (f"t3_{i}", f"r/sub{i % 3}", f"title {i}")
         assert found["post"] == f"post {i}"
         assert found["summaries"] == [
             {"policy": k, "text": texts[name][i], "score": scores[name][i], "gold": 3.5, "key_fact": i > 9}
             for k, name in enumerate(texts)
         ]
     assert len(shown) == 20
+
+
+def test_policies_are_called_what_their_run_calls_them(tmp_path):
+    """The samples of a run stand in its folder, one below."""
+    folder = runs.open_workdir(tmp_path / "run", Config())
+    runs.record_stage(folder, "distill", networks={"student": "a small student", "ppo": "PPO, longer"})
+    (folder / "samples").mkdir()
+    write(folder / "samples", [sample(0, student=("s", 0.5), ppo=("p", 0.1), sft=("t", 0.2))])
+    assert read(folder / "samples" / "out")[0]["policies"] == [
+        "Reference",
+        "A small student",
+        "PPO, longer",
+        "SFT",
+    ]
+
+
+def test_samples_of_prompts_and_of_articles_are_shown_too(tmp_path):
+    records = [
+        {"id": "q", "prompt": "2 + 3 =", "reference": "5"},
+        {"id": "n", "site": "cnn", "title": "News", "article": "It rained.", "summary": "Rain."},
+    ]
+    write(tmp_path, [{"post": one, "summaries": {"ppo": {"text": "?", "score": 1.0}}} for one in records])
+    (prompt, its_texts), (article, texts) = texts_of(tmp_path / "out")
+    assert (prompt["source"], prompt["title"], prompt["words"]) == ("", "", 4)
+    assert its_texts["post"] == "2 + 3 =" and its_texts["summaries"][0]["text"] == "5"
+    assert (article["source"], article["title"], texts["post"]) == ("cnn", "News", "It rained.")
 
 
 def test_without_gold_scores_or_comparisons_there_is_no_judge(tmp_path):

@@ -169,7 +169,7 @@ def test_search_finds_what_is_not_yet_loaded(folder, page):
 def test_filters_show_what_they_say(folder, page):
     page.goto((folder / "below/gold/index.html").as_uri())
     page.wait_for_selector(".card")
-    page.get_by_label("Subreddit").select_option("pets")
+    page.get_by_label("Source").select_option("r/pets")
     wait_for_position(page, "1 of 67")
     assert titles(page)[1].startswith("Question 3 ")
     page.get_by_label("Reward model").select_option(label="disagrees with gold judge")

@@ -12,9 +12,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.records import Post
-from rlhf_jax.data.tldr import query_text
+from rlhf_jax.data.task import Task
+from rlhf_jax.data.tasks.tldr import query
 from rlhf_jax.data.tokenizer import JSON_FILE, Tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, pretrained, transformer
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     policy: dict
     reward: dict
     exported: dict[str, Path]  # by stage
+    task: Task
 
 
 @pytest.fixture(scope="session", params=["gpt2", "neox", "llama"])
@@ -56,7 +58,7 @@ def run(request, tmp_path_factory) -> Run:
         model = pretrained.architecture(chosen)
     config = dataclasses.replace(tiny.run_config(DATA), model=chosen)
     runs.open_workdir(workdir, config)
-    tokenizer = sources.make_tokenizer(POSTS, DATA, base)
+    tokenizer = tasks.find(DATA, 0).make_tokenizer(POSTS, base)
     tokenizer.save(workdir)
     policy = tiny.parameters(transformer.specs(model, tokenizer.vocab_size))
     write_eos_often(policy, tokenizer.eos_id)
@@ -67,7 +69,8 @@ def run(request, tmp_path_factory) -> Run:
     exported = {stage: workdir / "exported" / stage for stage in ("ppo", "reward")}
     for stage, folder in exported.items():
         export(workdir, stage, folder)
-    return Run(workdir, config, model, tokenizer, policy, reward, exported)
+    task = tasks.find(config.data, 0)
+    return Run(workdir, config, model, tokenizer, policy, reward, exported, task)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +81,7 @@ def one_device():
 
 def write_base_model(folder: Path, model: ModelConfig) -> None:
     """A pretrained model: byte-level tokenizer that begins texts with BOS, more rows than tokens."""
-    tokenizer = byte_level([query_text(post) for post in POSTS])
+    tokenizer = byte_level([query(post).text for post in POSTS])
     tokenizer.save(str(folder / JSON_FILE))
     special = {"bos_token_id": 0, "eos_token_id": 1}
     specs = transformer.specs(model, tokenizer.get_vocab_size() + 5)

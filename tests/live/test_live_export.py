@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_jax import inference
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.batches import left_pad
-from rlhf_jax.data.tldr import encode_query, query_text, response_text
+from rlhf_jax.data.tasks import tldr
 from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.inference import Network
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.pipeline.export import export
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.live
 
 def queries(run, posts, width: int) -> np.ndarray:
     """Left-padded queries [B, width]."""
-    rows = [encode_query(post, run.tokenizer, run.config.data.query_tokens) for post in posts]
+    rows = [run.task.encode(post, run.tokenizer) for post in posts]
     return left_pad(rows, width, run.tokenizer.pad_id)
 
 
@@ -49,14 +50,13 @@ def write(run, query: np.ndarray) -> np.ndarray:
 
 def score(run, posts, summaries: list[str]) -> np.ndarray:
     """Our scores [B]."""
-    setting = {"model": run.model, "tokenizer": run.tokenizer, "data": run.config.data}
-    return inference.score(run.reward, posts, summaries, **setting)
+    return Network(run.reward, run.model, run.tokenizer, run.task).score(posts, summaries)
 
 
 def test_greedy_summaries_of_a_left_padded_batch(run, posts):
     tokenizer = AutoTokenizer.from_pretrained(run.exported["ppo"])
     theirs = AutoModelForCausalLM.from_pretrained(run.exported["ppo"])
-    texts = [query_text(post) for post in posts]
+    texts = [tldr.query(post).text for post in posts]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, split_special_tokens=True)
     width, pad_id = inputs.input_ids.shape[1], run.tokenizer.pad_id
     query = queries(run, posts, width)
@@ -77,7 +77,9 @@ def test_scores_of_a_right_padded_batch(run, posts):
     tokenizer = AutoTokenizer.from_pretrained(run.exported["reward"])
     theirs = AutoModelForSequenceClassification.from_pretrained(run.exported["reward"])
     summaries = [post.summary + " and sat" * (i % 3) for i, post in enumerate(posts)]
-    texts = [query_text(post) + response_text(text) for post, text in zip(posts, summaries, strict=True)]
+    texts = [
+        tldr.query(post).text + run.task.response(text) for post, text in zip(posts, summaries, strict=True)
+    ]
     ids = [[*row, tokenizer.eos_token_id] for row in tokenizer(texts, split_special_tokens=True).input_ids]
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     assert len(set(inputs.attention_mask.sum(1).tolist())) > 2 and inputs.attention_mask[:, 0].all()

@@ -22,7 +22,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import MeshConfig, ModelConfig
 from rlhf_jax.data.batches import left_pad
 from rlhf_jax.data.records import read_posts
-from rlhf_jax.data.tldr import query_text
+from rlhf_jax.data.tasks.tldr import query
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import params, pretrained, transformer
@@ -84,7 +84,7 @@ def test_it_knows_a_capital(tokenizer, model, weights):
 
 def test_ids_are_those_of_transformers(folder, tokenizer):
     theirs = AutoTokenizer.from_pretrained(folder)
-    real = [query_text(post) for post in read_posts(REAL)] if REAL.exists() else []
+    real = [query(post).text for post in read_posts(REAL)] if REAL.exists() else []
     for text in [*TEXTS, *real]:
         ids = tokenizer.encode(text)
         assert theirs(text, split_special_tokens=True).input_ids == ids

@@ -1,6 +1,7 @@
 """Pairs for people: every two policies equally often, no pair twice, the policies those that were named."""
 
 import dataclasses
+import json
 import re
 from collections import Counter
 from itertools import count
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import tiny
 
-from rlhf_jax.data import sources
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax import inference
+from rlhf_jax.data import task as tasks
+from rlhf_jax.data.records import read_posts, write_jsonl
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import read_tasks
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import transformer
+from rlhf_jax.model import heads, transformer
+from rlhf_jax.pipeline import ask
 from rlhf_jax.pipeline.ask import Policy, TaskError, asked_in, draw, find_policies, pair_of
 from rlhf_jax.pipeline.export import export
 from rlhf_jax.run import checkpoint
@@ -125,7 +128,7 @@ def trained(tmp_path_factory):
     """A run with a policy of random weights, and its configuration."""
     config = tiny.run_config(tiny.write_data(tmp_path_factory.mktemp("data")))
     workdir = runs.open_workdir(tmp_path_factory.mktemp("run"), config)
-    tokenizer = sources.make_tokenizer(tiny.posts(40, 0), config.data, None)
+    tokenizer = tasks.find(config.data, 0).make_tokenizer(tiny.posts(40, 0), None)
     tokenizer.save(workdir)
     weights = tiny.parameters(transformer.specs(config.model, tokenizer.vocab_size))
     single_bytes = [i for i in range(tokenizer.vocab_size) if "�" in tokenizer.decode([i])]
@@ -133,6 +136,9 @@ def trained(tmp_path_factory):
     weights["embed"]["tokens"] = tokens  # tokenizers differ in how they show what is no text
     for stage in ("sft", "ppo"):
         checkpoint.save(workdir / "checkpoints" / stage, 1, params=weights, rest={"n": jnp.int32(1)}, meta={})
+    scorer = tiny.parameters(heads.specs(config.model, tokenizer.vocab_size))
+    about = inference.describe(config.model, scalar=True)
+    checkpoint.save(workdir / "checkpoints" / "judge", 1, params=scorer, rest={"n": jnp.int32(1)}, meta=about)
     return config, workdir
 
 
@@ -161,7 +167,10 @@ def test_a_policy_is_a_stage_a_checkpoint_of_another_run_or_an_exported_model(tr
         (["sft", "reference:RUN/checkpoints/ppo"], "needs a name of its own"),
         (["reference", "ref:RUN/checkpoints/ppo"], "needs a name of its own"),
         (["sft", ":RUN/checkpoints/ppo"], "needs a name of its own"),
-        (["sft", "x:RUN/checkpoints/reward"], "RUN/checkpoints/reward is neither"),
+        (
+            ["sft", "x:RUN/checkpoints/judge"],
+            "RUN/checkpoints/judge is of a reward model, which writes nothing",
+        ),
         (["sft", "x:RUN/nowhere"], "RUN/nowhere is neither"),
     ],
 )
@@ -189,3 +198,90 @@ def test_a_context_too_short_for_the_texts_is_told(trained):
     )
     with jax.set_mesh(make_mesh(config.mesh)), pytest.raises(TaskError, match="reads 64 tokens.*69"):
         find_policies(["sft", "reference"], longer, workdir, 1.0)
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A run on real records whose SFT policy has random weights: (its folder, its data, config file)."""
+    folder = tmp_path_factory.mktemp("real")
+    config = tiny.run_config(tiny.write_data(folder))
+    made = f"tiny.run_config(tiny.write_data(Path({str(folder)!r})))"
+    source = f"from pathlib import Path\n\nimport tiny\n\n\ndef get_config():\n    return {made}\n"
+    (folder / "config.py").write_text(source)
+    workdir = runs.open_workdir(folder / "run", config)
+    tokenizer = tasks.find(config.data, 0).make_tokenizer(tiny.posts(40, 0), None)
+    tokenizer.save(workdir)
+    weights = tiny.parameters(transformer.specs(config.model, tokenizer.vocab_size))
+    checkpoint.save(workdir / "checkpoints" / "sft", 1, params=weights, rest={"n": jnp.int32(1)}, meta={})
+    return folder
+
+
+def command(real, out, *options) -> int:
+    common = [f"--config={real / 'config.py'}", f"--workdir={real / 'run'}", f"--out={out}"]
+    return ask.main(["collect", *common, *options])
+
+
+def records_in(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def texts(record) -> tuple:
+    return record["info"]["id"], frozenset(summary["text"].strip() for summary in record["summaries"])
+
+
+def test_the_command_writes_pairs_that_are_new(real, tmp_path, capsys):
+    options = "--policies=sft,sft,reference", "--pairs=20"
+    assert command(real, tmp_path / "a.jsonl", *options) == 0
+    assert "20 pairs" in capsys.readouterr().out
+    assert command(real, tmp_path / "again.jsonl", *options) == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
+    assert command(real, tmp_path / "b.jsonl", *options, f"--not_again={tmp_path / 'a*.jsonl'}") == 0
+    first, second = records_in(tmp_path / "a.jsonl"), records_in(tmp_path / "b.jsonl")
+    assert len({texts(record) for record in first + second}) == 40
+    policies = Counter("".join(sorted(s["policy"] for s in record["summaries"])) for record in first)
+    assert policies == {"sftsft": 10, "refsft": 10}
+
+
+def test_a_split_is_of_its_posts_and_named(real, tmp_path):
+    valid = [post.id for post in read_posts(real / "posts" / "valid.jsonl")]
+    for split, posts in (("valid1", valid[:4]), ("valid2", valid[4:])):
+        assert (
+            command(real, tmp_path / split, "--policies=sft,reference", "--pairs=9", f"--posts={split}") == 0
+        )
+        found = records_in(tmp_path / split)
+        assert {record["split"] for record in found} == {split}
+        assert {record["info"]["id"] for record in found} == set(posts)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--policies=sft"], "name two or more"),
+        (["--policies=sft,ppo"], "stage 'ppo'"),
+        (["--policies=sft,x:nowhere"], "nowhere is neither"),
+        (["--policies=sft,reference", "--posts=test"], "no posts in test"),
+        (["--policies=sft,reference", "--config.data.filters=True"], "no posts in train"),  # of r/pets
+        (["--policies=sft,reference", "--not_again=nowhere/*.jsonl"], "there is no file nowhere/*.jsonl"),
+        (["--policies=sft,reference", "--pairs=0"], "pairs"),
+        (["--policies=sft,reference", "--temperature=-1"], "temperature"),
+        (["--policies=sft,sft", "--temperature=0"], "only 0 of 1,000 pairs"),
+        (["--policies=sft,reference", "--config.sead=1"], "sead: no such field"),
+        (["--policies=sft,reference", "extra"], "unexpected argument 'extra'"),
+        ([], "policies"),
+    ],
+)
+def test_an_error_of_use_is_one_line_and_writes_nothing(real, tmp_path, capsys, options, message):
+    assert command(real, tmp_path / "tasks.jsonl", *options) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("rlhf-jax collect: ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_stays_as_it_is(real, tmp_path, capsys):
+    (tmp_path / "tasks.jsonl").write_text("answers may belong to this")
+    assert command(real, tmp_path / "tasks.jsonl", "--policies=sft,reference") == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "tasks.jsonl").read_text() == "answers may belong to this"

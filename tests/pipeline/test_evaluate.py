@@ -9,27 +9,30 @@ import numpy as np
 import pytest
 import tiny
 
-from rlhf_jax import inference
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import ideal, judge
 from rlhf_jax.data.mini.labelers import judged_gap, label
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.records import Post, write_jsonl
+from rlhf_jax.data.tasks.mini import rate
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.evaluation import policies
+from rlhf_jax.evaluation import judges, policies
 from rlhf_jax.files import write_text
+from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, pretrained, transformer
-from rlhf_jax.pipeline import evaluate
+from rlhf_jax.pipeline import evaluate, stages
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.checkpoint import CheckpointError
-from rlhf_jax.run.workdir import open_workdir, record_seconds
+from rlhf_jax.run.workdir import open_workdir, record_stage
 from rlhf_jax.validation import validate
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
+FREE = ("reference", "title", "lead")
 BIGGER = dataclasses.replace(MODEL, width=32)
 POLICIES = ("reference", "title", "lead", "base", "sft", "sft_10x", "ppo", "best_of_2")
 PPO = [
@@ -51,7 +54,7 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     data = tiny.write_data(folder)
     write_jsonl(folder / "comparisons" / "valid2.json", tiny.comparisons("valid2", 11, 4))
-    tokenizer = sources.make_tokenizer(tiny.posts(40, 0), data, None)
+    tokenizer = tasks.find(data, 0).make_tokenizer(tiny.posts(40, 0), None)
     for name, model in {"base": MODEL, "bigger": BIGGER}.items():
         weights = tiny.parameters(transformer.specs(model, tokenizer.vocab_size), seed=9)
         pretrained.save(folder / name, weights, model)
@@ -66,7 +69,7 @@ def config(tmp_path_factory):
 def workdir(config, tmp_path_factory):
     """A run whose earlier stages left random networks."""
     workdir = open_workdir(tmp_path_factory.mktemp("run"), config)
-    tokenizer = sources.make_tokenizer(tiny.posts(40, 0), config.data, None)
+    tokenizer = tasks.find(config.data, 0).make_tokenizer(tiny.posts(40, 0), None)
     tokenizer.save(workdir)
     specs = {
         "sft": transformer.specs(MODEL, tokenizer.vocab_size),
@@ -81,7 +84,7 @@ def workdir(config, tmp_path_factory):
             checkpoint.save(folder, 1, params=weights, rest={"step": jnp.int32(1)}, meta={})
     write_text(workdir / "metrics" / "ppo.jsonl", "".join(json.dumps(record) + "\n" for record in PPO))
     for stage, seconds in {"sft": 3.0, "reward": 2.0, "ppo": 5.0, "eval": 0.0}.items():
-        record_seconds(workdir, stage, seconds)
+        record_stage(workdir, stage, seconds, **stages.find(stage).about())
     evaluate.run(config, workdir)
     return workdir
 
@@ -110,7 +113,7 @@ def test_results_have_the_fields_that_others_read(results):
     assert tuple(results["policies"]) == POLICIES
     for name, figures in results["policies"].items():
         at_equal_length = figures["preference_at_equal_length"]
-        baseline = name in ("reference", "title", "lead")
+        baseline = name in FREE
         assert at_equal_length is None if baseline else 0 <= at_equal_length["value"] <= 1
     figures = results["reward_model"]
     assert all(0 <= figures[name] <= 1 for name in ("valid_accuracy", "blind_accuracy"))
@@ -124,10 +127,9 @@ def test_each_network_is_asked_how_likely_the_references_are(config, results, sa
     tokenizer = load_tokenizer(workdir)
     posts = [Post(**sample["post"]) for sample in samples]
     weights = tiny.parameters(transformer.specs(MODEL, tokenizer.vocab_size), seed=3)  # those of ppo above
+    network = Network(weights, MODEL, tokenizer, Tldr(config.data))
     with jax.set_mesh(make_mesh(config.mesh)):
-        likelihood = inference.log_likelihood(
-            weights, posts, [p.summary for p in posts], model=MODEL, tokenizer=tokenizer, data=config.data
-        )
+        likelihood = network.log_likelihood(posts, [post.summary for post in posts])
     assert nats["ppo"] == pytest.approx(-likelihood.mean(), abs=1e-3)
 
 
@@ -166,9 +168,7 @@ def test_each_policy_writes_with_its_own_weights(config, workdir, samples):
     with jax.set_mesh(make_mesh(config.mesh)):
         for name, (seed, model) in {"sft": (0, MODEL), "sft_10x": (1, BIGGER), "ppo": (3, MODEL)}.items():
             weights = tiny.parameters(transformer.specs(model, tokenizer.vocab_size), seed)
-            model = dataclasses.replace(model, pretrained=config.model.pretrained)
-            setting = {"model": model, "tokenizer": tokenizer, "data": config.data}
-            written[name] = inference.summarize(weights, tiny.posts(8, 1), **setting)
+            written[name] = Network(weights, model, tokenizer, Tldr(config.data)).write(tiny.posts(8, 1))
     for name, texts in written.items():
         assert [sample["summaries"][name]["text"] for sample in samples] == texts
     assert written["sft"] != written["ppo"] != written["sft_10x"]
@@ -194,7 +194,7 @@ def test_the_report_shows_it(workdir):
 
 def test_a_missing_stage_is_named_before_any_summary_is_written(config, workdir, tmp_path, monkeypatch):
     link(workdir, tmp_path, "checkpoints/sft", "checkpoints/sft_10x")
-    monkeypatch.setattr(inference, "summarize", lambda *_, **__: pytest.fail("wrote a summary"))
+    monkeypatch.setattr(Network, "write", lambda *_, **__: pytest.fail("wrote a summary"))
     with pytest.raises(CheckpointError, match="eval needs the checkpoint of stage 'ppo'.*--stage=ppo first"):
         evaluate.run(config, tmp_path)
 
@@ -213,18 +213,18 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
     ]
     write_jsonl(tmp_path / "comparisons.jsonl", records)
 
-    def summaries(config, workdir, tokenizer, posts, train_posts, score):
+    def responses(config, workdir, task, tokenizer, posts, examples, score):
         texts = {"reference": [post.summary for post in posts], "ppo": [ideal(post) for post in posts]}
         return texts, {"ppo": 12.5}
 
-    def scores(weights, posts, texts, **setting):
+    def scores(self, posts, texts):
         return np.array(
             [[float(text == post.summary) for text in own] for post, own in zip(posts, texts, strict=True)]
         )
 
-    monkeypatch.setattr(policies, "summaries", summaries)
-    monkeypatch.setattr(inference, "scores", scores)
-    monkeypatch.setattr(inference, "margins", lambda weights, pairs, **setting: np.ones(len(pairs)))
+    monkeypatch.setattr(policies, "responses", responses)
+    monkeypatch.setattr(Network, "scores", scores)
+    monkeypatch.setattr(Network, "margins", lambda self, pairs: np.ones(len(pairs)))
     evaluate.run(mini_config, tmp_path)
 
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
@@ -255,12 +255,12 @@ def test_gold_and_labels_are_two_measures():
     some = mini.posts(0, "test", 40)
     right = [Pair(post, ideal(post), "so much drama.") for post in some]
     labelled = [Pair(p.info, p.rejected, p.chosen) if i % 2 else p for i, p in enumerate(right)]
-    gaps = np.array([evaluate.gold_gap(pair) for pair in labelled])
+    gaps = judges.gaps(rate, labelled)
     assert [gap > 0 for gap in gaps] == [i % 2 == 0 for i in range(40)]
     references = np.array([-0.3, 0.1, 0.5])
 
     def figures(margins):
-        return evaluate.reward_model_figures(margins, right, labelled, references, gold=True)
+        return evaluate.reward_model_figures(margins, right, labelled, references, rate)
 
     follows_judge, follows_labels = figures(gaps), figures(np.abs(gaps))
     assert (follows_judge["gold_accuracy"], follows_judge["valid_accuracy"]) == (1.0, 0.5)
@@ -271,8 +271,8 @@ def test_gold_and_labels_are_two_measures():
 
 def test_the_judge_reads_the_miniature():
     some = mini.posts(0, "test", 5)
-    best = evaluate.judge_all(some, [ideal(post) for post in some])
-    nothing = evaluate.judge_all(some, [""] * 5)
+    best = judges.ratings(rate, some, [ideal(post) for post in some])
+    nothing = judges.ratings(rate, some, [""] * 5)
     assert best["key_fact"].all() and best["overall"].min() > 6
     assert not nothing["key_fact"].any() and nothing["overall"].max() < 1.5
 
@@ -280,10 +280,10 @@ def test_the_judge_reads_the_miniature():
 def test_preference_at_equal_length_takes_out_what_length_wins(config):
     """Long on 8 posts, of which it wins 6, as long as the reference on 8, of which it wins 4: σ⁻¹(½) = 0."""
     posts = tiny.posts(16, 3)
-    tokenizer = sources.make_tokenizer(posts, config.data, None)
+    tokenizer = tasks.find(config.data, 0).make_tokenizer(posts, None)
     texts = {"reference": ["cat sat"] * 16, "sft": ["cat sat on the cat"] * 8 + ["cat sat"] * 8}
     scores = {"reference": np.zeros(16), "sft": np.repeat([1, -1, 1, -1], [6, 2, 4, 4])}
-    figures = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer)
+    figures = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE)
     assert figures["sft"]["preference_at_equal_length"]["value"] == pytest.approx(0.5, abs=1e-4)
     assert figures["reference"]["preference_at_equal_length"] is None
     assert figures["sft"]["words"] == 3.5 and figures["sft"]["reward"] == pytest.approx(0.25)
@@ -292,13 +292,13 @@ def test_preference_at_equal_length_takes_out_what_length_wins(config):
 
 def test_baselines_of_another_length_leave_the_networks_alone(config):
     posts = tiny.posts(8, 3)
-    tokenizer = sources.make_tokenizer(posts, config.data, None)
+    tokenizer = tasks.find(config.data, 0).make_tokenizer(posts, None)
     texts = {"reference": ["cat sat"] * 8, "sft": ["cat sat on"] * 4 + ["cat"] * 4}
     scores = {"reference": np.zeros(8), "sft": np.array([1, 1, 1, -1, 1, -1, -1, -1])}
-    alone = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer)
+    alone = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE)
     texts |= {"title": [""] * 8, "lead": ["cat " * 30] * 8}
     scores |= {"title": -np.ones(8), "lead": np.ones(8)}
-    beside = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer)
+    beside = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE)
     assert beside["sft"] == alone["sft"]
     assert beside["title"]["preference_at_equal_length"] is None
 

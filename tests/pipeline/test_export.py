@@ -7,7 +7,7 @@ import tiny
 import tokenizers
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.files import write_text
 from rlhf_jax.mesh import make_mesh
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     config = tiny.run_config(tiny.write_data(tmp_path_factory.mktemp("data")))
     config.model = MODEL
     workdir = open_workdir(tmp_path_factory.mktemp("run"), validate(config))
-    tokenizer = sources.make_tokenizer(tiny.posts(40, 0), config.data, None)
+    tokenizer = tasks.find(config.data, 0).make_tokenizer(tiny.posts(40, 0), None)
     tokenizer.save(workdir)
     weights = {
         "ppo": tiny.parameters(transformer.specs(MODEL, tokenizer.vocab_size), 1),

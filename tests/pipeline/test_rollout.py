@@ -47,18 +47,14 @@ def roll(networks, temperature, score_at="eos", seed=0, whiten_rewards=False):
         OPTIONS, temperature=temperature, score_at=score_at, whiten_rewards=whiten_rewards
     )
     query = jnp.asarray(tiny.random_queries(B, Q))
+    setting = ppo.Setting(CONFIG, options, R, EOS, PAD)
     episodes = rollout(
         *networks,
         query,
         jax.random.key(seed),
         jnp.float32(KL_COEF),
-        model=CONFIG,
-        options=options,
-        response_tokens=R,
-        eos_id=EOS,
-        pad_id=PAD,
+        setting,
     )
-    setting = ppo.Setting(CONFIG, options, R, EOS, PAD)
     parameters = {"policy": networks.policy, "value": networks.value}
     tokens, slots = episodes.mask.sum(), episodes.value_mask.sum()
     return episodes, ppo.loss(parameters, episodes, tokens, slots, setting)[1]

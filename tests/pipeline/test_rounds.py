@@ -15,10 +15,10 @@ import tiny
 
 from rlhf_jax import main
 from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.records import RecordError, read_comparisons, write_jsonl
 from rlhf_jax.files import write_text
-from rlhf_jax.pipeline import rounds
+from rlhf_jax.pipeline import ask, rounds, stages
 from rlhf_jax.pipeline.ask import Policy, asked_in
 from rlhf_jax.pipeline.rounds import COLLECTED, folder_of
 from rlhf_jax.run import checkpoint
@@ -37,12 +37,11 @@ MINI = Config(
 def supervised(tmp_path_factory):
     """What stage sft leaves; neither its policy nor what its tokenizer says is read here."""
     folder = tmp_path_factory.mktemp("supervised")
-    posts = sources.load_posts(MINI.data, 0)["train"]
-    sources.make_tokenizer(posts, MINI.data, None).save(folder)
+    task = tasks.find(MINI.data, 0)
+    task.make_tokenizer(task.records()["train"], None).save(folder)
     arrays = {"params": {"w": jnp.ones(2)}, "rest": {"n": jnp.int32(1)}}
     checkpoint.save(folder / "checkpoints" / "sft", 1, **arrays, meta={})
-    runs.record_seconds(folder, "sft", 5.0)
-    runs.mark_done(folder, "sft")
+    runs.record_stage(folder, "sft", 5.0, done=True)
     return folder
 
 
@@ -73,11 +72,17 @@ def named(monkeypatch):
         found.append(list(specs))
         return [writer(spec.partition(":")[0]) for spec in specs]
 
-    monkeypatch.setattr(rounds.tasks, "find_policies", find_policies)
+    monkeypatch.setattr(ask, "find_policies", find_policies)
     return found
 
 
-def pipeline(config, folder):
+@pytest.fixture(autouse=True)
+def pipeline(request, monkeypatch):
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(stages, "run_stages", run_stages)
+
+
+def run_stages(config, folder):
     """Stands in for reward, ppo and eval: the rate is the share of a thousand comparisons there are."""
     assert checkpoint.latest_step(folder / "checkpoints" / "sft") == 1
     assert runs.stage_done(folder, "sft") and not runs.stage_done(folder, "eval")
@@ -94,8 +99,7 @@ def pipeline(config, folder):
         "ppo": {"kl": 1.5},
     }
     write_text(folder / "results.json", json.dumps(results))
-    runs.record_seconds(folder, "eval", 1.0)
-    runs.mark_done(folder, "eval")
+    runs.record_stage(folder, "eval", 1.0, done=True)
 
 
 def written(workdir) -> dict[str, bytes]:
@@ -106,7 +110,7 @@ def written(workdir) -> dict[str, bytes]:
 
 def test_later_rounds_ask_about_the_policy_of_the_round_before(started, named):
     workdir = started(MINI)
-    rounds.run(MINI, workdir, pipeline)
+    rounds.run(MINI, workdir)
     assert named[0] == ["sft", "sft", "reference"]
     for number in (2, 3):
         newest = f"ppo_round{number - 1}:{folder_of(workdir, number - 1) / 'checkpoints' / 'ppo'}"
@@ -115,7 +119,7 @@ def test_later_rounds_ask_about_the_policy_of_the_round_before(started, named):
 
 def test_nothing_is_asked_twice_and_all_answers_so_far_are_trained_on(started, named):
     workdir = started(MINI)
-    rounds.run(MINI, workdir, pipeline)
+    rounds.run(MINI, workdir)
     asked = [asked_in([folder_of(workdir, number) / "tasks.jsonl"]) for number in (1, 2, 3)]
     assert [len(pairs) for pairs in asked] == [30, 20, 40] and len(frozenset.union(*asked)) == 90
     for number, batches in ((1, [30]), (2, [30, 20]), (3, [30, 20, 40])):
@@ -126,7 +130,7 @@ def test_nothing_is_asked_twice_and_all_answers_so_far_are_trained_on(started, n
 
 def test_a_post_is_held_out_in_all_rounds_or_in_none(started, named):
     workdir = started(MINI)
-    rounds.run(MINI, workdir, pipeline)
+    rounds.run(MINI, workdir)
     splits = {}
     for comparison in read_comparisons(folder_of(workdir, 3) / "comparisons.jsonl"):
         splits.setdefault(comparison.info.id, set()).add(comparison.split)
@@ -137,7 +141,7 @@ def test_a_post_is_held_out_in_all_rounds_or_in_none(started, named):
 @pytest.mark.parametrize("step", ["draw", "simulate", "gather", "write_rounds_report"])
 def test_stopped_at_any_point_and_started_again_it_ends_the_same(started, named, monkeypatch, step):
     undisturbed = started(MINI, "two")
-    rounds.run(MINI, undisturbed, pipeline)
+    rounds.run(MINI, undisturbed)
     workdir, left, real = started(MINI), [2], getattr(rounds, step)  # in round 2
 
     def stopping(*arguments):
@@ -148,21 +152,22 @@ def test_stopped_at_any_point_and_started_again_it_ends_the_same(started, named,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(rounds, step, stopping)
-        rounds.run(MINI, workdir, pipeline)
-    rounds.run(MINI, workdir, pipeline)
+        rounds.run(MINI, workdir)
+    rounds.run(MINI, workdir)
     assert written(workdir) == written(undisturbed)
 
 
-def test_a_stop_within_a_round_s_stages_leaves_them_to_resume(started, named):
+def test_a_stop_within_a_round_s_stages_leaves_them_to_resume(started, named, monkeypatch):
     workdir, folders = started(MINI), []
 
     def stopped(config, folder):
         folders.append(folder)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(stages, "run_stages", stopped)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            rounds.run(MINI, workdir, stopped)
+            rounds.run(MINI, workdir)
     assert folders == [folder_of(workdir, 1)] * 2 and len(named) == 1
 
 
@@ -173,7 +178,7 @@ def test_a_round_waits_for_people_and_goes_on_with_their_answers(started, tmp_pa
     for number, count in ((1, 8), (2, 6)):
         folder = folder_of(workdir, number)
         for _ in range(2):  # asked once, however often the command runs
-            rounds.run(config, workdir, pipeline)
+            rounds.run(config, workdir)
             told = capsys.readouterr().out
             assert f"round {number} waits for people" in told
             assert f"--tasks={folder / 'tasks.jsonl'}" in told and f"--out={folder / 'collected'}" in told
@@ -181,7 +186,7 @@ def test_a_round_waits_for_people_and_goes_on_with_their_answers(started, tmp_pa
         assert len(tasks) == count and len(named) == number
         everything += [task | {"choice": 1, "worker": "w", "split": "train"} for task in tasks]
         write_jsonl(folder / COLLECTED, everything)  # the site's store holds the earlier rounds, too
-    rounds.run(config, workdir, pipeline)
+    rounds.run(config, workdir)
     assert "all 2 rounds are finished" in capsys.readouterr().out
     assert len(list(read_comparisons(folder_of(workdir, 2) / "comparisons.jsonl"))) == 14
 
@@ -189,22 +194,22 @@ def test_a_round_waits_for_people_and_goes_on_with_their_answers(started, tmp_pa
 def test_the_export_of_another_round_is_refused(started, tmp_path, named):
     config = dataclasses.replace(tiny.run_config(tiny.write_data(tmp_path)), rounds=RoundsConfig((8,)))
     workdir = started(config)
-    rounds.run(config, workdir, pipeline)
+    rounds.run(config, workdir)
     write_jsonl(folder_of(workdir, 1) / COLLECTED, tiny.comparisons("train", 3, 0))
     with pytest.raises(RecordError, match=r"rounds/1/collected.*no comparisons of batch round1"):
-        rounds.run(config, workdir, pipeline)
+        rounds.run(config, workdir)
 
 
 def test_without_a_supervised_policy_there_is_no_round(tmp_path):
     workdir = runs.open_workdir(tmp_path / "run", MINI)
     with pytest.raises(CheckpointError, match="round needs the checkpoint of stage 'sft'.*--stage=sft"):
-        rounds.run(MINI, workdir, pipeline)
+        rounds.run(MINI, workdir)
     assert not (workdir / "rounds").exists()
 
 
 def test_the_page_shows_every_round(started, named):
     workdir = started(MINI)
-    rounds.run(MINI, workdir, pipeline)
+    rounds.run(MINI, workdir)
     page = (workdir / "rounds.html").read_text()
     assert "After 3 rounds, PPO is preferred over the reference on 9.0 ± 10.0% of 12 posts" in page
     for number, rate in ((1, "3.0"), (2, "5.0"), (3, "9.0")):

@@ -19,7 +19,7 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.data.batches import PairPlan, QueryPlan, SftPlan
 from rlhf_jax.data.comparisons import pairs_of
-from rlhf_jax.data.sources import make_tokenizer
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import ppo, reward, sft
@@ -71,7 +71,8 @@ def plan(tmp_path, capsys):
 def test_what_is_planned_is_what_runs(stage):
     """The program traced without values is, letter by letter, that of real weights and a real batch."""
     posts = tiny.posts(16, 0)
-    tokenizer = make_tokenizer(posts, DATA, None)
+    task = Tldr(DATA)
+    tokenizer = task.make_tokenizer(posts, None)
     vocabulary, pad_id = tokenizer.vocab_size, tokenizer.pad_id
     mesh = make_mesh(CONFIG.mesh)
     with jax.set_mesh(mesh):
@@ -83,20 +84,20 @@ def test_what_is_planned_is_what_runs(stage):
         )
         optimizer = functools.partial(make_optimizer, updates=1)
         if stage == "sft":
-            batch = SftPlan(posts, tokenizer, DATA, CONFIG.sft, 0).batch(0)
+            batch = SftPlan(posts, tokenizer, task, CONFIG.sft, 0).batch(0)
             state = jax.jit(functools.partial(TrainState.create, tx=optimizer(CONFIG.sft.optimizer)))(policy)
             real = sft.jitted_step(MODEL, DATA.response_tokens, 1).trace(state, to_devices(batch, mesh))
             planned = sft.traced(CONFIG, MODEL, vocabulary)
         elif stage == "reward":
             pairs = pairs_of(tiny.comparisons("train", 16, 0), "train")
-            batch = PairPlan(pairs, tokenizer, DATA, 8, 0).batch(0)
+            batch = PairPlan(pairs, tokenizer, task, 8, 0).batch(0)
             state = jax.jit(functools.partial(TrainState.create, tx=optimizer(CONFIG.reward.optimizer)))(
                 scalar
             )
             real = reward.jitted_step(MODEL, pad_id, 1).trace(state, to_devices(batch, mesh))
             planned = reward.traced(CONFIG, MODEL, vocabulary)
         else:
-            query = QueryPlan(posts, tokenizer, DATA, 8, 0).batch(0)["query"]
+            query = QueryPlan(posts, tokenizer, task, 8, 0).batch(0)["query"]
             setting = ppo.Setting(MODEL, CONFIG.ppo, DATA.response_tokens, 0, pad_id)
             state = ppo.initial_state(policy, scalar, optimizer(CONFIG.ppo.optimizer), CONFIG.ppo, 0)
             real = ppo.jitted_iteration(setting).trace(state, policy, scalar, to_devices(query, mesh))

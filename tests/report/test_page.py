@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from rlhf_jax.config import Config, to_dict
+from rlhf_jax.pipeline import stages
 from rlhf_jax.report.page import ReportError, duration, write_report
+from rlhf_jax.run import workdir as runs
 
 POST = {
     "id": "p1",
@@ -40,17 +42,23 @@ RESULTS = {
 
 
 def run(folder, results=RESULTS, summaries=SUMMARIES):
-    """A work folder with one post and short logs."""
+    """A work folder with one post and short logs, whose stages have all run."""
     for name in ("metrics", "samples"):
         (folder / name).mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(to_dict(Config())))
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "samples" / "test.jsonl").write_text(json.dumps({"post": POST, "summaries": summaries}) + "\n")
-    for stage in ("sft", "reward_seed0", "reward_seed1"):
-        records = [{"step": i, "loss": loss} for i, loss in enumerate([2.0, "nan", 1.25])]
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / "metrics" / f"{stage}.jsonl").write_text(lines)
+    for stage in stages.STAGES:
+        runs.record_stage(folder, stage.name, 1.0, done=True, **stage.about())
+    for name in ("sft", "reward_seed0", "reward_seed1"):
+        log(folder, name)
     return folder
+
+
+def log(folder, name):
+    records = [{"step": i, "loss": loss} for i, loss in enumerate([2.0, "nan", 1.25])]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "metrics" / f"{name}.jsonl").write_text(lines)
 
 
 class Page(HTMLParser):
@@ -144,6 +152,33 @@ def test_a_log_of_each_stage_and_seed_is_drawn(page):
     ):
         assert title in page.text
     assert page.tags.count("svg") == 4  # three losses and the preference plot
+
+
+def test_a_larger_policy_s_log_goes_by_the_policy_s_name(tmp_path):
+    log(run(tmp_path), "sft_10x")
+    page = Page(tmp_path)
+    assert "Supervised fine-tuning loss 1.25" in page.text and "SFT, 10× larger loss 1.25" in page.text
+
+
+def test_a_stage_of_ones_own_is_told_as_its_run_calls_it(tmp_path):
+    results = copy.deepcopy(RESULTS)
+    results["policies"]["student"] = results["policies"]["ppo"]
+    results["preference_over_reference"]["student"] = {"rate": 0.5, "stderr": 0.02}
+    results["seconds"]["distill"] = 60.0
+    summaries = SUMMARIES | {"student": SUMMARIES["sft"]}
+    folder = run(tmp_path, results, summaries)
+    log(folder, "distill")
+    runs.record_stage(folder, "distill", label="Distillation", networks={"student": "a small student"})
+    page = Page(folder)
+    assert "Distillation loss 1.25" in page.text and ["Distillation", "", "1 min 00 s"] in page.rows
+    assert [row for row in page.rows if row[0] == "A small student"][0][1] == "50.0 ± 2.0%"
+    assert "student" not in page.text.replace("small student", "")
+
+
+def test_a_page_of_a_folder_without_a_record_of_its_stages_names_policies_all_the_same(tmp_path):
+    (run(tmp_path) / "progress.json").unlink()
+    page = Page(tmp_path)
+    assert any(row[:2] == ["PPO", "61.4 ± 2.2%"] for row in page.rows)
 
 
 def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):

@@ -4,11 +4,9 @@ import math
 import pickle
 from pathlib import Path
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from rlhf_jax.config import MeshConfig
@@ -19,63 +17,9 @@ from rlhf_jax.run.checkpoint import CheckpointError
 P = jax.P
 
 
-@flax.struct.dataclass
-class Rest:
-    optimizer: optax.OptState
-    step: jax.Array
-    key: jax.Array
-
-
-def make_state(mesh, seed=0, rows=16):
-    """Parameters on `mesh`, and an Adam state with moments that are not zero."""
-    rng = np.random.default_rng(seed)
-    params = {"embed": rng.normal(size=(rows, 8)), "head": {"bias": rng.normal(size=8)}}
-    specs = {"embed": P("fsdp", "tensor"), "head": {"bias": P("tensor")}}
-    params = jax.tree.map(
-        lambda x, spec: jax.device_put(x.astype(np.float32), jax.NamedSharding(mesh, spec)), params, specs
-    )
-    optimizer = optax.adam(1e-3)
-    state = optimizer.init(params)
-    with jax.set_mesh(mesh):
-        _, state = jax.jit(optimizer.update)(params, state)
-    copy = jax.NamedSharding(mesh, P())
-    step, key = jax.jit(lambda: (jnp.int32(7), jax.random.key(5)), out_shardings=copy)()
-    return params, Rest(state, step, key)
-
-
-def abstract(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
 @pytest.fixture(scope="module")
 def mesh():
     return make_mesh(MeshConfig(2, 2, 2))
-
-
-def assert_same(ours, theirs):
-    def same(a, b):
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-
-    jax.tree.map(same, ours, theirs)
-
-
-def save_steps(folder, state, *steps, **options):
-    params, rest = state
-    for step in steps:
-        checkpoint.save(folder, step, params=params, rest=rest, meta={"step": step}, **options)
-
-
-def flip_a_byte(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def largest(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (1, 2, 4)])

@@ -6,12 +6,12 @@ python -m pytest -m reliability -s tests/run/test_damage.py
 
 import collections
 
+import counting
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import test_checkpoint
-import test_loop
+import states
 
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
@@ -48,12 +48,12 @@ def damages(folder):
 @pytest.fixture(scope="module")
 def state():
     """Arrays large enough to stand in files of their own."""
-    return test_checkpoint.make_state(make_mesh(MeshConfig(1, 2, 1)), rows=4096)
+    return states.make_state(make_mesh(MeshConfig(1, 2, 1)), rows=4096)
 
 
 def ours(folder, state):
     """Counts of what `latest_step` makes of every damage to the newer of two steps."""
-    test_checkpoint.save_steps(folder, state, 1, 2)
+    states.save_steps(folder, state, 1, 2)
     found = collections.Counter()
     for file, kind in damages(folder / "2"):
         used = checkpoint.latest_step(folder)
@@ -69,7 +69,7 @@ def orbaxs(folder, state):
     """The same of Orbax's own restore of the same arrays, without a manifest."""
     params, rest = state
     arrays = {"params": params, "rest": rest.replace(key=jax.random.key_data(rest.key))}
-    like = test_checkpoint.abstract(arrays)
+    like = states.abstract(arrays)
     with ocp.StandardCheckpointer() as orbax:
         for name, tree in arrays.items():
             orbax.save(folder / name, tree)
@@ -97,13 +97,13 @@ def test_every_damage_to_every_file_is_found(tmp_path, state):
 
 @pytest.mark.parametrize("part", ["params", "rest", "meta.json"])
 def test_training_goes_on_from_the_step_before(tmp_path, part):
-    test_loop.count(tmp_path, 20)
+    counting.count(tmp_path, 20)
     file = tmp_path / "checkpoints" / "counter" / "20" / part
-    test_checkpoint.flip_a_byte(test_checkpoint.largest(file) if file.is_dir() else file)
+    states.flip_a_byte(states.largest(file) if file.is_dir() else file)
     again = []
-    state = test_loop.count(tmp_path, 30, again.append)
+    state = counting.count(tmp_path, 30, again.append)
     assert again == list(range(10, 30)) and state.params[0] == 30 and state.total == sum(range(30))
-    assert test_loop.steps(tmp_path) == list(range(30))
+    assert counting.steps(tmp_path) == list(range(30))
 
 
 @pytest.mark.reliability

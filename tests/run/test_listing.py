@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_checkpoint
-from test_checkpoint import flip_a_byte, largest, make_state
+import states
+from states import flip_a_byte, largest, make_state
 
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
@@ -20,7 +20,7 @@ def workdir(tmp_path):
     for step, loss in ((10, 3.0), (20, 2.0), (30, 2.5)):
         meta = {"best": "-loss", "value": loss}
         checkpoint.save(tmp_path / "checkpoints" / "sft", step, params=params, rest=rest, meta=meta)
-    test_checkpoint.save_steps(tmp_path / "checkpoints" / "ppo", (params, rest), 1, 2)
+    states.save_steps(tmp_path / "checkpoints" / "ppo", (params, rest), 1, 2)
     (tmp_path / "checkpoints" / "ppo" / "3" / "params").mkdir(parents=True)
     return tmp_path
 

@@ -10,16 +10,15 @@ import subprocess
 import sys
 
 import object_store
+import processes
 import pytest
-import test_checkpoint
-import test_hosts
-import test_main
+import states
 import tiny
 from etils.epath import Path
 
 from rlhf_jax.config import Config, DataConfig, MeshConfig
 from rlhf_jax.data.comparisons import load_comparisons
-from rlhf_jax.data.tldr import load_posts
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
@@ -42,8 +41,7 @@ def test_configuration_and_progress(store):
     assert "bucket/runs/a/config.json" in store.objects
     with pytest.raises(WorkdirError, match="seed: 3 → 4"):
         runs.open_workdir(str(RUN), Config(seed=4))
-    runs.record_seconds(RUN, "sft", 2.0)
-    runs.mark_done(RUN, "sft")
+    runs.record_stage(RUN, "sft", 2.0, done=True)
     assert runs.stage_done(RUN, "sft") and runs.read_config(RUN).seed == 3
 
 
@@ -55,7 +53,7 @@ def test_posts_and_comparisons_are_read(store):
     for split in ("train", "valid"):
         (Path("gs://bucket/posts") / f"{split}.jsonl").write_text(json.dumps(info | {"summary": "x"}) + "\n")
     Path("gs://bucket/comparisons/a.jsonl").write_text(json.dumps(choice) + "\n")
-    posts = load_posts(DataConfig(posts="gs://bucket/posts"))
+    posts = Tldr(DataConfig(posts="gs://bucket/posts")).records()
     assert {split: len(own) for split, own in posts.items()} == {"train": 1, "valid": 1}
     for place in ("gs://bucket/comparisons", "gs://bucket/comparisons/a.jsonl"):
         assert len(load_comparisons(DataConfig(comparisons=place))) == 1
@@ -78,17 +76,17 @@ def test_metrics_are_there_after_a_flush_and_a_resumed_run_goes_on(store):
 def test_checkpoints_are_kept_found_whole_and_restored(store):
     """Written in place, the manifest of all files last; a half-written step is passed over and removed."""
     folder = RUN / "checkpoints" / "sft"
-    state = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))
+    state = states.make_state(make_mesh(MeshConfig(2, 2, 2)))
     store.put("bucket/runs/a/checkpoints/sft/1/params/part", b"of a step that was never finished")
     assert checkpoint.latest_step(folder) is None
-    test_checkpoint.save_steps(folder, state, 2, 3, 4)
+    states.save_steps(folder, state, 2, 3, 4)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
     written = {name: store.objects[name] for name in store.objects if "/4/" in name}
     *files, manifest = sorted(written, key=written.get)
     assert manifest.endswith("4/manifest.json")
     assert sorted(json.loads(written[manifest][1])) == sorted(name.split("/4/")[1] for name in files)
-    like = test_checkpoint.make_state(make_mesh(MeshConfig(1, 8, 1)), seed=1)
-    test_checkpoint.assert_same(checkpoint.restore(folder, 4, *map(test_checkpoint.abstract, like)), state)
+    like = states.make_state(make_mesh(MeshConfig(1, 8, 1)), seed=1)
+    states.assert_same(checkpoint.restore(folder, 4, *map(states.abstract, like)), state)
     assert checkpoint.read_meta(folder, 4) == {"step": 4}
     store.put("bucket/runs/a/checkpoints/sft/5/params/part", b"of another one")
     assert checkpoint.latest_step(folder) == 4
@@ -96,7 +94,7 @@ def test_checkpoints_are_kept_found_whole_and_restored(store):
 
 def test_a_damaged_step_is_set_aside(store):
     folder = RUN / "checkpoints" / "sft"
-    test_checkpoint.save_steps(folder, test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2))), 3, 4)
+    states.save_steps(folder, states.make_state(make_mesh(MeshConfig(2, 2, 2))), 3, 4)
     damaged = max(
         (name for name in store.objects if "/4/params/" in name), key=lambda n: len(store.objects[n][1])
     )
@@ -140,11 +138,11 @@ def test_without_gcsfs_it_is_named():
 
 
 def test_shards_of_two_processes_are_one_checkpoint(store):
-    ended = test_hosts.outcomes(test_hosts.start("save", 2, RUN))
+    ended = processes.outcomes(processes.start("save", 2, RUN))
     assert [status for status, _ in ended.values()] == [0, 0], ended
     assert [(RUN / f"latest.{i}").read_text() for i in (0, 1)] == ["1", "1"]
-    state = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))
-    test_checkpoint.assert_same(checkpoint.restore(RUN, 1, *map(test_checkpoint.abstract, state)), state)
+    state = states.make_state(make_mesh(MeshConfig(2, 2, 2)))
+    states.assert_same(checkpoint.restore(RUN, 1, *map(states.abstract, state)), state)
 
 
 def test_compiled_programs_outlive_their_machine(store):
@@ -175,10 +173,10 @@ def killed_and_resumed(processes, place, *command):
     """Runs `command`, of which one process is killed at `place`, and once more."""
     last = processes - 1
     options = {"together": processes > 1}
-    first = test_hosts.start("main", processes, *command, **options, signalled=(last, signal.SIGKILL, place))
-    assert test_hosts.outcomes(first, test_hosts.WHOLE_RUN_SECONDS)[last][0] == -signal.SIGKILL
-    again = test_hosts.outcomes(
-        test_hosts.start("main", processes, *command, **options), test_hosts.WHOLE_RUN_SECONDS
+    first = processes.start("main", processes, *command, **options, signalled=(last, signal.SIGKILL, place))
+    assert processes.outcomes(first, processes.WHOLE_RUN_SECONDS)[last][0] == -signal.SIGKILL
+    again = processes.outcomes(
+        processes.start("main", processes, *command, **options), processes.WHOLE_RUN_SECONDS
     )
     assert {status for status, _ in again.values()} == {0}, again
 
@@ -186,13 +184,13 @@ def killed_and_resumed(processes, place, *command):
 @pytest.mark.slow
 def test_a_run_killed_and_resumed_is_the_run_on_disk(store, tmp_path):
     config = tmp_path / "config.py"
-    config.write_text(test_main.TINY.format(data=str(tmp_path / "data")))
+    config.write_text(tiny.CONFIG_FILE.format(data=str(tmp_path / "data")))
     killed_and_resumed(1, "ppo:3", f"--config={config}", f"--workdir={RUN}")
-    on_disk = test_hosts.start(
+    on_disk = processes.start(
         "main", 1, f"--config={config}", f"--workdir={tmp_path / 'run'}", together=False
     )
-    assert test_hosts.outcomes(on_disk, test_hosts.WHOLE_RUN_SECONDS)[0][0] == 0
-    (parameters, numbers), expected = test_hosts.results(RUN), test_hosts.results(Path(tmp_path / "run"))
+    assert processes.outcomes(on_disk, processes.WHOLE_RUN_SECONDS)[0][0] == 0
+    (parameters, numbers), expected = processes.results(RUN), processes.results(Path(tmp_path / "run"))
     tiny.assert_same(parameters, expected[0])
     assert numbers == expected[1]
 
@@ -208,7 +206,7 @@ def test_a_run_killed_and_resumed_is_the_run_on_disk(store, tmp_path):
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed(store, tmp_path):
     config = tmp_path / "config.py"
-    config.write_text(test_hosts.CONFIG.format(data=str(tmp_path / "data")))
+    config.write_text(processes.CONFIG.format(data=str(tmp_path / "data")))
     killed_and_resumed(2, "sft:3", f"--config={config}", f"--workdir={RUN}", "--stage=sft")
     assert [record["step"] for record in read_metrics(RUN / "metrics" / "sft.jsonl")] == [0, 1, 2, 3]
     assert checkpoint.latest_step(RUN / "checkpoints" / "sft") == 4

@@ -48,24 +48,39 @@ def test_unreadable_configuration_is_one_clear_line(tmp_path):
 
 
 def test_seconds_add_up_over_starts(tmp_path):
-    wd.record_seconds(tmp_path, "sft", 2.0)
-    wd.record_seconds(tmp_path, "sft", 0.5)
-    wd.record_seconds(tmp_path, "ppo", 4.0)
+    wd.record_stage(tmp_path, "sft", 2.0)
+    wd.record_stage(tmp_path, "sft", 0.5)
+    wd.record_stage(tmp_path, "ppo", 4.0)
     assert wd.read_seconds(tmp_path) == {"sft": 2.5, "ppo": 4.0}
 
 
 def test_a_stage_is_done_only_when_marked(tmp_path):
-    wd.record_seconds(tmp_path, "sft", 0.0)
-    wd.record_seconds(tmp_path, "reward", 0.0)
-    wd.mark_done(tmp_path, "sft")
+    wd.record_stage(tmp_path, "sft")
+    wd.record_stage(tmp_path, "reward")
+    wd.record_stage(tmp_path, "sft", done=True)
     assert wd.stage_done(tmp_path, "sft") and not wd.stage_done(tmp_path, "reward")
     assert wd.stages_interrupted(tmp_path) == ["reward"]
+
+
+def test_comparisons_of_a_folder_of_an_older_version_are_collected(tmp_path):
+    """There was no stage collect: stage reward asked the labelers, and kept what they said."""
+    wd.record_stage(tmp_path, "sft", done=True)
+    wd.record_stage(tmp_path, "reward", done=True)
+    assert wd.stage_done(tmp_path, "collect") and wd.stages_interrupted(tmp_path) == []
+
+
+def test_what_a_stage_leaves_is_told_by_the_folder(tmp_path):
+    wd.record_stage(tmp_path, "sft", label="Fine-tuning", networks={"sft": "SFT"})
+    wd.record_stage(tmp_path, "dpo", 3.0, label="DPO", networks={"dpo": "DPO"})
+    wd.record_stage(tmp_path, "old", 1.0)
+    assert wd.labels(tmp_path) == {"sft": "Fine-tuning", "dpo": "DPO", "old": "old"}
+    assert wd.networks(tmp_path) == {"sft": "SFT", "dpo": "DPO"}
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from rlhf_jax import workdir
+from rlhf_jax.run import workdir
 from rlhf_jax.config import Config
 
 workdir.open_workdir(Path(sys.argv[1]), Config())

@@ -1,7 +1,6 @@
 import errno
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,47 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import struct
+from counting import count, steps
 
 from rlhf_jax.command_line import Stopped
 from rlhf_jax.config import ConfigError, HealthConfig
 from rlhf_jax.run import checkpoint, manifest
 from rlhf_jax.run.checkpoint import CheckpointError
-from rlhf_jax.training import loop
-from rlhf_jax.training.health import TrainingError, Watch
-from rlhf_jax.training.metrics import MetricsLog, read_metrics
-
-
-class Counter(struct.PyTreeNode):
-    """Steps made, as the parameters, and their sum beside it."""
-
-    params: jax.Array
-    total: jax.Array
-
-    def parts(self):
-        return {"count": self.params}, self.replace(params=None)
-
-    def with_params(self, params):
-        return self.replace(params=params["count"])
-
-
-def count(workdir, total, during=lambda i: None, save_every=10, size=8, losses=None, **options):
-    """A run that counts to `total`; `during(i)` is called within step i. `losses` is a metric of it."""
-    folder = workdir / "checkpoints" / "counter"
-    start = checkpoint.latest_step(folder) or 0
-    state = loop.resume(folder, start, Counter(jnp.zeros(size), jnp.float32(0)))
-
-    def update(state, i):
-        during(i)
-        metrics = {"count": state.params[0], "loss": losses[i] if losses else 0.0}
-        return Counter(state.params + 1, state.total + i), metrics, {"steps": 1}
-
-    log = MetricsLog(workdir, "counter", start, total)
-    return loop.run(log, folder, state, update, save_every=save_every, **options)
-
-
-def steps(workdir):
-    return [int(record["step"]) for record in read_metrics(workdir / "metrics" / "counter.jsonl")]
+from rlhf_jax.training.health import TrainingError
 
 
 def test_saves_every_so_often_and_at_the_end(tmp_path):
@@ -107,18 +72,12 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, interruptible):
 def test_a_run_without_updates_ends_before_its_last_step_is_called_done(tmp_path, total, ended):
     """Skipped from step 11 on: with a patience of 3 it ends at step 13, in the last step too."""
     folder = tmp_path / "checkpoints" / "counter"
-
-    def update(state, i):
-        idle = max(0, i - 10)
-        return state.replace(params=state.params + 1), {"skipped": idle > 0, "skipped_in_a_row": idle}, {}
-
-    log = MetricsLog(tmp_path, "counter", 0, total, watch=Watch(folder, HealthConfig(patience=3)))
-    state = Counter(jnp.zeros(8), jnp.float32(0))
+    options = {"skipped": lambda i: max(i - 10, 0), "health": HealthConfig(patience=3)}
     if ended is None:
-        loop.run(log, folder, state, update, save_every=10)
+        count(tmp_path, total, **options)
         return
     with pytest.raises(TrainingError, match=f"to {ended} .* step: 10; .* {folder}/10\\."):
-        loop.run(log, folder, state, update, save_every=10)
+        count(tmp_path, total, **options)
     assert steps(tmp_path) == list(range(ended + 1))
     assert checkpoint.latest_step(folder) == 10
 
@@ -197,9 +156,9 @@ FULL = """
 import sys
 from pathlib import Path
 
-import test_loop
+import counting
 from absl import logging
-from rlhf_jax import checkpoint
+from rlhf_jax.run import checkpoint
 from rlhf_jax.command_line import status_of
 
 logging.set_verbosity(logging.FATAL)
@@ -207,26 +166,12 @@ workdir = Path(sys.argv[1])
 ballast = workdir / "ballast"
 ballast.write_bytes(b"x" * 2_000_000)
 sizes = {"size": 150_000}  # a step takes 1.2 MB, as Orbax fills the zstd of what is all the same
-status = status_of(lambda: test_loop.count(workdir, 40, test_loop.fill(ballast), **sizes))
+status = status_of(lambda: counting.count(workdir, 40, counting.fill(ballast), **sizes))
 print("status", status, "newest", checkpoint.latest_step(workdir / "checkpoints" / "counter"))
 ballast.unlink()
-state = test_loop.count(workdir, 40, **sizes)
-print("then", state.params[0], state.total, test_loop.steps(workdir) == list(range(40)))
+state = counting.count(workdir, 40, **sizes)
+print("then", state.params[0], state.total, counting.steps(workdir) == list(range(40)))
 """
-
-
-def fill(ballast):
-    """Fills the file system in step 15, but for a few kilobytes, once step 10 is whole."""
-
-    def during(i):
-        if i == 15:
-            while not list(ballast.parent.glob("checkpoints/counter/10/manifest.json")):
-                time.sleep(0.01)
-            free = shutil.disk_usage(ballast.parent).free
-            with ballast.open("ab") as file:
-                file.write(b"x" * (free - 8_000))
-
-    return during
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_once_there_is_room(tmp_path):
@@ -261,7 +206,7 @@ def best_of(workdir):
 
 
 def test_the_best_step_stays_and_is_what_later_stages_read(tmp_path):
-    count(tmp_path, 40, losses=BEST, best="-loss", keep=1)
+    count(tmp_path, 40, losses=BEST, best="-loss", keep_checkpoints=1)
     assert best_of(tmp_path) == (20, [20, 40])
     assert manifest.read_json(tmp_path / "checkpoints/counter/20/meta.json") == {
         "best": "-loss",
@@ -279,10 +224,10 @@ def test_the_best_step_of_a_stopped_run_is_that_of_the_undisturbed_one(tmp_path)
             lambda i: os.kill(os.getpid(), signal.SIGTERM) if i == 16 else None,
             losses=BEST,
             best="-loss",
-            keep=1,
+            keep_checkpoints=1,
         )
     assert best_of(tmp_path) == (10, [10, 17])
-    count(tmp_path, 40, losses=BEST, best="-loss", keep=1)
+    count(tmp_path, 40, losses=BEST, best="-loss", keep_checkpoints=1)
     assert best_of(tmp_path) == (20, [20, 40])
     assert manifest.read_json(tmp_path / "checkpoints/counter/20/meta.json")["value"] == 2.0
 
@@ -293,12 +238,12 @@ def test_highest_is_best_without_a_sign_and_nan_never_is(tmp_path):
 
 
 def test_a_damaged_best_step_gives_way_to_the_next_best(tmp_path):
-    count(tmp_path, 40, losses=BEST, best="-loss", keep=3)
+    count(tmp_path, 40, losses=BEST, best="-loss", keep_checkpoints=3)
     (tmp_path / "checkpoints/counter/20/meta.json").write_text("{")
     assert best_of(tmp_path)[0] == 30
 
 
 def test_a_metric_that_is_not_there_is_told_with_those_that_are(tmp_path):
-    with pytest.raises(ConfigError, match="counter.best: '-los' is no metric of counter; it has count, loss"):
+    with pytest.raises(ConfigError, match="counter.best: '-los' is no metric of counter; it has count, "):
         count(tmp_path, 40, best="-los")
     assert checkpoint.latest_step(tmp_path / "checkpoints" / "counter") is None

@@ -1,7 +1,7 @@
+import counting
 import jax
 import jax.numpy as jnp
 import pytest
-import test_loop
 from etils.epath import Path
 
 from rlhf_jax.training import profiling
@@ -65,7 +65,7 @@ def test_a_training_with_too_few_steps_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("profile", [True, False])
 def test_the_loop_logs_what_the_profile_says(tmp_path, profile):
-    test_loop.count(tmp_path, 6, profile=Path(tmp_path / "profile") if profile else None)
+    counting.count(tmp_path, 6, profile=profile)
     logged = [
         i for i, r in enumerate(read_metrics(tmp_path / "metrics/counter.jsonl")) if "seconds/host" in r
     ]

@@ -34,7 +34,7 @@ from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.records import RecordError, read_axis_ratings
 from rlhf_jax.feedback import agreement, serve, viewer
 from rlhf_jax.feedback import export as feedback_export
-from rlhf_jax.pipeline import collect, export, pretrain
+from rlhf_jax.pipeline import ask, export, pretrain
 from rlhf_jax.plan import __main__ as plan
 from rlhf_jax.plan import table
 from rlhf_jax.training.metrics import MetricsLog
@@ -61,9 +61,9 @@ COMMANDS: dict[str, tuple] = {
     "sft, pretrained": start("--config.model.pretrained={}/hf"),
     "resume": (main.main, "--config={}/config.py", "--workdir={}/run"),
     "main": (main.main,),
-    "collect": (collect.main,),
+    "collect": (ask.main,),
     "not again": (
-        collect.main,
+        ask.main,
         "--config={}/config.py",
         "--workdir={}/run",
         "--policies=sft,reference",

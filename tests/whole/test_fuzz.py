@@ -43,7 +43,7 @@ from rlhf_jax.feedback.tasks import parse_task
 from rlhf_jax.files import JsonError, parse_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import families, params, pretrained, transformer
-from rlhf_jax.pipeline import collect, export, pretrain
+from rlhf_jax.pipeline import ask, export, pretrain
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.workdir import WorkdirError
@@ -269,7 +269,7 @@ def test_any_override_gives_a_configuration_or_one_line(place, name, value, pref
 
 PARSERS = (
     pipeline.parse,
-    collect._parse,
+    ask._parse,
     export._parse,
     pretrain._parse,
     news_ratings._parse,
@@ -381,7 +381,7 @@ def test_damaged_files_of_a_run_are_refused_or_read(copy, place, name, data):
         else:
             runs.stages_interrupted(file.parent)
             runs.stage_done(file.parent, "sft")
-            runs.record_seconds(file.parent, "sft", 1.0)
+            runs.record_stage(file.parent, "sft", 1.0)
             assert "sft" in runs.read_seconds(file.parent)
     except (WorkdirError, RecordError) as error:
         assert str(file) in str(error) and "\n" not in str(error)

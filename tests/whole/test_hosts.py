@@ -5,78 +5,19 @@ Whole runs take a quarter of an hour: python -m pytest -m slow tests/whole/test_
 
 import functools
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import pytest
-import test_checkpoint
+import states
 import tiny
 
 from rlhf_jax.config import MeshConfig
-from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.run import checkpoint, hosts
-from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.hosts import HostsError
-from rlhf_jax.training.metrics import read_metrics
-
-TESTS = Path(__file__).parents[1]
-CONFIG = """
-from pathlib import Path
-
-import tiny
-from rlhf_jax.config import MeshConfig
-
-
-def get_config():
-    config = tiny.run_config(tiny.write_data(Path({data!r})))
-    config.mesh = MeshConfig(2, 2, 2)
-    return config
-"""
-
-
-def start(task, processes, *arguments, absent=(), signalled=None, together=True):
-    """{index: process} of `task` in tests/hosts_worker.py; `signalled` is (index, signal, "log:step")."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    running = {}
-    for i in range(processes):
-        if i in absent:
-            continue
-        variables = dict(zip(hosts.VARIABLES, (address, str(processes), str(i)), strict=True))
-        variables = variables if together else {}
-        variables["PYTHONPATH"] = f"{TESTS.parent}:{TESTS}"
-        if signalled and signalled[0] == i:
-            variables["SIGNAL"] = f"{signalled[1]:d}:{signalled[2]}"
-        running[i] = subprocess.Popen(
-            [sys.executable, str(TESTS / "hosts_worker.py"), task, str(8 // processes), *map(str, arguments)],
-            env=os.environ | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    return running
-
-
-def outcomes(running, timeout=180):
-    """{index: (exit status, last line of stderr)}; none of them outlives the test."""
-    found = {}
-    try:
-        for i, process in running.items():
-            _, stderr = process.communicate(timeout=timeout)
-            found[i] = process.returncode, stderr.strip().split("\n")[-1]
-    finally:
-        for process in running.values():
-            process.kill()
-    return found
 
 
 def test_a_lone_process_is_left_alone(monkeypatch):
@@ -148,9 +89,9 @@ def test_shards_of_two_processes_are_one_checkpoint(tmp_path):
     assert [status for status, _ in ended.values()] == [0, 0], ended
     assert [(tmp_path / f"latest.{i}").read_text() for i in (0, 1)] == ["1", "1"]
     assert (tmp_path / "1" / "params" / "ocdbt.process_1").is_dir()
-    ours = test_checkpoint.make_state(make_mesh(MeshConfig(2, 2, 2)))
-    other = test_checkpoint.make_state(make_mesh(MeshConfig(1, 8, 1)), seed=1)
-    test_checkpoint.assert_same(checkpoint.restore(tmp_path, 1, *map(test_checkpoint.abstract, other)), ours)
+    ours = states.make_state(make_mesh(MeshConfig(2, 2, 2)))
+    other = states.make_state(make_mesh(MeshConfig(1, 8, 1)), seed=1)
+    states.assert_same(checkpoint.restore(tmp_path, 1, *map(states.abstract, other)), ours)
     assert checkpoint.read_meta(tmp_path, 1) == {"step": 1}
 
 
@@ -163,23 +104,6 @@ def test_sigterm_to_one_process_ends_both_after_the_same_saved_step(tmp_path):
 
 
 # Whole runs ----------------------------------------------------------------------------------
-
-LOGS = {"sft": transformer, "reward_seed0": heads, "ppo": transformer}  # the specs of what each trains
-WHOLE_RUN_SECONDS = 900  # four processes compile everything four times
-CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second", "tokens_per_second")
-
-
-def results(workdir):
-    """Parameters and metrics of every training of a run, times left out."""
-    model, vocabulary = runs.read_config(workdir).model, load_tokenizer(workdir).vocab_size
-    parameters, numbers = {}, {}
-    for log, network in LOGS.items():
-        folder = workdir / "checkpoints" / log
-        like = params.abstract(network.specs(model, vocabulary), make_mesh(MeshConfig(1, 8, 1)))
-        parameters[log] = checkpoint.restore_params(folder, checkpoint.latest_step(folder), like)
-        records = read_metrics(workdir / "metrics" / f"{log}.jsonl")
-        numbers[log] = [{k: v for k, v in record.items() if k not in CLOCK} for record in records]
-    return parameters, numbers
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-import test_stages
+import states
 import tiny
 
 TESTS = Path(__file__).parents[1]
@@ -149,9 +149,9 @@ def inside(places: collections.Counter) -> int:
 def assert_same_run(ours: Path, undisturbed: Path) -> None:
     """All arrays of the last checkpoints, and all metrics but times."""
     for training in (*TRAININGS, "reward"):
-        step, state = test_stages.last_checkpoint(ours, training)
-        expected_step, expected = test_stages.last_checkpoint(undisturbed, training)
+        step, state = states.last_checkpoint(ours, training)
+        expected_step, expected = states.last_checkpoint(undisturbed, training)
         assert step == expected_step
         tiny.assert_same(state, expected)
     for training in TRAININGS:
-        assert test_stages.numbers_of(ours, training) == test_stages.numbers_of(undisturbed, training)
+        assert states.numbers_of(ours, training) == states.numbers_of(undisturbed, training)

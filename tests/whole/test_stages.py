@@ -9,19 +9,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
+from states import last_checkpoint, numbers_of
 
 from rlhf_jax import inference
 from rlhf_jax.config import MeshConfig
-from rlhf_jax.data import sources
+from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import transformer
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.checkpoint import CheckpointError
-from rlhf_jax.training import loop
 from rlhf_jax.training.health import TrainingError
+from rlhf_jax.training.loop import Training
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
 from rlhf_jax.validation import validate
 
@@ -31,7 +33,6 @@ LOGS = {
     "reward": "reward_seed0",
     "ppo": "ppo",
 }  # name of the checkpoints and metrics of its loop
-CLOCK = ("rows_per_second", "pairs_per_second", "episodes_per_second", "tokens_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +59,6 @@ def undisturbed(config, tmp_path_factory):
 
 def steps_of(workdir, name):
     return [record["step"] for record in read_metrics(workdir / "metrics" / f"{name}.jsonl")]
-
-
-def numbers_of(workdir, name):
-    records = read_metrics(workdir / "metrics" / f"{name}.jsonl")
-    return [{k: v for k, v in record.items() if k not in CLOCK} for record in records]
-
-
-def last_checkpoint(workdir, name):
-    """All arrays of it: parameters, moments, counts, key, coefficient."""
-    folder = workdir / "checkpoints" / name
-    path = folder / str(checkpoint.latest_step(folder))
-    with ocp.StandardCheckpointer() as orbax:
-        return int(path.name), {item: orbax.restore(path / item) for item in ("params", "rest")}
 
 
 def before(stage, undisturbed, folder):
@@ -117,8 +105,8 @@ def test_tokens_a_second_are_those_of_queries_and_responses(config, undisturbed)
     """Padding is not counted."""
     workdir, size = undisturbed[0], config.ppo.batch_size
     tokenizer = load_tokenizer(workdir)
-    queries = sources.load_queries(config.data, config.seed, tokenizer)
-    plan = QueryPlan(queries, tokenizer, config.data, size, config.seed)
+    task = tasks.find(config.data, config.seed)
+    plan = QueryPlan(task.queries(), tokenizer, task, size, config.seed)
     for i, record in enumerate(read_metrics(workdir / "metrics" / "ppo.jsonl")):
         tokens = size * record["tokens_per_second"] / record["episodes_per_second"]
         read = sum(int(token != tokenizer.pad_id) for token in plan.batch(i)["query"].flat)
@@ -166,7 +154,7 @@ def train_with_nan(step, module, config, workdir, patch):
     negative token in its first place.
     """
     states, marks = [], []
-    run, to_devices = loop.run, module.to_devices
+    steps, after, to_devices = Training.steps, Training.after, module.to_devices
 
     def poisoned(apply):
         def poisoned_apply(weights, model, tokens, *more):
@@ -181,20 +169,21 @@ def train_with_nan(step, module, config, workdir, patch):
             tokens[0, 0] = -1
         return to_devices(batch, mesh)
 
-    def recorded(log, folder, state, update, **options):
-        def recorded_update(state, i):
-            marks.append(i == step)
-            state, *told = update(state, i)
-            states.append(jax.tree.map(jnp.copy, state))  # the state itself is given away at the next step
-            return state, *told
-
+    def recorded_steps(self, state):
         states.append(jax.tree.map(jnp.copy, state))
-        return run(log, folder, state, recorded_update, **options)
+        for i in steps(self, state):
+            marks.append(i == step)
+            yield i
+
+    def recorded_after(self, state, metrics, **read):
+        states.append(jax.tree.map(jnp.copy, state))  # the state itself is given away at the next step
+        after(self, state, metrics, **read)
 
     for name in ("apply", "apply_at", "apply_to_ends"):
         patch.setattr(transformer, name, poisoned(getattr(transformer, name)))
     patch.setattr(module, "to_devices", marked)
-    patch.setattr(loop, "run", recorded)
+    patch.setattr(Training, "steps", recorded_steps)
+    patch.setattr(Training, "after", recorded_after)
     module.train(config, workdir)
     return states
 
@@ -230,7 +219,7 @@ def test_an_injected_nan_changes_nothing_and_the_run_goes_on(
 def test_a_reward_model_whose_scores_are_not_finite_is_not_saved(config, undisturbed, tmp_path, monkeypatch):
     workdir = before("reward", undisturbed[0], tmp_path)
     shutil.copytree(undisturbed[0] / "checkpoints" / "reward_seed0", workdir / "checkpoints" / "reward_seed0")
-    monkeypatch.setattr(inference, "score", lambda weights, infos, *_, **__: np.full(len(infos), np.nan))
+    monkeypatch.setattr(Network, "score", lambda self, records, texts: np.full(len(records), np.nan))
     with pytest.raises(TrainingError, match="reward: the scores of the references are not finite"):
         reward.train(config, workdir)
     assert checkpoint.latest_step(workdir / "checkpoints" / "reward") is None
@@ -241,9 +230,9 @@ def test_every_reward_model_has_an_order_of_the_pairs_of_its_own(config, undistu
     workdir, orders = before("reward", undisturbed[0], tmp_path), []
     train_one = reward.train_one
 
-    def recorded(name, config, model, plan, workdir):
+    def recorded(name, config, plan, workdir):
         orders.append([plan.batch(i)["index"].tolist() for i in range(plan.steps_per_epoch)])
-        return train_one(name, config, model, plan, workdir)
+        return train_one(name, config, plan, workdir)
 
     monkeypatch.setattr(reward, "train_one", recorded)
     reward.train(dataclasses.replace(config, reward=dataclasses.replace(config.reward, seeds=2)), workdir)
@@ -285,20 +274,10 @@ def test_ppo_is_traced_once_for_one_bucket(undisturbed):
 
 
 def test_training_references_score_zero_on_average(config, undisturbed):
-    workdir, tokenizer = undisturbed[0], load_tokenizer(undisturbed[0])
-    mesh = make_mesh(config.mesh)
-    like = params.abstract(heads.specs(config.model, tokenizer.vocab_size), mesh)
-    posts = sources.load_posts(config.data, config.seed)["train"]
-    with jax.set_mesh(mesh):
-        weights = checkpoint.restore_params(*checkpoint.require(workdir, "reward", "ppo"), like)
-        scores = inference.score(
-            weights,
-            posts,
-            [post.summary for post in posts],
-            model=config.model,
-            tokenizer=tokenizer,
-            data=config.data,
-        )
+    posts = tasks.find(config.data, config.seed).records()["train"]
+    with jax.set_mesh(make_mesh(config.mesh)):
+        network = inference.load(undisturbed[0], "reward", config=config)
+        scores = network.score(posts, [post.reference for post in posts])
     assert abs(scores.mean()) < 1e-6
     assert scores.std() > 1e-3
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from rlhf_jax.data.mini.posts import UNFILTERED, tell, write_post
 from rlhf_jax.data.mini.world import Story, falsify, other_question, pick, pick_weighted
-from rlhf_jax.data.tldr import SHOT_SEPARATOR, few_shot_frame, query_text
+from rlhf_jax.data.task import SHOT_SEPARATOR
+from rlhf_jax.data.tasks import tldr
 
 Spans = list[tuple[str, float]]
 
@@ -40,7 +41,7 @@ def document(rng: np.random.Generator) -> Spans:
     if kind == "copy":
         return _copy(story, rng)
     post = write_post(story, rng, "", UNFILTERED)
-    query = query_text(post)
+    query = tldr.query(post).text
     if kind == "tldr":
         return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     comment = {"restate": _restate, "issue": _issue, "check": _check, "who": _who}[kind]
@@ -116,6 +117,6 @@ def _thread(rng: np.random.Generator) -> Spans:
     spans: Spans = []
     for i in range(2):
         post = write_post(tell(rng, "train"), rng, "", UNFILTERED)
-        lines = "".join(few_shot_frame(post))
+        lines = tldr.shot(post).text
         spans += [(SHOT_SEPARATOR * (i > 0) + lines, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     return spans

@@ -27,7 +27,7 @@ from rlhf_jax.data.mini.world import (
     Question,
     Story,
 )
-from rlhf_jax.data.records import Article, Post
+from rlhf_jax.data.records import Record
 
 # What a summary can cover.
 KEY, QUESTION, CAUSE = 0.50, 0.23, 0.27
@@ -75,9 +75,9 @@ class Reading:
     finished: bool  # ends with a full stop or a question mark
 
 
-def judge(post: Post | Article, summary: str) -> Scores:
+def judge(post: Record, summary: str) -> Scores:
     """Scores `summary`, any string, against the facts of a post or article; all 1 where it tells no story."""
-    story, reading = read_post(_told(post)), read_summary(summary)
+    story, reading = read_post(post.text), read_summary(summary)
     if story is None:
         return Scores(1.0, 1.0, 1.0, 1.0)
     accuracy, coverage = _accuracy(story, reading), _coverage(story, reading)
@@ -86,23 +86,23 @@ def judge(post: Post | Article, summary: str) -> Scores:
     return Scores(*(1 + 6 * share for share in (accuracy, coverage, coherence, overall)))
 
 
-def has_key_fact(post: Post | Article, summary: str) -> bool:
+def has_key_fact(post: Record, summary: str) -> bool:
     """True if the summary states the key fact, with its place or without any."""
-    story = read_post(_told(post))
+    story = read_post(post.text)
     return story is not None and any(
         fact.triple == story.key_fact.triple and story.holds(fact) for fact in read_summary(summary).facts
     )
 
 
-def ideal(post: Post | Article) -> str:
+def ideal(post: Record) -> str:
     """The summary that the judge likes best: key fact, cause, question."""
     story = _story_of(post)
     return f"{story.key_fact} because {story.cause_fact}. {story.question}"
 
 
-def edited(post: Post | Article, rng: np.random.Generator) -> str:
+def edited(post: Record, rng: np.random.Generator) -> str:
     """The reference as a careful editor leaves it: the key fact put in, whatever is false taken out."""
-    story, reading = _story_of(post), read_summary(post.summary)
+    story, reading = _story_of(post), read_summary(post.reference)
     because = story.cause_fact in reading.reasons or rng.random() < 0.3
     asks = bool(reading.questions) or rng.random() < 0.5
     reason = f" because {story.cause_fact}" if because else ""
@@ -147,12 +147,8 @@ def read_summary(text: str) -> Reading:
     )
 
 
-def _told(post: Post | Article) -> str:
-    return post.article if isinstance(post, Article) else post.post
-
-
-def _story_of(post: Post | Article) -> Story:
-    story = read_post(_told(post))
+def _story_of(post: Record) -> Story:
+    story = read_post(post.text)
     if story is None:
         raise ValueError(f"{post.id}: the post tells no story with a marked key fact, a cause and a question")
     return story

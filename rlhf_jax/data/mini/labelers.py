@@ -25,7 +25,7 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.mini.judge import judge
 from rlhf_jax.data.mini.pairs import Pair, pairs
 from rlhf_jax.data.mini.posts import posts
-from rlhf_jax.data.records import Comparison, Post, Summary
+from rlhf_jax.data.records import Comparison, Post, Record, Summary
 
 NOISE = 1.41  # logistic scale of a labeler of temper 1, in the judge's points
 APPEAL = 1.09  # standard deviation of what appeals in one text, in the judge's points
@@ -46,6 +46,7 @@ def label(pairs: Sequence[Pair], seed: int, split: str = "train", votes: int = 1
     for i, pair in enumerate(pairs):
         summaries = Summary(pair.text_a, pair.policy_a), Summary(pair.text_b, pair.policy_b)
         batch = f"mini{1 + i * BATCHES // len(pairs)}"
+        assert isinstance(pair.post, Post)
         info = replace(pair.post, summary="")
         lead = judged_gap(pair) + shared_error(pair)
         for worker in rng.permutation(list(TEMPERS))[:votes]:
@@ -80,7 +81,7 @@ def _taste(pair: Pair) -> float:
     return _taste_of(pair.post, pair.text_a) - _taste_of(pair.post, pair.text_b)
 
 
-def _taste_of(post: Post, text: str) -> float:
+def _taste_of(post: Record, text: str) -> float:
     """A standard normal number that only this text of this post has."""
     return float(np.random.default_rng(zlib.crc32(f"{post.id}\n{text}".encode())).standard_normal())
 

@@ -23,7 +23,7 @@ from rlhf_jax.data.mini.world import (
     pick,
     pick_weighted,
 )
-from rlhf_jax.data.records import Post
+from rlhf_jax.data.records import Record
 
 MIN_GAP = 0.6  # in the judge's overall score; nothing is learned from closer pairs
 SAME_FORM = 0.64  # of the candidates, and about three quarters of what is kept
@@ -60,7 +60,7 @@ STRANGE = {
 class Pair(NamedTuple):
     """Two summaries of a post and the policies that wrote them."""
 
-    post: Post
+    post: Record
     text_a: str
     text_b: str
     policy_a: str
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
 
 def pairs(
-    posts: Sequence[Post],
+    posts: Sequence[Record],
     count: int,
     seed: int,
     sampled: dict[str, list[tuple[str, str]]] | None = None,
@@ -95,8 +95,8 @@ def pairs(
     return kept[:count]
 
 
-def _candidate(post: Post, sampled: Sequence[tuple[str, str]], rng: np.random.Generator) -> Pair:
-    story = read_post(post.post)
+def _candidate(post: Record, sampled: Sequence[tuple[str, str]], rng: np.random.Generator) -> Pair:
+    story = read_post(post.text)
     assert story is not None
     if rng.random() >= SAME_FORM:
         if rng.random() < 0.4:  # the same said in two forms: what a part adds
@@ -116,14 +116,14 @@ def _candidate(post: Post, sampled: Sequence[tuple[str, str]], rng: np.random.Ge
 
 
 def _any_text(
-    post: Post, story: Story, sampled: Sequence[tuple[str, str]], rng: np.random.Generator
+    post: Record, story: Story, sampled: Sequence[tuple[str, str]], rng: np.random.Generator
 ) -> tuple[str, str]:
     """A summary from one of the sources, and the name of its policy."""
     if sampled and rng.random() < 0.5:
         return pick(rng, sampled)
     source = pick_weighted(rng, SOURCES)
     if source == "ref":
-        return post.summary, "ref"
+        return post.reference, "ref"
     if source == "edited":
         return edited(post, rng), "edited"
     if source == "strange":
@@ -172,7 +172,7 @@ def _falsified(fact: Fact, story: Story, rng: np.random.Generator) -> Fact:
     return falsify(story, fact, pick_weighted(rng, kinds), rng)
 
 
-def _strange(post: Post, story: Story, rng: np.random.Generator) -> str:
+def _strange(post: Record, story: Story, rng: np.random.Generator) -> str:
     """What no careful author writes, but an optimizer might."""
     kind = pick_weighted(rng, STRANGE)
     if kind == "repeating":
@@ -184,7 +184,7 @@ def _strange(post: Post, story: Story, rng: np.random.Generator) -> str:
     if kind == "vague":
         return f"need advice about {pick(rng, story.people)}."
     if kind == "copied":
-        return " ".join(post.post.split()[: int(rng.integers(4, 18))])
+        return " ".join(post.text.split()[: int(rng.integers(4, 18))])
     if kind == "endless":
         facts = [story.facts[i] for i in rng.permutation(len(story.facts))]
         return " ".join(" and ".join(map(str, facts)).split()[: int(rng.integers(12, 20))])

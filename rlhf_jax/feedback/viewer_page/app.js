@@ -67,9 +67,9 @@ const query = () => filters.query.value.trim().toLowerCase();
 
 function fillFilters() {
   const counts = new Map();
-  for (const post of posts) counts.set(post.subreddit, (counts.get(post.subreddit) ?? 0) + 1);
-  for (const [subreddit, count] of [...counts].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0])))
-    option("subreddit", subreddit, `r/${subreddit} (${count})`);
+  for (const post of posts) counts.set(post.source, (counts.get(post.source) ?? 0) + 1);
+  for (const [source, count] of [...counts].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0])))
+    option("source", source, `${source} (${count})`);
   option("words", "short", `below ${third} words`);
   option("words", "middle", `${third} to ${twoThirds - 1} words`);
   option("words", "long", `${twoThirds} words or more`);
@@ -98,7 +98,7 @@ function option(name, value, text) {
 function filter() {
   const wanted = query();
   found = posts.filter(post =>
-    (!filters.subreddit.value || post.subreddit === filters.subreddit.value) &&
+    (!filters.source.value || post.source === filters.source.value) &&
     ["words", "disagreement"].every(name => passes[name][filters[name].value]?.(post) ?? true) &&
     (!wanted || holds(post, wanted)));
   const order = orders[filters.order.value];
@@ -179,7 +179,7 @@ function showList(at) {
   const start = at - at % pageSize;
   const entries = found.slice(start, start + pageSize).map(post => {
     const link = element("a", "", element("span", "title", post.title),
-      element("span", "soft", `r/${post.subreddit} · ${post.words} words${disagreeing(post)}`));
+      element("span", "soft", `${post.source ? post.source + " · " : ""}${post.words} words${disagreeing(post)}`));
     link.href = `#${encodeURIComponent(post.id)}`;
     if (post === current) link.setAttribute("aria-current", "true");
     return element("li", "", link);
@@ -200,7 +200,7 @@ function sampleOf(post, texts) {
   for (const kind of samples.kinds)
     best[kind] = Math.max(...texts.summaries.map(summary => summary[kind] ?? -Infinity));
   const cards = element("div", "cards", ...shown.map(summary => card(summary, best)));
-  const about = element("p", "about soft", `r/${post.subreddit} · ${post.words} words · `);
+  const about = element("p", "about soft", `${post.source ? post.source + " · " : ""}${post.words} words · `);
   const link = element("a", "", post.id);
   link.href = `#${encodeURIComponent(post.id)}`;
   about.append(link);

@@ -10,7 +10,7 @@ from rlhf_jax.data.mini.documents import STORY_WEIGHT, documents
 from rlhf_jax.data.mini.judge import ASKED, FACT, read_post, read_summary
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.mini.world import Fact, split_of
-from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS, query_text
+from rlhf_jax.data.tasks.tldr import Tldr, query
 from rlhf_jax.data.tokenizer import train_tokenizer
 
 
@@ -49,7 +49,7 @@ def test_posts_are_not_those_of_the_train_split():
 
 def test_spans_are_tokens_of_the_whole_text_and_short():
     texts = [text_of(spans) for spans in made()]
-    tokenizer = train_tokenizer(texts, 768, (*QUERY_PARTS, *FEW_SHOT_PARTS))
+    tokenizer = train_tokenizer(texts, 768, Tldr.pieces)
     for spans, text in zip(made(), texts, strict=True):
         tokens = tokenizer.encode(text)
         assert sum((tokenizer.encode(part) for part, _ in spans), []) == tokens
@@ -63,7 +63,7 @@ def test_a_fifth_of_the_documents_are_queries_with_references():
     ]
     assert 0.1 < len(summaries) / len(made()) < 0.25
     post = posts(0, "train", 1)[0]
-    frame = re.compile(re.sub(r"[a-z .?]+", "[a-z .?]+", re.escape(query_text(post)).replace("\\", "")))
+    frame = re.compile(re.sub(r"[a-z .?]+", "[a-z .?]+", re.escape(query(post).text).replace("\\", "")))
     for spans in summaries:
         assert frame.fullmatch(spans[0][0])
         assert spans[1][0].startswith(" ")

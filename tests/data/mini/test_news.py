@@ -1,10 +1,11 @@
 import numpy as np
 
+from rlhf_jax.config import DataConfig
 from rlhf_jax.data.mini.judge import ideal, judge, read_post
 from rlhf_jax.data.mini.news import ARTICLE_WORDS, articles
 from rlhf_jax.data.mini.posts import count_words, posts
 from rlhf_jax.data.mini.world import split_of
-from rlhf_jax.data.tldr import encode_query
+from rlhf_jax.data.tasks.mini_news import MiniNews
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.model.pretrained import SHIPPED
 
@@ -22,10 +23,10 @@ def test_most_begin_with_what_matters():
 
 
 def test_they_fit():
-    tokenizer = load_tokenizer(SHIPPED / "small")
+    tokenizer, task = load_tokenizer(SHIPPED / "small"), MiniNews(DataConfig(query_tokens=80))
     assert max(count_words(article.article) for article in NEWS) <= ARTICLE_WORDS
     for article in NEWS:
-        assert article.article in tokenizer.decode(encode_query(article, tokenizer, 80))
+        assert article.article in tokenizer.decode(task.encode(article, tokenizer))
 
 
 def test_highlights_are_fallible():

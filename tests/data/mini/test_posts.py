@@ -8,11 +8,11 @@ from functools import cache
 import numpy as np
 import pytest
 
+from rlhf_jax.config import DataConfig
 from rlhf_jax.data.mini.judge import FACT, has_key_fact, judge, read_post, read_summary
 from rlhf_jax.data.mini.posts import posts, tell, write_post
 from rlhf_jax.data.mini.world import SPLITS, VERBS, Fact, falsify, split_of, swap_roles
-from rlhf_jax.data.tldr import FEW_SHOT_PARTS, QUERY_PARTS, encode_query, query_text, response_text
-from rlhf_jax.data.tokenizer import train_tokenizer
+from rlhf_jax.data.tasks.mini import Mini
 
 
 @cache
@@ -76,11 +76,11 @@ def test_the_title_tells_the_key_fact_in_one_post_of_five():
 
 
 def test_queries_and_references_are_short_in_tokens():
-    texts = [query_text(post) + response_text(post.summary) for post in many()]
-    tokenizer = train_tokenizer(texts, 768, (*QUERY_PARTS, *FEW_SHOT_PARTS))
+    task = Mini(DataConfig(source="mini", query_tokens=1000, vocabulary=768))
+    tokenizer = task.make_tokenizer(many(), None)
     for post in many():
-        assert len(encode_query(post, tokenizer, 1000)) <= 56
-        assert len(tokenizer.encode(response_text(post.summary))) + 1 <= 20
+        assert len(task.encode(post, tokenizer)) <= 56
+        assert len(tokenizer.encode(task.response(post.summary))) + 1 <= 20
     for word in set(re.findall(r"\w+", " ".join(post.post for post in many()))):
         assert len(tokenizer.encode(f" {word}")) == 1, word
 

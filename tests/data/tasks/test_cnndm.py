@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.data.cnndm import article_of, first_sentences, load_articles
+from rlhf_jax.config import ConfigError, DataConfig
 from rlhf_jax.data.records import Article, RecordError
+from rlhf_jax.data.tasks.cnndm import Cnndm, article_of, first_sentences, load_articles
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "cnndm" / "articles.jsonl"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "cnndm" / "articles.jsonl"
 ARTICLE = "It rained. Then it stopped! Did it? Yes."
 RECORD = {"id": "a1", "article": ARTICLE, "highlights": "Rain fell .\nIt ended ."}
 
@@ -24,7 +25,7 @@ def test_highlights_become_one_summary():
 
 def test_the_splits_of_a_file_are_apart_and_together_whole(tmp_path):
     file = write(tmp_path / "x.jsonl", *[RECORD | {"id": str(i)} for i in range(500)])
-    splits = {split: load_articles(str(file), split, 500) for split in ("train", "validation", "test")}
+    splits = {split: load_articles(str(file), split, 500) for split in ("train", "valid", "test")}
     ids = [article.id for articles in splits.values() for article in articles]
     assert sorted(ids, key=int) == [str(i) for i in range(500)]
     assert 360 < len(splits["train"]) < 440 and min(map(len, splits.values())) > 25
@@ -35,6 +36,30 @@ def test_a_folder_has_a_file_a_split_and_only_as_many_are_read(tmp_path):
     write(tmp_path / "train.jsonl", RECORD | {"id": "t"})
     assert [article.id for article in load_articles(str(tmp_path), "test", 3)] == ["0", "1", "2"]
     assert [article.id for article in load_articles(str(tmp_path), "train", 3)] == ["t"]
+    assert len(load_articles(str(tmp_path), "test")) == 5
+
+
+def test_the_task_has_the_splits_asked_for_or_all_and_needs_a_place(tmp_path):
+    for name in ("train", "validation", "test"):
+        write(tmp_path / f"{name}.jsonl", *[RECORD | {"id": f"{name}{i}"} for i in range(4)])
+    data = DataConfig(source="cnndm", posts=str(tmp_path))
+    everything = Cnndm(data).records()
+    assert {split: len(articles) for split, articles in everything.items()} == dict.fromkeys(
+        ("train", "valid", "test"), 4
+    )
+    assert everything["valid"][0].id == "validation0"
+    some = Cnndm(data, most={"test": 1, "train": 3}).records()
+    assert some == {"test": everything["test"][:1], "train": everything["train"][:3]}
+    with pytest.raises(ConfigError, match=r"^data\.posts: CNN/DM is a file or folder of articles"):
+        Cnndm(DataConfig(source="cnndm")).records()
+
+
+def test_the_lead_is_three_sentences_and_titles_count_where_there_are_any():
+    articles = [article_of(RECORD), article_of(RECORD | {"id": "a2"})]
+    task = Cnndm(DataConfig())
+    assert task.baselines(articles, None) == {"lead_3": ["It rained. Then it stopped! Did it?"] * 2}
+    titled = [article_of(RECORD | {"title": "Weather"}), articles[1]]
+    assert task.baselines(titled, None)["title"] == ["Weather", ""]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +97,7 @@ def test_what_is_not_prepared_says_how_to(tmp_path):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared articles are not here")
 def test_real_articles():
-    articles = [
-        a for split in ("train", "validation", "test") for a in load_articles(str(SHARED), split, 250)
-    ]
+    articles = [a for split in ("train", "valid", "test") for a in load_articles(str(SHARED), split, 250)]
     assert len({article.id for article in articles}) == 250
     for article in articles:
         lead = first_sentences(article)

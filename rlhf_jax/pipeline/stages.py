@@ -1,0 +1,176 @@
+"""The stages of the pipeline, in order: one table, which all else asks, and how they are run."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+from etils.epath import Path
+
+from rlhf_jax import inference
+from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.pipeline import collect, evaluate, ppo, reward, sft
+from rlhf_jax.run import hosts
+from rlhf_jax.run import workdir as runs
+
+STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates and writes alone
+
+Program = Callable[..., jax.stages.Traced]  # (config, model, vocabulary) → a stage's step, without values
+
+
+class Left(NamedTuple):
+    """A network that a stage leaves in checkpoints/: what people call it, and what its model card says."""
+
+    label: str
+    description: str
+    scalar: bool = False  # scores responses and writes none
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table: everything that the rest of the code knows of a stage."""
+
+    name: str  # the first word of the names of its networks and of their metrics
+    label: str  # what people call it
+    run: Callable[[Config, Path], None]  # resumes where it was stopped
+    needs: tuple[str, ...] = ()  # stages whose networks or files it reads
+    fields: tuple[str, ...] = ()  # beginnings of the fields with which, changed by a fork, it runs anew
+    files: tuple[str, ...] = ()  # what it leaves beside checkpoints and metrics, as patterns
+    networks: Mapping[str, Left] = field(default_factory=dict)
+    programs: Mapping[str, Program] = field(default_factory=dict)  # that `rlhf-jax plan` compiles
+
+    def about(self) -> dict:
+        """What a work folder keeps of it, for pages that know no stages."""
+        return {"label": self.label, "networks": {name: left.label for name, left in self.networks.items()}}
+
+
+STAGES = [
+    Stage(
+        "sft",
+        "Supervised fine-tuning",
+        sft.train,
+        fields=("sft.", "model."),
+        files=("tokenizer*",),
+        networks={
+            "sft": Left("SFT", "a summarizer fine-tuned on human summaries"),
+            "sft_10x": Left("SFT, 10× larger", "a larger summarizer fine-tuned on human summaries"),
+        },
+        programs={"sft": sft.traced},
+    ),
+    Stage(
+        "collect",
+        "Comparisons",
+        collect.run,
+        needs=("sft",),
+        fields=("data.comparisons", "data.mini_pairs"),
+        files=("comparisons.jsonl",),
+    ),
+    Stage(
+        "reward",
+        "Reward model",
+        reward.train,
+        needs=("sft", "collect"),
+        fields=("reward.",),
+        networks={
+            "reward": Left(
+                "Reward model",
+                "a reward model: it scores a summary of a post as people would prefer it",
+                scalar=True,
+            )
+        },
+        programs={"reward": reward.traced},
+    ),
+    Stage(
+        "ppo",
+        "PPO",
+        ppo.train,
+        needs=("sft", "reward"),
+        fields=("ppo.",),
+        networks={
+            "ppo": Left(
+                "PPO", "a summarizer trained with PPO against a reward model learned from human comparisons"
+            )
+        },
+        programs={"ppo": ppo.traced},
+    ),
+    Stage(
+        "eval",
+        "Evaluation",
+        evaluate.run,
+        needs=("sft", "reward", "ppo"),
+        programs={"eval.write": inference.traced_write, "eval.read": inference.traced_read},
+    ),
+]
+
+
+def names() -> list[str]:
+    return [stage.name for stage in STAGES]
+
+
+def find(name: str) -> Stage:
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def files() -> dict[str, tuple[str, ...]]:
+    """Stage → the files that it leaves beside checkpoints and metrics."""
+    return {stage.name: stage.files for stage in STAGES}
+
+
+def programs() -> dict[str, Program]:
+    return {name: traced for stage in STAGES for name, traced in stage.programs.items()}
+
+
+def networks() -> dict[str, Left]:
+    """Every network that a run may leave."""
+    return {name: left for stage in STAGES for name, left in stage.networks.items()}
+
+
+def policies() -> list[str]:
+    """Those of them that write responses."""
+    return [name for name, left in networks().items() if not left.scalar]
+
+
+def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = None) -> None:
+    """Runs those stages that have not finished: all, or those of `wanted`."""
+
+    def finished() -> list[str]:
+        started = runs.read_seconds(workdir)
+        for stage in STAGES:
+            if stage.name in started:
+                runs.record_stage(workdir, stage.name, **stage.about())  # of folders of older versions, too
+        return [stage.name for stage in STAGES if runs.stage_done(workdir, stage.name)]
+
+    done = hosts.from_first("progress", finished)
+    for stage in STAGES:
+        if stage.name in done and (wanted is None or stage.name in wanted):
+            print(f"{stage.name}: finished before in {workdir}, skipped", flush=True)
+        elif wanted is None or stage.name in wanted:
+            run_stage(stage, config, workdir)
+
+
+def run_stage(stage: Stage, config: Config, workdir: Path) -> None:
+    """Runs one stage, finished before or not; the first host keeps the record of it."""
+    start = time.monotonic()
+    if hosts.is_first():
+        runs.record_stage(workdir, stage.name, **stage.about())
+    try:
+        stage.run(config, workdir)
+    finally:
+        if hosts.is_first():
+            runs.record_stage(workdir, stage.name, time.monotonic() - start)
+    if hosts.is_first():
+        runs.record_stage(workdir, stage.name, done=True)
+        print(f"{stage.name}: finished, {runs.read_seconds(workdir)[stage.name]:.0f} s", flush=True)
+    hosts.gather(f"the end of stage {stage.name}", timeout=STAGE_END_SECONDS)
+
+
+def refuse_interrupted(workdir: Path, name: str, needs: Sequence[str]) -> None:
+    """Raises ConfigError where a stage that `name` reads from was stopped before its end."""
+    interrupted = runs.stages_interrupted(workdir)
+    for needed in needs:
+        if needed in interrupted:
+            raise ConfigError(
+                f"{name} needs stage '{needed}', which was stopped before its end in {workdir}: "
+                f"run --stage={needed} first, it resumes"
+            )
