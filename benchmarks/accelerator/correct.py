@@ -395,7 +395,7 @@ def _memory(program: str, dry: bool) -> dict:
 
 def memory_config(dry: bool) -> tuple[Config, int]:
     """Batches of Pythia 160M that fill some gigabytes, and its vocabulary."""
-    rows, best = (4, 2) if dry else (32, 16)
+    rows, best = (8, 2) if dry else (32, 16)
     data = DataConfig(query_tokens=16, response_tokens=5, reward_response_tokens=5) if dry else DataConfig()
     config = Config(
         model=shapes.TOY if dry else shapes.PYTHIA["160M"],
