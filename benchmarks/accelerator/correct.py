@@ -61,7 +61,7 @@ class Size(NamedTuple):
 
 
 CARD = Size(dataclasses.replace(shapes.PYTHIA["160M"], layers=4), shapes.PYTHIA_VOCABULARY, 16, 200, 53)
-TOY = Size(dataclasses.replace(shapes.TOY, layers=1), shapes.TOY_VOCABULARY, 4, 12, 5)
+TOY = Size(shapes.TOY, shapes.TOY_VOCABULARY, 4, 12, 5)
 NATS = {
     "bfloat16": 0.1,
     "float32": 0.02,
@@ -321,9 +321,9 @@ def bits(part: Part) -> None:
     setting = ppo.Setting(inputs.model, options, inputs.response_tokens, EOS, inputs.pad)
     step = ppo.jitted_iteration(setting)
     reference, reward = inputs.network("policy"), inputs.network("value")
+    optimizer = make_optimizer(options.optimizer, 100)
 
     def start() -> ppo.PpoState:
-        optimizer = make_optimizer(options.optimizer, 100)
         return ppo.initial_state(reference, reward, optimizer, options, seed=0)
 
     def run(state: ppo.PpoState, iterations: int) -> ppo.PpoState:

@@ -22,13 +22,13 @@ ON_CPU = {  # README.md: share of posts on which a policy is preferred, with its
     "base": (0.332, 0.021),
     "sft": (0.532, 0.020),
     "sft_10x": (0.407, 0.020),
-    "best_of_n": (0.872, 0.013),
+    "best_of_16": (0.872, 0.013),
     "ppo": (0.926, 0.009),
 }
 HEAD = """# On accelerators
 
-This page is made from the files that `benchmarks/accelerator` wrote on the machine named below, and shows only
-what was measured there. What did not run is listed at the end."""
+This page is made from the files that `benchmarks/accelerator` wrote on the machine named below. It shows only
+what was measured there, and lists at the end what did not run."""
 
 Rows = list[dict[str, Any]]
 
@@ -160,8 +160,8 @@ def product(rows: Rows) -> str:
     ]
     if lines:
         text += (
-            "\n\n### A model of SmolLM2's shape\n\nRandom weights in bfloat16 with a vocabulary of 2,048, invented "
-            "posts as long as real ones, the batches of N+.\n\n"
+            "\n\n### A model of SmolLM2's shape\n\nRandom weights in bfloat16, a vocabulary of 2,048, "
+            "invented posts as long as real ones, and the batches of N+.\n\n"
             + table(("training", "steps", "a second"), lines)
         )
     return text
@@ -178,8 +178,9 @@ def speed(rows: Rows) -> str:
         flops, copied = peaks["product"]["flops_per_second"], peaks["copy"]["bytes_per_second"]
         text += (
             f"\n\nA bfloat16 product of {peaks['product']['size']}² matrices ran at "
-            f"{flops / 1e12:.3g} TFLOP/s, and {copied / 1e12:.3g} TB/s were read and written together. The shares below are of these. "
-            "Useful operations are counted, without padding, recomputation or what is computed twice."
+            f"{flops / 1e12:.3g} TFLOP/s, and {copied / 1e12:.3g} TB/s were read and written together. "
+            "The shares below are of these. Useful operations are counted, without padding, recomputation "
+            "or what is computed twice."
         )
     lines = [
         [

@@ -131,7 +131,7 @@ def write_data(folder: Path, dry: bool) -> None:
         query, response = sizes[i % len(sizes)]
         return Post(f"t{i}", "relationships", text(8), text(query - 40), text(response - 2))
 
-    train = [post(i) for i in range(16 if dry else 512)]
+    train = [post(i) for i in range(40 if dry else 1024)]
     for name, some in (("train", train), ("valid", train[:8]), ("test", train[:8])):
         write_jsonl(folder / "posts" / f"{name}.jsonl", some)
     comparisons = [
@@ -144,7 +144,9 @@ def write_data(folder: Path, dry: bool) -> None:
 
 def steps(log: Path) -> dict:
     """Of the steps after the first two: the first compiles, and the second is measured from its end."""
-    records = read_metrics(log)
+    records = read_metrics(log) if log.exists() else []
+    if not records:
+        raise RuntimeError("no step was logged")
     rates = [name for name in records[-1] if name.endswith("_per_second")]
     rest = records[2:] or records[-1:]
     shown = ("loss", "objective/kl", "objective/score", "policy/ratio", "skipped")

@@ -40,7 +40,7 @@ SMOLLM2 = ModelConfig(
     mlp_bias=False,
     dtype="bfloat16",
 )
-TOY = dataclasses.replace(NEOX, width=32, layers=2, heads=2)
+TOY = dataclasses.replace(NEOX, width=32, layers=1, heads=2)
 TOY_VOCABULARY = 320
 LENGTHS = Path(__file__).with_name("lengths.json")
 

@@ -130,6 +130,7 @@ class Programs:
     def __init__(self, plan: Plan, vocabulary: int, dry: bool) -> None:
         self.plan, self.dry = plan, dry
         self.mesh = jax.sharding.get_mesh()
+        self.optimizer = make_optimizer(OptimizerConfig(1e-5, "constant"), 1)  # one, or programs differ
         self.model = dataclasses.replace(plan.model, rematerialize=plan.rematerialize)
         query, response = (32, TOY_RESPONSE) if dry else (512, 53)
         self.fixed = Workload("fixed", self.model, vocabulary, plan.rows, False, query, response)
@@ -170,7 +171,7 @@ class Programs:
         return shapes.network(name, self.fixed)
 
     def state(self, name: str) -> TrainState:
-        return TrainState.create(self.network(name), make_optimizer(OptimizerConfig(1e-5, "constant"), 1))
+        return TrainState.create(self.network(name), self.optimizer)
 
     def generation(self, name: str, workload: Workload) -> Program:
         examples = self._rows(workload)
