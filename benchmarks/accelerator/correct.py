@@ -1,0 +1,429 @@
+"""Is what this machine computes right? Every row is an error beside what the arithmetic allows.
+
+python -m benchmarks.accelerator.correct --out=FOLDER [--dry] [--seconds=N]
+
+kernels        attention against plain attention, in value and gradient, on every mask of the transformer
+passes         whole passes against exact ones: values and gradients of all weights
+decoding       log-probabilities of the same tokens with and without the cache
+ppo            what PPO's first iteration must say, and gradients in microbatches
+bits           the same seed twice, and a resumed run, bit for bit; `determined` is the same with XLA's
+               deterministic operations
+memory.*       bytes at the most in use against what the compiler says of the same program
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.accelerator import kernels, shapes
+from benchmarks.accelerator.kernels import VARIANTS, Variant, judged, products, relative
+from benchmarks.accelerator.part import Group, Part, main
+from rlhf_jax import checkpoint, loop, ppo
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+from rlhf_jax.functional import logprobs
+from rlhf_jax.mesh import make_mesh
+from rlhf_jax.model import heads, kv_cache, likelihood, params, transformer
+from rlhf_jax.model.generate import generate
+from rlhf_jax.plan import compiled
+from rlhf_jax.rollout import response_logprobs, rollout
+from rlhf_jax.state import make_optimizer, value_and_grad_in_parts
+
+EOS = 1
+MEMORY_ALLOWED = 0.15  # of the compiler's word
+
+
+class Size(NamedTuple):
+    """A model and a batch for checks of numbers: B rows, Q tokens of queries and R of responses."""
+
+    model: ModelConfig
+    vocabulary: int
+    rows: int
+    query: int
+    response: int
+
+
+CARD = Size(dataclasses.replace(shapes.PYTHIA["160M"], layers=4), shapes.PYTHIA_VOCABULARY, 16, 200, 53)
+TOY = Size(shapes.TOY, shapes.TOY_VOCABULARY, 4, 12, 5)
+NATS = {
+    "bfloat16": 0.1,
+    "float32": 0.02,
+    "float32, exact products": 1e-3,
+}  # allowed between log-probabilities
+UPDATES = {"bfloat16": 0.02, "float32": 5e-3, "float32, exact products": 1e-4}  # relative, of PPO's
+
+
+class Inputs:
+    """Networks and rows of a size, computed as a variant says."""
+
+    def __init__(self, part: Part, variant: Variant) -> None:
+        size = TOY if part.dry else CARD
+        self.model = dataclasses.replace(size.model, dtype=variant.dtype, attention=variant.implementation)
+        self.vocabulary = self.pad = size.vocabulary
+        self.response_tokens = size.response
+        rng = np.random.default_rng(0)
+
+        def tokens(*shape: int) -> np.ndarray:
+            return rng.integers(EOS + 1, size.vocabulary, shape, np.int32)
+
+        padding = np.arange(size.query) < np.arange(size.rows)[:, None] * size.query // (2 * size.rows)
+        self.query = jnp.where(padding, self.pad, tokens(size.rows, size.query))
+        self.responses = jnp.asarray(tokens(size.rows, 2, size.response))
+        self.response = self.responses[:, 0]
+
+    def network(self, name: str):
+        """Random weights, the same for every variant."""
+        plain = dataclasses.replace(self.model, dtype="float32", attention="auto")
+        return _network(name, plain, self.vocabulary)
+
+    def setting(self, **more: Any) -> ppo.Setting:
+        options = PpoConfig(batch_size=len(self.query), epochs=1, no_eos="none", **more)
+        return ppo.Setting(self.model, options, self.response_tokens, EOS, self.pad)
+
+
+@functools.cache
+def _network(name: str, model: ModelConfig, vocabulary: int):
+    """Of twice the usual spread, for distributions that are far from even."""
+    specs = (heads if name == "value" else transformer).specs(model, vocabulary)
+    create = jax.jit(lambda key: jax.tree.map(lambda x: 2 * x, params.init(specs, key)))
+    return create(jax.random.key(len(name)))
+
+
+# Whole passes --------------------------------------------------------------------------------
+
+
+def passes(part: Part) -> None:
+    """As exact float32 with blocked attention computes them; allowed is twice the blocked one's error."""
+    works: dict[str, Callable[[Inputs, dict], jax.Array]] = {
+        "responses after their queries": _after_queries,
+        "targets of packed rows": _at_places,
+        "two responses to one query": _branches,
+    }
+    for name, work in works.items():
+        part.measure(f"{name}, bfloat16", functools.partial(_as_exact, part, work))
+
+
+def _as_exact(part: Part, work: Callable[[Inputs, dict], jax.Array]) -> dict:
+    exact, plain, found = (
+        _with_gradients(part, variant, work)
+        for variant in (Variant("", "float32", "blocked", "highest"), VARIANTS[1], VARIANTS[0])
+    )
+    own, usual = ([relative(a, b) for a, b in zip(both, exact, strict=True)] for both in (found, plain))
+    worst = max(a / b for a, b in zip(own, usual, strict=True))
+    return judged(worst, 2.0, of_values=own[0], of_gradients=own[1])
+
+
+def _with_gradients(part: Part, variant: Variant, work: Callable[[Inputs, dict], jax.Array]):
+    """Values of a pass and the gradients of their mean square by all weights, as float32."""
+    inputs = Inputs(part, variant)
+
+    def loss(weights):
+        values = work(inputs, weights).astype(jnp.float32)
+        return jnp.mean(jnp.square(values)), values
+
+    with products(variant):
+        gradients, values = jax.jit(jax.grad(loss, has_aux=True))(inputs.network("policy"))
+    return jax.device_get((values, gradients))
+
+
+def _after_queries(inputs: Inputs, weights) -> jax.Array:
+    logp, _ = response_logprobs(weights, inputs.model, inputs.query, inputs.response, inputs.pad, 0.7)
+    return logp
+
+
+def _at_places(inputs: Inputs, weights) -> jax.Array:
+    """Two texts a row, read at the ends of both."""
+    tokens = jnp.concatenate([inputs.query, inputs.response], axis=1)
+    middle, width = inputs.query.shape[1] // 2, tokens.shape[1]
+    segments = jnp.where(tokens == inputs.pad, 0, 1 + (jnp.arange(width) >= middle))
+    places = jnp.concatenate([jnp.arange(middle - 3, middle), jnp.arange(width - 4, width)])
+    places = jnp.broadcast_to(places, (len(tokens), len(places)))
+    return transformer.apply_at(weights, inputs.model, tokens, segments, places)
+
+
+def _branches(inputs: Inputs, weights) -> jax.Array:
+    return transformer.apply_to_ends(weights, inputs.model, inputs.query, inputs.responses, inputs.pad)
+
+
+# Decoding ------------------------------------------------------------------------------------
+
+
+def decoding(part: Part) -> None:
+    """Errors in nats, the largest of all tokens."""
+    for variant in named(NATS):
+        for samples in (1, 2):
+            part.measure(
+                f"cached and uncached log-probabilities, {samples} a query, {variant.name}",
+                functools.partial(_cached, part, variant, samples),
+            )
+    part.measure("greedy tokens are the likeliest", functools.partial(_greedy, part, VARIANTS[-1]))
+
+
+def named(allowed: Mapping[str, float]) -> list[Variant]:
+    """The ways of computing for which something is allowed."""
+    return [variant for variant in kernels.variants() if variant.name in allowed]
+
+
+def _cached(part: Part, variant: Variant, samples: int) -> dict:
+    inputs = Inputs(part, variant)
+    weights, model = inputs.network("policy"), inputs.model
+    responses = inputs.responses[:, :samples].reshape(-1, inputs.response_tokens)
+
+    @jax.jit
+    def with_cache(weights):
+        computed = transformer.compute_params(weights, model)
+        segments = transformer.valid_segments(inputs.query, inputs.pad)
+        slots = inputs.response_tokens - 1
+        first, cache = kv_cache.prefill(computed, model, inputs.query, segments, slots, samples)
+
+        def step(cache, tokens):
+            hidden, cache = kv_cache.decode(computed, model, tokens[:, None], cache)
+            return cache, hidden[:, 0]
+
+        _, rest = jax.lax.scan(step, cache, responses[:, :-1].T)
+        hidden = jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
+        return likelihood.token_logprobs(computed, model, hidden, responses)[0]
+
+    @jax.jit
+    def without(weights):
+        query = jnp.repeat(inputs.query, samples, axis=0)
+        return response_logprobs(weights, model, query, responses, inputs.pad, 1.0)[0]
+
+    with products(variant):
+        found, expected = jax.device_get((with_cache(weights), without(weights)))
+    off = np.abs(found - expected)
+    return judged(off.max(), NATS[variant.name], mean=float(off.mean()), spread=float(expected.std()))
+
+
+def _greedy(part: Part, variant: Variant) -> dict:
+    """How much likelier than the token written the likeliest one is, by an uncached pass."""
+    inputs = Inputs(part, variant)
+    weights, model = inputs.network("policy"), inputs.model
+
+    @jax.jit
+    def gaps(weights):
+        response = generate(
+            weights,
+            model,
+            inputs.query,
+            jax.random.key(0),
+            response_tokens=inputs.response_tokens,
+            eos_id=-1,
+            pad_id=inputs.pad,
+            temperature=0.0,
+        )
+        tokens = jnp.concatenate([inputs.query, response[:, :-1]], axis=1)
+        segments = transformer.valid_segments(tokens, inputs.pad)
+        hidden = transformer.apply(weights, model, tokens, segments, inputs.query.shape[1] - 1)
+        logits = transformer.logits(weights, model, hidden)
+        best = logprobs.token_logprobs(logits, logits.argmax(-1), 1.0)
+        return best - logprobs.token_logprobs(logits, response, 1.0)
+
+    with products(variant):
+        return judged(np.max(gaps(weights)), NATS[variant.name])
+
+
+# PPO -----------------------------------------------------------------------------------------
+
+
+def invariants(part: Part) -> None:
+    for variant in named(UPDATES):
+        _first_iteration(part, variant)
+        part.measure(
+            f"gradient in one part and in two, {variant.name}", functools.partial(_in_parts, part, variant)
+        )
+
+
+def _first_iteration(part: Part, variant: Variant) -> None:
+    """Policy and reference are one network, and the first minibatch is learnt by the policy that wrote it."""
+    inputs, allowed = Inputs(part, variant), UPDATES[variant.name]
+    metrics: dict[str, float] = {}
+    setting = inputs.setting(microbatches=2)
+
+    def run() -> dict:
+        reference, reward = inputs.network("policy"), inputs.network("value")
+        optimizer = make_optimizer(setting.options.optimizer, 100)
+        state = ppo.initial_state(reference, reward, optimizer, setting.options, seed=0)
+        with products(variant):
+            state, found = ppo.jitted_iteration(setting)(state, reference, reward, inputs.query)
+        metrics.update({name: float(value) for name, value in found.items()})
+        broken = sum(not np.isfinite(value) for value in metrics.values()) + abs(int(state.policy.step) - 1)
+        return judged(broken, 0, skipped=metrics["skipped"])
+
+    rows: dict[str, Callable[[], dict]] = {
+        "finite, one update made": run,
+        "KL of the policy to itself": lambda: judged(abs(metrics["objective/kl"]), 0.0),
+        "rewards without their scores": lambda: judged(abs(metrics["objective/non_score_reward"]), 0.0),
+        "ratio of the first minibatch": lambda: judged(
+            abs(metrics["policy/ratio"] - 1), allowed, of_each=metrics["policy/ratio_var"] ** 0.5
+        ),
+        "share clipped in it": lambda: judged(metrics["policy/clipfrac"], 0.0),
+    }
+    for name, work in rows.items():
+        part.measure(f"{name}, {variant.name}", work)
+
+
+def _in_parts(part: Part, variant: Variant) -> dict:
+    inputs = Inputs(part, variant)
+    setting = inputs.setting()
+    networks = {"policy": inputs.network("policy"), "value": inputs.network("value")}
+
+    @jax.jit
+    def episodes(networks):
+        frozen = networks["policy"], networks["policy"], networks["value"], networks["value"]
+        coefficient = jnp.float32(0.05)
+        return rollout(*frozen, inputs.query, jax.random.key(0), coefficient, **setting._asdict())
+
+    with products(variant):
+        seen = episodes(networks)
+        counts = seen.mask.sum(), seen.value_mask.sum()
+
+        def gradient(parts: int):
+            def loss(networks, some):
+                return ppo.loss(networks, some, *counts, setting)
+
+            split = jax.jit(lambda networks: value_and_grad_in_parts(loss, networks, seen, parts)[1])
+            return jax.device_get(split(networks))
+
+        return judged(relative(gradient(2), gradient(1)), UPDATES[variant.name])
+
+
+# Bits ----------------------------------------------------------------------------------------
+
+
+def bits(part: Part) -> None:
+    """Four iterations of two epochs in bfloat16, three times: as they are, again, and resumed after two."""
+    inputs = Inputs(part, VARIANTS[0])
+    options = PpoConfig(
+        batch_size=len(inputs.query),
+        epochs=2,
+        microbatches=2,
+        optimizer=OptimizerConfig(1e-4, "constant"),
+        no_eos="none",
+    )
+    setting = ppo.Setting(inputs.model, options, inputs.response_tokens, EOS, inputs.pad)
+    step = ppo.jitted_iteration(setting)
+    reference, reward = inputs.network("policy"), inputs.network("value")
+    optimizer = make_optimizer(options.optimizer, 100)
+
+    def start() -> ppo.PpoState:
+        return ppo.initial_state(reference, reward, optimizer, options, seed=0)
+
+    def run(state: ppo.PpoState, iterations: int) -> ppo.PpoState:
+        for _ in range(iterations):
+            state, _ = step(state, reference, reward, inputs.query)
+        return jax.block_until_ready(state)
+
+    whole = {}
+
+    def twice() -> dict:
+        whole["state"] = run(start(), 4)
+        return differing(run(start(), 4), whole["state"])
+
+    def restored(folder: Path) -> tuple[ppo.PpoState, ppo.PpoState]:
+        """The state after two iterations, and what its checkpoint holds."""
+        state = run(start(), 2)
+        weights, rest = state.parts()
+        checkpoint.save(folder, 2, params=weights, rest=rest, meta={})
+        return state, loop.resume(folder, 2, state)
+
+    with tempfile.TemporaryDirectory(prefix="accelerator_") as temporary:
+        part.measure("one seed, two runs", twice)
+        states: list[ppo.PpoState] = []
+
+        def kept() -> dict:
+            states.extend(restored(Path(temporary) / "ppo"))
+            return differing(states[1], states[0])
+
+        part.measure("a checkpoint, written and read", kept)
+        part.measure("a run, resumed", lambda: differing(run(states[1], 2), whole["state"]))
+
+
+def differing(ours, theirs) -> dict:
+    """A row: how many numbers of two trees are not the same bits, and by how much they differ."""
+
+    def plain(x) -> np.ndarray:
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    pairs = [
+        (plain(a), plain(b)) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    ]
+    count = sum(int(np.sum(a != b)) for a, b in pairs)
+    return judged(count, 0, of=sum(a.size for a, _ in pairs), relative=relative(*zip(*pairs, strict=True)))
+
+
+# Memory --------------------------------------------------------------------------------------
+
+
+def memory(part: Part) -> None:
+    """Of the program that the group is named after."""
+    program = part.group.removeprefix("memory.")
+    part.measure(program, functools.partial(_memory, program, part.dry))
+
+
+def _memory(program: str, dry: bool) -> dict:
+    config, vocabulary = memory_config(dry)
+    with jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
+        traced = compiled.TRACED[program](config, config.model, vocabulary)
+        executable = traced.lower().compile()
+        told = compiled.memory(executable.memory_analysis())
+        positional, named = jax.tree.map(_zeros, executable.args_info)
+        jax.block_until_ready(executable(*positional, **named))
+    used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if used is None:
+        raise RuntimeError(f"a {jax.devices()[0].device_kind} does not tell how much memory was in use")
+    return judged(abs(used / told["peak"] - 1), MEMORY_ALLOWED, measured=used, told=told)
+
+
+def memory_config(dry: bool) -> tuple[Config, int]:
+    """Batches of Pythia 160M that fill some gigabytes, and its vocabulary."""
+    rows, best = (8, 2) if dry else (32, 16)
+    data = DataConfig(query_tokens=16, response_tokens=5, reward_response_tokens=5) if dry else DataConfig()
+    config = Config(
+        model=shapes.TOY if dry else shapes.PYTHIA["160M"],
+        data=data,
+        sft=SftConfig(batch_size=rows, microbatches=2, pack=False),
+        reward=RewardConfig(batch_size=rows // 2, microbatches=2),
+        ppo=PpoConfig(batch_size=rows, microbatches=2, epochs=1),
+    )
+    config.eval.best_of = best
+    return config, shapes.TOY_VOCABULARY if dry else shapes.PYTHIA_VOCABULARY
+
+
+def _zeros(info) -> jax.Array:
+    if jax.dtypes.issubdtype(info.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
+    return jnp.zeros(info.shape, info.dtype)
+
+
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the groups are on the card together
+DETERMINED = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"}
+GROUPS = {
+    "kernels": Group(kernels.group, environment=SHARED),
+    "passes": Group(passes, environment=SHARED),
+    "decoding": Group(decoding, environment=SHARED),
+    "ppo": Group(invariants, environment=SHARED),
+    "bits": Group(bits, environment=SHARED),
+    "determined": Group(bits, environment=SHARED | DETERMINED),
+} | {f"memory.{program}": Group(memory, environment=SHARED) for program in compiled.TRACED}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv, __doc__, GROUPS, at_once=4))
