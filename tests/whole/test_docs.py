@@ -322,6 +322,14 @@ def test_commands_name_what_is_there(page):
     assert {command: found for command, found in wrong.items() if found} == {}
 
 
+def test_every_command_is_on_the_page_of_options():
+    rows = re.findall(
+        r"^\| (`rlhf-jax .*?) \|", (DOCS / "options.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = [name for row in rows for name in re.findall(r"`(?:rlhf-jax )?([\w-]+)`", row)]
+    assert sorted(named) == sorted(COMMANDS)
+
+
 def test_commands_are_found():
     block = "```bash\npython -m a \\\n    --b=1   # why\n./launch/c.sh\n```\n"
     found = commands(f"{block}\nor `FUZZ=2 python -m pytest d`, not `e`\n")
