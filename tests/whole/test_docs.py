@@ -118,6 +118,30 @@ def test_links_of_the_readme_lead_somewhere(pages, site):
                 assert anchor in pages[built].names, link
 
 
+def test_names_in_the_drawing_are_there():
+    text = (DOCS / "images" / "method.svg").read_text(encoding="utf-8")
+    for label in re.findall(r'class="file"[^>]*>([^<]+)<', text):
+        folder = Path("rlhf_jax")
+        for name in label.split(", "):  # a folder before the first file holds for those that follow
+            path = folder / name
+            folder = path.parent if path.suffix and "/" in name else folder
+            assert (ROOT / path).exists(), label
+
+
+def test_the_tree_of_the_readme_is_there():
+    (tree,) = re.findall(
+        r"```\n(rlhf_jax/\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    folders: list[str] = []
+    for line in filter(re.compile(r" *[\w.]+(\.py|/)").match, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        if depth > 2:
+            continue  # goes on about the line before
+        name = line.split()[0]
+        folders[depth:] = [name.rstrip("/")]
+        assert (ROOT / "/".join(folders)).exists(), line
+
+
 def test_formulas_are_mathml_and_code_is_the_sources(site):
     text = (site / "mathematics.html").read_text(encoding="utf-8")
     source = (DOCS / "mathematics.md").read_text(encoding="utf-8")
