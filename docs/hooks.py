@@ -2,7 +2,7 @@
 
 A fence of the language `source` names functions or classes, one a line, and becomes their code as it stands
 in the repository, without the docstring. Formulas become MathML, which browsers show by themselves: no
-script, no font and no network.
+script, no font and no network. A drawing (SVG) becomes part of the page, so that its colours are the theme's.
 """
 
 import ast
@@ -13,17 +13,21 @@ from pathlib import Path
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
-ROOT = Path(__file__).parents[1]
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 SOURCE = re.compile(r"^```source\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
+DRAWING = re.compile(r'<img [^>]*src="([^":]+\.svg)"[^>]*>')
 
 
 def on_page_markdown(markdown, **_):
     return SOURCE.sub(lambda fence: "\n\n".join(map(code_of, fence[1].split())), markdown)
 
 
-def on_page_content(content, **_):
-    return FORMULA.sub(lambda found: mathml(html.unescape(found[2]), found[1] == "div"), content)
+def on_page_content(content, page, **_):
+    content = FORMULA.sub(lambda found: mathml(html.unescape(found[2]), found[1] == "div"), content)
+    folder = DOCS / Path(page.file.dest_uri).parent
+    return DRAWING.sub(lambda found: (folder / found[1]).read_text(encoding="utf-8"), content)
 
 
 def code_of(name: str) -> str:

@@ -1,12 +1,16 @@
 """The documentation: it builds, its links lead somewhere, its commands name what is there, its code runs."""
 
+import functools
+import http.server
 import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,6 +38,7 @@ MARKERS = {
     ]
 }
 PLACEHOLDERS = {"FILE", "…"}  # for a configuration of the reader's own
+CHROMIUM = shutil.which("chromium")
 
 
 # --- the site ---
@@ -81,10 +86,9 @@ def pages(site) -> dict[Path, Page]:
 
 
 def test_every_page_is_built(pages, site):
-    built = {path.parent.relative_to(site).as_posix() for path in pages}
-    sources = {path.relative_to(DOCS).with_suffix("").as_posix() for path in PAGES[1:]}
-    assert {"." if name == "index" else name.removesuffix("/index") for name in sources} <= built
-    assert "results" in built
+    built = {path.relative_to(site).with_suffix("") for path in pages}
+    assert {path.relative_to(DOCS).with_suffix("") for path in PAGES[1:]} <= built
+    assert Path("results") in built
 
 
 def test_every_link_leads_somewhere(pages):
@@ -110,16 +114,120 @@ def test_links_of_the_readme_lead_somewhere(pages, site):
         if not urlsplit(link).scheme:
             assert (ROOT / path).exists(), link
             if anchor:
-                built = site / Path(path).relative_to("docs").with_suffix("") / "index.html"
+                built = site / Path(path).relative_to("docs").with_suffix(".html")
                 assert anchor in pages[built].names, link
 
 
+def test_names_in_the_drawing_are_there():
+    text = (DOCS / "images" / "method.svg").read_text(encoding="utf-8")
+    for label in re.findall(r'class="file"[^>]*>([^<]+)<', text):
+        folder = Path("rlhf_jax")
+        for name in label.split(", "):  # a folder before the first file holds for those that follow
+            path = folder / name
+            folder = path.parent if path.suffix and "/" in name else folder
+            assert (ROOT / path).exists(), label
+
+
+def test_the_tree_of_the_readme_is_there():
+    (tree,) = re.findall(
+        r"```\n(rlhf_jax/\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    folders: list[str] = []
+    for line in filter(re.compile(r" *[\w.]+(\.py|/)").match, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        if depth > 2:
+            continue  # goes on about the line before
+        name = line.split()[0]
+        folders[depth:] = [name.rstrip("/")]
+        assert (ROOT / "/".join(folders)).exists(), line
+
+
 def test_formulas_are_mathml_and_code_is_the_sources(site):
-    text = (site / "mathematics" / "index.html").read_text(encoding="utf-8")
+    text = (site / "mathematics.html").read_text(encoding="utf-8")
     source = (DOCS / "mathematics.md").read_text(encoding="utf-8")
     assert text.count('display="block"') == source.count("$$") // 2
     assert "arithmatex" not in text and "\\(" not in text
     assert text.count("rlhf_jax/functional/losses.py") == source.count("\nrlhf_jax.functional.losses.")
+
+
+def test_the_drawing_is_part_of_the_page(site):
+    """So that its colours are the theme's."""
+    text = (site / "index.html").read_text(encoding="utf-8")
+    assert text.count('<svg class="method"') == 1 and "method.svg" not in text
+
+
+# --- in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def addresses(site):
+    """Of the site: on a server, and on disk."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {"server": f"http://127.0.0.1:{server.server_port}", "disk": site.as_uri()}
+        server.shutdown()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("place", ["server", "disk"])
+def test_the_search_needs_no_network(browser, addresses, place):
+    page = browser.new_page()
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{addresses[place]}/howto/gpu.html")
+    page.keyboard.press("/")
+    page.keyboard.type("whitening")
+    page.locator(".md-search-result__item a", has_text="Whitening").first.click(timeout=30_000)
+    page.wait_for_url("**/mathematics.html*")
+    page.close()
+    elsewhere = [url for url in asked if not url.startswith((addresses[place], "about:", "data:", "blob:"))]
+    assert elsewhere == [] and errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("system", ["light", "dark"])
+def test_the_theme_is_the_systems_until_a_reader_chooses(browser, addresses, system):
+    page = browser.new_page(color_scheme=system)
+    page.goto(f"{addresses['server']}/index.html")
+
+    def seen(selector: str, of: str) -> int:
+        """How light a colour is, 0 to 255."""
+        colour = page.eval_on_selector(selector, f"element => getComputedStyle(element).{of}")
+        return max(map(int, re.findall(r"\d+", colour)[:3]))
+
+    def is_dark() -> bool:
+        paper, ink = seen("body", "backgroundColor"), seen(".method .name", "fill")
+        assert abs(paper - ink) > 128  # the drawing is legible
+        return paper < ink
+
+    assert is_dark() == (system == "dark")
+    shown = []
+    for _ in range(3):  # light, dark, as the system
+        page.locator("[data-md-component=palette] label:visible").click()
+        shown.append(is_dark())
+    page.close()
+    assert shown == [False, True, system == "dark"]
 
 
 # --- hooks ---
@@ -150,7 +258,7 @@ def test_decorators_are_shown(hooks):
 
 
 def test_a_name_that_is_not_there_is_an_error(hooks):
-    with pytest.raises(PluginError, match=r"rlhf_jax/ppo\.py has no lost"):
+    with pytest.raises(PluginError, match=r"rlhf_jax/pipeline/ppo\.py has no lost"):
         hooks.code_of("rlhf_jax.pipeline.ppo.lost")
 
 
@@ -175,7 +283,8 @@ def faults(command: str) -> list[str]:
     ]
     for word in words:
         name, _, value = word.partition("=")
-        if name == "--config" and value not in PLACEHOLDERS and not (ROOT / value).is_file():
+        files = (ROOT / value, ROOT / "configs" / f"{value}.py")
+        if name == "--config" and value not in PLACEHOLDERS and not any(map(Path.is_file, files)):
             found.append(word)
         if name.startswith("--config.") and name.removeprefix("--config.") not in FIELDS:
             found.append(word)
@@ -237,6 +346,14 @@ def test_commands_name_what_is_there(page):
     assert {command: found for command, found in wrong.items() if found} == {}
 
 
+def test_every_command_is_on_the_page_of_options():
+    rows = re.findall(
+        r"^\| (`rlhf-jax .*?) \|", (DOCS / "options.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = [name for row in rows for name in re.findall(r"`(?:rlhf-jax )?([\w-]+)`", row)]
+    assert sorted(named) == sorted(COMMANDS)
+
+
 def test_commands_are_found():
     block = "```bash\npython -m a \\\n    --b=1   # why\n./launch/c.sh\n```\n"
     found = commands(f"{block}\nor `FUZZ=2 python -m pytest d`, not `e`\n")
@@ -254,6 +371,8 @@ def test_commands_are_found():
         ("python -m rlhf_jax.training.state", ["rlhf_jax.training.state"]),  # no command
         ("rlhf-jax run --wrokdir=x", ["--wrokdir"]),
         ("rlhf-jax run --config=configs/none.py", ["--config=configs/none.py"]),
+        ("rlhf-jax run --config=none", ["--config=none"]),
+        ("rlhf-jax run --config=mini", []),
         ("rlhf-jax run --config.ppo.kl=1", ["--config.ppo.kl=1"]),
         ("python -m benchmarks.none", ["benchmarks.none"]),
         ("./launch/none.sh", ["./launch/none.sh"]),
@@ -276,8 +395,8 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_code_of_the_readme():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_code_of_the_api_page():
+    _, code = blocks("api/index.md", "python")  # the first needs a finished run
     exec(code, names := {})
     assert names["logits"].shape == (1, 3, 100)
     assert names["advantages"][0].tolist() == pytest.approx([0.95**2, 0.95, 1.0])
