@@ -25,6 +25,7 @@ POSTS = [
     dataclasses.replace(post, id=str(i), post=post.post + " and ran" * (i % 5))
     for i, post in enumerate(tiny.posts(11, seed=0))
 ]
+SUMS = tiny.additions(MODEL, 69)  # behind a score; a likelihood is a sum of at most 9 log-probabilities
 TEXTS = [f"{post.title} {'sat ' * (i % 3)}" for i, post in enumerate(POSTS)]
 
 
@@ -121,16 +122,14 @@ def test_scores_are_those_of_the_reward_model_one_by_one(setting, reward):
     )[:, 0]
     scores = inference.score(reward, POSTS, TEXTS, **setting)
     assert scores.std() > 0.1
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    tiny.assert_close(scores, expected, SUMS)
 
 
 def test_summaries_of_one_text_do_not_see_each_other(setting, reward):
     texts = [(text, post.summary, post.title) for post, text in zip(POSTS, TEXTS, strict=True)]
     together = inference.scores(reward, POSTS, texts, **setting)
     for k, alone in enumerate(zip(*texts, strict=True)):
-        np.testing.assert_allclose(
-            together[:, k], inference.score(reward, POSTS, alone, **setting), atol=1e-4
-        )
+        tiny.assert_close(together[:, k], inference.score(reward, POSTS, alone, **setting), SUMS)
     assert np.ptp(together, axis=1).min() > 0.01
 
 
@@ -146,7 +145,7 @@ def test_likelihood_is_the_product_over_a_summary_s_own_tokens(setting, policy):
             seen = np.array([query + response[:t]])
             hidden = transformer.apply(policy, MODEL, seen, np.ones_like(seen), seen.shape[1] - 1)
             total += jax.nn.log_softmax(transformer.logits(policy, MODEL, hidden))[0, 0, token]
-        assert found[i] == pytest.approx(float(total), abs=1e-4)
+        tiny.assert_close(found[i], total, SUMS)
 
 
 def test_margins_turn_round_with_the_pair(setting, reward):
@@ -154,9 +153,10 @@ def test_margins_turn_round_with_the_pair(setting, reward):
     swapped = [Pair(pair.info, pair.rejected, pair.chosen) for pair in pairs]
     margins = inference.margins(reward, pairs, **setting)
     assert np.abs(margins).max() > 0.1
-    np.testing.assert_allclose(inference.margins(reward, swapped, **setting), -margins, atol=1e-4)
+    tiny.assert_close(inference.margins(reward, swapped, **setting), -margins, SUMS)
     same = [Pair(pair.info, pair.chosen, pair.chosen) for pair in pairs]
-    np.testing.assert_allclose(inference.margins(reward, same, **setting), 0, atol=1e-4)
+    nothing = inference.margins(reward, same, **setting)
+    tiny.assert_close(nothing, np.zeros_like(margins), SUMS, scale=tiny.largest(margins))
 
 
 def test_a_single_post_is_read_as_among_others(setting, policy, reward, summaries):
@@ -165,16 +165,17 @@ def test_a_single_post_is_read_as_among_others(setting, policy, reward, summarie
     assert inference.summarize(policy, alone, **setting) == summaries[:1]
     assert len(inference.samples(policy, alone, 3, temperature=1.0, **setting)[0]) == 3
     of_all = inference.score(reward, POSTS, TEXTS, **setting)
-    np.testing.assert_allclose(inference.score(reward, alone, text, **setting), of_all[:1], atol=1e-5)
+    scale = tiny.largest(of_all)
+    tiny.assert_close(inference.score(reward, alone, text, **setting), of_all[:1], SUMS, scale)
     three = inference.scores(reward, alone, [[text[0], "cats ran", text[0]]], **setting)
-    np.testing.assert_allclose(three[0, [0, 2]], of_all[[0, 0]], atol=1e-5)
+    tiny.assert_close(three[0, [0, 2]], of_all[[0, 0]], SUMS, scale)
     likely = inference.log_likelihood(policy, POSTS, TEXTS, **setting)
     likely_alone = inference.log_likelihood(policy, alone, text, **setting)
-    np.testing.assert_allclose(likely_alone, likely[:1], atol=1e-4)
+    tiny.assert_close(likely_alone, likely[:1], SUMS)
 
 
 def test_more_summaries_of_a_post_than_a_batch_has_rows(setting, reward):
     texts = [["cats ran " * (i % 3) for i in range(9)] for _ in POSTS[:2]]
     found = inference.scores(reward, POSTS[:2], texts, **setting)
-    np.testing.assert_allclose(found[:, :3], found[:, 3:6], atol=1e-5)
+    tiny.assert_close(found[:, :3], found[:, 3:6], SUMS)
     assert found.shape == (2, 9) and np.ptp(found[0, :3]) > 0.01
