@@ -105,7 +105,9 @@ def test_ratio_is_1_before_any_update(temperature):
     old = jax.jit(token_logprobs)(logits, tokens, temperature)
     mask, advantages = np.ones((4, 5), bool), np.ones((4, 5))
     same = policy_loss(token_logprobs(logits, tokens, temperature), old, advantages, mask, 0.2)[1]
-    error = tiny.rounding(logits.shape[-1] + HAND) * tiny.largest(logits) / temperature  # of a log-probability
+    error = (
+        tiny.rounding(logits.shape[-1] + HAND) * tiny.largest(logits) / temperature
+    )  # of a log-probability
     assert abs(same["ratio"] - 1) <= error and same["approxkl"] <= error**2
     forgotten = policy_loss(token_logprobs(logits, tokens, 1.0), old, advantages, mask, 0.2)[1]
     assert forgotten["approxkl"] > 1e-2

@@ -291,5 +291,7 @@ def test_bfloat16_stays_within_five_percent(config, tokens):
     real = tokens != PAD
     assert np.sqrt(np.mean((low - exact)[real] ** 2)) < 0.05 * np.std(exact[real])
     # It did compute in bfloat16: float32 would be a hundred times closer.
-    assert np.abs(low - exact)[real].max() > 10 * tiny.rounding(tiny.additions(config, T)) * np.std(exact[real])
+    assert np.abs(low - exact)[real].max() > 10 * tiny.rounding(tiny.additions(config, T)) * np.std(
+        exact[real]
+    )
     assert (low.astype(jnp.bfloat16).astype(np.float32) != low).any()  # and did not round the logits

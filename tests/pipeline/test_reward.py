@@ -74,7 +74,9 @@ def test_microbatches_change_nothing(weights, batch, one_step):
 def test_the_bias_is_not_learnt(weights, one_step):
     """A pair has one bias on both sides."""
     gradient = 1.0  # of either side, at most: what cancels
-    tiny.assert_close(one_step[0].params["head"]["bias"], weights["head"]["bias"], PAIRS, scale=0.03 * gradient)
+    tiny.assert_close(
+        one_step[0].params["head"]["bias"], weights["head"]["bias"], PAIRS, scale=0.03 * gradient
+    )
 
 
 def test_roles_matter(weights, batch, step, one_step):
