@@ -28,8 +28,10 @@ AWKWARD = [
 ]
 
 # Records its arguments; answers as answers.json says: {words of the command line: [[output, status], …]}, of
-# which the last is repeated.
-STAND_IN = """#!{python} -IS
+# which the last is repeated. The first lines are shell and Python at once: #! takes no path with a space.
+STAND_IN = """#!/bin/sh
+'''exec' "{python}" -IS "$0" "$@"
+' '''
 import json, os, sys
 name = sys.argv[0] if sys.argv[0].startswith(".venv") else os.path.basename(sys.argv[0])
 with open("{home}/calls.jsonl", "a") as file:

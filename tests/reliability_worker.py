@@ -12,7 +12,7 @@ import compiling
 os.environ["JAX_PLATFORMS"] = "cpu"
 compiling.compile_fast()
 
-from rlhf_jax import main
+from rlhf_jax import main  # noqa: E402
 from rlhf_jax.pipeline import ppo, reward, sft  # noqa: E402
 from rlhf_jax.training.metrics import MetricsLog  # noqa: E402
 

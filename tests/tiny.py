@@ -100,8 +100,8 @@ def assert_close(ours, theirs, additions: float, scale: float = 0.0, dtype="floa
 def assert_close_to_a_step(ours, theirs, optimizer: OptimizerConfig) -> None:
     """Parameters after a few of AdamW's updates, which differ by a hundredth of the learning rate at most.
 
-    A step is the rate times a gradient over its own size, or over ε where that is more: so the rounding of the
-    largest gradients counts against the smallest, and the error is a share of the rate and not of the parameter.
+    A step is the rate times a gradient over its own size, or over ε where that is more: so the rounding of
+    the largest gradients counts against the smallest, and an error is a share of the rate.
     """
     for (path, b), a in zip(jax.tree_util.tree_leaves_with_path(theirs), jax.tree.leaves(ours), strict=True):
         allowed = optimizer.learning_rate / 100
