@@ -220,7 +220,7 @@ def test_slurm_job_runs_its_arguments(world):
 
 
 def test_slurm_job_near_its_limit_ends_its_tasks_and_queues_again(world):
-    waiting = """#!{python} -IS
+    waiting = """
 import os, time
 open("{home}/began", "w")
 while not os.path.exists("{home}/calls.jsonl"):
