@@ -81,7 +81,7 @@ class World:
         self.answer({})
 
     def stand_in(self, file: Path, text: str = STAND_IN) -> None:
-        """A program of Python: its first lines are shell and Python at once, as #! takes no path with a space."""
+        """A program of Python; its first lines are shell as well, since #! takes no path with a space."""
         file.unlink(missing_ok=True)
         start = "#!/bin/sh\n'''exec' \"{python}\" -IS \"$0\" \"$@\"\n' '''\n"
         file.write_text((start + text).format(python=sys.executable, home=self.home))

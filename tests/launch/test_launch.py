@@ -251,6 +251,7 @@ def test_skypilot_task(world):
     program, action = task["setup"].split()
     assert os.access(ROOT / program, os.X_OK) and action == "install"
     envs = task["envs"] | {"WORKDIR": "gs://b/two words", "OPTIONS": "--stage=ppo --config.seed=1"}
+    world.stand_in(world.repository / ".venv/bin/rlhf-jax")
     subprocess.run(
         ["bash", "-c", task["run"]],
         env=world.environment(**envs),
@@ -258,5 +259,5 @@ def test_skypilot_task(world):
         check=True,
         timeout=20,
     )
-    main = ["-m", "rlhf_jax.main", f"--config={envs['CONFIG']}", "--workdir=gs://b/two words"]
-    assert world.calls() == [[".venv/bin/python", *main, "--stage=ppo", "--config.seed=1"]]
+    main = ["run", f"--config={envs['CONFIG']}", "--workdir=gs://b/two words"]
+    assert world.calls() == [[".venv/bin/rlhf-jax", *main, "--stage=ppo", "--config.seed=1"]]
