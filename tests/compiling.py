@@ -1,12 +1,12 @@
 """How XLA compiles for tests, in pytest's own process and in those that tests start."""
 
-import functools
 import os
 import subprocess
 import sys
 
 # Every program runs once or twice here, so compiling fast is worth more than running fast: six times.
-FAST = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+FAST = "--xla_backend_optimization_level=0"
+FASTER = ["--xla_cpu_use_fusion_emitters=false"]  # of some versions alone
 
 
 def compile_fast() -> None:
@@ -16,11 +16,10 @@ def compile_fast() -> None:
     so a flag that some versions lack is tried in a process of its own, which needs half a second.
     """
     given = os.environ.get("XLA_FLAGS", "")
-    if FAST[0].partition("=")[0] not in given:
-        os.environ["XLA_FLAGS"] = " ".join([*filter(is_known, FAST), given]).strip()
+    if FAST.partition("=")[0] not in given:
+        os.environ["XLA_FLAGS"] = " ".join([FAST, *filter(is_known, FASTER), given]).strip()
 
 
-@functools.cache
 def is_known(flag: str) -> bool:
     """Whether this jaxlib takes the flag."""
     reads_flags = (
