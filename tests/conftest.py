@@ -1,9 +1,9 @@
 import os
 
+import compiling
 import jax
 
-# Every program runs once or twice here, so compiling fast is worth more than running fast: six times.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+compiling.compile_fast()
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = (
     "false"  # of processes started here, too: tests leave nothing behind
 )

@@ -29,7 +29,7 @@ AWKWARD = [
 
 # Records its arguments; answers as answers.json says: {words of the command line: [[output, status], …]}, of
 # which the last is repeated.
-STAND_IN = """#!{python} -IS
+STAND_IN = """
 import json, os, sys
 name = sys.argv[0] if sys.argv[0].startswith(".venv") else os.path.basename(sys.argv[0])
 with open("{home}/calls.jsonl", "a") as file:
@@ -81,8 +81,10 @@ class World:
         self.answer({})
 
     def stand_in(self, file: Path, text: str = STAND_IN) -> None:
+        """A program of Python; its first lines are shell as well, since #! takes no path with a space."""
         file.unlink(missing_ok=True)
-        file.write_text(text.format(python=sys.executable, home=self.home))
+        start = "#!/bin/sh\n'''exec' \"{python}\" -IS \"$0\" \"$@\"\n' '''\n"
+        file.write_text((start + text).format(python=sys.executable, home=self.home))
         file.chmod(0o755)
 
     def answer(self, answers: dict[str, list]) -> None:

@@ -7,8 +7,10 @@ import os
 import sys
 import time
 
+import compiling
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+compiling.compile_fast()
 
 from rlhf_jax import main  # noqa: E402
 from rlhf_jax.pipeline import stages  # noqa: E402

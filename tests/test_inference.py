@@ -35,6 +35,7 @@ POSTS = [
     dataclasses.replace(post, id=str(i), post=post.post + " and ran" * (i % 5))
     for i, post in enumerate(tiny.posts(11, seed=0))
 ]
+SUMS = tiny.additions(MODEL, 69)  # behind a score; a likelihood is a sum of at most 9 log-probabilities
 TEXTS = [f"{post.title} {'sat ' * (i % 3)}" for i, post in enumerate(POSTS)]
 
 
@@ -150,14 +151,14 @@ def test_scores_are_those_of_the_reward_model_one_by_one(tokenizer, reward):
     )[:, 0]
     scores = reward.score(POSTS, TEXTS)
     assert scores.std() > 0.1
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    tiny.assert_close(scores, expected, SUMS)
 
 
 def test_summaries_of_one_text_do_not_see_each_other(reward):
     texts = [(text, post.summary, post.title) for post, text in zip(POSTS, TEXTS, strict=True)]
     together = reward.scores(POSTS, texts)
     for k, alone in enumerate(zip(*texts, strict=True)):
-        np.testing.assert_allclose(together[:, k], reward.score(POSTS, alone), atol=1e-4)
+        tiny.assert_close(together[:, k], reward.score(POSTS, alone), SUMS)
     assert np.ptp(together, axis=1).min() > 0.01
 
 
@@ -172,7 +173,7 @@ def test_likelihood_is_the_product_over_a_summary_s_own_tokens(tokenizer, policy
             seen = np.array([query + response[:t]])
             hidden = transformer.apply(policy.weights, MODEL, seen, np.ones_like(seen), seen.shape[1] - 1)
             total += jax.nn.log_softmax(transformer.logits(policy.weights, MODEL, hidden))[0, 0, token]
-        assert found[i] == pytest.approx(float(total), abs=1e-4)
+        tiny.assert_close(found[i], total, SUMS)
 
 
 def test_margins_turn_round_with_the_pair(reward):
@@ -180,9 +181,10 @@ def test_margins_turn_round_with_the_pair(reward):
     swapped = [Pair(pair.info, pair.rejected, pair.chosen) for pair in pairs]
     margins = reward.margins(pairs)
     assert np.abs(margins).max() > 0.1
-    np.testing.assert_allclose(reward.margins(swapped), -margins, atol=1e-4)
+    tiny.assert_close(reward.margins(swapped), -margins, SUMS)
     same = [Pair(pair.info, pair.chosen, pair.chosen) for pair in pairs]
-    np.testing.assert_allclose(reward.margins(same), 0, atol=1e-4)
+    nothing = reward.margins(same)
+    tiny.assert_close(nothing, np.zeros_like(margins), SUMS, scale=tiny.largest(margins))
 
 
 def test_a_single_post_is_read_as_among_others(policy, reward, summaries):
@@ -191,18 +193,19 @@ def test_a_single_post_is_read_as_among_others(policy, reward, summaries):
     assert policy.write(alone) == summaries[:1]
     assert len(policy.samples(alone, 3, temperature=1.0)[0]) == 3
     of_all = reward.score(POSTS, TEXTS)
-    np.testing.assert_allclose(reward.score(alone, text), of_all[:1], atol=1e-5)
+    scale = tiny.largest(of_all)
+    tiny.assert_close(reward.score(alone, text), of_all[:1], SUMS, scale)
     three = reward.scores(alone, [[text[0], "cats ran", text[0]]])
-    np.testing.assert_allclose(three[0, [0, 2]], of_all[[0, 0]], atol=1e-5)
+    tiny.assert_close(three[0, [0, 2]], of_all[[0, 0]], SUMS, scale)
     likely = policy.log_likelihood(POSTS, TEXTS)
     likely_alone = policy.log_likelihood(alone, text)
-    np.testing.assert_allclose(likely_alone, likely[:1], atol=1e-4)
+    tiny.assert_close(likely_alone, likely[:1], SUMS)
 
 
 def test_more_summaries_of_a_post_than_a_batch_has_rows(reward):
     texts = [["cats ran " * (i % 3) for i in range(9)] for _ in POSTS[:2]]
     found = reward.scores(POSTS[:2], texts)
-    np.testing.assert_allclose(found[:, :3], found[:, 3:6], atol=1e-5)
+    tiny.assert_close(found[:, :3], found[:, 3:6], SUMS)
     assert found.shape == (2, 9) and np.ptp(found[0, :3]) > 0.01
 
 
@@ -211,7 +214,9 @@ def test_more_summaries_of_a_post_than_a_batch_has_rows(reward):
 
 def test_a_policy_is_at_no_distance_from_itself(policy):
     texts, kl = policy.samples_with_kl(policy, POSTS, 0.7, seed=3)
-    np.testing.assert_allclose(kl, 0, atol=1e-5)
+    query = np.array([TASK.encode(POSTS[0], policy.tokenizer)], np.int32)
+    nats = DATA.response_tokens * tiny.largest(next_token_logprobs(policy, query, 0.7))
+    tiny.assert_close(kl, np.zeros_like(kl), SUMS, scale=nats)
     assert texts == policy.write(POSTS, 0.7, seed=3)
 
 

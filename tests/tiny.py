@@ -56,11 +56,56 @@ def parameters(specs, seed: int = 0):
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, ParamSpec))
 
 
-def assert_close(ours, theirs, atol: float, rtol: float = 0.0) -> None:
-    """Trees of equal structure whose arrays agree; the message names the leaf."""
+def rounding(additions: float, dtype="float32") -> float:
+    """How far two results of `additions` operations may lie apart, as a part of the largest number in them.
+
+    An operation rounds by half an eps at most, up as often as down, so that √additions of them add up. Four
+    times that covers the unluckiest of many entries, and what a softmax or a norm magnifies. Which orders of
+    adding, instructions and approximations of exp a processor or a compiler takes makes no more difference.
+    """
+    return 4 * float(jnp.finfo(dtype).eps) * additions**0.5
+
+
+def additions(config: ModelConfig, tokens: int, rows: int = 0) -> int:
+    """How many sums stand behind a log-probability or a score of `tokens` tokens, one upon the other.
+
+    With `rows`, behind a gradient: forward, back through activations and weights, and over all tokens.
+    """
+    attention = config.width // config.heads + 2 * tokens  # scores; the softmax and the mean of values
+    layer = 5 * config.width + config.ff + attention  # two norms; into and out of attention, into the MLP
+    forward = config.layers * layer + 2 * config.width + VOCABULARY
+    return 3 * forward + rows * tokens if rows else forward
+
+
+def largest(tree) -> float:
+    """The largest absolute value in any array of the tree."""
+    return max(float(np.abs(np.asarray(leaf, np.float64)).max()) for leaf in jax.tree.leaves(tree))
+
+
+def assert_close(ours, theirs, additions: float, scale: float = 0.0, dtype="float32") -> None:
+    """Trees of equal structure whose arrays differ by rounding alone; the message names the leaf.
+
+    `additions` as in `rounding`. An array is measured by its own largest entry, or by `scale` where that is
+    more: by the size of what was added up to it, where terms cancel.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(theirs))
     for (path, b), a in zip(leaves, jax.tree.leaves(jax.device_get(ours)), strict=True):
-        np.testing.assert_allclose(a, b, rtol, atol, err_msg=jax.tree_util.keystr(path))
+        if np.asarray(b).dtype.kind in "biu":
+            np.testing.assert_array_equal(a, b, jax.tree_util.keystr(path))
+            continue
+        allowed = rounding(additions, dtype) * max(largest(b), scale)
+        np.testing.assert_allclose(a, b, 0.0, allowed, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_close_to_a_step(ours, theirs, optimizer: OptimizerConfig) -> None:
+    """Parameters after a few of AdamW's updates, which differ by a hundredth of the learning rate at most.
+
+    A step is the rate times a gradient over its own size, or over ε where that is more: so the rounding of
+    the largest gradients counts against the smallest, and an error is a share of the rate.
+    """
+    for (path, b), a in zip(jax.tree_util.tree_leaves_with_path(theirs), jax.tree.leaves(ours), strict=True):
+        allowed = optimizer.learning_rate / 100
+        np.testing.assert_allclose(a, b, 0.0, allowed, err_msg=jax.tree_util.keystr(path))
 
 
 def assert_same(ours, theirs) -> None:

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rlhf_jax.rollout import response_logprobs, rollout
+from rlhf_jax.state import make_optimizer, value_and_grad_in_parts
 
 from benchmarks.accelerator import kernels, shapes
 from benchmarks.accelerator.kernels import VARIANTS, Variant, judged, products, relative
@@ -43,8 +45,6 @@ from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, kv_cache, likelihood, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.plan import compiled
-from rlhf_jax.rollout import response_logprobs, rollout
-from rlhf_jax.state import make_optimizer, value_and_grad_in_parts
 
 EOS = 1
 MEMORY_ALLOWED = 0.15  # of the compiler's word

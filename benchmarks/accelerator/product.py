@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from rlhf_jax.metrics import read_metrics
 
 from benchmarks.accelerator import shapes
 from benchmarks.accelerator.part import Group, Part, main, read, run_process
@@ -25,7 +26,6 @@ from benchmarks.compare import ROOT
 from rlhf_jax.config import Config
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
 from rlhf_jax.main import STAGES
-from rlhf_jax.metrics import read_metrics
 from rlhf_jax.recipes import n_plus
 
 WORDS = 1000  # that invented posts are made of: about a token each

@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from rlhf_jax.rollout import Rollout, response_logprobs
+from rlhf_jax.state import TrainState, make_optimizer
 
 from benchmarks import flops, workloads
 from benchmarks.accelerator import shapes
@@ -38,8 +40,6 @@ from rlhf_jax.model import heads
 from rlhf_jax.model.generate import generate
 from rlhf_jax.plan.compiled import memory
 from rlhf_jax.plan.flops import Network, sample
-from rlhf_jax.rollout import Rollout, response_logprobs
-from rlhf_jax.state import TrainState, make_optimizer
 
 REPEATS = 5
 PRODUCT = 8192  # rows and columns of the matrices

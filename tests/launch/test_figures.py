@@ -1,4 +1,4 @@
-"""launch/figures.sh with a stand-in of python, which records what it is asked and leaves the figures."""
+"""launch/figures.sh with a stand-in of python and rlhf-jax, which records calls and leaves the figures."""
 
 import os
 import shutil
@@ -30,8 +30,9 @@ def figures(tmp_path):
     bin.mkdir()
     shutil.copy(SCRIPT, launch)
     (launch / "setup.sh").write_text('cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1\n')
-    (bin / "python").write_text(PYTHON)
-    (bin / "python").chmod(0o755)
+    for name in ("python", "rlhf-jax"):
+        (bin / name).write_text(PYTHON)
+        (bin / name).chmod(0o755)
     record = tmp_path / "record"
 
     def run(**variables):
@@ -48,7 +49,7 @@ def test_every_experiment_of_the_page_is_made(figures):
     assert status == 0
     for seed in range(3):
         run = f"--workdir=runs/figures/seed{seed}"
-        assert f"-m rlhf_jax.main --config=configs/mini.py {run} --config.seed={seed}" in commands
+        assert f"run --config=configs/mini.py {run} --config.seed={seed}" in commands
         for name in ("probes", "transfer", "overoptimization"):
             assert f"-m rlhf_jax.experiments.{name} {run}" in commands
         another = f"--another=runs/figures/seed{(seed + 2) % 3}"
@@ -56,7 +57,7 @@ def test_every_experiment_of_the_page_is_made(figures):
     text = "\n".join(commands)
     assert "rlhf_jax.experiments.overoptimization --workdir=runs/figures/weak0" in text
     assert "rlhf_jax.experiments.scaling --workdir=runs/figures/seed0 --policies" in text
-    assert "rlhf_jax.pipeline.pretrain --out=runs/figures/bases/small_12M" in text
+    assert "pretrain --out=runs/figures/bases/small_12M" in text
     alike = "runs/figures/bases/tiny_12M,runs/figures/bases/small_12M,mini/large"
     assert f"--sizes=mini/small,{alike} --alike={alike}" in text
 
@@ -68,7 +69,7 @@ def test_stopped_and_started_again_it_makes_what_is_missing(figures):
     assert status == 130 and "transfer" in before[-1]
     status, after = figures(SEEDS="4", RUNS="runs/parts")
     assert (
-        status == 0 and "rlhf_jax.main" in after[0] and "transfer" in after[1]
+        status == 0 and after[0].startswith("run ") and "transfer" in after[1]
     )  # finished stages are skipped
     assert [line.replace("parts", "whole") for line in before[:-1] + after[1:]] == whole
     assert len(figures(SEEDS="4", RUNS="runs/parts")[1]) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from launching import AWKWARD, GKE, LIST, POD, ROOT, SCRIPTS, STATUS, World, commands, remote_command, until
+from packaging.requirements import Requirement
 
 
 @pytest.fixture
@@ -49,6 +50,31 @@ def test_extras_are_those_of_the_package():
         word for file in ROOT.glob("launch/*") for word in re.findall(r"\bEXTRA[=:] ?(\w+)", file.read_text())
     }
     assert named == {"cuda", "tpu"} and named <= set(extras)
+
+
+def test_what_ci_runs_is_what_the_package_asks_for():
+    """Every dependency has a lower bound, and is pinned at it or above."""
+    pinned = dict(re.findall(r"^([\w-]+)\S*?==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    for dependency in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        wanted = Requirement(dependency)
+        assert [bound.operator for bound in wanted.specifier] == [">="], dependency
+        assert pinned[wanted.name] in wanted.specifier, dependency
+
+
+def test_the_newest_versions_have_a_folder_of_their_own(world):
+    for name in ("requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, world.repository)
+    (world.home / "bin/cksum").symlink_to(shutil.which("cksum") or "cksum")
+    newest = world.repository / ".venv-newest"
+    (newest / "bin").mkdir(parents=True)
+    world.stand_in(newest / "bin/python")
+    world.stand_in(world.home / "bin/python3")
+    assert world.run("setup.sh", NEWEST="1").status == 0
+    packages = (newest / "requirements.txt").read_text()
+    assert "\njax\n" in packages and "\netils[epath]\n" in packages and "==" not in packages
+    (install,) = (call for call in world.calls() if "install" in call)
+    assert ".venv-newest/requirements.txt" in install
+    assert not (world.repository / ".venv/stamp").exists()
 
 
 ALL_ANSWERS = {LIST: ["", "ACTIVE"], STATUS: ["", "rlhf_jax: exit 0\nrlhf_jax: exit 0\n"]}
@@ -194,7 +220,7 @@ def test_slurm_job_runs_its_arguments(world):
 
 
 def test_slurm_job_near_its_limit_ends_its_tasks_and_queues_again(world):
-    waiting = """#!{python} -IS
+    waiting = """
 import os, time
 open("{home}/began", "w")
 while not os.path.exists("{home}/calls.jsonl"):
@@ -225,6 +251,7 @@ def test_skypilot_task(world):
     program, action = task["setup"].split()
     assert os.access(ROOT / program, os.X_OK) and action == "install"
     envs = task["envs"] | {"WORKDIR": "gs://b/two words", "OPTIONS": "--stage=ppo --config.seed=1"}
+    world.stand_in(world.repository / ".venv/bin/rlhf-jax")
     subprocess.run(
         ["bash", "-c", task["run"]],
         env=world.environment(**envs),
@@ -232,5 +259,5 @@ def test_skypilot_task(world):
         check=True,
         timeout=20,
     )
-    main = ["-m", "rlhf_jax.main", f"--config={envs['CONFIG']}", "--workdir=gs://b/two words"]
-    assert world.calls() == [[".venv/bin/python", *main, "--stage=ppo", "--config.seed=1"]]
+    main = ["run", f"--config={envs['CONFIG']}", "--workdir=gs://b/two words"]
+    assert world.calls() == [[".venv/bin/rlhf-jax", *main, "--stage=ppo", "--config.seed=1"]]

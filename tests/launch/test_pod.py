@@ -172,7 +172,7 @@ def test_uncommitted_changes_are_copied(world):
 @pytest.fixture
 def patient_world(world):
     """main runs until the file `end` holds an exit status."""
-    text = '#!{python} -IS\nimport os, sys, time\nwhile not os.path.exists("{home}/end"): time.sleep(0.01)\n'
+    text = 'import os, sys, time\nwhile not os.path.exists("{home}/end"): time.sleep(0.01)\n'
     world.stand_in(
         world.repository / ".venv/bin/python",
         text + 'print("bye"); sys.exit(int(open("{home}/end").read()))\n',
@@ -215,7 +215,7 @@ def test_a_run_that_vanished_is_gone(patient_world):
 def test_stop_asks_the_run_to_end_and_keeps_its_status(world):
     world.stand_in(
         world.repository / ".venv/bin/python",
-        "#!{python} -IS\nimport os, signal, sys, time\n"
+        "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "os.mkdir('{home}/ready')\ntime.sleep(60)\n",
     )

@@ -89,7 +89,7 @@ def test_scores_of_a_right_padded_batch(run, posts):
     assert abs(theirs.config.reward_shift) > 0.01
     ours = score(run, posts, summaries)
     assert ours.std() > 0.1
-    np.testing.assert_allclose(scores, ours, rtol=0, atol=1e-4)
+    tiny.assert_close(scores, ours, tiny.additions(run.model, 184))
 
 
 @pytest.mark.parametrize("stage", ["ppo", "reward"])
@@ -135,4 +135,5 @@ def test_the_code_on_a_reward_model_s_card(run, posts):
     for post in posts[:2]:
         names = {"folder": run.exported["reward"], **dataclasses.asdict(post)}
         exec(code_on_card(run.exported["reward"]), names)
-        assert names["reward"].item() == pytest.approx(score(run, [post], [post.summary])[0], abs=1e-4)
+        ours = score(run, [post], [post.summary])[0]
+        tiny.assert_close(names["reward"].item(), ours, tiny.additions(run.model, 184))

@@ -48,13 +48,14 @@ def test_what_we_write_is_what_transformers_reads_and_writes(name, tmp_path, mon
     pretrained.save(tmp_path / "ours", weights, model, extra=special | {"bos_token_id": None})
     task = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     theirs = task.from_pretrained(tmp_path / "ours").eval()
+    sums = tiny.additions(model, 16)  # theirs on another machine may be added in another order
     if scalar:
         scores = make_families.compute(theirs, expected["tokens"])[:, 0]
-        np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-5)
+        tiny.assert_close(scores, expected["scores"], sums)
     else:
         for side in ("right", "left"):
             logits = make_families.compute(theirs, expected[f"{side}_tokens"])
-            np.testing.assert_allclose(logits, expected[f"{side}_logits"], rtol=0, atol=1e-5)
+            tiny.assert_close(logits, expected[f"{side}_logits"], sums)
         generated = make_families.generate(theirs, expected["left_tokens"])[0]
         ended = make_families.after(fields["eos_token_id"], generated)
         generated = np.where(ended, make_families.PAD, generated)

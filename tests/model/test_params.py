@@ -61,7 +61,8 @@ def test_abstract_matches_init_and_the_mesh_does_not_change_the_numbers(weights)
     for name in weights:
         assert drawn[name].shape == described[name].shape and drawn[name].dtype == described[name].dtype
         assert drawn[name].sharding.is_equivalent_to(described[name].sharding, drawn[name].ndim)
-    tiny.assert_close(drawn, params.init(weights, jax.random.key(0)), atol=0, rtol=1e-6)
+    alone = params.init(weights, jax.random.key(0))
+    tiny.assert_close(drawn, alone, 4)  # the inverse error function's polynomial is fused or not
 
 
 def test_initial_values_have_the_declared_scale():

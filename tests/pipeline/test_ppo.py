@@ -18,6 +18,8 @@ from rlhf_jax.training.state import make_optimizer
 
 CONFIG = dataclasses.replace(tiny.GPT2, layers=1)
 B, Q, R = 32, 4, 3
+SUMS = tiny.additions(CONFIG, Q + R) + B * R  # behind a mean over the batch of what a network says
+STEP = tiny.additions(CONFIG, Q + R, rows=B)  # behind a gradient
 LIKED = 7  # the reward model below likes responses that end with this token
 OPTIONS = PpoConfig(
     batch_size=B,
@@ -115,10 +117,10 @@ def test_controller_moves_the_coefficient_by_its_formula(free):
     """β ← β (1 + clip(kl / target − 1, ±0.2) · episodes / horizon), with the KL just measured."""
     expected = 1e-6
     for metrics in free[2]:
-        np.testing.assert_allclose(metrics["kl_coef"], expected, rtol=1e-5)
+        tiny.assert_close(metrics["kl_coef"], expected, 8 * len(free[2]))
         error = np.clip(metrics["objective/kl"] / OPTIONS.kl_target - 1, -0.2, 0.2)
         expected *= 1 + error * B / OPTIONS.kl_horizon
-    np.testing.assert_allclose(free[1].kl_coef, expected, rtol=1e-5)
+    tiny.assert_close(free[1].kl_coef, expected, 8 * len(free[2]))
 
 
 def test_every_iteration_updates_once_a_minibatch_and_draws_a_new_key(free):
@@ -181,7 +183,7 @@ def test_objective_is_what_the_rollout_says(episodes):
     }
     assert ours.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        tiny.assert_close({name: ours[name]}, {name: value}, B * R, scale=R * tiny.largest(episodes.logp))
 
 
 def rows_of(episodes):
@@ -211,17 +213,17 @@ def test_loss_is_clipped_policy_plus_clipped_value_loss(reference, episodes, tem
     logp = numpy_reference.token_logprobs(logits, ids, temperature)
     names = ("loss", "clipfrac", "approxkl", "ratio", "ratio_var")
     policy = numpy_reference.policy_loss(logp, episodes.logp, episodes.advantages, episodes.mask, 0.2)
+    scale = tiny.largest(logits) / temperature  # of a log-probability: an error of it is that of a ratio
     for name, expected in zip(names, policy, strict=True):
-        np.testing.assert_allclose(metrics[f"policy/{name}"], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+        tiny.assert_close({name: metrics[f"policy/{name}"]}, {name: expected}, SUMS, scale)
     value = numpy_reference.value_loss(
         scalars[:, :-1], episodes.values, episodes.returns, episodes.value_mask, 0.2
     )
-    np.testing.assert_allclose(
-        [metrics["value/loss"], metrics["value/clipfrac"]], value, rtol=1e-3, atol=1e-5
-    )
-    np.testing.assert_allclose(total, policy[0] + 0.3 * value[0], rtol=1e-3)
+    squares = tiny.largest(scalars) ** 2
+    tiny.assert_close([metrics["value/loss"], metrics["value/clipfrac"]], [*value], SUMS, squares)
+    tiny.assert_close(total, policy[0] + 0.3 * value[0], SUMS, scale + 0.3 * squares)
     entropy = numpy_reference.entropy(logits, temperature)[episodes.mask].mean()
-    np.testing.assert_allclose(metrics["policy/entropy"], entropy, rtol=1e-4)
+    tiny.assert_close(metrics["policy/entropy"], entropy, SUMS, scale)
     assert 0 < policy[1] < 1 and 0 < value[1] < 1  # some are clipped
 
 
@@ -239,10 +241,12 @@ def test_an_epoch_in_microbatches_is_one_step_down_the_gradient_of_the_loss(
     state = ppo.initial_state(reference, reward_model, optax.sgd(0.1), options, seed=0)
     update = jax.jit(functools.partial(ppo.update, setting=SETTING._replace(options=options)))
     (policy, value), metrics = update((state.policy, state.value), episodes, jax.random.key(0))
-    tiny.assert_close({name: metrics[name] for name in expected}, expected, atol=1e-5, rtol=1e-5)
+    scale = tiny.largest(episodes.logp)  # what metrics are differences and means of is at most as large
+    tiny.assert_close({name: metrics[name] for name in expected}, expected, SUMS, scale)
     norms = [optax.tree.norm(gradients[name]) for name in ("policy", "value")]
-    np.testing.assert_allclose([metrics["policy/grad_norm"], metrics["value/grad_norm"]], norms, rtol=1e-5)
-    tiny.assert_close({"policy": policy.params, "value": value.params}, descended, atol=1e-5)
+    tiny.assert_close([metrics["policy/grad_norm"], metrics["value/grad_norm"]], norms, STEP)
+    scale = 0.1 * tiny.largest(gradients)
+    tiny.assert_close({"policy": policy.params, "value": value.params}, descended, STEP, scale)
 
 
 def test_a_minibatch_that_would_harm_one_network_is_skipped_by_both(reference, reward_model, episodes):

@@ -19,6 +19,9 @@ from rlhf_jax.pipeline.rollout import Rollout, rollout
 
 CONFIG = dataclasses.replace(tiny.NEOX, layers=1)
 B, Q, R = 16, 6, 5
+SUMS = tiny.additions(CONFIG, Q + R)  # behind a log-probability, a value or a score
+HAND = 16  # roundings of a formula of a few terms
+STEPS = 4 * R + B * R + HAND  # of a recursion over the tokens, and of the variance of a batch
 KL_COEF = 0.3
 OPTIONS = PpoConfig(lam=0.9, gamma=0.98, no_eos_score=-3.0)
 
@@ -103,8 +106,9 @@ def test_some_responses_end_and_some_do_not(episodes):
 def test_before_the_first_update_the_ratio_is_one(rolled):
     episodes, metrics = rolled
     squares = metrics["policy/ratio_var"] * episodes.mask.sum()  # their sum bounds the largest
-    assert np.sqrt(squares) < 1e-4
-    assert metrics["policy/approxkl"] < 1e-8
+    error = tiny.rounding(SUMS) * tiny.largest(episodes.logp[episodes.mask])  # of a log-probability
+    assert np.sqrt(squares) < np.sqrt(episodes.mask.sum()) * error
+    assert metrics["policy/approxkl"] < error**2
     assert metrics["policy/clipfrac"] == 0 and metrics["value/clipfrac"] == 0
 
 
@@ -115,18 +119,19 @@ def test_logprobs_are_at_the_rollout_temperature(networks, episodes, temperature
         logits = hidden_of(weights, tokens) @ np.asarray(weights["head"], np.float64)
         expected = numpy_reference.token_logprobs(logits[None, :-1], tokens[None, 1:], temperature)[0]
         ours = getattr(episodes, field)[b][episodes.mask[b]]
-        np.testing.assert_allclose(ours, expected[start - 1 :], atol=1e-4)
+        tiny.assert_close(ours, expected[start - 1 :], SUMS, scale=tiny.largest(logits) / temperature)
 
 
 def test_values_are_read_before_each_token_and_scores_at_eos(networks, episodes):
+    scale = tiny.largest((episodes.values[episodes.value_mask], episodes.score))
     for b, tokens, start in sequences(episodes):
         values, scores = (
             hidden_of(weights["transformer"], tokens) @ weights["head"]["weight"] + weights["head"]["bias"]
             for weights in (networks.value, networks.reward)
         )
-        np.testing.assert_allclose(episodes.values[b][episodes.mask[b]], values[start - 1 : -1], atol=1e-4)
+        tiny.assert_close(episodes.values[b][episodes.mask[b]], values[start - 1 : -1], SUMS, scale)
         expected = scores[-1] if tokens[-1] == EOS else OPTIONS.no_eos_score
-        np.testing.assert_allclose(episodes.score[b], expected, atol=1e-4)
+        tiny.assert_close(episodes.score[b], expected, SUMS, scale)
 
 
 def check_rewards_and_advantages(episodes, score_at):
@@ -135,10 +140,11 @@ def check_rewards_and_advantages(episodes, score_at):
     rewards = numpy_reference.rewards(
         episodes.score, episodes.logp, episodes.ref_logp, mask, KL_COEF, score_at
     )
-    np.testing.assert_allclose(episodes.rewards, rewards, atol=1e-5)
+    scale = tiny.largest((rewards, episodes.logp[mask], episodes.ref_logp[mask]))
+    tiny.assert_close(episodes.rewards, rewards, HAND, scale)
     advantages, returns = numpy_reference.gae(rewards, episodes.values, slots, OPTIONS.gamma, OPTIONS.lam)
-    np.testing.assert_allclose(np.where(slots, episodes.returns, 0), returns, atol=1e-4)
-    np.testing.assert_allclose(episodes.advantages, numpy_reference.whiten(advantages, mask), atol=1e-4)
+    tiny.assert_close(np.where(slots, episodes.returns, 0), returns, STEPS, scale)
+    tiny.assert_close(episodes.advantages, numpy_reference.whiten(advantages, mask), STEPS, scale)
     assert episodes.rewards.dtype == episodes.score.dtype == np.float32
 
 
@@ -150,12 +156,13 @@ def test_after_eos_the_score_stands_one_slot_later(networks):
     episodes = jax.device_get(roll(networks, 1.0, "after_eos"))[0]
     assert (episodes.value_mask.sum(axis=1) > episodes.mask.sum(axis=1)).any()
     check_rewards_and_advantages(episodes, "after_eos")
+    scale = tiny.largest(episodes.values[episodes.value_mask])
     for b, tokens, _ in sequences(episodes):  # the slot's value is read at EOS itself
         slot = episodes.mask[b].sum()
         if slot < R:
             last = hidden_of(networks.value["transformer"], tokens)[-1]
             expected = last @ networks.value["head"]["weight"] + networks.value["head"]["bias"]
-            np.testing.assert_allclose(episodes.values[b, slot], expected, atol=1e-4)
+            tiny.assert_close(episodes.values[b, slot], expected, SUMS, scale)
 
 
 def test_whitened_rewards_are_learnt_from_and_the_rewards_themselves_told(networks):
@@ -163,7 +170,8 @@ def test_whitened_rewards_are_learnt_from_and_the_rewards_themselves_told(networ
     episodes = jax.device_get(roll(networks, 1.0, whiten_rewards=True))[0]
     mask = numpy_reference.response_mask(episodes.response, EOS, PAD)
     rewards = numpy_reference.rewards(episodes.score, episodes.logp, episodes.ref_logp, mask, KL_COEF, "eos")
-    np.testing.assert_allclose(episodes.rewards, rewards, atol=1e-5)
+    scale = tiny.largest((rewards, episodes.logp[mask], episodes.ref_logp[mask]))
+    tiny.assert_close(episodes.rewards, rewards, HAND, scale)
     whitened = numpy_reference.whiten(rewards, mask, shift_mean=False)
     _, returns = numpy_reference.gae(whitened, episodes.values, mask, OPTIONS.gamma, OPTIONS.lam)
-    np.testing.assert_allclose(np.where(mask, episodes.returns, 0), returns, atol=1e-4)
+    tiny.assert_close(np.where(mask, episodes.returns, 0), returns, STEPS, scale)

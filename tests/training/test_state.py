@@ -19,6 +19,8 @@ from rlhf_jax.training.state import (
     value_and_grad_in_parts,
 )
 
+HAND = 16  # roundings of a formula of a few terms, its √ or cos among them
+
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
@@ -26,18 +28,16 @@ from rlhf_jax.training.state import (
 )
 def test_schedule_at_its_start_middle_and_end(schedule, expected):
     at = make_schedule(OptimizerConfig(4.0, schedule), 10)
-    np.testing.assert_allclose([at(0), at(5), at(10)], expected, atol=1e-6)
+    tiny.assert_close(np.array([at(0), at(5), at(10)]), np.array(expected), HAND)
 
 
 def test_cosine_is_a_cosine():
-    np.testing.assert_allclose(
-        make_schedule(OptimizerConfig(1.0), 8)(2), (1 + np.cos(np.pi / 4)) / 2, rtol=1e-6
-    )
+    tiny.assert_close(make_schedule(OptimizerConfig(1.0), 8)(2), (1 + np.cos(np.pi / 4)) / 2, HAND)
 
 
 def test_warm_up_climbs_to_the_peak_and_the_rest_still_ends_at_zero():
     at = make_schedule(OptimizerConfig(4.0, "linear", warmup=4), 10)
-    np.testing.assert_allclose([at(0), at(1), at(4), at(7), at(10)], [0, 1, 4, 2, 0], atol=1e-6)
+    tiny.assert_close(np.array([at(step) for step in (0, 1, 4, 7, 10)]), np.array([0.0, 1, 4, 2, 0]), HAND)
 
 
 def adamw(x, gradients, options, updates):
@@ -59,8 +59,8 @@ def test_updates_of_two_parameters_are_adamw():
     for a, b in gradients:
         state, _ = update(state, jnp.float32(1.0), {"a": jnp.float32(a), "b": jnp.float32(b)})
     first, second = zip(*gradients, strict=True)
-    np.testing.assert_allclose(state.params["a"], adamw(1.0, first, options, 4), rtol=1e-6)
-    np.testing.assert_allclose(state.params["b"], adamw(-2.0, second, options, 4), rtol=1e-6)
+    tiny.assert_close(state.params["a"], adamw(1.0, first, options, 4), 3 * HAND)
+    tiny.assert_close(state.params["b"], adamw(-2.0, second, options, 4), 3 * HAND)
     assert state.step == 3
 
 
@@ -75,7 +75,7 @@ def test_clipping_scales_the_gradient_of_all_parameters_together():
     )
     assert metrics["grad_norm"] == 5
     moments = [x for x in jax.tree.leaves(clipped.opt_state) if x.dtype == jnp.float32 and x < 1]
-    np.testing.assert_allclose(sorted(moments)[:1] + sorted(moments)[-1:], [-0.08, 0.06], rtol=1e-5)
+    tiny.assert_close([min(moments), max(moments)], [-0.08, 0.06], HAND)
 
 
 NAN, INF = float("nan"), float("inf")
@@ -168,8 +168,10 @@ def test_microbatches_add_up_to_the_batch(parts):
     in_parts = jax.jit(lambda w, batch: value_and_grad_in_parts(loss, w, batch, parts))
     (value, metrics), gradient = in_parts(w, batch)
     error = x.astype(np.float64) @ w - y
-    np.testing.assert_allclose(value, np.sum(weight * error**2) / total, rtol=1e-6)
-    np.testing.assert_allclose(gradient, 2 * (weight * error) @ x / total, rtol=1e-6, atol=1e-6)
+    tiny.assert_close(value, np.sum(weight * error**2) / total, HAND)
+    tiny.assert_close(
+        gradient, 2 * (weight * error) @ x / total, HAND, scale=tiny.largest(x) * tiny.largest(error)
+    )
     assert metrics["loss"] == value and metrics["rows"] == total
 
 

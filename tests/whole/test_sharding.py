@@ -1,6 +1,6 @@
 """One update of each stage gives the numbers of a single device on every shape of mesh, and wastes nothing.
 
-Losses, metrics and parameters to 1e-5, sampled tokens and the order of the rows exactly. The updates
+Losses, metrics and parameters to rounding, sampled tokens and the order of the rows exactly. The updates
 are those of gradient descent: AdamW would hide a gradient that is too large by a factor. The compiler
 writes to stderr where a layout makes it collect an array on every device to split it anew.
 """
@@ -26,8 +26,10 @@ from rlhf_jax.training.state import TrainState, make_optimizer
 
 CONFIG = dataclasses.replace(tiny.GPT2, layer_loop="scan", positions="rotary")
 TRANSFORMER, SCALAR = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
-OPTIMIZER = optax.sgd(0.1)
+RATE = 0.1
+OPTIMIZER = optax.sgd(RATE)
 ROWS, Q, R = 32, 6, 4  # 8 devices × 2 minibatches × 2 microbatches
+SUMS = tiny.additions(CONFIG, Q + R, ROWS)  # behind a gradient; behind a metric there are fewer
 PPO = PpoConfig(batch_size=ROWS, epochs=1, minibatches=2, microbatches=2)
 SAVING = dataclasses.replace(CONFIG, dtype="bfloat16", rematerialize=True)
 WASTE = "Involuntary full rematerialization"
@@ -105,12 +107,13 @@ def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
         weights, metrics = UPDATES[stage](mesh)
     assert WASTE not in capfd.readouterr().err
     expected_weights, expected_metrics = one_device[stage]
-    tiny.assert_close(weights, expected_weights, atol=1e-5)
+    norms = [value for name, value in expected_metrics.items() if name.endswith("grad_norm")]
+    tiny.assert_close(weights, expected_weights, SUMS, scale=RATE * max(norms))
     if stage == "ppo":
         ours, expected = (m["rollout"] for m in (metrics, expected_metrics))
         for field in ("query", "response", "mask"):
             np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
-    tiny.assert_close(metrics, expected_metrics, atol=1e-5, rtol=1e-5)
+    tiny.assert_close(metrics, expected_metrics, SUMS, scale=1.0)
 
 
 @pytest.mark.parametrize("stage", UPDATES)
@@ -127,16 +130,15 @@ def test_means_of_saving_memory_fit_the_layouts(monkeypatch, one_device, capfd, 
 
 
 def test_a_layout_that_wastes_is_seen(capfd):
-    """A lookup in a table split over both of its axes."""
+    """Columns that become rows on more devices: no compiler has moved parts alone for that so far.
+
+    Were the message gone or worded anew, the tests above would guard nothing, and this one fails.
+    """
     mesh = make_mesh(MeshConfig(2, 2, 2))
-
-    @jax.jit
-    def look_up(table, ids):
-        return table.at[ids].get(out_sharding=P(("replica", "fsdp"), None, None))
-
     with jax.set_mesh(mesh):
-        table = jax.device_put(np.ones((48, 32)), jax.NamedSharding(mesh, P("tensor", "fsdp")))
-        look_up.lower(table, to_devices(np.ones((8, 6), np.int32), mesh)).compile()
+        columns = jax.device_put(np.ones((48, 32)), jax.NamedSharding(mesh, P(None, "fsdp")))
+        to_rows = jax.jit(lambda x: jax.reshard(2 * x, P(("replica", "fsdp"))))
+        to_rows.lower(columns).compile()
     assert WASTE in capfd.readouterr().err
 
 

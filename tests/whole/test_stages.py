@@ -33,6 +33,7 @@ LOGS = {
     "reward": "reward_seed0",
     "ppo": "ppo",
 }  # name of the checkpoints and metrics of its loop
+SUMS = tiny.additions(tiny.run_config(None).model, 44 + 9)  # behind a score or a log-probability
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_tokens_a_second_are_those_of_queries_and_responses(config, undisturbed)
     for i, record in enumerate(read_metrics(workdir / "metrics" / "ppo.jsonl")):
         tokens = size * record["tokens_per_second"] / record["episodes_per_second"]
         read = sum(int(token != tokenizer.pad_id) for token in plan.batch(i)["query"].flat)
-        assert tokens == pytest.approx(read + size * record["objective/length"], rel=1e-5)
+        assert tokens == pytest.approx(read + size * record["objective/length"], rel=tiny.rounding(8))
 
 
 def test_state_that_resuming_needs_is_in_the_checkpoint(undisturbed):
@@ -140,10 +141,10 @@ def test_ppo_resumes_on_another_mesh(config, undisturbed, tmp_path):
     ppo.train(dataclasses.replace(config, mesh=MeshConfig(1, 2, 1)), workdir)
     ours, state = last_checkpoint(workdir, "ppo")
     assert ours == total
-    tiny.assert_close(state["params"], expected["params"], atol=1e-5)  # a hundredth of the learning rate
+    tiny.assert_close_to_a_step(state["params"], expected["params"], config.ppo.optimizer)
     assert steps_of(workdir, "ppo") == list(range(total))
     one, two = numbers_of(undisturbed[0], "ppo")[-1], numbers_of(workdir, "ppo")[-1]
-    np.testing.assert_allclose(two["objective/entropy"], one["objective/entropy"], rtol=1e-5)
+    tiny.assert_close(two["objective/entropy"], one["objective/entropy"], SUMS)
     assert two["objective/length"] == one["objective/length"]
 
 
@@ -278,8 +279,10 @@ def test_training_references_score_zero_on_average(config, undisturbed):
     with jax.set_mesh(make_mesh(config.mesh)):
         network = inference.load(undisturbed[0], "reward", config=config)
         scores = network.score(posts, [post.reference for post in posts])
-    assert abs(scores.mean()) < 1e-6
-    assert scores.std() > 1e-3
+    scale = tiny.largest(scores) + tiny.largest(network.weights["head"]["bias"])
+    error = tiny.rounding(SUMS) * scale
+    assert abs(scores.mean()) < error
+    assert scores.std() > 10 * error
 
 
 def test_losses_fall(undisturbed):
