@@ -23,13 +23,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rlhf_jax.rollout import response_logprobs, rollout
-from rlhf_jax.state import make_optimizer, value_and_grad_in_parts
 
 from benchmarks.accelerator import kernels, shapes
 from benchmarks.accelerator.kernels import VARIANTS, Variant, judged, products, relative
 from benchmarks.accelerator.part import Group, Part, main
-from rlhf_jax import checkpoint, loop, ppo
 from rlhf_jax.config import (
     Config,
     DataConfig,
@@ -44,7 +41,12 @@ from rlhf_jax.functional import logprobs
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, kv_cache, likelihood, params, transformer
 from rlhf_jax.model.generate import generate
+from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.pipeline import ppo, stages
+from rlhf_jax.pipeline.rollout import rollout
 from rlhf_jax.plan import compiled
+from rlhf_jax.run import checkpoint
+from rlhf_jax.training.state import make_optimizer, value_and_grad_in_parts
 
 EOS = 1
 MEMORY_ALLOWED = 0.15  # of the compiler's word
@@ -289,7 +291,7 @@ def _in_parts(part: Part, variant: Variant) -> dict:
     def episodes(networks):
         frozen = networks["policy"], networks["policy"], networks["value"], networks["value"]
         coefficient = jnp.float32(0.05)
-        return rollout(*frozen, inputs.query, jax.random.key(0), coefficient, **setting._asdict())
+        return rollout(*frozen, inputs.query, jax.random.key(0), coefficient, setting)
 
     with products(variant):
         seen = episodes(networks)
@@ -342,7 +344,8 @@ def bits(part: Part) -> None:
         state = run(start(), 2)
         weights, rest = state.parts()
         checkpoint.save(folder, 2, params=weights, rest=rest, meta={})
-        return state, loop.resume(folder, 2, state)
+        params_read, rest_read = checkpoint.restore(folder, 2, *state.parts())
+        return state, rest_read.with_params(params_read)
 
     with tempfile.TemporaryDirectory(prefix="accelerator_") as temporary:
         part.measure("one seed, two runs", twice)
@@ -382,7 +385,7 @@ def memory(part: Part) -> None:
 def _memory(program: str, dry: bool) -> dict:
     config, vocabulary = memory_config(dry)
     with jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
-        traced = compiled.TRACED[program](config, config.model, vocabulary)
+        traced = stages.programs()[program](config, config.model, vocabulary)
         executable = traced.lower().compile()
         told = compiled.memory(executable.memory_analysis())
         positional, named = jax.tree.map(_zeros, executable.args_info)
@@ -423,7 +426,7 @@ GROUPS = {
     "ppo": Group(invariants, environment=SHARED),
     "bits": Group(bits, environment=SHARED),
     "determined": Group(bits, environment=SHARED | DETERMINED),
-} | {f"memory.{program}": Group(memory, environment=SHARED) for program in compiled.TRACED}
+} | {f"memory.{program}": Group(memory, environment=SHARED) for program in stages.programs()}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv, __doc__, GROUPS, at_once=4))

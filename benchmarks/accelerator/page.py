@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rlhf_jax.evaluation.names import spoken
+from rlhf_jax.report.names import spoken
 
 from benchmarks.accelerator.part import FAILED, MEASURED, read
 from rlhf_jax.command_line import explain, parse_flags

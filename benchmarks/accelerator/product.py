@@ -18,15 +18,15 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from rlhf_jax.metrics import read_metrics
 
 from benchmarks.accelerator import shapes
 from benchmarks.accelerator.part import Group, Part, main, read, run_process
 from benchmarks.compare import ROOT
 from rlhf_jax.config import Config
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
-from rlhf_jax.main import STAGES
+from rlhf_jax.pipeline import stages
 from rlhf_jax.recipes import n_plus
+from rlhf_jax.training.metrics import read_metrics
 
 WORDS = 1000  # that invented posts are made of: about a token each
 SMALLER = (  # of the demo, for dry runs
@@ -52,15 +52,15 @@ def demo(part: Part) -> None:
     config = ROOT / "configs" / "mini.py"
     with tempfile.TemporaryDirectory(prefix="accelerator_") as temporary:
         workdir = Path(temporary) / "mini"
-        run_stages(part, config, workdir, STAGES, SMALLER if part.dry else ())
+        run_stages(part, config, workdir, tuple(stages.names()), SMALLER if part.dry else ())
         part.measure("results", functools.partial(results, workdir))
         if (workdir / "report.html").exists():
             shutil.copy(workdir / "report.html", part.folder / "mini_report.html")
 
 
-def run_stages(part: Part, config: Path, workdir: Path, stages: tuple[str, ...], fields=()) -> None:
+def run_stages(part: Part, config: Path, workdir: Path, names: tuple[str, ...], fields=()) -> None:
     """Each as a process of its own, until one fails."""
-    for stage in stages:
+    for stage in names:
         command = [sys.executable, "-m", "rlhf_jax.main", f"--config={config}", f"--workdir={workdir}"]
         command += [f"--stage={stage}", *(f"--config.{field}" for field in fields)]
 
@@ -97,7 +97,7 @@ def one_gpu(part: Part) -> None:
         config = folder / "one_gpu.py"
         config.write_text(CONFIG.format(folder=str(folder), dry=part.dry), encoding="utf-8")
         workdir = folder / "run"
-        run_stages(part, config, workdir, ("sft", "reward", "ppo"))
+        run_stages(part, config, workdir, ("sft", "collect", "reward", "ppo"))
         for log in ("sft", "reward_seed0", "ppo"):
             part.measure(f"steps of {log}", functools.partial(steps, workdir / "metrics" / f"{log}.jsonl"))
 

@@ -26,20 +26,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from rlhf_jax.rollout import Rollout, response_logprobs
-from rlhf_jax.state import TrainState, make_optimizer
 
 from benchmarks import flops, workloads
 from benchmarks.accelerator import shapes
 from benchmarks.accelerator.part import NOT_REACHED, Group, Part, main
 from benchmarks.workloads import EOS, Workload
-from rlhf_jax import ppo, reward, sft
 from rlhf_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads
 from rlhf_jax.model.generate import generate
+from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline.rollout import Rollout
 from rlhf_jax.plan.compiled import memory
 from rlhf_jax.plan.flops import Network, sample
+from rlhf_jax.training.state import TrainState, make_optimizer
 
 REPEATS = 5
 PRODUCT = 8192  # rows and columns of the matrices

@@ -1,12 +1,13 @@
 """The flags of a configuration, for the commands that take one.
 
---config=FILE         Python file with a get_config() that returns a Config
+--config=FILE         Python file with a get_config() that returns a Config, or the name of one of configs/: mini
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 """
 
 import os
 import re
 import traceback
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -15,12 +16,15 @@ from rlhf_jax.command_line import parse_flags
 from rlhf_jax.config import Config
 from rlhf_jax.validation import check_name, validate
 
+CONFIGS = [Path(__file__).parents[up] / "configs" for up in (1, 2)]  # of an installed package, of a clone
+
 
 def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
     """The validated configuration of a command line, whose other flags `options` defines and receives.
 
     Raises ConfigError naming a wrong field, and flags.Error for all else.
     """
+    argv = [named(argument) for argument in argv]
     file = _check_arguments(argv)
     config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
     try:
@@ -39,6 +43,16 @@ def parse_config(argv: list[str], options: flags.FlagValues) -> Config:
     return validate(options.config)
 
 
+def named(argument: str) -> str:
+    """--config=mini as --config=FILE: that of configs/, which an installed package has inside."""
+    flag, _, name = argument.partition("=")
+    if flag == "--config" and name.isidentifier():
+        for folder in CONFIGS:
+            if (folder / f"{name}.py").is_file():
+                return f"{flag}={folder / name}.py"
+    return argument
+
+
 def _check_arguments(argv: list[str]) -> str:
     """Misspelt fields and missing files, which the flag parser would report as a traceback.
 
@@ -50,7 +64,8 @@ def _check_arguments(argv: list[str]) -> str:
         if name == "--config":
             file = value or next(arguments, "")
             if not os.path.isfile(file):
-                raise flags.Error(f"--config: no such file {file!r}")
+                known = ", ".join(sorted(path.stem for folder in CONFIGS for path in folder.glob("*.py")))
+                raise flags.Error(f"--config: no such file {file!r}; by name there are {known}")
         if field := re.match(r"--?(?:no)?config\.(.*)", name):
             check_name(field[1])
     return file
