@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rlhf_jax.report.names import spoken
 
 from benchmarks.accelerator.part import FAILED, MEASURED, read
 from rlhf_jax.command_line import explain, parse_flags
+from rlhf_jax.data.names import spoken
 from rlhf_jax.files import write_text
 
 PARTS = ("correct", "product", "speed")

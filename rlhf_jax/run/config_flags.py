@@ -1,6 +1,6 @@
 """The flags of a configuration, for the commands that take one.
 
---config=FILE         Python file with a get_config() that returns a Config, or the name of one of configs/: mini
+--config=FILE         Python file with a get_config() that returns a Config; mini is short for configs/mini.py
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 """
 

@@ -1,0 +1,161 @@
+"""A stage and a task of one's own, as docs/howto/ shows them: all else takes them as they are."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny
+
+from rlhf_jax import inference, main
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    MeshConfig,
+    ModelConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+from rlhf_jax.data.records import Comparison, Example, Summary, write_jsonl
+from rlhf_jax.feedback import viewer
+from rlhf_jax.pipeline import ask, export, stages
+from rlhf_jax.pipeline.stages import Left, Stage
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import workdir as runs
+from rlhf_jax.training.metrics import MetricsLog, read_metrics
+
+HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+
+
+def code(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", (HOWTO / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def config(source: str, **data) -> Config:
+    """A run of a minute."""
+    return Config(
+        mesh=MeshConfig(1, 1, 1),
+        model=ModelConfig(width=16, layers=1, heads=2, positions="rotary"),
+        data=DataConfig(
+            source=source,
+            vocabulary=400,
+            query_tokens=96,
+            query_buckets=(96,),
+            response_tokens=12,
+            reward_response_tokens=24,
+            mini_posts=64,
+            mini_pairs=64,
+            mini_sampled=16,
+            mini_test=24,
+            **data,
+        ),
+        sft=SftConfig(batch_size=16),
+        reward=RewardConfig(batch_size=16, save_every=1),
+        ppo=PpoConfig(episodes=32, batch_size=16, epochs=1),
+        eval=EvalConfig(posts=12, best_of=2),
+    )
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs main with a configuration in folders below `tmp_path`; its output."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(made: Config, workdir: str, *options: str) -> str:
+        source = f"from rlhf_jax.config import *\n\n\ndef get_config():\n    return {made!r}\n"
+        Path("config.py").write_text(source)
+        sys.modules.pop("config_config", None)
+        assert main.main(["run", "--config=config.py", f"--workdir={workdir}", *options]) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def dpo(monkeypatch):
+    """The stage of the page: its module, with its row in the table."""
+    module, row = code("stage.md")
+    made = ModuleType("dpo")
+    exec(compile(module, "dpo.py", "exec"), made.__dict__)
+    stage = eval(row, {"Stage": Stage, "Left": Left, "dpo": made})
+    place = stages.names().index("ppo")
+    monkeypatch.setattr(stages, "STAGES", [*stages.STAGES[:place], stage, *stages.STAGES[place:]])
+    return made
+
+
+def test_a_stage_of_ones_own_is_a_stage_like_any_other(dpo, run, tmp_path, monkeypatch):
+    for name in ("sft", "collect"):
+        run(config("mini"), "a", f"--stage={name}")
+    log = MetricsLog.log
+
+    def stopping(self, i, *more):
+        log(self, i, *more)
+        if i == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "log", stopping)
+        made = ["run", "--config=config.py", "--workdir=a", "--stage=dpo"]
+        assert main.main(made) == 130
+    assert "sft, collect" not in run(config("mini"), "a", "--stage=dpo")  # it resumes
+    steps = [record["step"] for record in read_metrics(tmp_path / "a" / "metrics" / "dpo.jsonl")]
+    assert steps == list(range(4))
+    run(config("mini"), "a")
+
+    results = json.loads(Path("a/results.json").read_text())
+    assert list(results["policies"])[3:6] == ["sft", "dpo", "ppo"] and "dpo" in results["seconds"]
+    page = Path("a/report.html").read_text()
+    assert "Direct preference optimization" in page and ">DPO<" in page
+    assert viewer.main(["view", "--samples=a/samples/test.jsonl", "--out=viewer"]) == 0
+    assert '"DPO"' in Path("viewer/data/index.js").read_text()
+
+    export.export(Path("a"), "dpo", Path("exported"))
+    assert "trained on human comparisons directly" in Path("exported/README.md").read_text()
+    texts = inference.load("a", "dpo").write(["what happened"])
+    assert inference.load("exported").write(["what happened"]) == texts
+    options = ["--config=config.py", "--workdir=a", "--policies=dpo,sft", "--pairs=4", "--out=tasks.jsonl"]
+    assert ask.main(["collect", *options]) == 0
+
+    forked = config("mini")
+    forked.ppo.kl_coef = 0.2
+    told = run(forked, "b", "--fork=a", "--stage=ppo")
+    assert "sft, collect, reward, dpo of a" in told
+    assert runs.stage_done(Path("b"), "dpo") and checkpoint.latest_step(Path("b/checkpoints/dpo")) == 4
+
+
+def test_a_task_of_ones_own_goes_through_all_stages(run, tmp_path):
+    (module,) = code("task.md")
+    Path(tmp_path / "my_task.py").write_text(module)
+    records = {
+        split: [Example(f"{split}{i}", f"why do {post.post}?", post.summary) for i, post in enumerate(posts)]
+        for split, posts in (("train", tiny.posts(48, 0)), ("valid", tiny.posts(16, 1)))
+    }
+    comparisons = [
+        Comparison(
+            Example(record.id, record.prompt),
+            (Summary(record.reference, "ref"), Summary("cat", "sft")),
+            i % 2,
+            "ana",
+            "b1",
+            split,
+        )
+        for split, of in (("train", "train"), ("valid1", "valid"), ("valid2", "valid"))
+        for i, record in enumerate(records[of])
+    ]
+    write_jsonl(tmp_path / "comparisons" / "b1.jsonl", comparisons)
+    for split in records:
+        write_jsonl(tmp_path / "questions" / f"{split}.jsonl", records[split])
+    made = config("my_task.py", posts="questions", comparisons="comparisons")
+    assert "48 comparisons in train" in run(made, "a")
+    sample = json.loads(Path("a/samples/test.jsonl").read_text().splitlines()[0])
+    first = records["valid"][0]
+    assert sample["post"] == {"id": first.id, "prompt": first.prompt, "reference": first.reference}
+    assert first.prompt in Path("a/report.html").read_text()
+    assert viewer.main(["view", "--samples=a/samples/test.jsonl", "--out=viewer"]) == 0
+    network = inference.load("a", "ppo")
+    assert network.task.prompt(network.task.record_of("why?")).text == "QUESTION: why?\n\nANSWER:"
