@@ -23,6 +23,7 @@ _ROOMS = {  # of modules that once stood beside this file
     "run": "checkpoint config_flags fork hosts listing manifest storage workdir",
     "training": "health loop metrics profiling state stopping",
 }
+_COMMANDS = ("checkpoint", "collect", "export", "pretrain")
 _MOVED = {f"rlhf_jax.{name}": f"rlhf_jax.{room}.{name}" for room in _ROOMS for name in _ROOMS[room].split()}
 
 
@@ -32,7 +33,13 @@ class _Moved:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name in _MOVED:
-            raise ImportError(f"{name} is now {_MOVED[name]}; `rlhf-jax --help` lists the commands")
+            command = name.removeprefix("rlhf_jax.")
+            hint = (
+                f"the command is rlhf-jax {command}"
+                if command in _COMMANDS
+                else "`rlhf-jax --help` lists all"
+            )
+            raise ImportError(f"{name} is now {_MOVED[name]}; {hint}")
 
 
 sys.meta_path.append(_Moved)

@@ -1,0 +1,65 @@
+"""rlhf-jax: every command is there under its name, and so are the configurations, from any folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from rlhf_jax.__main__ import COMMANDS, main
+from rlhf_jax.run.config_flags import CONFIGS, parse_config
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs rlhf-jax with arguments: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rlhf-jax", *arguments])
+        return main(), *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_its_usage(call, name):
+    status, out, err = call(name, "--help")
+    assert status == 0 and err == "" and f"rlhf-jax {name}" in out
+
+
+def test_without_a_command_all_are_listed(call):
+    assert call() == call("--help")
+    status, out, _ = call()
+    assert status == 0 and all(f"\n  {name} " in out for name in COMMANDS)
+
+
+def test_an_unknown_command_is_told_in_one_line(call):
+    status, out, err = call("trian")
+    assert (status, out) == (2, "") and err == "rlhf-jax: 'trian' is no command; rlhf-jax --help lists them\n"
+
+
+def test_an_error_of_use_names_the_command(call):
+    status, _, err = call("export", "--stage=ppo")
+    assert status == 2 and err.startswith("rlhf-jax export: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONFIGS[1].glob("*.py")))
+def test_a_configuration_has_a_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("config_config", None)
+    named = parse_config(["run", f"--config={name}"], flags.FlagValues())
+    sys.modules.pop("config_config", None)
+    assert named == parse_config(["run", f"--config={CONFIGS[1] / name}.py"], flags.FlagValues())
+
+
+def test_a_name_that_is_none_is_told_with_those_that_are(call, tmp_path):
+    status, _, err = call("run", "--config=minni", f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and err.count("\n") == 1 and "'minni'" in err and " mini, " in err
+
+
+def test_a_file_goes_before_a_name(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    Path("mini.py").write_text("def get_config():\n    return 5\n")
+    sys.modules.pop("config_config", None)
+    status, _, err = call("run", "--config=mini.py", "--workdir=run")
+    assert status == 2 and "get_config() returned int" in err
