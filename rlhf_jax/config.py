@@ -61,7 +61,8 @@ class ModelConfig:
     norm_epsilon: float = 1e-5
     positions: str = "learned"  # learned | rotary
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
-    activation: str = "gelu_tanh"  # gelu_tanh | gelu | silu_gated
+    activation: str = "gelu_tanh"  # gelu_tanh | gelu | silu
+    gated: bool = False  # of the MLP: the activation is of a second product, and multiplies the first
     parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
     attention_bias: bool = True
     mlp_bias: bool = True
@@ -250,7 +251,7 @@ def differences(ours: Config, theirs: dict) -> list[str]:
     Those of PLACEMENT may: a run resumes on another mesh. A field that an older version did not have counts
     as its default.
     """
-    stored = flatten(to_dict(Config())) | flatten(theirs)
+    stored = flatten(to_dict(Config())) | flatten(upgraded(theirs))
     current = {name: _plain(value) for name, _, value in fields_of(ours)}
     return [
         f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
@@ -280,6 +281,14 @@ def from_dict(tree: dict, cls: type = Config, prefix: str = ""):
             value = from_dict(value, hints[name], f"{prefix}{name}.")
         values[name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
+
+
+def upgraded(tree: dict) -> dict:
+    """A stored configuration in the fields of today: a gated MLP was once an activation of its own."""
+    model = tree.get("model")
+    if not isinstance(model, dict) or model.get("activation") != "silu_gated":
+        return tree
+    return tree | {"model": model | {"activation": "silu", "gated": True}}
 
 
 def _plain(value):

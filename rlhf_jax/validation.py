@@ -12,7 +12,7 @@ CHOICES = {
     "model.norm": ("layer", "rms"),
     "model.positions": ("learned", "rotary"),
     "model.rotary.scaling": ("plain", "linear", "llama3", "yarn"),
-    "model.activation": ("gelu_tanh", "gelu", "silu_gated"),
+    "model.activation": ("gelu_tanh", "gelu", "silu"),
     "model.dtype": ("float32", "bfloat16"),
     "model.layer_loop": ("auto", "scan", "unroll"),
     "model.attention": ("auto", "blocked", "splash", "cudnn"),

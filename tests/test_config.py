@@ -12,6 +12,7 @@ from rlhf_jax.config import (
     fields_of,
     from_dict,
     to_dict,
+    upgraded,
 )
 
 
@@ -52,3 +53,16 @@ def test_a_configuration_survives_its_dictionary():
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ConfigError, match="ppo.colour: no such field"):
         from_dict({"ppo": {"colour": "red"}})
+
+
+def test_a_gated_activation_of_an_older_version_is_read_as_two_fields():
+    stored = to_dict(Config())
+    stored["model"]["activation"] = "silu_gated"
+    del stored["model"]["gated"]
+    assert from_dict(upgraded(stored)) == Config(model=ModelConfig(activation="silu", gated=True))
+    assert stored["model"]["activation"] == "silu_gated"  # what was handed in stays
+
+
+@pytest.mark.parametrize("stored", [to_dict(Config()), {"seed": 1}, {"model": "small"}])
+def test_what_is_of_today_stays_as_it_is(stored):
+    assert upgraded(stored) == stored

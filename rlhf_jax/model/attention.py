@@ -139,7 +139,8 @@ def branched_attention(
     own = causal_attention(own_query, own_key, own_value, own_segments, implementation)
     rows, many, group, _, size = own.shape
     own = own.reshape(rows, many // count, count, group, length, size, out_sharding=layout(ROWS, "tensor"))
-    own = own.swapaxes(2, 3).reshape(rows, many // count, group, count * length, size)
+    shape = (rows, many // count, group, count * length, size)
+    own = own.swapaxes(2, 3).reshape(shape, out_sharding=layout(ROWS, "tensor"))
     return jnp.concatenate([heads, own], axis=3)
 
 

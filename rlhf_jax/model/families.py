@@ -22,8 +22,8 @@ from rlhf_jax.model.hf_config import HfConfig, rotary_fields
 
 RUN_FIELDS = "pretrained dtype layer_loop attention rematerialize gather_to_sample".split()  # of a run alone
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
-ACTIVATIONS |= {"gelu": "gelu"}
-ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
+ACTIVATIONS |= {"gelu": "gelu", "silu": "silu", "swish": "silu"}
+ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu", "silu": "silu"}
 
 
 class Tensor(NamedTuple):
@@ -113,7 +113,7 @@ def _gpt2_write(model: ModelConfig) -> dict[str, Any]:
         "n_inner": model.ff or None,
         "n_positions": model.context,
         "layer_norm_epsilon": model.norm_epsilon,
-        "activation_function": ACTIVATION_NAMES.get(model.activation),
+        "activation_function": ACTIVATION_NAMES[model.activation],
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
@@ -150,14 +150,13 @@ def _neox_write(model: ModelConfig) -> dict[str, Any]:
         "rotary_emb_base": model.rotary.base,
         "rope_parameters": rope,
         "rope_scaling": None if rope["rope_type"] == "default" else rope,
-        "hidden_act": ACTIVATION_NAMES.get(model.activation),
+        "hidden_act": ACTIVATION_NAMES[model.activation],
         "use_parallel_residual": model.parallel_residual,
         "attention_bias": model.attention_bias,
     }
 
 
 def _llama_read(c: HfConfig) -> ModelConfig:
-    c.choose("hidden_act", {"silu": "silu"}, "silu")
     c.refuse(pretraining_tp=1)
     heads, rotary = c.get("num_attention_heads", int, 32), c.rotary(base=c.get("rope_theta", float, 10_000.0))
     c.refuse(partial_rotary_factor=1.0)
@@ -173,7 +172,8 @@ def _llama_read(c: HfConfig) -> ModelConfig:
         norm_epsilon=c.get("rms_norm_eps", float, 1e-6),
         positions="rotary",
         rotary=dataclasses.replace(rotary, fraction=1.0),
-        activation="silu_gated",
+        activation=c.choose("hidden_act", ACTIVATIONS, "silu"),
+        gated=True,
         attention_bias=c.get("attention_bias", bool, False),
         mlp_bias=c.get("mlp_bias", bool, False),
         tied_head=c.get("tie_word_embeddings", bool, False),
@@ -194,7 +194,7 @@ def _llama_write(model: ModelConfig) -> dict[str, Any]:
         "rope_theta": model.rotary.base,
         "rope_parameters": rope,
         "rope_scaling": None if rope["rope_type"] == "default" else rope,
-        "hidden_act": "silu",
+        "hidden_act": ACTIVATION_NAMES[model.activation],
         "attention_bias": model.attention_bias,
         "mlp_bias": model.mlp_bias,
     }
@@ -312,8 +312,8 @@ def family_of(model: ModelConfig) -> Family:
         if _shape_of(described) == _shape_of(model):
             return family
     raise ConfigError(
-        "model: no Hugging Face family has this combination of positions, norm, activation and biases; "
-        "GPT-2 is learned + layer, GPT-NeoX rotary + layer, Llama rotary + rms + silu_gated"
+        "model: no Hugging Face family has this combination of positions, norm, gate and biases; "
+        "GPT-2 is learned + layer, GPT-NeoX rotary + layer, Llama rotary + rms + gated"
     )
 
 

@@ -67,8 +67,6 @@ def without_fsdp(x: jax.Array) -> jax.Array:
 
     Otherwise every layer's weights cross the links again for each token, which takes longer than all else.
     """
-    if layout() is None:
-        return x
     return reshard(x, *(None if axis == "fsdp" else axis for axis in jax.typeof(x).sharding.spec))
 
 

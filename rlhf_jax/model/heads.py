@@ -30,10 +30,8 @@ def specs(config: ModelConfig, vocabulary: int):
 
 def read(head, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows"]:
     """The scalar at every position, in float32."""
-    hidden = hidden.astype(jnp.float32)
-    return (
-        jnp.einsum("...d,d->...", hidden, head["weight"], precision=jax.lax.Precision.HIGHEST) + head["bias"]
-    )
+    hidden, exact = hidden.astype(jnp.float32), jax.lax.Precision.HIGHEST
+    return jnp.einsum("...d,d->...", hidden, head["weight"], precision=exact) + head["bias"]
 
 
 def scalars(

@@ -48,10 +48,9 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
         axes = (*[None] * len(stack), ROWS, "tensor")
         return jnp.zeros((*stack, rows, heads * samples, slots, size), x.dtype, out_sharding=layout(*axes))
 
-    x, query = transformer.through_layers(
-        step, x, params["layers"], last_step=functools.partial(step, read=last)
-    )
-    position, x = (repeat_rows(y, samples) for y in (positions[:, -1] + 1, last(x)))
+    last_step = functools.partial(step, read=last)
+    x, query = transformer.through_layers(step, x, params["layers"], last_step=last_step, read=last)
+    position, x = (repeat_rows(y, samples) for y in (positions[:, -1] + 1, x))
     cache = KVCache(query, jax.tree.map(room, query), segments > 0, jnp.int32(0), position)
     return transformer.norm(params["norm"], x, config), cache
 

@@ -5,6 +5,8 @@ parameters. Each part below is its parameters first, then the function that uses
 GPT-NeoX and Llama are settings of `ModelConfig`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -14,6 +16,7 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, layout, reshard
 from rlhf_jax.model import attention
 from rlhf_jax.model.params import ParamSpec, constant, normal, stack
+from rlhf_jax.model.products import multiply, unrolled
 from rlhf_jax.model.rotary import rotate
 
 
@@ -77,28 +80,12 @@ def output_matrix(params, config: ModelConfig) -> Float[Array, "V D"]:
 
 def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"], config: ModelConfig):
     """Float32 logits [B, T, V], their vocabulary split over `tensor`."""
-    return multiply(hidden, matrix.T, config, "tensor", preferred_element_type=jnp.float32)
+    return multiply("btd,dv->btv", hidden, matrix.T, config, "tensor", jnp.float32)
 
 
 def logits(params, config: ModelConfig, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
     """Whole float32 logits. Ask only for the positions you read; `likelihood` has what losses need."""
     return project(hidden, output_matrix(params, config), config)
-
-
-def multiply(
-    x: Float[Array, "B T D"], w: Float[Array, "D F"], config: ModelConfig, split: str | None, **options
-):
-    """x @ w [B, T, F], of which F is split over the axis `split`, or else D over `tensor`.
-
-    Where layers are unrolled, as on a CPU, rows and positions are one axis meanwhile: over two of them
-    XLA copies both operands of the weights' gradient, which takes as long as the product itself.
-    """
-    if not unrolled(config):
-        return jnp.einsum("btd,df->btf", x, w, out_sharding=layout(ROWS, None, split), **options)
-    rows, tokens, width = x.shape
-    x = x.reshape(rows * tokens, width, out_sharding=layout(ROWS, None if split else "tensor"))
-    x = jnp.einsum("nd,df->nf", x, w, out_sharding=layout(ROWS, split), **options)
-    return x.reshape(rows, tokens, w.shape[1], out_sharding=layout(ROWS, None, split))
 
 
 # Normalisation -------------------------------------------------------------------------------
@@ -143,22 +130,8 @@ def attention_specs(config: ModelConfig):
     return tree
 
 
-def multiply_heads(x: Float[Array, "B T D"], w: Float[Array, "D H *GK"], config: ModelConfig):
-    """[B, T, H, …]: each head's own product."""
-    out = layout(ROWS, None, "tensor")
-    if not unrolled(config):
-        return jnp.einsum("btd,d...->bt...", x, w, out_sharding=out)
-    flat = w.reshape(w.shape[0], -1, out_sharding=layout(split_of(w, 0), "tensor"))
-    return multiply(x, flat, config, "tensor").reshape(*x.shape[:2], *w.shape[1:], out_sharding=out)
-
-
-def split_of(w: Array, axis: int) -> str | None:
-    """The mesh axis that splits an axis of the weights: none over fsdp where they were gathered to sample."""
-    return None if layout() is None else jax.typeof(w).sharding.spec[axis]
-
-
 def project_query(w, x, config: ModelConfig, positions) -> Float[Array, "B H G T K"]:
-    query = jnp.moveaxis(multiply_heads(x, w["query"], config), 1, 3)
+    query = jnp.moveaxis(multiply("btd,dhgk->bthgk", x, w["query"], config, "tensor"), 1, 3)
     if config.attention_bias:
         query = query + w["query_bias"]
     return query if config.positions == "learned" else rotate(query, positions[:, None, None], config.rotary)
@@ -166,25 +139,23 @@ def project_query(w, x, config: ModelConfig, positions) -> Float[Array, "B H G T
 
 def project_key_value(w, x, config: ModelConfig, positions):
     """Keys and values, both [B, H, T, K]."""
-    key, value = (multiply_heads(x, w[name], config).swapaxes(1, 2) for name in ("key", "value"))
+    both = (multiply("btd,dhk->bthk", x, w[name], config, "tensor") for name in ("key", "value"))
+    key, value = (heads.swapaxes(1, 2) for heads in both)
     if config.attention_bias:
         key, value = key + w["key_bias"], value + w["value_bias"]
     return key if config.positions == "learned" else rotate(key, positions[:, None], config.rotary), value
 
 
 def project_out(w, heads: Float[Array, "B H G T K"], config: ModelConfig) -> Float[Array, "B T D"]:
-    if unrolled(config):
-        rows, tokens, width = heads.shape[0], heads.shape[3], w["out"].shape[-1]
-        flat = w["out"].reshape(-1, width, out_sharding=layout("tensor", split_of(w["out"], 3)))
-        heads = jnp.moveaxis(heads, 3, 1)
-        x = heads.reshape(rows, tokens, flat.shape[0], out_sharding=layout(ROWS, None, "tensor"))
-        x = multiply(x, flat, config, None)
-    else:
-        x = jnp.einsum("bhgtk,hgkd->btd", heads, w["out"], out_sharding=layout(ROWS, None, None))
+    x = multiply("bhgtk,hgkd->btd", heads, w["out"], config, None)
     return x + w["out_bias"] if config.attention_bias else x
 
 
 # MLP -----------------------------------------------------------------------------------------
+
+
+ACTIVATIONS = {"gelu_tanh": jax.nn.gelu, "silu": jax.nn.silu}
+ACTIVATIONS["gelu"] = functools.partial(jax.nn.gelu, approximate=False)
 
 
 def mlp_specs(config: ModelConfig):
@@ -194,27 +165,27 @@ def mlp_specs(config: ModelConfig):
         "up": ParamSpec((width, hidden), P("fsdp", "tensor"), normal(0.02)),
         "down": ParamSpec((hidden, width), P("tensor", "fsdp"), normal(out_std)),
     }
-    if config.activation == "silu_gated":
-        tree["gate"] = ParamSpec((width, hidden), P("fsdp", "tensor"), normal(0.02))
+    if config.gated:
+        tree["gate"] = tree["up"]
     if config.mlp_bias:
         tree["up_bias"] = ParamSpec((hidden,), P("tensor"), constant(0.0))
         tree["down_bias"] = ParamSpec((width,), P(None), constant(0.0))
-    if config.mlp_bias and config.activation == "silu_gated":
-        tree["gate_bias"] = ParamSpec((hidden,), P("tensor"), constant(0.0))
+    if config.mlp_bias and config.gated:
+        tree["gate_bias"] = tree["up_bias"]
     return tree
 
 
 def mlp(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T D"]:
-    hidden = multiply(x, w["up"], config, "tensor")
-    if config.mlp_bias:
-        hidden = hidden + w["up_bias"]
-    if config.activation == "silu_gated":
-        gate = multiply(x, w["gate"], config, "tensor")
-        hidden = jax.nn.silu(gate + w["gate_bias"] if config.mlp_bias else gate) * hidden
-    else:
-        hidden = jax.nn.gelu(hidden, approximate=config.activation == "gelu_tanh")
-    x = multiply(hidden, w["down"], config, None)
-    return x + w["down_bias"] if config.mlp_bias else x
+    activate = ACTIVATIONS[config.activation]
+
+    def units(name):
+        hidden = multiply("btd,df->btf", x, w[name], config, "tensor")
+        return hidden + w[f"{name}_bias"] if config.mlp_bias else hidden
+
+    up = units("up")
+    hidden = activate(units("gate")) * up if config.gated else activate(up)
+    out = multiply("btf,fd->btd", hidden, w["down"], config, None)
+    return out + w["down_bias"] if config.mlp_bias else out
 
 
 # Layers --------------------------------------------------------------------------------------
@@ -233,6 +204,11 @@ def everywhere(x: Array) -> Array:
     return x
 
 
+def reader(places: Int[Array, "B S"]):
+    """What takes these positions out of [B, T, …]; by `vmap`, as JAX knows no layout of a single row."""
+    return lambda x: jax.vmap(lambda row, places: row[places])(x, places)
+
+
 def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):
     """One layer. `attend(query, key, value) -> (heads, cache)` is attention with or without cache.
 
@@ -249,15 +225,10 @@ def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):
     return attended + mlp(w["mlp"], norm(w["mlp_norm"], mlp_input, config), config), cache
 
 
-def unrolled(config: ModelConfig) -> bool:
-    """Layers one after another in the program (fast on CPU), or one program scanned over them."""
-    return config.layer_loop == "unroll" or (config.layer_loop == "auto" and jax.default_backend() == "cpu")
-
-
 def compute_params(params, config: ModelConfig):
-    """The parameters as the computation reads them: cast once, layers unstacked if unrolled.
+    """The parameters as the computation reads them: cast once, and a list of layers where it is unrolled.
 
-    Unstacking outside of any loop matters: within, each step would copy the slices again.
+    Call it outside of any loop: within one, every step would copy the layers out of their stack again.
     """
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
     if unrolled(config):
@@ -267,10 +238,14 @@ def compute_params(params, config: ModelConfig):
     return cast
 
 
-def through_layers(step, x, layers, caches=None, last_step=None):
-    """Folds `step(w, x, cache) -> (x, cache)` over the layers; returns x and all caches."""
+def through_layers(step, x, layers, caches=None, last_step=None, read=everywhere):
+    """Folds `step(w, x, cache) -> (x, cache)` over the layers; returns x where `read` takes it, and caches.
+
+    `last_step` computes the last layer there alone; in a loop all layers are alike, and it is not called.
+    """
     if not isinstance(layers, list):
-        return jax.lax.scan(lambda x, layer: step(layer[0], x, layer[1]), x, (layers, caches))
+        x, caches = jax.lax.scan(lambda x, layer: step(layer[0], x, layer[1]), x, (layers, caches))
+        return read(x), caches
     out = []
     for i, w in enumerate(layers):
         run = last_step if last_step is not None and i == len(layers) - 1 else step
@@ -283,21 +258,14 @@ def through_layers(step, x, layers, caches=None, last_step=None):
 
 
 def apply(
-    params,
-    config: ModelConfig,
-    tokens: Int[Array, "B T"],
-    segments: Int[Array, "B T"],
-    outputs_from: int = 0,
+    params, config: ModelConfig, tokens: Int[Array, "B T"], segments: Int[Array, "B T"], outputs_from: int = 0
 ) -> Float[Array, "B S D"]:
     """Hidden states after the last norm at positions `outputs_from:` (S of them).
 
     `segments` is 0 for padding, else which packed sequence a token belongs to (`valid_segments`
     for one sequence a row). Every real token sees the real tokens of its segment up to itself.
     """
-
-    def attend(query, key, value):
-        return attention.causal_attention(query, key, value, segments, config.attention)
-
+    attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
     positions = attention.positions_of(segments)
     return _fold(params, config, tokens, positions, attend, attend, lambda x: x[:, outputs_from:])
 
@@ -310,16 +278,10 @@ def apply_at(
     places: Int[Array, "B S"],
 ) -> Float[Array, "B S D"]:
     """`apply` at `places` of each row, which differ from row to row."""
-
-    def attend(query, key, value):
-        return attention.causal_attention(query, key, value, segments, config.attention)
-
+    attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
     seen = places[..., None] >= jnp.arange(tokens.shape[1])
-    seen &= jnp.take_along_axis(segments, places, axis=1)[..., None] == segments[:, None]
-
-    def attend_there(query, key, value):
-        return attention.attend(query, key, value, seen)
-
+    seen &= reader(places)(segments)[..., None] == segments[:, None]
+    attend_there = functools.partial(attention.attend, mask=seen)
     positions = attention.positions_of(segments)
     return _fold(params, config, tokens, positions, attend, attend_there, reader(places))
 
@@ -333,29 +295,20 @@ def apply_to_ends(
     left-padded; responses are right-padded, each of one token at least.
     """
     rows, count, length = responses.shape
-    tokens = jnp.concatenate([query, responses.reshape(rows, -1)], axis=1)
+    tokens = jnp.concatenate([query, jnp.reshape(responses, (rows, -1), out_sharding=layout(ROWS))], axis=1)
     segments = valid_segments(query, pad_id)
     starts = query.shape[1] + length * jnp.arange(count)
     ends = starts + jnp.sum(responses != pad_id, axis=2) - 1
     own_positions = jnp.sum(segments, axis=1, keepdims=True) + jnp.tile(jnp.arange(length), count)
     positions = jnp.concatenate([attention.positions_of(segments), own_positions], axis=1)
-
-    def attend(query, key, value):
-        return attention.branched_attention(query, key, value, segments, count, config.attention)
-
+    attend = functools.partial(
+        attention.branched_attention, segments=segments, count=count, implementation=config.attention
+    )
     place = jnp.arange(tokens.shape[1])
     own = (place >= starts[:, None]) & (place <= ends[:, :, None])
     seen = own | jnp.pad(segments > 0, ((0, 0), (0, count * length)))[:, None]
-
-    def attend_at_ends(query, key, value):
-        return attention.attend(query, key, value, seen)
-
+    attend_at_ends = functools.partial(attention.attend, mask=seen)
     return _fold(params, config, tokens, positions, attend, attend_at_ends, reader(ends))
-
-
-def reader(places: Int[Array, "B S"]):
-    """What takes these positions out of [B, T, …]."""
-    return lambda x: jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
 def _fold(params, config: ModelConfig, tokens, positions, attend, attend_last, read) -> Float[Array, "B S D"]:
@@ -366,15 +319,13 @@ def _fold(params, config: ModelConfig, tokens, positions, attend, attend_last, r
     w = compute_params(params, config)
     x = embed(w["embed"], tokens, positions)
 
-    def step(w, x, cache):
-        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache))
+    def step(w, x, cache, attend=attend, read=everywhere):
+        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache), read)
 
-    def last_step(w, x, cache):
-        return layer(w, x, config, positions, lambda *qkv: (attend_last(*qkv), cache), read)
-
+    last_step = functools.partial(step, attend=attend_last, read=read)
     keep = jax.checkpoint if config.rematerialize else lambda f: f
-    x, _ = through_layers(keep(step), x, w["layers"], last_step=keep(last_step))
-    return norm(w["norm"], x if unrolled(config) else read(x), config)
+    x, _ = through_layers(keep(step), x, w["layers"], last_step=keep(last_step), read=read)
+    return norm(w["norm"], x, config)
 
 
 def valid_segments(tokens: Int[Array, "B T"], pad_id: int) -> Int[Array, "B T"]:

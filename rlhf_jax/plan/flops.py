@@ -36,7 +36,7 @@ class Network(NamedTuple):
 def layer_matrices(model: ModelConfig) -> tuple[int, int]:
     """Entries of one layer's matrices: those of keys and values, and the others."""
     key_value = 2 * model.width * model.key_value_heads * model.head_dimension
-    mlp = (3 if model.activation == "silu_gated" else 2) * model.width * model.hidden_units
+    mlp = (3 if model.gated else 2) * model.width * model.hidden_units
     return key_value, 2 * model.width * model.heads * model.head_dimension + mlp
 
 

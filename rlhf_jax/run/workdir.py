@@ -8,7 +8,7 @@ from typing import IO
 
 from etils.epath import Path
 
-from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict
+from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, upgraded
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.run import storage
 from rlhf_jax.validation import validate
@@ -91,7 +91,7 @@ def read_config(workdir: str | PathLike[str]) -> Config:
     if not stored:
         raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
     try:
-        return validate(from_dict(stored))
+        return validate(from_dict(upgraded(stored)))
     except ConfigError as error:
         raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
 

@@ -60,7 +60,7 @@ def test_a_published_pythia_config():
 def test_a_published_llama_3_config():
     model = read(LLAMA_3)
     assert (model.heads, model.kv_heads, model.head_size, model.ff) == (32, 8, 64, 8192)
-    assert (model.norm, model.activation, model.tied_head) == ("rms", "silu_gated", True)
+    assert (model.norm, model.activation, model.gated, model.tied_head) == ("rms", "silu", True, True)
     assert model.rotary == RotaryConfig(1.0, 500_000.0, "llama3", 32.0, 8192, 1.0, 4.0)
 
 
@@ -78,14 +78,30 @@ def test_what_is_written_reads_as_the_same_model(model):
     assert families.config_fields(family, again) == fields
 
 
+def test_a_gate_is_the_family_s_and_the_activation_the_model_s():
+    assert read(PYTHIA | {"hidden_act": "silu"}) == dataclasses.replace(read(PYTHIA), activation="silu")
+    model = read(LLAMA_3 | {"hidden_act": "gelu_pytorch_tanh"})
+    assert model == dataclasses.replace(read(LLAMA_3), activation="gelu_tanh") and model.gated
+    family = families.family_of(model)
+    assert family is families.LLAMA and families.config_fields(family, model)["hidden_act"] == "gelu_new"
+
+
 def test_families_are_told_apart():
     names = {name: families.family_of(model).name for name, model in tiny.FAMILIES.items()}
     assert names == {"gpt2": "gpt2", "neox": "gpt_neox", "llama": "llama"}
 
 
-def test_a_mixture_has_no_family():
+@pytest.mark.parametrize(
+    "model",
+    [
+        dataclasses.replace(tiny.LLAMA, positions="learned"),
+        dataclasses.replace(tiny.LLAMA, gated=False),
+        dataclasses.replace(tiny.GPT2, gated=True),
+    ],
+)
+def test_a_mixture_has_no_family(model):
     with pytest.raises(ConfigError, match="no Hugging Face family"):
-        families.family_of(dataclasses.replace(tiny.LLAMA, positions="learned"))
+        families.family_of(model)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from scipy.stats import chi2
 from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
-from rlhf_jax.config import ModelConfig
+from rlhf_jax.config import MeshConfig, ModelConfig
 from rlhf_jax.data.batches import left_pad, right_pad
+from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import attention, heads, params, splash, transformer
 
 CONFIG = FAMILIES["neox"]
@@ -58,6 +61,15 @@ def test_more_padding_on_either_side_changes_no_score(weights):
     tight = score(weights, query=left_pad(QUERIES, 5, PAD), response=right_pad(RESPONSES, 5, PAD))
     wide = score(weights, query=left_pad(QUERIES, 9, PAD), response=right_pad(RESPONSES, 8, PAD))
     tiny.assert_close(wide, tight, SUMS)
+
+
+def test_a_single_row_is_scored_on_a_mesh_as_among_others(weights):
+    query, response = left_pad(QUERIES, 5, PAD), right_pad(RESPONSES, 5, PAD)
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(weights, NamedSharding(mesh, P()))
+        alone = score(placed, query=to_devices(query[:1], mesh), response=to_devices(response[:1], mesh))
+    np.testing.assert_allclose(alone, score(weights, query=query, response=response)[:1], atol=1e-5)
 
 
 def test_a_value_is_read_before_its_token(weights):

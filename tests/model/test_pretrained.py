@@ -74,7 +74,7 @@ def test_the_host_holds_its_shards_and_one_tensor(tmp_path):
 
 def test_seven_billion_parameters_load_where_no_device_could_hold_them():
     model = ModelConfig(width=4096, layers=32, heads=32, ff=11008, norm="rms", positions="rotary")
-    model = dataclasses.replace(model, activation="silu_gated", attention_bias=False, mlp_bias=False)
+    model = dataclasses.replace(model, activation="silu", gated=True, attention_bias=False, mlp_bias=False)
     specs = transformer.specs(dataclasses.replace(model, tied_head=False), 32_000)
     like = jax.tree.leaves(params.abstract(specs, make_mesh(MeshConfig(1, 4, 2))))
     on_a_device = sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in like)

@@ -36,12 +36,21 @@ def np_rotate(x, position, config):
     return out
 
 
-def np_activation(x, gate, config):
+def np_activation(x, config):
     if config.activation == "gelu":
         return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
     if config.activation == "gelu_tanh":
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return x * gate / (1 + np.exp(-gate))
+    return x / (1 + np.exp(-x))
+
+
+def np_mlp(w, x, config):
+    hidden = x @ w["up"] + w.get("up_bias", 0)
+    if config.gated:
+        hidden = np_activation(x @ w["gate"] + w.get("gate_bias", 0), config) * hidden
+    else:
+        hidden = np_activation(hidden, config)
+    return hidden @ w["down"] + w.get("down_bias", 0)
 
 
 def np_attention(w, x, config):
@@ -76,9 +85,7 @@ def np_logits(params, tokens, config):
         )
         before = x if config.parallel_residual else attended
         y = np.stack([np_norm(w["mlp_norm"], v, config) for v in before])
-        up = y @ w["mlp"]["up"] + w["mlp"].get("up_bias", 0)
-        gate = y @ w["mlp"]["gate"] if "gate" in w["mlp"] else None
-        x = attended + np_activation(up, gate, config) @ w["mlp"]["down"] + w["mlp"].get("down_bias", 0)
+        x = attended + np_mlp(w["mlp"], y, config)
     x = np.stack([np_norm(params["norm"], v, config) for v in x])
     return x @ (params["embed"]["tokens"].T if config.tied_head else params["head"])
 
@@ -138,6 +145,14 @@ def assert_close(ours, theirs, config, tokens=T, rows=0):
     tiny.assert_close(ours, theirs, tiny.additions(config, tokens, rows), scale)
 
 
+MLPS = {  # of which no family above makes use
+    "gated gelu_tanh": dataclasses.replace(FAMILIES["llama"], activation="gelu_tanh"),
+    "gated gelu with biases": dataclasses.replace(FAMILIES["neox"], gated=True),
+    "silu": dataclasses.replace(FAMILIES["gpt2"], activation="silu"),
+}
+
+
+@pytest.mark.parametrize("config", [*FAMILIES.values(), *MLPS.values()], ids=[*FAMILIES, *MLPS])
 def test_agrees_with_the_equations(config, tokens):
     ours = full_logits(config, tokens)
     for row, ids in zip(ours, tokens, strict=True):

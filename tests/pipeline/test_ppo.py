@@ -10,7 +10,8 @@ import pytest
 import tiny
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import OptimizerConfig, PpoConfig
+from rlhf_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, PpoConfig
+from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer
 from rlhf_jax.pipeline import ppo
 from rlhf_jax.pipeline.rollout import Rollout
@@ -263,6 +264,16 @@ def test_a_minibatch_that_would_harm_one_network_is_skipped_by_both(reference, r
     assert not np.isfinite(metrics["value/grad_norm"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves([n.params for n in networks]))
     assert not np.array_equal(networks[0].params["embed"]["tokens"], reference["embed"]["tokens"])
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+@pytest.mark.parametrize(("rows", "minibatches", "microbatches"), [(1, 1, 1), (4, 2, 2)])
+def test_a_part_of_one_episode_has_a_layout_on_a_mesh(loop, rows, minibatches, microbatches):
+    options = PpoConfig(batch_size=rows, minibatches=minibatches, microbatches=microbatches)
+    data = DataConfig(query_tokens=Q, query_buckets=(Q,), response_tokens=R)
+    model = dataclasses.replace(CONFIG, layer_loop=loop)
+    with jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
+        ppo.traced(Config(model=model, data=data, ppo=options), model, VOCABULARY)
 
 
 def test_shuffled_rows_stay_whole(episodes):

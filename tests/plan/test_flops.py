@@ -26,7 +26,7 @@ CONFIG = Config(
 
 def test_entries_of_a_layer_by_hand():
     assert flops.layer_matrices(SMALL) == (2 * 4 * 3, 2 * 4 * 6 + 2 * 4 * 5)  # K and V; query, out, up, down
-    gated = dataclasses.replace(SMALL, activation="silu_gated")
+    gated = dataclasses.replace(SMALL, gated=True)
     assert flops.layer_matrices(gated) == (24, 48 + 3 * 20)
 
 

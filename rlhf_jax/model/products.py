@@ -1,0 +1,42 @@
+"""Products of activations and weights, and their layout on a CPU.
+
+An activation x is [B, T, D], a weight w [D, F], their product y [B, T, F], all row-major: rows and positions
+lie in memory as one axis. XLA's CPU compiler sees that in the forward pass, one product of matrices
+[B·T, D] · [D, F]. In the backward pass it does not: the weights' gradient, Σ_bt x[b, t, d] dy[b, t, f], is
+a sum over two axes, which it makes one by writing dy once more as [F, B·T], although the product of matrices
+can read it as it lies. So on a CPU rows and positions are one axis from the start, and so are all heads;
+elsewhere, where compilers choose layouts themselves, axes stay as the mesh splits them.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rlhf_jax.config import ModelConfig
+from rlhf_jax.mesh import ROWS, layout
+
+
+def unrolled(config: ModelConfig) -> bool:
+    """Whether the program is a CPU's, one layer after another, or a loop over the layers."""
+    return config.layer_loop == "unroll" or (config.layer_loop == "auto" and jax.default_backend() == "cpu")
+
+
+def multiply(equation: str, x: Array, w: Array, config: ModelConfig, split: str | None, dtype=None) -> Array:
+    """jnp.einsum over b and t of x, summed over the first axes of w; of type `dtype`, or their own.
+
+    The mesh axis `split` splits the first axis of w that stays; where it is None, `tensor` splits the first
+    that is summed.
+    """
+    out = layout(ROWS, None, split)
+    if not unrolled(config):
+        return jnp.einsum(equation, x, w, preferred_element_type=dtype, out_sharding=out)
+    x = jnp.moveaxis(x, equation.index("t"), 1)
+    (rows, tokens), summed, kept = x.shape[:2], x.shape[2:], w.shape[x.ndim - 2 :]
+    spec = jax.typeof(w).sharding.spec  # without fsdp where the weights were gathered to sample
+    matrix = layout(spec[0], spec[len(summed)])
+    x = x.reshape(rows * tokens, math.prod(summed), out_sharding=layout(ROWS, None if split else "tensor"))
+    w = w.reshape(math.prod(summed), math.prod(kept), out_sharding=matrix)
+    y = jnp.einsum("nd,df->nf", x, w, preferred_element_type=dtype, out_sharding=layout(ROWS, split))
+    return y.reshape(rows, tokens, *kept, out_sharding=out)
