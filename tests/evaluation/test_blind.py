@@ -58,7 +58,7 @@ def test_swapping_a_pair_turns_its_margin_round():
     margins = blind_margins(pairs, pairs)
     largest = np.abs(margins).max()
     np.testing.assert_allclose(blind_margins(pairs, swapped(pairs)), -margins, atol=1e-12 * largest)
-    # A fit of its own, which ends at a part of 1e-6 of the loss: that grows with the square of an error.
+    # A fit of its own, which ends at 1e-6 of the loss: that grows with the square of a weight's error.
     np.testing.assert_allclose(blind_margins(swapped(pairs), pairs), -margins, atol=1e-3 * largest)
 
 
