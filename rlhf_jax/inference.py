@@ -230,7 +230,7 @@ def load(
         return _of_folder(place, config, task)
 
 
-def networks_of(workdir: str | PathLike[str]) -> list[str]:
+def policies_of(workdir: str | PathLike[str]) -> list[str]:
     """The policies of a run that have a whole checkpoint, in the order of its stages."""
     folder = Path(workdir) / "checkpoints"
     names = dict.fromkeys([*runs.networks(Path(workdir)), *sorted(path.name for path in folder.iterdir())])
