@@ -6,10 +6,10 @@
 import shutil
 import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import bad_inputs
 import pytest
+import tiny
 from bad_inputs import (
     Bad,
     cut,
@@ -496,7 +496,7 @@ RUN = (
         [
             ("another value", "seed: 3 → 0", "seed", 3),
             ("a section of a number", "ppo: 3 → absent", "ppo", 3),
-            ("a field less", "seed: absent → 0", "seed"),
+            ("a misspelt field", "ppo.kl_coeff: 0.05 → absent", "ppo.kl_coeff", 0.05),
             ("a field more", "sead: 0 → absent", "sead", 0),
         ],
     )
@@ -690,7 +690,7 @@ def run(bad: Bad, sound, tmp_path, monkeypatch) -> int:
             with MetricsLog(workdir, "sft", 1, 2):
                 pass
 
-        monkeypatch.setitem(sys.modules, "rlhf_jax.pipeline.sft", SimpleNamespace(train=train))
+        tiny.stand_in(monkeypatch, "sft", train)
     monkeypatch.chdir(place)
     command, *arguments = COMMANDS[bad.command]
     more = [argument.replace("{}", str(place)) for argument in (*arguments, *bad.arguments)]

@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import bad_inputs
 import numpy as np
 import pytest
+import tiny
 from safetensors.numpy import save_file
 
 from rlhf_jax import main
@@ -58,7 +58,7 @@ def stage(monkeypatch):
     """Puts a function in the place of stage sft."""
 
     def make(train):
-        monkeypatch.setitem(sys.modules, "rlhf_jax.pipeline.sft", SimpleNamespace(train=train))
+        tiny.stand_in(monkeypatch, "sft", train)
 
     return make
 
