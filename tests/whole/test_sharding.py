@@ -110,7 +110,6 @@ def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     norms = [value for name, value in expected_metrics.items() if name.endswith("grad_norm")]
     tiny.assert_close(weights, expected_weights, SUMS, scale=RATE * max(norms))
     scale = 1.0
-    scale = 1.0
     if stage == "ppo":
         ours, expected = (m["rollout"] for m in (metrics, expected_metrics))
         for field in ("query", "response", "mask"):
