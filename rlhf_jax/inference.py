@@ -44,7 +44,7 @@ TASK_FILE = "task.json"  # of an exported folder: how its texts are to be read
 TASK_FIELDS = (  # of DataConfig, that stand there
     "source query_tokens response_tokens reward_response_tokens query_buckets padding".split()
 )
-PLACED = ("layer_loop", "attention", "rematerialize", "gather_to_sample")  # where a network is computed
+PLACED = ("layer_loop", "attention", "rematerialize", "gather_to_sample")  # how a network is computed
 
 write = jax.jit(
     generate,
@@ -212,10 +212,10 @@ def load(
 ) -> Network:
     """The network `name` of the run in `folder`; without a name, that of `folder` itself.
 
-    Then `folder` is an exported model or a pretrained one, or the checkpoints of a network, such as
-    runs/mini/checkpoints/ppo. Without `config` that of the run holds, without `task` that of the run or of
-    the exported folder. Raises NetworkError where nothing of the kind is there, and CheckpointError where
-    no step is whole.
+    Without a name, `folder` is an exported model or a pretrained one, or the checkpoints of a network, such
+    as runs/mini/checkpoints/ppo. The configuration and the task are those of the run, or of the exported
+    folder, unless they are given. Raises NetworkError where there is none, CheckpointError where no step of
+    it is whole.
     """
     place = Path(folder).expanduser()
     if not name and place.absolute().parent.name == "checkpoints":
@@ -230,7 +230,7 @@ def load(
         return _of_folder(place, config, task)
 
 
-def networks_of(workdir: str | PathLike[str]) -> list[str]:
+def policies_of(workdir: str | PathLike[str]) -> list[str]:
     """The policies of a run that have a whole checkpoint, in the order of its stages."""
     folder = Path(workdir) / "checkpoints"
     names = dict.fromkeys([*runs.networks(Path(workdir)), *sorted(path.name for path in folder.iterdir())])
@@ -246,12 +246,13 @@ def describe(model: ModelConfig, scalar: bool = False) -> dict[str, Any]:
 
 
 def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> ModelConfig:
-    """The architecture of network `name` of a run, as `describe` put it, computed where the run says.
+    """The architecture of network `name` of a run, as `describe` put it, computed as the run's fields say.
 
     Checkpoints of older versions do not hold it: then it is that of the pretrained model.
     """
     if "model" not in meta:
-        return pretrained.architecture(config.model, config.sft.bigger_pretrained if "10x" in name else None)
+        base = config.sft.bigger_pretrained if name == "sft_10x" else config.model.pretrained
+        return pretrained.architecture(replace(config.model, pretrained=base))
     placed = {field: getattr(config.model, field) for field in PLACED}
     return replace(from_dict(meta["model"], ModelConfig), **placed)
 
@@ -304,7 +305,7 @@ def on_devices() -> Iterator[Mesh]:
 def row_multiple(mesh: Mesh) -> int:
     """What the rows of a batch are a multiple of: the row shards, but two at least.
 
-    Of an axis of one row JAX does not tell how it is split, and refuses to index it.
+    JAX does not say how an axis of one row is split, and refuses to index such a one.
     """
     return max(2, row_shards(mesh))
 

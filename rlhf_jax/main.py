@@ -7,7 +7,8 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --config.ppo.kl_coef=0.1
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
---stage=STAGE         only sft, collect, reward, ppo or eval; without it, all stages that have not finished;
+--stage=STAGE         only this one: sft, collect, reward, ppo, eval, or one that was added to the table of
+                      rlhf_jax/pipeline/stages.py; without it, all stages that have not finished;
                       round: after sft, rounds of comparisons, reward model and PPO,
                       see rlhf_jax/pipeline/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
@@ -36,8 +37,6 @@ from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.config_flags import parse_config
 from rlhf_jax.run.fork import fork
 from rlhf_jax.validation import check_context
-
-ROUND = "round"  # not a stage of a run, but runs of their own within it
 
 
 def main(argv: list[str]) -> int:
@@ -72,7 +71,9 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, str | None, float]:
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
     flags.DEFINE_string("fork", None, "run whose finished stages are taken over", flag_values=options)
-    flags.DEFINE_enum("stage", None, (*stages.names(), ROUND), "the one stage to run", flag_values=options)
+    flags.DEFINE_enum(
+        "stage", None, (*stages.names(), stages.ROUND), "the one stage to run", flag_values=options
+    )
     flags.DEFINE_float("start_timeout", 300, "seconds for all hosts to start", 1, flag_values=options)
     flags.DEFINE_bool("profile", False, "write profiles", flag_values=options)
     config = parse_config(argv, options)
@@ -109,14 +110,13 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
     workdir = hosts.after_first(
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first())
     )
-    row = stages.find(stage) if stage and stage != ROUND else None
     if stage and hosts.is_first():
-        stages.refuse_interrupted(workdir, stage, row.needs if row else ("sft",))
-    if stage == ROUND:
+        stages.refuse_interrupted(workdir, stage)
+    if stage == stages.ROUND:
         rounds.run(config, workdir)
         return
-    if row:
-        stages.run_stage(row, config, workdir)
+    if stage:
+        stages.run_stage(stages.find(stage), config, workdir)
     else:
         stages.run_stages(config, workdir)
     report = workdir / "report.html"

@@ -407,14 +407,14 @@ def test_a_checkpoint_says_what_its_network_is_and_the_configuration_where_it_is
 
 
 def test_the_policies_of_a_run_are_those_that_its_stages_left(workdir, tmp_path):
-    assert inference.networks_of(workdir) == ["sft", "ppo"]  # no sft_10x; reward scores
+    assert inference.policies_of(workdir) == ["sft", "ppo"]  # no sft_10x; reward scores
     folder = shutil.copytree(workdir, tmp_path / "run")
     runs.record_stage(folder, "distill", 1.0, networks={"student": "Student", "critic": "Critic"})
-    assert inference.networks_of(folder) == ["sft", "ppo"]
+    assert inference.policies_of(folder) == ["sft", "ppo"]
     for name, scalar in (("student", False), ("critic", True)):
         network = inference.load(workdir, "reward" if scalar else "sft")
         save_as(folder, name, network.weights, inference.describe(network.model, scalar))
-    assert inference.networks_of(folder) == ["sft", "ppo", "student"]
+    assert inference.policies_of(folder) == ["sft", "ppo", "student"]
 
 
 def test_what_is_no_network_is_told_in_one_line(workdir, tmp_path):

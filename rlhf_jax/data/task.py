@@ -24,11 +24,11 @@ from rlhf_jax.data.records import Comparison, Example, Record, RecordError
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 SHOT_SEPARATOR = "\n\n=====\n\n"  # between the examples of a few-shot prompt
-MOST_TOKENS_MERGED = 64  # more than the tokens that further characters can make unnecessary
+MOST_TOKENS_MERGED = 64  # a longer text has at most so many tokens less than a shorter one
 
 Judge = Callable[[Record, str], Mapping[str, float]]  # ratings of a response, 1 to 7: overall, and other axes
 Splits = Mapping[str, Sequence[Record]]
-Samples = Callable[[Sequence[Record], int], list[list[str]]]  # so many responses of a policy to each record
+Samples = Callable[[Sequence[Record], int], list[list[str]]]  # (records, N) → N responses of a policy to each
 
 
 class Prompt(NamedTuple):
@@ -73,7 +73,7 @@ class Task(ABC):
 
     @property
     def expected(self) -> tuple[int, int]:
-        """Records and comparisons to train on, so far as a plan can know that reads neither."""
+        """How many records and comparisons there are to train on, for plans, which read neither."""
         return 10_000, 10_000
 
     @property
@@ -99,7 +99,7 @@ class Task(ABC):
         return Prompt("", record.text, "")
 
     def shot(self, record: Record) -> Prompt:
-        """The same within a few-shot prompt of a base model, whose responses end at a newline."""
+        """What a base model reads of a record in a few-shot prompt, where a response ends at a newline."""
         return self.prompt(record)
 
     def response(self, text: str) -> str:
@@ -203,7 +203,7 @@ def _module(name: str) -> ModuleType:
 
 
 def encode_within(prompt: Prompt, tokenizer: Tokenizer, limit: int, name: str) -> list[int]:
-    """Token ids of a prompt, cut to `limit`; `name` says in an error whose it is."""
+    """Token ids of a prompt, cut to `limit`; an error names the record by `name`."""
 
     def encode(end: int) -> list[int]:
         return [*tokenizer.prefix, *tokenizer.encode(prompt.head + prompt.body[:end] + prompt.tail)]

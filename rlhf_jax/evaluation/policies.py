@@ -38,7 +38,7 @@ def responses(
     """
     for needed in NEEDED:  # told before hours of writing
         checkpoint.require(workdir, needed, "eval")
-    names = inference.networks_of(workdir)
+    names = inference.policies_of(workdir)
     references = [record.reference for record in records]
     written = {REFERENCE: references} | task.baselines(records, tokenizer)
     nats = {}

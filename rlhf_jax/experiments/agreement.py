@@ -31,7 +31,7 @@ from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.report.figures import agreement_figure
+from rlhf_jax.report.paper_figures import agreement_figure
 
 
 def main(argv: list[str]) -> int:

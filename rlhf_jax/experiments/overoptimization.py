@@ -36,7 +36,7 @@ from rlhf_jax.evaluation.preference import outcomes
 from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.pipeline import stages
-from rlhf_jax.report.figures import overoptimization_figure
+from rlhf_jax.report.paper_figures import overoptimization_figure
 from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
 

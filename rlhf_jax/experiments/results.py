@@ -24,7 +24,7 @@ from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.command import command
 from rlhf_jax.experiments.findings import Finding
 from rlhf_jax.files import write_text
-from rlhf_jax.report import figures as drawn
+from rlhf_jax.report import paper_figures as drawn
 
 
 class Section(NamedTuple):

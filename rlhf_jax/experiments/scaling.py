@@ -42,7 +42,7 @@ from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params
 from rlhf_jax.pipeline import stages
-from rlhf_jax.report.figures import scaling_figure
+from rlhf_jax.report.paper_figures import scaling_figure
 from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
 

@@ -47,7 +47,7 @@ from rlhf_jax.evaluation.preference import outcomes
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.pipeline import sft
-from rlhf_jax.report.figures import transfer_figure
+from rlhf_jax.report.paper_figures import transfer_figure
 
 MINI_QUERY_TOKENS = 80
 MIN_GAP = 0.6  # of the gold judge's ratings; closer pairs are no test

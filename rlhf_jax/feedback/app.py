@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from rlhf_jax.feedback import admin, guard, people, questions, tasks, work
+from rlhf_jax.feedback import admin, discussion, guard, people, tasks, work
 from rlhf_jax.feedback.pages import COOKIE, STAFF, Site, Visit, on_error, render, route, static
 from rlhf_jax.feedback.people import Person
 from rlhf_jax.feedback.work import Work
@@ -227,14 +227,16 @@ def show_lesson(visit: Visit) -> Response:
 
 def show_questions(visit: Visit) -> Response:
     with visit.site.store.read() as db:
-        return visit.page("questions.jinja", questions=questions.newest(db), staff=visit.person.role in STAFF)
+        return visit.page(
+            "questions.jinja", questions=discussion.newest(db), staff=visit.person.role in STAFF
+        )
 
 
 def ask(visit: Visit) -> Response:
     task = visit.text("task") or None
     text = _message(visit)
     with visit.site.store.write() as db:
-        if not questions.ask(db, visit.person, visit.key(), text, task):
+        if not discussion.ask(db, visit.person, visit.key(), text, task):
             raise HTTPException(404)
     return visit.go(f"/task/{task}?asked" if task else "/questions")
 
@@ -242,7 +244,7 @@ def ask(visit: Visit) -> Response:
 def reply(visit: Visit) -> Response:
     text = _message(visit)
     with visit.site.store.write() as db:
-        if not questions.reply(db, visit.person, visit.key(), text, visit.request.path_params["id"]):
+        if not discussion.reply(db, visit.person, visit.key(), text, visit.request.path_params["id"]):
             raise HTTPException(404)
     return visit.go("/questions")
 

@@ -32,7 +32,7 @@ from rlhf_jax.feedback.study import Axis, Study
 
 LONGEST = 5_000  # characters of one field
 MARKS = {"invented": "summary", "missing": "post", "unclear": "summary"}  # and the text that is quoted
-ASKED = {  # fields that must be filled in, besides an explanation's marks and an axis's rating
+REQUIRED = {  # fields that must be filled in, besides an explanation's marks and an axis's rating
     "interpret": {
         "interpretation_first": "Say what the first summary tells you.",
         "interpretation_second": "Say what the second summary tells you.",
@@ -149,7 +149,7 @@ def field_names(step: str, axes: Sequence[Axis]) -> tuple[str, ...]:
     if step == "likert":
         return (*(f"axis_{axis.name}" for axis in axes), "note")
     optional = {"interpret": (), "explanation": tuple(MARKS), "demonstration": ()}.get(step, ("comment",))
-    return (*ASKED[step], *optional)
+    return (*REQUIRED[step], *optional)
 
 
 def clean(text: str) -> str:
@@ -168,7 +168,7 @@ def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Ax
     if step == "likert":
         wanted = {f"axis_{axis.name}": f"Rate {axis.name} from 1 to 7." for axis in axes}
     else:
-        wanted = ASKED[step]
+        wanted = REQUIRED[step]
     found |= {name: text for name, text in wanted.items() if not fields.get(name)}
     for name, value in fields.items():
         most = 9 if name == "choice" else 7

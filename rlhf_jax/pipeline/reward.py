@@ -32,8 +32,8 @@ from rlhf_jax.training import health
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
 
-MOST_REFERENCES = 4096  # that the shift is measured on; fewer after a training on fewer summaries
-MOST_PAIRS = 512  # of training, that tell which scores are usual
+MOST_REFERENCES = 4096  # the shift is measured on so many, or on as many as responses were trained on
+MOST_PAIRS = 512  # of the training pairs tell which scores are usual
 
 
 def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[Float[Array, ""], Metrics]:

@@ -14,12 +14,16 @@ from rlhf_jax.pipeline import collect, evaluate, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 
-STAGE_END_SECONDS = 3600  # that the others wait for process 0, which evaluates and writes alone
+STAGE_END_SECONDS = 3600  # the other processes wait so long for process 0, which evaluates and writes alone
 
-Program = Callable[..., jax.stages.Traced]  # (config, model, vocabulary) → a stage's step, without values
+ROUND = "round"  # not a stage of a run, but runs of their own within it
+
+Program = Callable[
+    ..., jax.stages.Traced
+]  # (config, model, vocabulary) → the step of a stage, traced without arrays
 
 
-class Left(NamedTuple):
+class Output(NamedTuple):
     """A network that a stage leaves in checkpoints/: what people call it, and what its model card says."""
 
     label: str
@@ -34,14 +38,14 @@ class Stage:
     name: str  # the first word of the names of its networks and of their metrics
     label: str  # what people call it
     run: Callable[[Config, Path], None]  # resumes where it was stopped
-    needs: tuple[str, ...] = ()  # stages whose networks or files it reads
-    fields: tuple[str, ...] = ()  # beginnings of the fields with which, changed by a fork, it runs anew
+    needs: tuple[str, ...] = ()  # stages whose networks or files it reads; where none is named, all before it
+    fields: tuple[str, ...] = ()  # beginnings of fields: a fork that changes one runs the stage anew
     files: tuple[str, ...] = ()  # what it leaves beside checkpoints and metrics, as patterns
-    networks: Mapping[str, Left] = field(default_factory=dict)
+    networks: Mapping[str, Output] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)  # that `rlhf-jax plan` compiles
 
     def about(self) -> dict:
-        """What a work folder keeps of it, for pages that know no stages."""
+        """What a work folder keeps of the stage, so that the report can name it without this table."""
         return {"label": self.label, "networks": {name: left.label for name, left in self.networks.items()}}
 
 
@@ -53,8 +57,8 @@ STAGES = [
         fields=("sft.", "model."),
         files=("tokenizer*",),
         networks={
-            "sft": Left("SFT", "a summarizer fine-tuned on human summaries"),
-            "sft_10x": Left("SFT, 10× larger", "a larger summarizer fine-tuned on human summaries"),
+            "sft": Output("SFT", "a summarizer fine-tuned on human summaries"),
+            "sft_10x": Output("SFT, 10× larger", "a larger summarizer fine-tuned on human summaries"),
         },
         programs={"sft": sft.traced},
     ),
@@ -63,7 +67,7 @@ STAGES = [
         "Comparisons",
         collect.run,
         needs=("sft",),
-        fields=("data.comparisons", "data.mini_pairs"),
+        fields=("data.comparisons", "data.mini_pairs", "data.mini_sampled"),
         files=("comparisons.jsonl",),
     ),
     Stage(
@@ -73,7 +77,7 @@ STAGES = [
         needs=("sft", "collect"),
         fields=("reward.",),
         networks={
-            "reward": Left(
+            "reward": Output(
                 "Reward model",
                 "a reward model: it scores a summary of a post as people would prefer it",
                 scalar=True,
@@ -88,7 +92,7 @@ STAGES = [
         needs=("sft", "reward"),
         fields=("ppo.",),
         networks={
-            "ppo": Left(
+            "ppo": Output(
                 "PPO", "a summarizer trained with PPO against a reward model learned from human comparisons"
             )
         },
@@ -98,7 +102,6 @@ STAGES = [
         "eval",
         "Evaluation",
         evaluate.run,
-        needs=("sft", "reward", "ppo"),
         programs={"eval.write": inference.traced_write, "eval.read": inference.traced_read},
     ),
 ]
@@ -121,13 +124,13 @@ def programs() -> dict[str, Program]:
     return {name: traced for stage in STAGES for name, traced in stage.programs.items()}
 
 
-def networks() -> dict[str, Left]:
+def networks() -> dict[str, Output]:
     """Every network that a run may leave."""
     return {name: left for stage in STAGES for name, left in stage.networks.items()}
 
 
 def policies() -> list[str]:
-    """Those of them that write responses."""
+    """The networks that write responses."""
     return [name for name, left in networks().items() if not left.scalar]
 
 
@@ -138,7 +141,9 @@ def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = Non
         started = runs.read_seconds(workdir)
         for stage in STAGES:
             if stage.name in started:
-                runs.record_stage(workdir, stage.name, **stage.about())  # of folders of older versions, too
+                runs.record_stage(
+                    workdir, stage.name, **stage.about()
+                )  # a folder of an older version gets its labels now
         return [stage.name for stage in STAGES if runs.stage_done(workdir, stage.name)]
 
     done = hosts.from_first("progress", finished)
@@ -165,9 +170,10 @@ def run_stage(stage: Stage, config: Config, workdir: Path) -> None:
     hosts.gather(f"the end of stage {stage.name}", timeout=STAGE_END_SECONDS)
 
 
-def refuse_interrupted(workdir: Path, name: str, needs: Sequence[str]) -> None:
+def refuse_interrupted(workdir: Path, name: str) -> None:
     """Raises ConfigError where a stage that `name` reads from was stopped before its end."""
     interrupted = runs.stages_interrupted(workdir)
+    needs = ("sft",) if name == ROUND else find(name).needs or names()[: names().index(name)]
     for needed in needs:
         if needed in interrupted:
             raise ConfigError(

@@ -15,7 +15,7 @@ from rlhf_jax.config import flatten
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.records import read_jsonl, record_of
 from rlhf_jax.files import read_object, write_text
-from rlhf_jax.report.plots import curve_plot, preference_plot
+from rlhf_jax.report.page_plots import curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import read_metrics
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rlhf_jax.files import write_json, write_text
 from rlhf_jax.report.page import ReportError, read_json, template
-from rlhf_jax.report.plots import rounds_plot
+from rlhf_jax.report.page_plots import rounds_plot
 
 
 def write_rounds_report(workdir: Path, count: int) -> None:

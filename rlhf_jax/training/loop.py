@@ -1,4 +1,4 @@
-"""What all trainings do around a step: resume, log one step late, save behind it, and stop with it saved.
+"""What all trainings do around a step: resume, log it while the next one runs, save it, stop once saved.
 
 training = Training(config, workdir, "sft", config.sft, total, ("loss",), inference.describe(model))
 state = training.resume(state)
@@ -28,7 +28,7 @@ from rlhf_jax.training.stopping import StopSignal
 
 
 class Checkpointed(Protocol):
-    """A state that knows its parameters, which later stages read, from what only resuming needs."""
+    """A state that tells its parameters, which later stages read, apart from what only resuming needs."""
 
     def parts(self) -> tuple[Any, Any]:
         """(parameters, the state without them)."""
@@ -50,8 +50,9 @@ State = TypeVar("State", bound=Checkpointed)
 class Training:
     """The steps of a training, which leaves `checkpoints/<name>` and `metrics/<name>.jsonl`.
 
-    `start` of `total` steps were made before. A step is saved behind those that follow; the newest
-    `config.keep_checkpoints` stay, and the best. Leaving the `with` waits until what began to be saved is.
+    `start` of `total` steps were made before. A step is written to disk while the next ones run; the newest
+    `config.keep_checkpoints` of those that were saved stay, and the best. Leaving the `with` waits for the
+    last one to be written.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Training:
     ) -> None:
         """`shown` are the metrics beside the progress bar, `network` is what every checkpoint says of it.
 
-        A step makes so many `updates`, and `signs` finds in its metrics what is wrong.
+        `updates` is the number of updates that a step makes; `signs` finds in its metrics what is wrong.
         """
         self.folder, self.total = workdir / "checkpoints" / name, total
         self.start = checkpoint.latest_step(self.folder) or 0
@@ -100,7 +101,7 @@ class Training:
         self._end.__exit__(*error)
 
     def steps(self, state: Checkpointed) -> Iterator[int]:
-        """The numbers of the steps to make; of each, `after` is told what came of it.
+        """The numbers of the steps to make; the caller makes each, and tells `after` what came of it.
 
         Raises Stopped after a signal, once the step is saved, and CheckpointError where one cannot be.
         """
@@ -123,7 +124,7 @@ class Training:
     def after(self, state: Checkpointed, metrics: dict[str, Any], **read: Any) -> None:
         """Logs a step, and saves it where that is due or a signal came.
 
-        `read` counts what it read, such as pairs=64 and tokens=9000; that is logged a second.
+        `read` counts what the step read, such as pairs=64 and tokens=9000, logged as `tokens_per_second`.
         """
         i, self._state, options = self._i, state, self._options
         if self._profiler:
@@ -154,9 +155,10 @@ class Training:
             )
 
     def _mean_of_best(self, first: int) -> float | None:
-        """Of the metric over the steps from `first`, those since a save was last due; None if not finite.
+        """The metric's mean over the steps from `first`, where a save was last due; None if it is not finite.
 
-        From the records, which hold the steps before a stop, too: the best is that of the undisturbed run.
+        It is read from the log, which holds the steps before a stop, too: so a resumed run keeps the same
+        step as one that was never stopped.
         """
         name = self._options.best.removeprefix("-")
         records = read_metrics(self._log.path)

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from rlhf_jax.experiments import agreement, findings, overoptimization, probes, results, scaling, transfer
-from rlhf_jax.report.figures import agreement_figure
+from rlhf_jax.report.paper_figures import agreement_figure
 
 
 @pytest.fixture(scope="module")

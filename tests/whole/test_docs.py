@@ -123,8 +123,8 @@ def test_names_in_the_drawing_are_there():
     for label in re.findall(r'class="file"[^>]*>([^<]+)<', text):
         folder = Path("rlhf_jax")
         for name in label.split(", "):  # a folder before the first file holds for those that follow
-            path = folder / name
-            folder = path.parent if path.suffix and "/" in name else folder
+            path = Path("rlhf_jax") / name if "/" in name else folder / name
+            folder = path.parent if path.suffix else folder
             assert (ROOT / path).exists(), label
 
 

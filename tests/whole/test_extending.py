@@ -23,7 +23,7 @@ from rlhf_jax.config import (
 from rlhf_jax.data.records import Comparison, Example, Summary, write_jsonl
 from rlhf_jax.feedback import viewer
 from rlhf_jax.pipeline import ask, export, stages
-from rlhf_jax.pipeline.stages import Left, Stage
+from rlhf_jax.pipeline.stages import Output, Stage
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
@@ -82,7 +82,7 @@ def dpo(monkeypatch):
     module, row = code("stage.md")
     made = ModuleType("dpo")
     exec(compile(module, "dpo.py", "exec"), made.__dict__)
-    stage = eval(row, {"Stage": Stage, "Left": Left, "dpo": made})
+    stage = eval(row, {"Stage": Stage, "Output": Output, "dpo": made})
     place = stages.names().index("ppo")
     monkeypatch.setattr(stages, "STAGES", [*stages.STAGES[:place], stage, *stages.STAGES[place:]])
     return made

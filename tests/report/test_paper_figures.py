@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_jax.report.figures import kl_where
+from rlhf_jax.report.paper_figures import kl_where
 
 
 def point(kl, reward):

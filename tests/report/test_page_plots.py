@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 
-from rlhf_jax.report.plots import curve_plot, preference_plot, running_mean
+from rlhf_jax.report.page_plots import curve_plot, preference_plot, running_mean
 
 
 def test_running_mean_by_hand():
