@@ -180,7 +180,7 @@ def make_place(place: Path) -> None:
     specs = transformer.specs(config.model, trained.vocab_size)
     weights = tiny.parameters(specs)
     checkpoint.save(run / "checkpoints" / "sft", 1, params=weights, rest={"x": np.zeros(1)}, meta={})
-    workdir.record_seconds(run, "sft", 1.0)
+    workdir.record_stage(run, "sft", 1.0)
     write_jsonl(run / "metrics" / "sft.jsonl", [{"step": i, "loss": 1.0} for i in range(5)])
     byte_level = tokenizers.Tokenizer(models.BPE())
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

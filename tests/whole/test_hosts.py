@@ -13,6 +13,7 @@ import jax
 import pytest
 import states
 import tiny
+from processes import CONFIG, WHOLE_RUN_SECONDS, outcomes, results, start
 
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
