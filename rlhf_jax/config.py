@@ -7,10 +7,21 @@ fields changes the numbers of a run.
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
+
+
+def setting(default: Any, **facts: Any) -> Any:
+    """A field with what there is to know of it besides its type; rlhf_jax/validation.py reads the facts.
+
+    choices=("a", "b"): it is one of these. zero=True: it may be 0; other numbers are positive. sign=True: it
+    may be any number. at_most=1, below=1: its limits. placement=True: it says where and how a run is computed
+    and kept, not what, so that a run resumes with another value: the numbers differ by rounding.
+    """
+    return field(default=default, metadata=facts)
 
 
 class ConfigError(ValueError):
@@ -24,25 +35,25 @@ class MeshConfig:
     `fsdp=-1` takes all devices that the other two axes leave.
     """
 
-    replica: int = 1
-    fsdp: int = -1
-    tensor: int = 1
+    replica: int = setting(1, placement=True)
+    fsdp: int = setting(-1, sign=True, placement=True)
+    tensor: int = setting(1, placement=True)
 
 
 @dataclass(unsafe_hash=True)  # hashable: part of a static argument of compiled functions
 class RotaryConfig:
     """Rotary positions and the ways of stretching them to longer contexts."""
 
-    fraction: float = 1.0  # share of a head's dimensions that rotate
+    fraction: float = setting(1.0, zero=True, at_most=1)  # share of a head's dimensions that rotate
     base: float = 10_000.0
-    scaling: str = "plain"  # plain | linear | llama3 | yarn
+    scaling: str = setting("plain", choices=("plain", "linear", "llama3", "yarn"))
     factor: float = 1.0  # how much longer the context became
-    original_context: int = 0  # before it did; llama3 and yarn
+    original_context: int = setting(0, zero=True)  # before it did; llama3 and yarn
     low_frequency: float = 1.0  # llama3: turns in the original context, below which a dimension is stretched
     high_frequency: float = 4.0  # llama3: and above which it stays
     beta_fast: float = 32.0  # yarn: turns in the original context, above which a dimension stays
     beta_slow: float = 1.0  # yarn: and below which it is stretched
-    attention_factor: float = 0.0  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
+    attention_factor: float = setting(0.0, zero=True)  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
 
 
 @dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
@@ -53,25 +64,30 @@ class ModelConfig:
     width: int = 256
     layers: int = 4
     heads: int = 4
-    kv_heads: int = 0  # 0: one key-value head a query head
-    head_size: int = 0  # dimensions of a head; 0: width / heads
-    ff: int = 0  # hidden units of the MLP; 0: 4 × width
+    kv_heads: int = setting(0, zero=True)  # 0: one key-value head a query head
+    head_size: int = setting(0, zero=True)  # dimensions of a head; 0: width / heads
+    ff: int = setting(0, zero=True)  # hidden units of the MLP; 0: 4 × width
     context: int = 1024  # positions a learned table holds
-    norm: str = "layer"  # layer | rms
+    norm: str = setting("layer", choices=("layer", "rms"))
     norm_epsilon: float = 1e-5
-    positions: str = "learned"  # learned | rotary
+    positions: str = setting("learned", choices=("learned", "rotary"))
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
-    activation: str = "gelu_tanh"  # gelu_tanh | gelu | silu
+    activation: str = setting("gelu_tanh", choices=("gelu_tanh", "gelu", "silu"))
     gated: bool = False  # of the MLP: the activation is of a second product, and multiplies the first
     parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
     attention_bias: bool = True
     mlp_bias: bool = True
     tied_head: bool = True  # the token embedding is also the output matrix
-    dtype: str = "float32"  # of the computation; master weights are float32
-    layer_loop: str = "auto"  # scan | unroll | auto: unrolled on CPU, scanned elsewhere
-    attention: str = "auto"  # blocked | splash (TPU) | cudnn (GPU) | auto: what the platform has
-    rematerialize: bool = False  # recompute a layer's activations in the backward pass
-    gather_to_sample: bool = True  # gather weights over fsdp once a batch of samples, not once a token
+    # Of the computation; master weights are float32.
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    # Unrolled on a CPU and scanned elsewhere, unless it is said.
+    layer_loop: str = setting("auto", choices=("auto", "scan", "unroll"), placement=True)
+    # splash is for TPUs, cudnn for GPUs; auto takes what the platform has.
+    attention: str = setting("auto", choices=("auto", "blocked", "splash", "cudnn"), placement=True)
+    # Recompute a layer's activations in the backward pass.
+    rematerialize: bool = setting(False, placement=True)
+    # Gather weights over fsdp once a batch of samples, not once a token.
+    gather_to_sample: bool = setting(True, placement=True)
 
     @property
     def key_value_heads(self) -> int:
@@ -90,14 +106,14 @@ class ModelConfig:
 class OptimizerConfig:
     """AdamW; the schedule runs from `learning_rate` to 0 over the stage's updates."""
 
-    learning_rate: float = 1e-4
-    schedule: str = "cosine"  # cosine | linear | constant
-    warmup: int = 0  # updates of linear warm-up
-    beta1: float = 0.9
-    beta2: float = 0.999
+    learning_rate: float = setting(1e-4, zero=True)
+    schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
+    warmup: int = setting(0, zero=True)  # updates of linear warm-up
+    beta1: float = setting(0.9, zero=True, below=1)
+    beta2: float = setting(0.999, zero=True, below=1)
     epsilon: float = 1e-5
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0  # clip the global gradient norm to this; 0: no clipping
+    weight_decay: float = setting(0.0, zero=True)
+    clip_norm: float = setting(0.0, zero=True)  # clip the global gradient norm to this; 0: no clipping
 
 
 @dataclass
@@ -115,7 +131,7 @@ class DataConfig:
     response_tokens: int = 53  # of a generated summary, EOS included
     reward_response_tokens: int = 128  # of a summary that the reward model reads
     query_buckets: tuple[int, ...] = (128, 256, 384, 512)  # padded query lengths
-    padding: str = "masked"  # masked | space: what fills a query's left
+    padding: str = setting("masked", choices=("masked", "space"))  # what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
     mini_sampled: int = 4_000  # the miniature: train posts that the SFT policy summarizes for comparison
@@ -142,7 +158,7 @@ class RewardConfig:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5))
     seeds: int = 1  # models trained; the best on validation is kept
     batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
-    microbatches: int = 1
+    microbatches: int = setting(1, placement=True)
     save_every: int = 500
     best: str = ""  # the same, e.g. accuracy
 
@@ -153,23 +169,24 @@ class PpoConfig:
     batch_size: int = 512  # episodes an iteration
     epochs: int = 4
     minibatches: int = 1
-    microbatches: int = 1
+    microbatches: int = setting(1, placement=True)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5, schedule="linear")
     )
-    kl_coef: float = 0.05
-    kl_controller: str = "fixed"  # fixed | adaptive
+    kl_coef: float = setting(0.05, zero=True)  # β, the weight of the KL penalty
+    kl_controller: str = setting("fixed", choices=("fixed", "adaptive"))
     kl_target: float = 6.0  # nats, adaptive only
     kl_horizon: int = 10_000  # episodes, adaptive only
-    gamma: float = 1.0
-    lam: float = 0.95
+    gamma: float = setting(1.0, zero=True, at_most=1)
+    lam: float = setting(0.95, zero=True, at_most=1)
     clip_policy: float = 0.2
     clip_value: float = 0.2
-    value_coef: float = 0.1
+    value_coef: float = setting(0.1, zero=True)
     temperature: float = 0.7
-    score_at: str = "eos"  # eos | after_eos
-    no_eos: str = "replace"  # replace | subtract | none: what happens to the score without EOS
-    no_eos_score: float = -1.0
+    score_at: str = setting("eos", choices=("eos", "after_eos"))
+    # What no_eos_score does to the score of a response without EOS.
+    no_eos: str = setting("replace", choices=("replace", "subtract", "none"))
+    no_eos_score: float = setting(-1.0, sign=True)
     whiten_rewards: bool = False
     save_every: int = 100
     best: str = ""  # the same, e.g. objective/score
@@ -180,7 +197,7 @@ class EvalConfig:
     posts: int = 500  # test posts summarized by every policy
     best_of: int = 16
     temperature: float = 0.7  # of best-of-N; the policies are greedy
-    shots: int = 2  # examples in the base model's prompt
+    shots: int = setting(2, zero=True)  # examples in the base model's prompt
 
 
 @dataclass
@@ -194,14 +211,15 @@ class RoundsConfig:
 class HealthConfig:
     """Updates whose loss or gradient is not finite are always skipped."""
 
-    spike_sigma: float = 0.0  # skip those of either this many σ above the last 128, 6 is usual; 0: do not
-    patience: int = 10  # steps in a row without an update, after which the run ends
+    # Skip updates of which either lies this many σ above the last 128; 6 is usual, 0 skips none.
+    spike_sigma: float = setting(0.0, zero=True)
+    patience: int = setting(10, placement=True)  # steps in a row without an update, after which the run ends
 
 
 @dataclass
 class Config:
-    seed: int = 0
-    keep_checkpoints: int = 2  # newest ones of every training that stay, beside the best
+    seed: int = setting(0, zero=True)
+    keep_checkpoints: int = setting(2, placement=True)  # newest of a training that stay, beside the best
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -211,25 +229,22 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
-    profile: bool = False  # two steps of each training, into the work folder
+    profile: bool = setting(False, placement=True)  # two steps of each training, into the work folder
 
 
-# Where a run is computed and kept, not what: the numbers differ by rounding. sft.microbatches is not
-# among them, for the rows of a packed batch depend on it.
-PLACEMENT = {
-    "profile",
-    "keep_checkpoints",
-    "mesh.replica",
-    "mesh.fsdp",
-    "mesh.tensor",
-    "model.layer_loop",
-    "model.attention",
-    "model.rematerialize",
-    "model.gather_to_sample",
-    "reward.microbatches",
-    "ppo.microbatches",
-    "health.patience",  # ends a run and changes none of its numbers
-}
+def facts_of(cls: type = Config, prefix: str = "") -> dict[str, Mapping[str, Any]]:
+    """Dotted name → what `setting` was told of it, of every leaf field."""
+    hints = typing.get_type_hints(cls)
+    found: dict[str, Mapping[str, Any]] = {}
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            found |= facts_of(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            found[f"{prefix}{f.name}"] = f.metadata
+    return found
+
+
+PLACEMENT = {name for name, facts in facts_of().items() if facts.get("placement")}
 
 
 def fields_of(config, prefix: str = ""):

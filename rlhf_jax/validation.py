@@ -2,33 +2,22 @@
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
+from collections.abc import Mapping
+from typing import Any
 
-from rlhf_jax.config import FEW_SHOT_FRAME, Config, ConfigError, ModelConfig, RotaryConfig, fields_of
-
-CHOICES = {
-    "model.norm": ("layer", "rms"),
-    "model.positions": ("learned", "rotary"),
-    "model.rotary.scaling": ("plain", "linear", "llama3", "yarn"),
-    "model.activation": ("gelu_tanh", "gelu", "silu"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.layer_loop": ("auto", "scan", "unroll"),
-    "model.attention": ("auto", "blocked", "splash", "cudnn"),
-    "data.padding": ("masked", "space"),
-    "ppo.kl_controller": ("fixed", "adaptive"),
-    "ppo.score_at": ("eos", "after_eos"),
-    "ppo.no_eos": ("replace", "subtract", "none"),
-    "*.optimizer.schedule": ("cosine", "linear", "constant"),
-}
-MAY_BE_ZERO = set(
-    "seed kv_heads head_size original_context attention_factor ff warmup weight_decay clip_norm kl_coef "
-    "shots beta1 beta2 fraction gamma lam value_coef learning_rate spike_sigma".split()
+from rlhf_jax.config import (
+    FEW_SHOT_FRAME,
+    Config,
+    ConfigError,
+    ModelConfig,
+    RotaryConfig,
+    facts_of,
+    fields_of,
 )
-AT_MOST_ONE = {"fraction", "gamma", "lam"}
-BELOW_ONE = {"beta1", "beta2"}
-ANY_SIGN = {"fsdp", "no_eos_score"}
 
 
 def validate(config: Config) -> Config:
@@ -36,10 +25,11 @@ def validate(config: Config) -> Config:
     leaves = list(fields_of(config))
     for name in _names_set(config) - {name for name, _, _ in leaves}:
         check_name(name)
+    facts = facts_of()
     for name, kind, value in leaves:
         _check_type(name, kind, value)
-        _check_range(name, value)
-        choices = CHOICES.get(name) or CHOICES.get("*." + ".".join(name.split(".")[-2:]))
+        _check_range(name, value, facts[name])
+        choices = facts[name].get("choices")
         if choices and value not in choices:
             raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
     _check_together(config)
@@ -111,21 +101,22 @@ def _check_type(name: str, kind, value) -> None:
         raise ConfigError(f"{name}: {value!r} should be {wanted}")
 
 
-def _check_range(name: str, value) -> None:
-    leaf = name.split(".")[-1]
+def _check_range(name: str, value, facts: Mapping[str, Any]) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if not abs(number) <= sys.float_info.max:
             raise ConfigError(f"{name}: {number} is not a finite number")
-        if leaf not in ANY_SIGN and (number < 0 or (number == 0 and leaf not in MAY_BE_ZERO)):
+        if not facts.get("sign") and (number < 0 or (number == 0 and not facts.get("zero"))):
             raise ConfigError(
-                f"{name}: {number} should be {'0 or more' if leaf in MAY_BE_ZERO else 'positive'}"
+                f"{name}: {number} should be {'0 or more' if facts.get('zero') else 'positive'}"
             )
-        if leaf == "seed" and number >= 2**32:  # of which JAX would take the lower bits alone
+        if name == "seed" and number >= 2**32:  # of which JAX would take the lower bits alone
             raise ConfigError(f"{name}: {number} should be below {2**32}")
-        if (leaf in AT_MOST_ONE and number > 1) or (leaf in BELOW_ONE and number >= 1):
-            raise ConfigError(f"{name}: {number} should be {'at most' if leaf in AT_MOST_ONE else 'below'} 1")
+        if number > facts.get("at_most", math.inf):
+            raise ConfigError(f"{name}: {number} should be at most {facts['at_most']}")
+        if number >= facts.get("below", math.inf):
+            raise ConfigError(f"{name}: {number} should be below {facts['below']}")
 
 
 def _check_together(config: Config) -> None:

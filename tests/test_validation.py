@@ -1,4 +1,5 @@
 import pytest
+from tiny import config_with
 
 from rlhf_jax.config import Config, ConfigError, ModelConfig
 from rlhf_jax.validation import check_context, validate

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from states import Rest, abstract, assert_same, flip_a_byte, largest, make_state, save_steps
 
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
