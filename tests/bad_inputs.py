@@ -255,7 +255,7 @@ def whole(kind: str, command: str, file: str, faults: Iterable[tuple], arguments
     broken = (
         ("empty", b"", "not JSON"),
         ("half of it", b'{"a": ', "not JSON (Expecting value at column 7)"),
-        ("two lines, the second broken", b'{"a": 1,\n}', "at line 2, column"),
+        ("two lines, the second broken", b'{"a": 1\n oops}', "at line 2, column"),
         ("no UTF-8", b"\xff\xfe{}", "not UTF-8 text"),
         ("a list", b"[]", "should be a JSON object"),
         ("a hundred thousand deep", b"[" * 100_000, "nested too deeply"),

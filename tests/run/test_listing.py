@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
 
 
 def test_command_from_a_shell(workdir):
-    command = [sys.executable, "-m", "rlhf_jax.run.checkpoint", "verify", workdir]
+    command = [sys.executable, "-m", "rlhf_jax", "checkpoint", "verify", workdir]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
     assert ended.returncode == 0 and ended.stdout.count("is whole") == 4
 
