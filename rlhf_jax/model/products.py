@@ -34,9 +34,9 @@ def multiply(equation: str, x: Array, w: Array, config: ModelConfig, split: str 
         return jnp.einsum(equation, x, w, preferred_element_type=dtype, out_sharding=out)
     x = jnp.moveaxis(x, equation.index("t"), 1)
     (rows, tokens), summed, kept = x.shape[:2], x.shape[2:], w.shape[x.ndim - 2 :]
-    spec = jax.typeof(w).sharding.spec  # without fsdp where the weights were gathered to sample
-    matrix = layout(spec[0], spec[len(summed)])
-    x = x.reshape(rows * tokens, math.prod(summed), out_sharding=layout(ROWS, None if split else "tensor"))
-    w = w.reshape(math.prod(summed), math.prod(kept), out_sharding=matrix)
+    if w.ndim > 2:  # heads, their groups and their dimensions become one axis
+        spec = jax.typeof(w).sharding.spec  # without fsdp where the weights were gathered to sample
+        w = w.reshape(math.prod(summed), math.prod(kept), out_sharding=layout(spec[0], spec[len(summed)]))
+    x = x.reshape(rows * tokens, w.shape[0], out_sharding=layout(ROWS, None if split else "tensor"))
     y = jnp.einsum("nd,df->nf", x, w, preferred_element_type=dtype, out_sharding=layout(ROWS, split))
     return y.reshape(rows, tokens, *kept, out_sharding=out)

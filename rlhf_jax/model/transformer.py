@@ -205,8 +205,12 @@ def everywhere(x: Array) -> Array:
 
 
 def reader(places: Int[Array, "B S"]):
-    """What takes these positions out of [B, T, …]; by `vmap`, as JAX knows no layout of a single row."""
-    return lambda x: jax.vmap(lambda row, places: row[places])(x, places)
+    """What takes these positions out of [B, T, …]; row by row, as JAX knows no layout of a single row."""
+
+    def of_row(x, places):
+        return jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 1)), axis=0)
+
+    return lambda x: jax.vmap(of_row)(x, reshard(places, jax.typeof(x).sharding.spec[0], None))
 
 
 def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):

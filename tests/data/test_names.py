@@ -10,7 +10,7 @@ from rlhf_jax.data.names import spoken, titled
         ("base", "pretrained", "Pretrained"),
         ("best_of_16", "best of 16", "Best of 16"),
         ("rougeL", "ROUGE-L", "ROUGE-L"),
-        ("10_people", "10 people", "10 people"),
+        ("10_people", "10 people", "10_people"),
     ],
 )
 def test_names_are_told_in_words(name, told, heading):

@@ -67,7 +67,8 @@ def responses(config, tmp_path, task, tokenizer, monkeypatch, examples=()):
         return Policy(name or "base", task, asked)
 
     monkeypatch.setattr(inference, "load", load)
-    monkeypatch.setattr(inference, "networks_of", lambda workdir: ["sft", "another", "ppo"])
+    monkeypatch.setattr(inference, "policies_of", lambda workdir: ["sft", "another", "ppo"])
+    monkeypatch.setattr(policies.checkpoint, "require", lambda *_: None)  # there are no checkpoints
     found = policies.responses(config, tmp_path, task, tokenizer, POSTS, examples, score)
     return *found, asked
 
