@@ -3,7 +3,7 @@
 # The cluster's nodes are billed whether a run goes on or not: `delete` ends the run, `xpk cluster delete` the bill.
 # PROJECT=… ZONE=… CLUSTER=… TPU=v5p-128 IMAGE=… ./launch/gke.sh run -- --config=configs/paper_6_7b.py --workdir=gs://…
 #
-# run -- ARGUMENTS | status | delete, and --dry-run. ARGUMENTS go to rlhf_jax.main on every worker.
+# run -- ARGUMENTS | status | delete, and --dry-run. ARGUMENTS go to rlhf-jax run on every worker.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source-path=SCRIPTDIR source=commands.sh
@@ -19,7 +19,7 @@ submit() {
     # Exit status 3 says that another worker was lost; XPK restarts by itself after signals only.
     run xpk workload create --workload="$name" "${place[@]}" --tpu-type="$TPU" --num-slices="$slices" \
         --docker-image="$IMAGE" --max-restarts="$restarts" --restart-on-exit-codes=3 \
-        --command="cd /rlhf_jax && $(quote python -m rlhf_jax.main "${arguments[@]}")"
+        --command="cd /rlhf_jax && $(quote rlhf-jax run "${arguments[@]}")"
 }
 
 split "$@"

@@ -15,7 +15,7 @@ case ${words[*]} in
     '')
         run nvidia-smi --list-gpus || fail "no GPU answers: nvidia-smi --list-gpus should name them"
         run env EXTRA=cuda bash -e launch/setup.sh
-        run .venv/bin/python -m rlhf_jax.main "${arguments[@]}"
+        run .venv/bin/rlhf-jax run "${arguments[@]}"
         ;;
     --docker)
         run docker build --file=launch/Dockerfile --build-arg=EXTRA=cuda --tag="$image" .
@@ -23,7 +23,7 @@ case ${words[*]} in
         # The IPC of the host: NCCL passes data between GPUs through shared memory, of which a container has little.
         run docker run --rm --gpus=all --ipc=host \
             --volume="$PWD/data:/rlhf_jax/data" --volume="$PWD/runs:/rlhf_jax/runs" "$image" \
-            python -m rlhf_jax.main "${arguments[@]}"
+            rlhf-jax run "${arguments[@]}"
         ;;
-    *) fail "'${words[*]}' is not --docker or --dry-run; what goes to rlhf_jax.main stands after --" ;;
+    *) fail "'${words[*]}' is not --docker or --dry-run; what goes to rlhf-jax run stands after --" ;;
 esac

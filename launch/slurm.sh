@@ -3,7 +3,7 @@
 # Whole nodes are held, and charged to your account, until the run ends or `scancel JOB`.
 # NODES=4 GPUS=8 ./launch/slurm.sh --partition=gpu -- --config=configs/paper_6_7b.py --workdir=/shared/paper
 #
-# Options before -- go to sbatch (except --dry-run), the others to rlhf_jax.main. One task a GPU: JAX takes the task's
+# Options before -- go to sbatch (except --dry-run), the others to rlhf-jax run. One task a GPU: JAX takes the task's
 # rank on its node as the GPU's number, so every task must see all GPUs (no --gpus-per-task). This folder with its
 # .venv, and the work folder, must be on storage that all nodes share.
 set -euo pipefail
@@ -29,7 +29,7 @@ submit() {
 train() {
     local status=0 warned=
     trap 'warned=yes; run scancel --signal=TERM "$SLURM_JOB_ID"' USR1
-    run srun --cpu-bind=none .venv/bin/python -m rlhf_jax.main "${arguments[@]}" &
+    run srun --cpu-bind=none .venv/bin/rlhf-jax run "${arguments[@]}" &
     wait $! || status=$?
     if [[ -n $warned ]]; then # which cut the waiting short
         wait $! || true

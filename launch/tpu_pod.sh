@@ -4,7 +4,7 @@
 # PROJECT=… ZONE=… TPU=v5p-128 ./launch/tpu_pod.sh all -- --config=configs/paper_6_7b.py --workdir=gs://BUCKET/paper
 #
 # create | wait | install | run -- ARGUMENTS | logs [WORKER|all] | status | stop | delete | all -- ARGUMENTS, and --dry-run.
-# ARGUMENTS go to rlhf_jax.main on every worker. Tracked files are copied there, with uncommitted changes.
+# ARGUMENTS go to rlhf-jax run on every worker. Tracked files are copied there, with uncommitted changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source-path=SCRIPTDIR source=commands.sh

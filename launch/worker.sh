@@ -34,7 +34,7 @@ case $action in
         fi
         rm -f runs/worker.exit
         # shellcheck disable=SC2016  # expanded by the inner shell
-        nohup setsid bash -c '.venv/bin/python -m rlhf_jax.main "$@"; echo $? >runs/worker.exit' run "$@" \
+        nohup setsid bash -c '.venv/bin/rlhf-jax run "$@"; echo $? >runs/worker.exit' run "$@" \
             >>runs/worker.log 2>&1 </dev/null &
         echo $! >runs/worker.pid
         ;;

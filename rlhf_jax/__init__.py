@@ -20,11 +20,12 @@ import sys
 
 _ROOMS = {  # of modules that once stood beside this file
     "pipeline": "collect export ppo pretrain reward rollout rounds sft",
-    "run": "checkpoint config_flags fork hosts listing manifest storage workdir",
+    "run": "checkpoint config_flags fork hosts listing storage workdir",
     "training": "health loop metrics profiling state stopping",
 }
-_COMMANDS = ("checkpoint", "collect", "export", "pretrain")
+_COMMANDS = {name: name for name in ("checkpoint", "export", "pretrain")} | {"collect": "ask"}
 _MOVED = {f"rlhf_jax.{name}": f"rlhf_jax.{room}.{name}" for room in _ROOMS for name in _ROOMS[room].split()}
+_MOVED |= {"rlhf_jax.manifest": "rlhf_jax.run.steps", "rlhf_jax.collect": "rlhf_jax.pipeline.ask"}
 
 
 class _Moved:
@@ -33,13 +34,8 @@ class _Moved:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name in _MOVED:
-            command = name.removeprefix("rlhf_jax.")
-            hint = (
-                f"the command is rlhf-jax {command}"
-                if command in _COMMANDS
-                else "`rlhf-jax --help` lists all"
-            )
-            raise ImportError(f"{name} is now {_MOVED[name]}; {hint}")
+            command = _COMMANDS.get(name.removeprefix("rlhf_jax."), "--help")
+            raise ImportError(f"{name} is now {_MOVED[name]}; the command is rlhf-jax {command}")
 
 
 sys.meta_path.append(_Moved)

@@ -1,11 +1,15 @@
 """rlhf-jax COMMAND …: every command of this package; `rlhf-jax COMMAND --help` shows the usage of one."""
 
+import ast
 import importlib
+import os
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 COMMANDS = {  # its module, and what it does
     "run": ("main", "the pipeline: fine-tuning, comparisons, reward model, PPO, evaluation and report"),
-    "collect": ("pipeline.ask", "pairs of summaries for people to compare"),
+    "ask": ("pipeline.ask", "pairs of summaries for people to compare"),
     "serve": ("feedback.serve", "the labelling site"),
     "answers": ("feedback.export", "what people answered there, as comparisons, ratings and demonstrations"),
     "agreement": ("feedback.agreement", "how much the people agree with each other and with researchers"),
@@ -26,19 +30,44 @@ COMMANDS = {  # its module, and what it does
     "judged": ("experiments.judged", "policies compared by a language model"),
     "results": ("experiments.results", "the page of findings"),
 }
+FORMER = {"collect": "ask"}  # names that commands had
 
 
 def main() -> int:
     """The exit status of the command that the command line names; 2 where it names none."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    try:
+        status = run(sys.argv[1:] or ["--help"])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 1
+
+
+def run(words: list[str]) -> int:
+    """The exit status of the command `words[0]` with the arguments behind it."""
+    name, *arguments = words
     if name in ("-h", "--help"):
         print(__doc__, *(f"  {name:18}{does}" for name, (_, does) in COMMANDS.items()), sep="\n")
         return 0
+    if name in FORMER:
+        print(f"rlhf-jax: {name} is now {FORMER[name]}", file=sys.stderr)
+        name = FORMER[name]
     if name not in COMMANDS:
         print(f"rlhf-jax: {name!r} is no command; rlhf-jax --help lists them", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"rlhf_jax.{COMMANDS[name][0]}")
-    return module.main([f"rlhf-jax {name}", *sys.argv[2:]])
+    module = f"rlhf_jax.{COMMANDS[name][0]}"
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(usage(module))
+        return 0
+    return importlib.import_module(module).main([f"rlhf-jax {name}", *arguments])
+
+
+def usage(module: str) -> str:
+    """The docstring of a module, read without importing it: JAX takes seconds."""
+    spec = find_spec(module)
+    assert spec and spec.origin
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
 
 
 if __name__ == "__main__":

@@ -208,7 +208,6 @@ def load(
     *,
     config: Config | None = None,
     task: Task | None = None,
-    needed_by: str = "this command",
 ) -> Network:
     """The network `name` of the run in `folder`; without a name, that of `folder` itself.
 
@@ -226,7 +225,7 @@ def load(
         raise NetworkError(f"{folder} is neither an exported model nor checkpoints/NAME of a work folder")
     with on_devices():
         if name:
-            return _of_run(place, name, config, task, needed_by)
+            return _of_run(place, name, config, task)
         return _of_folder(place, config, task)
 
 
@@ -262,8 +261,8 @@ def task_fields(data: DataConfig) -> dict[str, Any]:
     return {name: value for name, value in to_dict(data).items() if name in TASK_FIELDS}
 
 
-def _of_run(workdir: Path, name: str, config: Config | None, task: Task | None, needed_by: str) -> Network:
-    step = checkpoint.require(workdir, name, needed_by)
+def _of_run(workdir: Path, name: str, config: Config | None, task: Task | None) -> Network:
+    step = checkpoint.require(workdir, name)
     meta, config = read_meta(*step), config or runs.read_config(workdir)
     model, tokenizer = architecture_of(config, name, meta), load_tokenizer(workdir)
     specs = heads.specs if _is_scalar(name, meta) else transformer.specs

@@ -77,7 +77,8 @@ class World:
             self.stand_in(home / "bin" / name)
         (self.repository / ".venv/bin").mkdir(parents=True)
         (self.repository / "runs").mkdir()
-        self.stand_in(self.repository / ".venv/bin/python")
+        for name in ("python", "rlhf-jax"):
+            self.stand_in(self.repository / ".venv/bin" / name)
         self.answer({})
 
     def stand_in(self, file: Path, text: str = STAND_IN) -> None:

@@ -1,6 +1,6 @@
 """A run of three stages that goes slowly and tells its steps: `python reliability_worker.py ARGUMENTS…`.
 
-The arguments are those of rlhf_jax.main. Every step is a line in the file that STEPS names.
+The arguments are those of rlhf-jax run. Every step is a line in the file that STEPS names.
 """
 
 import os

@@ -1,5 +1,7 @@
 """rlhf-jax: every command is there under its name, and so are the configurations, from any folder."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +38,26 @@ def test_without_a_command_all_are_listed(call):
 def test_an_unknown_command_is_told_in_one_line(call):
     status, out, err = call("trian")
     assert (status, out) == (2, "") and err == "rlhf-jax: 'trian' is no command; rlhf-jax --help lists them\n"
+
+
+def test_a_former_name_is_told_the_new_one(call):
+    status, out, err = call("collect", "--help")
+    assert (status, err) == (0, "rlhf-jax: collect is now ask\n") and "rlhf-jax ask" in out
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "rlhf_jax"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_usage_is_shown_without_importing_jax():
+    program = (
+        "import sys; from rlhf_jax.__main__ import run; run(['run', '--help']); sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_an_error_of_use_names_the_command(call):

@@ -143,7 +143,7 @@ def test_workdir_of_another_config_is_refused(start, stages):
 
 def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
     def train(config, workdir):
-        checkpoint.require(workdir, "reward", needed_by="ppo")
+        checkpoint.require(workdir, "reward")
 
     stand_in(monkeypatch, "ppo", train)
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")

@@ -2,7 +2,7 @@
 
 python -m benchmarks.accelerator.product --out=FOLDER [--dry] [--seconds=N]
 
-demo      configs/mini.py by rlhf_jax.main, stage by stage, and what came out; FOLDER/mini_report.html
+demo      configs/mini.py by `rlhf-jax run`, stage by stage, and what came out; FOLDER/mini_report.html
 one_gpu   a model of SmolLM2's 135M shape with random weights in bfloat16, N+'s batches, and invented posts
           as long as real ones: some steps of SFT, reward model and PPO
 
@@ -61,7 +61,7 @@ def demo(part: Part) -> None:
 def run_stages(part: Part, config: Path, workdir: Path, names: tuple[str, ...], fields=()) -> None:
     """Each as a process of its own, until one fails."""
     for stage in names:
-        command = [sys.executable, "-m", "rlhf_jax.main", f"--config={config}", f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "rlhf_jax", "run", f"--config={config}", f"--workdir={workdir}"]
         command += [f"--stage={stage}", *(f"--config.{field}" for field in fields)]
 
         def run(command: list[str] = command) -> dict:

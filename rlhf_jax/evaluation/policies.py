@@ -37,7 +37,7 @@ def responses(
     examples.
     """
     for needed in NEEDED:  # told before hours of writing
-        checkpoint.require(workdir, needed, "eval")
+        checkpoint.require(workdir, needed)
     names = inference.policies_of(workdir)
     references = [record.reference for record in records]
     written = {REFERENCE: references} | task.baselines(records, tokenizer)
@@ -53,11 +53,11 @@ def responses(
         nats["base"] = surprise(base)
         del base
     for name in names:
-        policy = inference.load(workdir, name, config=config, needed_by="eval")
+        policy = inference.load(workdir, name, config=config)
         written[name] = policy.write(records)
         nats[name] = surprise(policy)
         del policy  # two of them may be more than there is room for
-    sft = inference.load(workdir, "sft", config=config, needed_by="eval")
+    sft = inference.load(workdir, "sft", config=config)
     best = best_of_n(sft, records, config.eval.best_of, config.eval.temperature, config.seed, score)
     return written | {f"best_of_{config.eval.best_of}": best}, nats
 

@@ -31,7 +31,7 @@ class Opened:
 
     def network(self, name: str) -> Network:
         """That of `checkpoints/<name>`."""
-        return inference.load(self.workdir, name, task=self.task, needed_by="this experiment")
+        return inference.load(self.workdir, name, task=self.task)
 
     @functools.cached_property
     def reward_model(self) -> Network:

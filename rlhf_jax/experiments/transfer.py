@@ -117,7 +117,7 @@ def measure(run: Opened, articles: Sequence[Record], ratings: str) -> dict[str, 
         run.reward_model.scores,
     )
     folder = run.workdir / "transfer"
-    supervised = inference.load(folder, "sft", config=config, task=task, needed_by="this experiment")
+    supervised = inference.load(folder, "sft", config=config, task=task)
     texts["sft_on_news"] = supervised.write(articles)
 
     rewards = {name: run.score(articles, written) for name, written in texts.items()}

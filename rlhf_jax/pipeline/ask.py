@@ -1,9 +1,9 @@
 """Asks people: pairs of summaries of posts by different policies, written for the labelling site.
 
-rlhf-jax collect --config=configs/mini.py --workdir=runs/mini \\
+rlhf-jax ask --config=configs/mini.py --workdir=runs/mini \\
     --policies=sft,ppo,reference --out=tasks.jsonl
 
---config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf_jax.main
+--config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf-jax run
 --policies=LIST    two or more whose summaries are compared, with commas: reference is the post's own summary;
                    sft, sft_10x and ppo are of the work folder; NAME:FOLDER is another one, FOLDER an exported
                    model or another run's checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a
@@ -65,7 +65,7 @@ class Policy(NamedTuple):
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
-    return command(argv, "rlhf-jax collect", __doc__, lambda: ask(*_parse(argv)))
+    return command(argv, "rlhf-jax ask", __doc__, lambda: ask(*_parse(argv)))
 
 
 def _parse(argv: list[str]) -> tuple[Config, flags.FlagValues]:
@@ -136,7 +136,7 @@ def _writer(place: str | Path, task: Task, config: Config, temperature: float) -
     """Samples of the policy in a folder: an exported model, or the checkpoints of a network."""
     exported = (Path(place).expanduser() / "config.json").is_file()  # which a run computes as it likes
     try:
-        network = inference.load(place, config=config if exported else None, task=task, needed_by="collect")
+        network = inference.load(place, config=config if exported else None, task=task)
     except NetworkError as error:
         raise TaskError(f"--policies: {error}") from None
     if network.is_scalar:

@@ -35,7 +35,7 @@ def run(config: Config, workdir: Path) -> None:
 def simulated(config: Config, workdir: Path) -> list[Comparison]:
     """What simulated labelers say of the fine-tuned policy's responses and of others."""
     with jax.set_mesh(make_mesh(config.mesh)):
-        policy = inference.load(workdir, "sft", config=config, needed_by="collect")
+        policy = inference.load(workdir, "sft", config=config)
         assert policy.task.labelers
         return policy.task.labelers.compare(
             lambda records, count: policy.samples(records, count, TEMPERATURE, config.seed)

@@ -52,7 +52,7 @@ def run(config: Config, workdir: Path) -> None:
         notes.append(f"Only {len(records)} of {config.eval.posts} posts asked for are there.")
 
     with jax.set_mesh(make_mesh(config.mesh)):
-        reward = inference.load(workdir, "reward", config=config, needed_by="eval")
+        reward = inference.load(workdir, "reward", config=config)
         examples = splits["train"][: config.eval.shots]
         texts, reference_nats = policies.responses(
             config, workdir, task, tokenizer, records, examples, reward.scores
@@ -185,7 +185,7 @@ def reward_model_figures(
 def ppo_figures(records: list[dict[str, float]]) -> dict[str, float]:
     """Where PPO started and where it ended; the end is the mean of the last tenth of the iterations."""
     if not records:
-        raise RecordError("metrics/ppo.jsonl holds no step: run --stage=ppo again")
+        raise RecordError("metrics/ppo.jsonl holds no step: `rlhf-jax run --stage=ppo` trains it again")
     last = records[-max(1, len(records) // 10) :]
 
     def end(name: str) -> float:

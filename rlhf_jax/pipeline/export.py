@@ -68,7 +68,7 @@ def export(workdir: Path, name: str, out: Path, dtype: str = "float32") -> None:
 
 
 def _write(workdir: Path, name: str, out: Path, dtype: str) -> None:
-    config, network = runs.read_config(workdir), inference.load(workdir, name, needed_by="export")
+    config, network = runs.read_config(workdir), inference.load(workdir, name)
     tokenizer, scalar = network.tokenizer, network.is_scalar
     with inference.on_devices():
         converted = as_json(workdir)

@@ -206,8 +206,8 @@ def train(config: Config, workdir: Path) -> None:
     options, mesh = config.ppo, make_mesh(config.mesh)
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     with jax.set_mesh(mesh):
-        reference = inference.load(workdir, "sft", config=config, needed_by="ppo")
-        reward = inference.load(workdir, "reward", config=config, needed_by="ppo")
+        reference = inference.load(workdir, "sft", config=config)
+        reward = inference.load(workdir, "reward", config=config)
         model, task, tokenizer = reference.model, reference.task, reference.tokenizer
         setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
         records = task.filtered(task.queries(), tokenizer, references=False)
@@ -215,7 +215,7 @@ def train(config: Config, workdir: Path) -> None:
         iterations = options.episodes // options.batch_size
         updates = iterations * options.epochs * options.minibatches
         schedule = make_schedule(options.optimizer, updates)
-        usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward", "ppo"))["usual_scores"]
+        usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward"))["usual_scores"]
         training = Training(
             config,
             workdir,

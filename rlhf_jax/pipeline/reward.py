@@ -75,7 +75,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
 
 def train(config: Config, workdir: Path) -> None:
     """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`."""
-    checkpoint.require(workdir, "sft", "reward")
+    checkpoint.require(workdir, "sft")
     task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
     records = task.filtered(task.records()["train"], tokenizer)
     comparisons = comparisons_of_run(config, workdir)
@@ -129,7 +129,7 @@ def train_one(name: str, config: Config, plan: PairPlan, workdir: Path) -> Netwo
     """A reward model, trained from the SFT model into `checkpoints/<name>`; its seed is its name's."""
     options, mesh = config.reward, jax.sharding.get_mesh()
     check_rows("reward.batch_size", plan.batch_size, options.microbatches, mesh)
-    sft = inference.load(workdir, "sft", config=config, needed_by="reward")
+    sft = inference.load(workdir, "sft", config=config)
     model, total = sft.model, plan.total_steps(options.epochs)
     about = inference.describe(model, scalar=True)
     training = Training(config, workdir, name, options, total, ("loss", "accuracy"), about)
@@ -148,5 +148,5 @@ def train_one(name: str, config: Config, plan: PairPlan, workdir: Path) -> Netwo
             training.after(state, metrics, pairs=plan.batch_size, tokens=tokens)
     weights = state.params
     if options.best:
-        weights = checkpoint.restore_params(*checkpoint.require(workdir, name, "reward"), weights)
+        weights = checkpoint.restore_params(*checkpoint.require(workdir, name), weights)
     return replace(sft, weights=weights)

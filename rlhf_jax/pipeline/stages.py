@@ -178,5 +178,5 @@ def refuse_interrupted(workdir: Path, name: str) -> None:
         if needed in interrupted:
             raise ConfigError(
                 f"{name} needs stage '{needed}', which was stopped before its end in {workdir}: "
-                f"run --stage={needed} first, it resumes"
+                f"`rlhf-jax run --stage={needed}` resumes it"
             )

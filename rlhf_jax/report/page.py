@@ -220,4 +220,4 @@ def read_json(path: Path) -> dict:
     try:
         return read_object(path, ReportError)
     except ReportError as error:
-        raise ReportError(f"{error}; run --stage=eval again") from None
+        raise ReportError(f"{error}; `rlhf-jax run --stage=eval` makes it again") from None

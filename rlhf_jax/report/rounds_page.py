@@ -43,5 +43,5 @@ def summary(folder: Path) -> dict:
         }
     except KeyError as missing:
         raise ReportError(
-            f"{file}: field {missing.args[0]} is missing; run --stage=eval there again"
+            f"{file}: field {missing.args[0]} is missing; `rlhf-jax run --stage=eval` there makes it again"
         ) from None

@@ -32,9 +32,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils.epath import Path
 
-from rlhf_jax.run import hosts, manifest
+from rlhf_jax.run import hosts, steps
 from rlhf_jax.run.hosts import HostsError
-from rlhf_jax.run.manifest import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
+from rlhf_jax.run.steps import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ def start_save(
             _remove(path)
             path.mkdir(parents=True)
             shapes = {name: _shapes(tree) for name, tree in items.items()}
-            manifest.write_json(path / META, meta)
-            manifest.write_json(path / SHAPES, shapes | {"dtypes": {n: _dtypes(t) for n, t in items.items()}})
+            steps.write_json(path / META, meta)
+            steps.write_json(path / SHAPES, shapes | {"dtypes": {n: _dtypes(t) for n, t in items.items()}})
         hosts.gather(f"checkpoint {path}")
         with ExitStack() as writing:  # closing waits for all, also where one fails
             for name, tree in items.items():
@@ -86,13 +86,13 @@ def _finish(path: Path, writing: ExitStack, keep: int) -> None:
         writing.close()
         names = hosts.from_first(
             f"the files of {path}",
-            lambda: sorted(file.relative_to(path).as_posix() for file in manifest.files(path)),
+            lambda: sorted(file.relative_to(path).as_posix() for file in steps.files(path)),
         )
-        own = {name: manifest.sha256(path / name) for name in _own(names)}
+        own = {name: steps.sha256(path / name) for name in _own(names)}
         digests = hosts.gather(f"the hashes of {path}", own)
         if hosts.is_first():
             whole = {name: digest for part in digests for name, digest in part.items()}
-            manifest.write_json(path / MANIFEST, whole)
+            steps.write_json(path / MANIFEST, whole)
             _prune(path.parent, keep)
         hosts.gather(f"the manifest of {path}")
 
@@ -125,22 +125,19 @@ def latest_step(folder: PathLike[str], until: int | None = None) -> int | None:
     """The newest whole step under `folder`, none after `until`, or None. Damaged steps are set aside."""
     return _first_whole(
         Path(folder),
-        lambda path: [step for step in manifest.finished(path)[::-1] if until is None or step <= until],
+        lambda path: [step for step in steps.finished(path)[::-1] if until is None or step <= until],
     )
 
 
-def require(workdir: PathLike[str], stage: str, needed_by: str) -> tuple[Path, int]:
-    """Folder and step of an earlier stage: its best where that was asked for, else its newest whole one.
+def require(workdir: PathLike[str], network: str) -> tuple[Path, int]:
+    """Folder and step of a network: its best where that was asked for, else its newest whole one.
 
-    Raises CheckpointError naming the stage to run where there is none.
+    Raises CheckpointError where there is none.
     """
-    folder = Path(workdir) / "checkpoints" / stage
-    step = _first_whole(folder, manifest.by_preference)
+    folder = Path(workdir) / "checkpoints" / network
+    step = _first_whole(folder, steps.by_preference)
     if step is None:
-        run = stage.split("_")[0]  # sft_10x is trained by stage sft
-        raise CheckpointError(
-            f"{needed_by} needs the checkpoint of stage '{stage}' in {folder}: run --stage={run} first"
-        )
+        raise CheckpointError(f"no whole checkpoint in {folder}: `rlhf-jax run` trains {network}")
     return folder, step
 
 
@@ -173,7 +170,7 @@ def restore_params(folder: PathLike[str], step: int, params: Any) -> Any:
 
 def read_meta(folder: PathLike[str], step: int) -> dict:
     """The plain values stored with a step."""
-    return manifest.read_json(_checked(folder, step, ()) / META)
+    return steps.read_json(_checked(folder, step, ()) / META)
 
 
 def _read(path: Path, name: str, abstract: Any) -> Any:
@@ -196,13 +193,13 @@ def _checked(folder: PathLike[str], step: int, parts: tuple[str, ...]) -> Path:
 
 def _fault(path: Path, parts: tuple[str, ...]) -> str | None:
     """What is wrong with the files of a step whose names start with one of `parts`, if anything."""
-    own = manifest.fault(path, lambda names: _own([name for name in names if name.startswith(parts)]))
+    own = steps.fault(path, lambda names: _own([name for name in names if name.startswith(parts)]))
     faults = hosts.gather(f"the check of {path}", own)
     return next((fault for fault in faults if fault is not None), None)
 
 
 def _check_shapes(path: Path, name: str, abstract: Any) -> None:
-    stored, wanted = manifest.read_json(path / SHAPES).get(name), _shapes(abstract)
+    stored, wanted = steps.read_json(path / SHAPES).get(name), _shapes(abstract)
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path / SHAPES}: field {name} should be an object of shapes")
     for leaf in sorted(stored.keys() | wanted.keys()):
@@ -216,14 +213,14 @@ def _check_shapes(path: Path, name: str, abstract: Any) -> None:
 
 def _prune(folder: Path, keep: int) -> None:
     """Removes all but the newest steps, the one that later stages read, and what people may look at."""
-    kept = {*manifest.finished(folder)[-keep:], *manifest.by_preference(folder)[:1]}
-    for path in manifest.step_folders(folder):
+    kept = {*steps.finished(folder)[-keep:], *steps.by_preference(folder)[:1]}
+    for path in steps.step_folders(folder):
         if int(path.name) not in kept and not (path / DAMAGED).exists():
             _remove(path)
 
 
 def _remove_unfinished(folder: Path) -> None:
-    for path in manifest.step_folders(folder):
+    for path in steps.step_folders(folder):
         if not (path / MANIFEST).exists() and not (path / DAMAGED).exists():
             _remove(path)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from etils.epath import Path
 
 from rlhf_jax.config import Config, differences, to_dict
-from rlhf_jax.run import manifest
+from rlhf_jax.run import steps
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.workdir import WorkdirError
 
@@ -41,7 +41,7 @@ def fork(config: Config, source: Path, workdir: Path, rows: Sequence[Row]) -> No
     """
     record = workdir / "fork.json"
     if (workdir / "config.json").exists():
-        if not record.exists() or manifest.read_json(record)["from"] != str(source):
+        if not record.exists() or steps.read_json(record)["from"] != str(source):
             raise WorkdirError(f"{workdir} is a run of its own: --fork makes a new one, in another --workdir")
         return
     changed = differences(config, to_dict(runs.read_config(source)))
@@ -58,7 +58,7 @@ def fork(config: Config, source: Path, workdir: Path, rows: Sequence[Row]) -> No
     runs.lock(workdir)
     patterns = {row.name: row.files for row in rows}
     take_over(source, workdir, {stage: stage for stage in stages}, patterns)
-    manifest.write_json(record, {"from": str(source), "stages": stages, "differences": changed})
+    steps.write_json(record, {"from": str(source), "stages": stages, "differences": changed})
     print(f"{workdir}: {', '.join(stages)} of {source}; {'; '.join(changed) or 'the same configuration'}")
 
 
@@ -87,9 +87,9 @@ def take_over(
 
 def _link_steps(theirs: Path, ours: Path) -> None:
     """The finished steps of a training; a manifest comes last here, too."""
-    for step in manifest.finished(theirs):
-        names = [file.relative_to(theirs).as_posix() for file in manifest.files(theirs / str(step))]
-        for name in sorted(names, key=lambda name: name.endswith(f"/{manifest.MANIFEST}")):
+    for step in steps.finished(theirs):
+        names = [file.relative_to(theirs).as_posix() for file in steps.files(theirs / str(step))]
+        for name in sorted(names, key=lambda name: name.endswith(f"/{steps.MANIFEST}")):
             _link(theirs / name, ours / name)
 
 

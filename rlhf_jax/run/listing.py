@@ -17,8 +17,8 @@ from etils.epath import Path
 from tqdm import tqdm
 
 from rlhf_jax.command_line import command
-from rlhf_jax.run import manifest
-from rlhf_jax.run.manifest import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
+from rlhf_jax.run import steps
+from rlhf_jax.run.steps import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
 
 
 def main(argv: list[str]) -> int:
@@ -47,10 +47,10 @@ def run(argv: list[str], damaged: list[str]) -> None:
 def list_steps(workdir: Path) -> None:
     """A line a step."""
     print(f"{'training':<14}{'step':>9}{'size':>11}  {'written':<17} state")
-    for folder in manifest.trainings(workdir):
-        preferred = manifest.by_preference(folder)
-        for path in manifest.step_folders(folder):
-            sizes = [file.stat() for file in manifest.files(path)]
+    for folder in steps.trainings(workdir):
+        preferred = steps.by_preference(folder)
+        for path in steps.step_folders(folder):
+            sizes = [file.stat() for file in steps.files(path)]
             when = datetime.fromtimestamp(max((stat.mtime for stat in sizes), default=0))
             size = human(sum(stat.length for stat in sizes))
             said = _standing(path, preferred)
@@ -60,14 +60,14 @@ def list_steps(workdir: Path) -> None:
 def verify(workdir: Path) -> list[str]:
     """Hashes every file of every finished step; what is damaged, one line each."""
     damaged = []
-    for folder in manifest.trainings(workdir):
-        for path in manifest.step_folders(folder):
+    for folder in steps.trainings(workdir):
+        for path in steps.step_folders(folder):
             if not (path / MANIFEST).exists():
                 said = "was set aside as damaged" if (path / DAMAGED).exists() else "was never finished"
             else:
-                total = sum(file.stat().length for file in manifest.files(path))
+                total = sum(file.stat().length for file in steps.files(path))
                 with tqdm(total=total, desc=str(path), unit="B", unit_scale=True, leave=False) as bar:
-                    fault = manifest.fault(path, told=bar.update)
+                    fault = steps.fault(path, told=bar.update)
                 said = f"is damaged: {fault}" if fault else f"is whole, {human(total)}"
             print(f"{path} {said}", flush=True)
             if "damaged" in said:
@@ -77,27 +77,27 @@ def verify(workdir: Path) -> list[str]:
 
 def show(workdir: Path, training: str | None, step: int | None) -> None:
     """Arrays and plain values of the trainings, or of the one that is named."""
-    folders = manifest.trainings(workdir)
+    folders = steps.trainings(workdir)
     names = [folder.name for folder in folders]
     if training and training not in names:
         raise CheckpointError(f"--training={training}: {workdir} has {', '.join(names) or 'none'}")
     for folder in folders:
         if training not in (None, folder.name):
             continue
-        steps = manifest.by_preference(folder)
-        if step is not None and step not in steps:
+        preferred = steps.by_preference(folder)
+        if step is not None and step not in preferred:
             raise CheckpointError(
-                f"--step={step}: {folder} has {', '.join(map(str, sorted(steps))) or 'none'}"
+                f"--step={step}: {folder} has {', '.join(map(str, sorted(preferred))) or 'none'}"
             )
-        if steps:
-            _show_step(folder / str(steps[0] if step is None else step))
+        if preferred:
+            _show_step(folder / str(preferred[0] if step is None else step))
 
 
 def _show_step(path: Path) -> None:
-    fault = manifest.fault(path, lambda names: [name for name in names if name in (META, SHAPES)])
+    fault = steps.fault(path, lambda names: [name for name in names if name in (META, SHAPES)])
     if fault:
         raise CheckpointError(f"checkpoint {path} is damaged ({fault})")
-    shapes = manifest.read_json(path / SHAPES)
+    shapes = steps.read_json(path / SHAPES)
     dtypes = shapes.pop("dtypes", {})  # which steps of earlier versions do not tell
     print(path)
     for item, arrays in shapes.items():
@@ -105,7 +105,7 @@ def _show_step(path: Path) -> None:
         print(f"  {item}: {len(arrays)} arrays, {count:,} numbers")
         for name, shape in arrays.items():
             print(f"    {name}  {dtypes.get(item, {}).get(name, '')}{shape}")
-    print(f"  meta: {json.dumps(manifest.read_json(path / META))}\n")
+    print(f"  meta: {json.dumps(steps.read_json(path / META))}\n")
 
 
 def _standing(path: Path, preferred: list[int]) -> str:
@@ -114,13 +114,13 @@ def _standing(path: Path, preferred: list[int]) -> str:
         return "damaged, set aside"
     if not (path / MANIFEST).exists():
         return "unfinished"
-    gone = manifest.fault(path, lambda names: [name for name in names if not (path / name).is_file()])
+    gone = steps.fault(path, lambda names: [name for name in names if not (path / name).is_file()])
     if gone:
         return f"damaged: {gone}"
     step, marks = int(path.name), ["whole"]
     if step == max(preferred):
         marks.append("newest")
-    if step == preferred[0] and (best := manifest.best(path)):
+    if step == preferred[0] and (best := steps.best(path)):
         marks.append(best)
     if step == preferred[0]:
         marks.append("read by later stages")

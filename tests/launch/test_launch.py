@@ -165,31 +165,31 @@ def test_arguments_reach_main_on_a_worker(world):
         ["bash", "-c", remote_command(calls)], env=world.environment(), cwd=world.home, check=True, timeout=20
     )
     until((world.repository / "runs/worker.exit").exists)
-    assert world.calls()[-1] == [".venv/bin/python", "-m", "rlhf_jax.main", *AWKWARD]
+    assert world.calls()[-1] == [".venv/bin/rlhf-jax", "run", *AWKWARD]
 
 
 def test_arguments_reach_main_in_a_container(world):
     calls = world.run("gke.sh", "run", "--", *AWKWARD, **GKE).calls
     assert [call[0] for call in calls] == ["docker", "docker", "xpk"]
-    command = remote_command(calls).replace("cd /rlhf_jax && python", "show")
+    command = remote_command(calls).replace("cd /rlhf_jax && rlhf-jax", "show")
     split = subprocess.run(
         ["bash", "-c", f"show() {{ printf '%s\\0' \"$@\"; }}; {command}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert split.stdout.split("\0")[:-1] == ["-m", "rlhf_jax.main", *AWKWARD]
+    assert split.stdout.split("\0")[:-1] == ["run", *AWKWARD]
 
 
 def test_arguments_reach_main_on_gpus(world):
-    main = ["-m", "rlhf_jax.main", *AWKWARD]
+    main = ["run", *AWKWARD]
     assert world.run("gpu.sh", "--", *AWKWARD).calls == [
         ["nvidia-smi", "--list-gpus"],
         ["env", "EXTRA=cuda", "bash", "-e", "launch/setup.sh"],
-        [".venv/bin/python", *main],
+        [".venv/bin/rlhf-jax", *main],
     ]
     call = world.run("gpu.sh", "--docker", "--", *AWKWARD).calls[-1]
-    assert call[:2] == ["docker", "run"] and call[-len(main) - 2 :] == ["rlhf_jax", "python", *main]
+    assert call[:2] == ["docker", "run"] and call[-len(main) - 2 :] == ["rlhf_jax", "rlhf-jax", *main]
     world.answer({"nvidia-smi": [("", 9)]})
     assert "no GPU answers" in world.run("gpu.sh", "--", "a").err
 
@@ -216,7 +216,7 @@ def test_slurm_job_runs_its_arguments(world):
     world.answer({"srun": [("", 5)]})
     done = subprocess.run(command, env=world.environment(**job), cwd="/", capture_output=True, timeout=20)
     assert done.returncode == 5  # and it is not queued again: it would fail again
-    assert world.calls() == [["srun", "--cpu-bind=none", ".venv/bin/python", "-m", "rlhf_jax.main", *AWKWARD]]
+    assert world.calls() == [["srun", "--cpu-bind=none", ".venv/bin/rlhf-jax", "run", *AWKWARD]]
 
 
 def test_slurm_job_near_its_limit_ends_its_tasks_and_queues_again(world):
@@ -251,7 +251,6 @@ def test_skypilot_task(world):
     program, action = task["setup"].split()
     assert os.access(ROOT / program, os.X_OK) and action == "install"
     envs = task["envs"] | {"WORKDIR": "gs://b/two words", "OPTIONS": "--stage=ppo --config.seed=1"}
-    world.stand_in(world.repository / ".venv/bin/rlhf-jax")
     subprocess.run(
         ["bash", "-c", task["run"]],
         env=world.environment(**envs),

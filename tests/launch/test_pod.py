@@ -174,7 +174,7 @@ def patient_world(world):
     """main runs until the file `end` holds an exit status."""
     text = 'import os, sys, time\nwhile not os.path.exists("{home}/end"): time.sleep(0.01)\n'
     world.stand_in(
-        world.repository / ".venv/bin/python",
+        world.repository / ".venv/bin/rlhf-jax",
         text + 'print("bye"); sys.exit(int(open("{home}/end").read()))\n',
     )
     yield world
@@ -214,7 +214,7 @@ def test_a_run_that_vanished_is_gone(patient_world):
 
 def test_stop_asks_the_run_to_end_and_keeps_its_status(world):
     world.stand_in(
-        world.repository / ".venv/bin/python",
+        world.repository / ".venv/bin/rlhf-jax",
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "os.mkdir('{home}/ready')\ntime.sleep(60)\n",

@@ -276,7 +276,7 @@ def test_a_split_is_of_its_posts_and_named(real, tmp_path):
 def test_an_error_of_use_is_one_line_and_writes_nothing(real, tmp_path, capsys, options, message):
     assert command(real, tmp_path / "tasks.jsonl", *options) == 2
     error = capsys.readouterr().err
-    assert message in error and error.startswith("rlhf-jax collect: ") and error.count("\n") == 1
+    assert message in error and error.startswith("rlhf-jax ask: ") and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

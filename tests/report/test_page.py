@@ -226,6 +226,7 @@ def test_a_folder_without_results_says_what_to_run(tmp_path):
 def test_broken_results_name_their_line(tmp_path):
     (tmp_path / "results.json").write_text('{\n"posts": }')
     with pytest.raises(
-        ReportError, match=r"results\.json: not JSON \(.*line 2, column 10\); run --stage=eval again"
+        ReportError,
+        match=r"results\.json: not JSON \(.*line 2, column 10\); `rlhf-jax run --stage=eval` makes it again",
     ):
         write_report(tmp_path)

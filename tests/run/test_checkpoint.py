@@ -97,19 +97,18 @@ def test_missing_file_is_named(tmp_path, mesh, caplog):
     assert f"{gone.relative_to(tmp_path / '1')} is missing" in caplog.text
 
 
-def test_missing_stage_says_which_stage_to_run(tmp_path):
-    with pytest.raises(
-        CheckpointError, match="ppo needs the checkpoint of stage 'reward' in .*: run --stage=reward"
-    ):
-        checkpoint.require(tmp_path, "reward", needed_by="ppo")
-    with pytest.raises(CheckpointError, match="run --stage=sft first"):
-        checkpoint.require(tmp_path, "sft_10x", needed_by="eval")
+def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path):
+    for name in ("reward", "sft_10x"):
+        with pytest.raises(
+            CheckpointError, match=f"no whole checkpoint in .*{name}: `rlhf-jax run` trains {name}"
+        ):
+            checkpoint.require(tmp_path, name)
 
 
 def test_required_stage_is_found(tmp_path, mesh):
     folder = tmp_path / "checkpoints" / "sft"
     save_steps(folder, make_state(mesh), 40)
-    assert checkpoint.require(tmp_path, "sft", needed_by="ppo") == (folder, 40)
+    assert checkpoint.require(tmp_path, "sft") == (folder, 40)
 
 
 def test_another_model_is_named_by_its_first_array(tmp_path, mesh):

@@ -131,4 +131,4 @@ def test_a_fork_that_was_ended_in_its_midst_is_made_again(source, tmp_path, monk
         fork.fork(config, source, ours, STAGES)
     fork.fork(config, source, ours, STAGES)
     assert runs.read_seconds(ours) == {"sft": 7.0, "collect": 7.0, "reward": 7.0}
-    assert checkpoint.require(ours, "reward", "ppo")[1] == 5
+    assert checkpoint.require(ours, "reward")[1] == 5

@@ -61,7 +61,7 @@ def test_the_best_step_is_what_later_stages_read(told, workdir):
         "whole, best by -loss (2), read by later stages",
         "whole, newest",
     ]
-    assert checkpoint.require(workdir, "sft", "ppo")[1] == 20
+    assert checkpoint.require(workdir, "sft")[1] == 20
 
 
 def test_verify_reads_every_file_and_names_the_damaged_one(told, workdir):

@@ -201,7 +201,7 @@ BEST = [5.0] * 10 + [3.0] * 5 + [1.0] * 5 + [4.0] * 10 + [6.0] * 10  # the mean 
 
 
 def best_of(workdir):
-    folder, step = checkpoint.require(workdir, "counter", "ppo")
+    folder, step = checkpoint.require(workdir, "counter")
     return step, sorted(int(path.name) for path in folder.iterdir())
 
 

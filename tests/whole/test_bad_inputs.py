@@ -522,7 +522,7 @@ RUN = (
     )
 )
 STEP = "run/checkpoints/sft/1"
-NEEDED = ("checkpoints/sft", "run --stage=sft first")
+NEEDED = ("no whole checkpoint in", "checkpoints/sft: `rlhf-jax run` trains sft")
 CHECKPOINTS = [
     bad._replace(edit=in_step(bad.edit))
     for bad in whole(

@@ -42,7 +42,7 @@ def test_a_variable_that_is_missing_is_named(monkeypatch):
 
 @pytest.fixture
 def command(tmp_path):
-    """Arguments of rlhf_jax.main for a tiny run in a folder of its own."""
+    """Arguments of rlhf-jax run for a tiny run in a folder of its own."""
     config = tmp_path / "config.py"
     config.write_text(CONFIG.format(data=str(tmp_path / "data")))
     return [f"--config={config}", f"--workdir={tmp_path / 'run'}"]

@@ -250,7 +250,7 @@ def test_references_that_lose_tokens_are_counted(config, tmp_path, monkeypatch, 
 
 
 def test_reward_model_says_which_scores_are_usual(undisturbed):
-    low, high = checkpoint.read_meta(*checkpoint.require(undisturbed[0], "reward", "ppo"))["usual_scores"]
+    low, high = checkpoint.read_meta(*checkpoint.require(undisturbed[0], "reward"))["usual_scores"]
     assert -10 < low < high < 10
 
 
@@ -260,7 +260,7 @@ def test_the_best_reward_model_is_taken_where_it_is_asked_for(config, undisturbe
     judged = dataclasses.replace(config, reward=dataclasses.replace(config.reward, best="-loss"))
     reward.train(judged, workdir)
     total, newest = last_checkpoint(workdir, "reward_seed0")
-    folder, step = checkpoint.require(workdir, "reward_seed0", "reward")
+    folder, step = checkpoint.require(workdir, "reward_seed0")
     assert step == 2 < total
     with ocp.StandardCheckpointer() as orbax:
         best = orbax.restore(folder / "2" / "params")
@@ -297,6 +297,6 @@ def test_a_missing_stage_is_named(stage, there, missing, config, undisturbed, tm
     for earlier in there:
         shutil.copy(undisturbed[0] / "tokenizer.model", tmp_path)
         shutil.copytree(undisturbed[0] / "checkpoints" / earlier, tmp_path / "checkpoints" / earlier)
-    message = f"{stage} needs the checkpoint of stage '{missing}' in .*: run --stage={missing} first"
+    message = f"no whole checkpoint in .*{missing}: `rlhf-jax run` trains {missing}"
     with pytest.raises(CheckpointError, match=message):
         STAGES[stage].train(config, tmp_path)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: which steps of a training are finished, whole, newest and best.
+"""The saved steps of a training: which are finished, whole, newest and best.
 
 Plain files, read without JAX or Orbax: for rlhf_jax/run/checkpoint.py, and for people who ask about a folder.
 """

@@ -4,7 +4,7 @@ import json
 import pytest
 from etils.epath import Path
 
-from rlhf_jax.run import manifest
+from rlhf_jax.run import steps
 
 
 @pytest.fixture
@@ -43,15 +43,15 @@ def judged(value, by="score"):
     ],
 )
 def test_the_order_in_which_later_stages_take_steps(training, metas, order):
-    assert manifest.by_preference(training(metas)) == order
+    assert steps.by_preference(training(metas)) == order
 
 
 def test_hashing_tells_every_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "BLOCK", 1000)
+    monkeypatch.setattr(steps, "BLOCK", 1000)
     content = bytes(range(256)) * 10
     (tmp_path / "file").write_bytes(content)
     read = []
-    assert manifest.sha256(Path(tmp_path / "file"), read.append) == hashlib.sha256(content).hexdigest()
+    assert steps.sha256(Path(tmp_path / "file"), read.append) == hashlib.sha256(content).hexdigest()
     assert read == [1000, 1000, 560]
 
 
@@ -59,4 +59,4 @@ def test_a_base_model_s_folder_holds_its_steps_directly(tmp_path):
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
     (tmp_path / "checkpoints" / "ppo" / "7").mkdir(parents=True)
     (tmp_path / "checkpoints" / "empty").mkdir()
-    assert [path.name for path in manifest.trainings(Path(tmp_path))] == ["checkpoints", "ppo"]
+    assert [path.name for path in steps.trainings(Path(tmp_path))] == ["checkpoints", "ppo"]
