@@ -54,9 +54,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_traceback():
 
 
 def test_usage_is_shown_without_importing_jax():
-    program = (
-        "import sys; from rlhf_jax.__main__ import run; run(['run', '--help']); sys.exit('jax' in sys.modules)"
-    )
+    program = "import sys; from rlhf_jax.__main__ import run; run(['run', '--help']); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 0
 
 
