@@ -33,8 +33,8 @@ def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Ar
     """
     is_target = batch["targets_mask"][:, 1:]
     first = jnp.argsort(is_target == 0, axis=1, stable=True)[:, :targets]  # the targets' places, in order
-    mask = jnp.take_along_axis(is_target, first, axis=1)
-    tokens = jnp.take_along_axis(batch["tokens"][:, 1:], first, axis=1)
+    read = transformer.reader(first)
+    mask, tokens = read(is_target), read(batch["tokens"][:, 1:])
     hidden = transformer.apply_at(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1], first)
     logp, _ = likelihood.token_logprobs(weights, model, hidden, tokens)
     return cross_entropy(logp, mask, denominator)

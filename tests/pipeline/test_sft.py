@@ -8,7 +8,8 @@ import pytest
 import tiny
 from tiny import PAD, VOCABULARY
 
-from rlhf_jax.config import OptimizerConfig
+from rlhf_jax.config import MeshConfig, OptimizerConfig
+from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import transformer
 from rlhf_jax.pipeline import sft
 from rlhf_jax.training.state import TrainState, make_optimizer
@@ -67,18 +68,32 @@ def test_packing_changes_neither_loss_nor_gradient(weights, unpacked, targets):
     tiny.assert_close(packed[1], unpacked[1], STEP, scale=tiny.largest(unpacked[1]))
 
 
-def make_step(microbatches):
-    return jax.jit(functools.partial(sft.step, model=CONFIG, targets=4, microbatches=microbatches))
+def make_step(microbatches, targets=4):
+    return jax.jit(functools.partial(sft.step, model=CONFIG, targets=targets, microbatches=microbatches))
 
 
-def test_microbatches_change_nothing_though_their_tokens_differ_in_number(weights, unpacked):
+@pytest.mark.parametrize("microbatches", [2, 4])  # 4: one row each
+def test_microbatches_change_nothing_though_their_tokens_differ_in_number(weights, unpacked, microbatches):
     state = TrainState.create(weights, optax.sgd(0.1))  # AdamW would hide a factor
     whole, metrics = make_step(1)(state, rows(packed=False))
-    parts, part_metrics = make_step(2)(state, rows(packed=False))
+    parts, part_metrics = make_step(microbatches)(state, rows(packed=False))
     for loss in (metrics["loss"], part_metrics["loss"]):
         tiny.assert_close(loss, unpacked[0], SUMS)
     tiny.assert_close(parts.params, whole.params, STEP, scale=0.1 * tiny.largest(unpacked[1]))
     assert parts.step == 1
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])  # four rows, and one at a time
+def test_one_target_a_row(weights, microbatches):
+    """JAX knows no layout of an axis of one place."""
+    batch = rows(packed=False)
+    batch["targets_mask"] *= batch["targets_mask"].cumsum(axis=1) == 1
+    state, mesh = TrainState.create(weights, optax.sgd(0.1)), make_mesh(MeshConfig(1, 1, 1))
+    with jax.set_mesh(mesh):
+        state = jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
+        _, metrics = make_step(microbatches, targets=1)(state, to_devices(batch, mesh))
+    expected, _ = value_and_grad(weights, CONFIG, batch, 10, 4)
+    tiny.assert_close(metrics["loss"], expected, SUMS)
 
 
 def test_a_batch_can_be_learnt_by_heart(weights):
