@@ -84,10 +84,7 @@ def _finish(path: Path, writing: ExitStack, keep: int) -> None:
     """Waits for what Orbax writes, then makes the step whole."""
     with _failing_for(path):
         writing.close()
-        names = hosts.from_first(
-            f"the files of {path}",
-            lambda: sorted(file.relative_to(path).as_posix() for file in steps.files(path)),
-        )
+        names = hosts.from_first(f"the files of {path}", lambda: steps.files(path))
         own = {name: steps.sha256(path / name) for name in _own(names)}
         digests = hosts.gather(f"the hashes of {path}", own)
         if hosts.is_first():

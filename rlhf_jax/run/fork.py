@@ -88,7 +88,7 @@ def take_over(
 def _link_steps(theirs: Path, ours: Path) -> None:
     """The finished steps of a training; a manifest comes last here, too."""
     for step in steps.finished(theirs):
-        names = [file.relative_to(theirs).as_posix() for file in steps.files(theirs / str(step))]
+        names = [f"{step}/{name}" for name in steps.files(theirs / str(step))]
         for name in sorted(names, key=lambda name: name.endswith(f"/{steps.MANIFEST}")):
             _link(theirs / name, ours / name)
 

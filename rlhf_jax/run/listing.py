@@ -50,7 +50,7 @@ def list_steps(workdir: Path) -> None:
     for folder in steps.trainings(workdir):
         preferred = steps.by_preference(folder)
         for path in steps.step_folders(folder):
-            sizes = [file.stat() for file in steps.files(path)]
+            sizes = [(path / name).stat() for name in steps.files(path)]
             when = datetime.fromtimestamp(max((stat.mtime for stat in sizes), default=0))
             size = human(sum(stat.length for stat in sizes))
             said = _standing(path, preferred)
@@ -65,7 +65,7 @@ def verify(workdir: Path) -> list[str]:
             if not (path / MANIFEST).exists():
                 said = "was set aside as damaged" if (path / DAMAGED).exists() else "was never finished"
             else:
-                total = sum(file.stat().length for file in steps.files(path))
+                total = sum((path / name).stat().length for name in steps.files(path))
                 with tqdm(total=total, desc=str(path), unit="B", unit_scale=True, leave=False) as bar:
                     fault = steps.fault(path, told=bar.update)
                 said = f"is damaged: {fault}" if fault else f"is whole, {human(total)}"

@@ -6,7 +6,7 @@ Plain files, read without JAX or Orbax: for rlhf_jax/run/checkpoint.py, and for 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from etils.epath import Path
@@ -75,22 +75,21 @@ def fault(path: Path, select: Select = list, told: Callable[[int], Any] | None =
             return f"{MANIFEST} is not one"
     except CheckpointError:
         return f"{MANIFEST} is unreadable"
+    there = set(files(path))
     for name in select(list(manifest)):
-        try:
-            if sha256(path / name, told) != manifest[name]:
-                return f"{name} is not what was written"
-        except FileNotFoundError:
+        if name not in there:
             return f"{name} is missing"
+        if sha256(path / name, told) != manifest[name]:
+            return f"{name} is not what was written"
     return None
 
 
-def files(folder: Path) -> Iterator[Path]:
-    """All files, in folders of any depth."""
+def files(folder: Path) -> list[str]:
+    """The names of all files, in folders of any depth, sorted."""
+    found = list[str]()
     for path in folder.iterdir():
-        if path.is_dir():
-            yield from files(path)
-        else:
-            yield path
+        found += [f"{path.name}/{name}" for name in files(path)] if path.is_dir() else [path.name]
+    return sorted(found)
 
 
 def sha256(file: Path, told: Callable[[int], Any] | None = None) -> str:
