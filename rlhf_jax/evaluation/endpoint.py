@@ -35,7 +35,7 @@ from jaxtyping import Float
 
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
-from rlhf_jax.evaluation.judges import Judge
+from rlhf_jax.evaluation.judges import PairJudge
 
 PROMPT = """\
 Which of the two summaries below summarizes the text better? A good summary says what matters most in the \
@@ -86,7 +86,7 @@ class Endpoint:
     max_cost: float = 5.0  # dollars; nothing is sent that is estimated above it
 
 
-def judge(endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> Judge:
+def judge(endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> PairJudge:
     """The judge that asks `endpoint` about the prompts of a task and keeps the replies in the file `cache`.
 
     Calling it raises EndpointError where the estimate or the cost passes `max_cost`, where the endpoint
@@ -162,21 +162,21 @@ def estimated_cost(endpoint: Endpoint, bodies: Sequence[dict[str, Any]]) -> floa
 
 
 def read_cache(cache: Path) -> dict[str, str]:
-    """Digest → reply; a last line that was cut off does not count."""
-    if not cache.exists():
-        return {}
-    kept = {}
-    for line in cache.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            record = json.loads(line)
-            kept[record["key"]] = record["reply"]
-    return kept
+    """Digest → reply."""
+    records = [json.loads(line) for line in _whole_lines(cache).splitlines()]
+    return {record["key"]: record["reply"] for record in records}
+
+
+def _whole_lines(cache: Path) -> bytes:
+    """What the file holds, without what a kill has left of a line."""
+    content = cache.read_bytes() if cache.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def _ask_all(endpoint: Endpoint, cache: Path, missing: dict[str, dict]) -> dict[str, str]:
     """The replies to all bodies; each stands in the cache before the next of its thread is asked for."""
     cache.parent.mkdir(parents=True, exist_ok=True)
-    _end_last_line(cache)
+    cache.write_bytes(_whole_lines(cache))
     lock, stop = threading.Lock(), threading.Event()
     replies: dict[str, str] = {}
     spent = 0.0
@@ -212,13 +212,6 @@ def _ask_all(endpoint: Endpoint, cache: Path, missing: dict[str, dict]) -> dict[
         finally:
             stop.set()
     return replies
-
-
-def _end_last_line(cache: Path) -> None:
-    """Removes what a kill has left of a line."""
-    if cache.exists():
-        text = cache.read_bytes()
-        cache.write_bytes(text[: text.rfind(b"\n") + 1])
 
 
 def _patiently(endpoint: Endpoint, body: dict, stop: threading.Event) -> tuple[str, dict]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from rlhf_jax.feedback.estimates import bootstrap
+from rlhf_jax.feedback.estimates import bootstrap, interval
 
 RESAMPLES = 1000
 FITS = 200  # resamples where each takes a fit
@@ -25,9 +25,8 @@ def mean(
     """
     values = np.asarray(values, float)
     counted = np.isfinite(values)
-    owner = (
-        np.unique(np.asarray(posts), return_inverse=True)[1] if posts is not None else np.arange(len(values))
-    )
+    posts = range(len(values)) if posts is None else posts
+    owner = np.unique(np.asarray(posts), return_inverse=True)[1]
     sums = np.bincount(owner[counted], values[counted])
     counts = np.bincount(owner[counted])
     rows = np.column_stack([sums, counts])[counts > 0]
@@ -46,9 +45,5 @@ def joint(
     rows = np.split(np.argsort(owner, kind="stable"), np.bincount(owner).cumsum()[:-1])
     rng = np.random.default_rng(0)
     drawn = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(FITS))
-    low, high = np.nanquantile([statistic(again) for again in drawn], [0.025, 0.975], axis=0)
-    values = statistic(np.arange(len(owner)))
-    return [
-        {"value": float(v), "low": float(lo), "high": float(hi)}
-        for v, lo, hi in zip(values, low, high, strict=True)
-    ]
+    ends = np.nanquantile([statistic(again) for again in drawn], [0.025, 0.975], axis=0)
+    return [interval(*each) for each in zip(statistic(np.arange(len(owner))), *ends, strict=True)]

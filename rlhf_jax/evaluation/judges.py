@@ -1,8 +1,8 @@
 """Who says which of two summaries is better, behind one interface.
 
-A judge is a function of N texts and two summaries of each, and says how likely the first is the better
-one [N]: 1 or 0, ½ where it cannot tell, anything between where several were asked, NaN where nobody was.
-Whatever scores summaries one by one is a judge by `by_score`: the gold judge, a reward model, ROUGE.
+A `PairJudge` is a function of N texts and two summaries of each, and says how likely the first is the
+better one [N]: 1 or 0, ½ where it cannot tell, anything between where several were asked, NaN where nobody
+was. Whatever scores summaries one by one is one by `by_score`: a task's gold `Judge`, a reward model, ROUGE.
 `people` are those who answered on the labelling site; `endpoint.judge` asks a language model.
 """
 
@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Comparison, Record
+from rlhf_jax.data.task import Judge
 from rlhf_jax.evaluation.preference import outcomes
 
-Judge = Callable[[Sequence[Record], Sequence[str], Sequence[str]], Float[np.ndarray, "N"]]
+PairJudge = Callable[[Sequence[Record], Sequence[str], Sequence[str]], Float[np.ndarray, "N"]]
 Score = Callable[[Sequence[Record], Sequence[str]], Float[np.ndarray, "N"]]
 
 
-def by_score(score: Score) -> Judge:
+def by_score(score: Score) -> PairJudge:
     """The judge that prefers the summary with the higher score; equal ones tie."""
 
     def judge(infos, first, second):
@@ -31,28 +31,26 @@ def by_score(score: Score) -> Judge:
 
 
 def ratings(
-    judge: tasks.Judge, records: Sequence[Record], responses: Sequence[str]
+    judge: Judge, records: Sequence[Record], responses: Sequence[str]
 ) -> dict[str, Float[np.ndarray, "N"]]:
     """What a task's gold judge says of every response: axis → rating, 1 to 7, and other facts it tells."""
     given = [judge(record, text) for record, text in zip(records, responses, strict=True)]
     return {name: np.array([one[name] for one in given]) for name in given[0]}
 
 
-def gold_scores(
-    judge: tasks.Judge, records: Sequence[Record], responses: Sequence[str]
-) -> Float[np.ndarray, "N"]:
+def gold_scores(judge: Judge, records: Sequence[Record], responses: Sequence[str]) -> Float[np.ndarray, "N"]:
     """The overall ratings alone."""
     return ratings(judge, records, responses)["overall"]
 
 
-def gaps(judge: tasks.Judge, pairs: Sequence[Pair]) -> Float[np.ndarray, "N"]:
-    """By how much the gold judge rates the response above that a labeler preferred."""
+def gaps(judge: Judge, pairs: Sequence[Pair]) -> Float[np.ndarray, "N"]:
+    """By how much the gold judge rates the preferred response of each pair above the other."""
     records = [pair.info for pair in pairs]
     chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
     return gold_scores(judge, records, chosen) - gold_scores(judge, records, rejected)
 
 
-def people(comparisons: Iterable[Comparison]) -> Judge:
+def people(comparisons: Iterable[Comparison]) -> PairJudge:
     """The judge that says which share of those asked about a pair preferred the first; NaN where nobody was.
 
     The comparisons are those that `rlhf_jax.feedback.export` writes, in which ties are left out. Spaces

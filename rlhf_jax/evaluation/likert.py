@@ -9,10 +9,8 @@ Overall ratings are also given at equal length: a linear regression on one indic
 logarithm of a summary's words over their geometric mean in all summaries.
 """
 
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +18,9 @@ from absl import flags
 from jaxtyping import Float
 
 from rlhf_jax.command_line import command
-from rlhf_jax.data.records import AxisRating, RecordError, read_axis_ratings
+from rlhf_jax.data.records import RecordError, read_axis_ratings
 from rlhf_jax.evaluation.intervals import Estimate, joint, mean
+from rlhf_jax.files import write_json
 
 AXES = ("overall", "accuracy", "coverage", "coherence")
 
@@ -33,10 +32,6 @@ class Rated(NamedTuple):
     policy: str
     words: int
     axes: Mapping[str, float | None]
-
-
-def of_records(ratings: Iterable[AxisRating]) -> list[Rated]:
-    return [Rated(r.info.id, r.summary.policy, len(r.summary.text.split()), r.summary.axes) for r in ratings]
 
 
 def figures(rated: Sequence[Rated]) -> dict[str, dict[str, Estimate]]:
@@ -78,30 +73,32 @@ def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    return command(argv, "rlhf-jax likert", __doc__, lambda: tell(argv))
-
-
-def tell(argv: list[str]) -> None:
     options = flags.FlagValues()
     flags.DEFINE_string("json", None, "file to write", flag_values=options)
-    files = options(argv)[1:]
-    if not files:
-        raise flags.Error("no files of ratings; --help shows the usage")
-    rated = of_records(rating for file in files for rating in read_axis_ratings(file))
-    if not rated:
-        raise RecordError(f"{files[0]}: no ratings in it")
-    found = figures(rated)
-    for policy, estimates in found.items():
-        told = [
-            f"{name.replace('_', ' ')} {_told(estimate)}" for name, estimate in estimates.items() if estimate
+
+    def run() -> None:
+        files = options(argv)[1:]
+        if not files:
+            raise flags.Error("no files of ratings; --help shows the usage")
+        rated = [
+            Rated(one.info.id, one.summary.policy, len(one.summary.text.split()), one.summary.axes)
+            for file in files
+            for one in read_axis_ratings(file)
         ]
-        print(f"{policy}: {', '.join(told)}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if not rated:
+            raise RecordError(f"{files[0]}: no ratings in it")
+        found = figures(rated)
+        for policy, estimates in found.items():
+            told = [
+                "{} {value:.2f} ({low:.2f} to {high:.2f})".format(name.replace("_", " "), **estimate)
+                for name, estimate in estimates.items()
+                if estimate
+            ]
+            print(f"{policy}: {', '.join(told)}")
+        if options.json:
+            write_json(options.json, found)
 
-
-def _told(estimate: Estimate) -> str:
-    return "{value:.2f} ({low:.2f} to {high:.2f})".format(**estimate)
+    return command(argv, "rlhf-jax likert", __doc__, run)
 
 
 if __name__ == "__main__":

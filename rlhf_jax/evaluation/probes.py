@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini.judge import read_summary
 from rlhf_jax.data.mini.world import swap_roles
 from rlhf_jax.data.records import Record
@@ -48,33 +48,15 @@ def shortened(info: Record, summary: str, rng: np.random.Generator) -> str:
 WORSE: dict[str, Alter] = {"swapped_roles": swapped_roles, "shuffled": shuffled, "shortened": shortened}
 
 
-class Pairs(NamedTuple):
-    """Texts, the summary of each that should be preferred, and the other one."""
-
-    infos: list[Record]
-    preferred: list[str]
-    other: list[str]
-
-
-def worse(alter: Alter, infos: Sequence[Record], summaries: Sequence[str], seed: int = 0) -> Pairs:
-    """Summaries with what `alter` makes of them, where it changes anything."""
-    rng = np.random.default_rng(seed)
-    altered = [alter(info, text, rng) for info, text in zip(infos, summaries, strict=True)]
-    return _changed(infos, summaries, altered)
+def worse(alter: Alter, infos: Sequence[Record], summaries: Sequence[str]) -> list[Pair]:
+    """Summaries before what `alter` makes of them, where it changes anything."""
+    rng = np.random.default_rng(0)
+    pairs = [Pair(info, text, alter(info, text, rng)) for info, text in zip(infos, summaries, strict=True)]
+    return [pair for pair in pairs if pair.chosen != pair.rejected]
 
 
-def better(edit: Edit, infos: Sequence[Record], seed: int = 0) -> Pairs:
-    """The references as a careful editor leaves them, before the references."""
-    rng = np.random.default_rng(seed)
-    return _changed(infos, [edit(info, rng) for info in infos], [info.reference for info in infos])
-
-
-def chosen(pairs: Pairs, which: Sequence[bool] | np.ndarray) -> Pairs:
-    """Those of the pairs that are marked."""
-    i = np.flatnonzero(which)
-    return Pairs([pairs.infos[k] for k in i], [pairs.preferred[k] for k in i], [pairs.other[k] for k in i])
-
-
-def _changed(infos: Sequence[Record], first: Sequence[str], second: Sequence[str]) -> Pairs:
-    pairs = Pairs(list(infos), list(first), list(second))
-    return chosen(pairs, [a != b for a, b in zip(first, second, strict=True)])
+def better(edit: Edit, infos: Sequence[Record]) -> list[Pair]:
+    """The references as a careful editor leaves them, before the references, where they differ."""
+    rng = np.random.default_rng(0)
+    pairs = [Pair(info, edit(info, rng), info.reference) for info in infos]
+    return [pair for pair in pairs if pair.chosen != pair.rejected]

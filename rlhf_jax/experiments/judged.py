@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     return command(argv, "judged", __doc__, options, run)
 
 
-def judge_of(options: flags.FlagValues, workdir: Path, task: Task) -> tuple[str, judges.Judge]:
+def judge_of(options: flags.FlagValues, workdir: Path, task: Task) -> tuple[str, judges.PairJudge]:
     if bool(options.people) == bool(options.url and options.model):
         raise ConfigError("name one judge: --people=FILE, or --url and --model")
     if options.people:
@@ -75,7 +75,7 @@ def judge_of(options: flags.FlagValues, workdir: Path, task: Task) -> tuple[str,
 
 
 def measure(
-    task: Task, judge: judges.Judge, samples: Sequence[dict[str, Any]], policies: Sequence[str]
+    task: Task, judge: judges.PairJudge, samples: Sequence[dict[str, Any]], policies: Sequence[str]
 ) -> dict[str, Any]:
     """Preference over the reference, by policy; agreement of other numbers with it, over all policies."""
     posts = [record_of(sample["post"]) for sample in samples]

@@ -20,11 +20,11 @@ import numpy as np
 from absl import flags
 from etils.epath import Path
 
-from rlhf_jax.data.comparisons import comparisons_of_run
+from rlhf_jax.data.comparisons import Pair, comparisons_of_run
 from rlhf_jax.data.records import Comparison
 from rlhf_jax.evaluation import probes
 from rlhf_jax.evaluation.agreement import agreement
-from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.mesh import make_mesh
 
@@ -57,30 +57,24 @@ def measure(workdir: Path, count: int) -> dict[str, Any]:
     return {"seed": run.config.seed, "posts": len(posts), "probes": found}
 
 
-def accuracy(run: Opened, pairs: probes.Pairs) -> dict[str, Any]:
+def accuracy(run: Opened, pairs: Sequence[Pair]) -> dict[str, Any]:
     if judge := run.task.judge:
-        rated = [gold_scores(judge, pairs.infos, texts) for texts in (pairs.preferred, pairs.other)]
-        is_better = rated[0] > rated[1]
-        pairs = probes.chosen(pairs, is_better)
-    if not pairs.infos:
+        pairs = [pair for pair, gap in zip(pairs, gaps(judge, pairs), strict=True) if gap > 0]
+    if not pairs:
         return {"pairs": 0}
-    margins = run.score(pairs.infos, pairs.preferred) - run.score(pairs.infos, pairs.other)
-    ids = [info.id for info in pairs.infos]
-    return agreement(margins, np.ones(len(ids)), ids)
+    infos = [pair.info for pair in pairs]
+    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    margins = run.score(infos, chosen) - run.score(infos, rejected)
+    return agreement(margins, np.ones(len(pairs)), [info.id for info in infos])
 
 
-def edits(comparisons: Sequence[Comparison]) -> probes.Pairs:
+def edits(comparisons: Sequence[Comparison]) -> list[Pair]:
     """Comparisons of a summary with its edit, held out or not, the preferred one first."""
-    found = [
-        comparison
-        for comparison in comparisons
-        if "edit" in comparison.batch or "edit" in {summary.policy for summary in comparison.summaries}
+    return [
+        Pair(one.info, one.summaries[one.choice].text, one.summaries[1 - one.choice].text)
+        for one in comparisons
+        if "edit" in one.batch or "edit" in {summary.policy for summary in one.summaries}
     ]
-    return probes.Pairs(
-        [comparison.info for comparison in found],
-        [comparison.summaries[comparison.choice].text for comparison in found],
-        [comparison.summaries[1 - comparison.choice].text for comparison in found],
-    )
 
 
 if __name__ == "__main__":

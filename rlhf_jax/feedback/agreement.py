@@ -24,7 +24,7 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from rlhf_jax.feedback import estimates
 from rlhf_jax.files import write_json
 
 TIE = 5
+ENOUGH = 30  # answers, to say something about one person
 EVERYONE = ("labeler", "researcher")
 RELATIONS = (("labeler", "researcher"), ("labeler", "labeler"), ("researcher", "researcher"))
 
@@ -63,36 +64,26 @@ class Answer(NamedTuple):
 
 
 Groups = dict[str, list[Answer]]  # task → the answers about it, ties left out
-Judged = tuple[Answer, int]  # an answer, and the modal side of the others
 
 
-def summary(
-    answers: Iterable[Answer], threshold: float = 0.6, enough: int = 30, resamples: int = 1000
-) -> dict:
+def summary(answers: Iterable[Answer], threshold: float = 0.6, resamples: int = 1000) -> dict:
     """All figures, as plain JSON values; None stands where there is nothing to count.
 
-    A person with at least `enough` answers that others judged too is warned about below `threshold`,
-    and where the agreement falls with time.
+    A person with ENOUGH answers that others judged too is warned about below `threshold`, and where the
+    agreement falls with time.
     """
     newest = newest_answers(answers)
     groups = {task: group for task, group in decided(newest).items() if len(group) > 1}
-    modal, by_researchers = modal_sides(groups, EVERYONE), modal_sides(groups, ["researcher"])
-    people = []
-    for worker in sorted({answer.worker for answer in newest}):
-        own = [answer for answer in newest if answer.worker == worker]
-        sides = judged(own, modal), judged(own, by_researchers)
-        people.append(person(own, *sides, threshold, enough))
+    workers = sorted({answer.worker for answer in newest})
+    people = [person([a for a in newest if a.worker == one], groups, threshold) for one in workers]
     return {
         "answers": len(newest),
         "ties": sum(answer.choice == TIE for answer in newest),
         "tasks": len({answer.task for answer in newest}),
         "shared_tasks": len(groups),
         "agreement": {f"{a}_{b}": relation(groups, a, b, resamples) for a, b in RELATIONS},
-        "alpha": {
-            "labeler": alpha(groups, ["labeler"], resamples),
-            "researcher": alpha(groups, ["researcher"], resamples),
-            "everyone": alpha(groups, EVERYONE, resamples),
-        },
+        "alpha": {role: alpha(groups, [role], resamples) for role in EVERYONE}
+        | {"everyone": alpha(groups, EVERYONE, resamples)},
         "people": people,
         "threshold": threshold,
         "warnings": [warning for one in people for warning in one["warnings"]],
@@ -125,7 +116,8 @@ def relation(groups: Groups, role: str, other: str, resamples: int) -> dict | No
         return None
     hits = []
     for group in groups.values():
-        agreed = [a.side == side for a, side in against_modal(group, [other]) if a.role == role]
+        own = [answer for answer in group if answer.role == role]
+        agreed = [answer.side == side for answer, side in judged(own, groups, [other])]
         hits.append([sum(agreed), len(agreed)])
     equal = estimates.rate([[np.trace(table), table.sum()] for table in tables], resamples)
     return {
@@ -149,22 +141,13 @@ def pair_table(group: Sequence[Answer], role: str, other: str) -> list[list[int]
     return table
 
 
-def against_modal(group: Sequence[Answer], roles: Collection[str]) -> Iterator[Judged]:
-    """Each answer to a task with the modal side of the other people of these roles, where there is one."""
-    for answer in group:
-        side = modal_side(a for a in group if a.worker != answer.worker and a.role in roles)
-        if side is not None:
-            yield answer, side
-
-
-def modal_sides(groups: Groups, roles: Collection[str]) -> dict[tuple[str, str], int]:
-    """(task, worker) → the modal side of the others of these roles."""
-    pairs = (pair for group in groups.values() for pair in against_modal(group, roles))
-    return {(answer.task, answer.worker): side for answer, side in pairs}
-
-
-def judged(answers: Iterable[Answer], sides: dict[tuple[str, str], int]) -> list[Judged]:
-    return [(a, sides[a.task, a.worker]) for a in answers if (a.task, a.worker) in sides]
+def judged(answers: Iterable[Answer], groups: Groups, roles: Collection[str]) -> Iterator[tuple[Answer, int]]:
+    """Each answer with the modal side of the other people of these roles, where it and they have one."""
+    for answer in answers:
+        if answer.choice != TIE:
+            others = [a for a in groups.get(answer.task, []) if a.worker != answer.worker and a.role in roles]
+            if (side := modal_side(others)) is not None:
+                yield answer, side
 
 
 def modal_side(answers: Iterable[Answer]) -> int | None:
@@ -180,20 +163,15 @@ def alpha(groups: Groups, roles: Collection[str], resamples: int) -> dict | None
     return estimates.alpha(counts, resamples)
 
 
-def person(
-    answers: Sequence[Answer],
-    by_others: Sequence[Judged],
-    by_researchers: Sequence[Judged],
-    threshold: float,
-    enough: int,
-) -> dict:
-    """Figures of one person: all answers, and those with the modal side of others; in the order of time."""
+def person(answers: Sequence[Answer], groups: Groups, threshold: float) -> dict:
+    """Figures of one person, of all their answers in the order of time."""
+    by_others, by_researchers = (list(judged(answers, groups, roles)) for roles in (EVERYONE, ["researcher"]))
     agreed = np.array([answer.side == side for answer, side in by_others], bool)
     seconds = [answer.seconds for answer in answers if answer.seconds is not None]
     in_order = len({answer.created for answer, _ in by_others}) > 1
-    drift = estimates.drift(agreed) if in_order and len(agreed) >= enough else None
+    drift = estimates.drift(agreed) if in_order and len(agreed) >= ENOUGH else None
     worker, warnings = answers[-1].worker, []
-    if len(agreed) >= enough and agreed.mean() < threshold:
+    if len(agreed) >= ENOUGH and agreed.mean() < threshold:
         warnings.append(
             f"{worker} agrees with the others on {agreed.mean():.0%} of {len(agreed)} pairs, "
             f"below {threshold:.0%}"
@@ -216,28 +194,6 @@ def person(
     }
 
 
-def with_scores(
-    answers: Iterable[Answer], scores: Mapping[str, tuple[float, float]], resamples: int = 1000
-) -> dict:
-    """How often people prefer the summary that scores higher: by a reward model, ROUGE, …
-
-    `scores` maps a task to the scores of its two summaries; tasks that it lacks are left out. Equal
-    scores count one half. `modal` compares the modal answer of all people, one a task.
-    """
-    groups = {t: group for t, group in decided(newest_answers(answers)).items() if t in scores}
-    sides = {role: {t: [a.side for a in groups[t] if a.role == role] for t in groups} for role in EVERYONE}
-    sides["modal"] = {t: [] if (side := modal_side(groups[t])) is None else [side] for t in groups}
-
-    def hits(task: str, taken: list[int]) -> list[float]:
-        gap = scores[task][1] - scores[task][0]
-        return [sum((1 + np.sign(gap if side else -gap)) / 2 for side in taken), len(taken)]
-
-    return {
-        name: estimates.rate([hits(task, taken) for task, taken in by_task.items()], resamples)
-        for name, by_task in sides.items()
-    }
-
-
 def answers_of(comparisons: Iterable[Comparison], researchers: Collection[str] = ()) -> list[Answer]:
     """The answers in OpenAI's records, which hold neither times nor ties.
 
@@ -250,32 +206,17 @@ def answers_of(comparisons: Iterable[Comparison], researchers: Collection[str] =
         confidence = comparison.extra.get("confidence", 0)
         choice = confidence if confidence in sure else 6 if comparison.choice else 4
         role = "researcher" if comparison.worker in researchers else "labeler"
-        turned = 10 - choice if is_turned(comparison) else choice
-        answers.append(Answer(task_of(comparison), comparison.worker, role, turned))
+        first, second = comparison.summaries
+        if first.text > second.text:  # the task's own order is that of its texts
+            choice = 10 - choice
+        answers.append(Answer(task_of(comparison), comparison.worker, role, choice))
     return answers
-
-
-def scores_of(
-    comparisons: Iterable[Comparison], score: Callable[[Comparison, str], float]
-) -> dict[str, tuple[float, float]]:
-    """For `with_scores` of `answers_of`: task → `score(comparison, text)` of its two summaries."""
-    scores = {}
-    for comparison in comparisons:
-        first, second = (score(comparison, one.text) for one in comparison.summaries)
-        scores[task_of(comparison)] = (second, first) if is_turned(comparison) else (first, second)
-    return scores
 
 
 def task_of(comparison: Comparison) -> str:
     """A name of a text and two summaries of it, in whichever order."""
     texts = sorted(one.text for one in comparison.summaries)
     return hashlib.sha256(json.dumps([comparison.info.id, *texts]).encode()).hexdigest()[:16]
-
-
-def is_turned(comparison: Comparison) -> bool:
-    """Whether the record has the task's second summary first: a task's are in the order of their texts."""
-    first, second = comparison.summaries
-    return first.text > second.text
 
 
 def table(figures: dict) -> str:
@@ -308,15 +249,11 @@ def table(figures: dict) -> str:
 
 
 def percent(found: dict | None) -> str:
-    return "–" if found is None else "{:.1%} ({:.1%}–{:.1%})".format(*bounds(found)).replace("%", "")
+    return "{value:.1%} ({low:.1%}–{high:.1%})".format(**found).replace("%", "") if found else "–"
 
 
 def number(found: dict | None) -> str:
-    return "–" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*bounds(found))
-
-
-def bounds(found: dict) -> list[float]:
-    return [found[key] for key in ("value", "low", "high")]
+    return "{value:.2f} ({low:.2f} to {high:.2f})".format(**found) if found else "–"
 
 
 def main(argv: list[str]) -> int:

@@ -1,7 +1,6 @@
 """The labelling site: the pages of those who label, and the application that holds all pages."""
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -46,16 +45,18 @@ def make_app(site: Site, hosts: list[str]) -> ASGIApp:
     return guard.Headers(app)  # outside of everything, so that error pages have them too
 
 
-async def show_invitation(request: Request) -> Response:
+def show_invitation(request: Request) -> Response:
     """Asks before it signs in, so that programs which preview links do not use them up."""
-    person = await run_in_threadpool(_invited, request)
-    return render("join.jinja", person=person, study=request.app.state.site.study)
+    return render("join.jinja", person=_invited(request), study=request.app.state.site.study)
 
 
-async def join(request: Request) -> Response:
+def join(request: Request) -> Response:
     guard.check_origin(request)
-    await run_in_threadpool(_invited, request)
-    cookie = await run_in_threadpool(_join, request)
+    _invited(request)
+    with request.app.state.site.store.write() as db:
+        cookie = people.join(db, request.path_params["token"])
+    if cookie is None:  # used by somebody else a moment ago
+        raise HTTPException(404, "This link does not work any more; ask for a new one.")
     response = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
     age = people.SESSION_SECONDS
@@ -74,14 +75,6 @@ def _invited(request: Request) -> Person:
         site.bad_links.take(address)
         raise HTTPException(404, "This link does not work (any more). Each works once; ask for a new one.")
     return person
-
-
-def _join(request: Request) -> str:
-    with request.app.state.site.store.write() as db:
-        cookie = people.join(db, request.path_params["token"])
-    if cookie is None:  # used by somebody else a moment ago
-        raise HTTPException(404, "This link does not work any more; ask for a new one.")
-    return cookie
 
 
 def ask_leave(visit: Visit) -> Response:

@@ -13,6 +13,11 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 
+def interval(value: float, low: float, high: float) -> dict[str, float]:
+    """An estimate with its interval, in numbers that JSON has."""
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
 def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], float], resamples: int) -> dict | None:
     """`statistic(rows)`, and its percentiles when the rows, one a task, are drawn again; seeded.
 
@@ -22,8 +27,7 @@ def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], float], resamp
         return None
     rng = np.random.default_rng(0)
     values = [statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return interval(value, *np.nanquantile(values, [0.025, 0.975]))
 
 
 def rate(hits: Sequence[Sequence[float]], resamples: int) -> dict | None:
@@ -37,8 +41,8 @@ def wilson(agreed: Bool[np.ndarray, "N"]) -> dict | None:
     """Share of one person's answers that agree, one a task, with Wilson's interval."""
     if not len(agreed):
         return None
-    low, high = stats.binomtest(int(agreed.sum()), len(agreed)).proportion_ci(method="wilson")
-    return {"answers": len(agreed), "value": float(agreed.mean()), "low": float(low), "high": float(high)}
+    ends = stats.binomtest(int(agreed.sum()), len(agreed)).proportion_ci(method="wilson")
+    return {"answers": len(agreed)} | interval(agreed.mean(), *ends)
 
 
 def kappa(table: Int[np.ndarray, "2 2"], agreement: dict | None) -> dict | None:
@@ -51,8 +55,7 @@ def kappa(table: Int[np.ndarray, "2 2"], agreement: dict | None) -> dict | None:
     if chance == 1 or not agreement:
         return None
     value = cohen_kappa_score([0, 0, 1, 1], [0, 1, 0, 1], sample_weight=table.ravel())
-    low, high = ((agreement[end] - chance) / (1 - chance) for end in ("low", "high"))
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return interval(value, *((agreement[end] - chance) / (1 - chance) for end in ("low", "high")))
 
 
 def alpha(counts: Int[np.ndarray, "N 2"], resamples: int) -> dict | None:
@@ -77,9 +80,5 @@ def drift(agreed: Bool[np.ndarray, "N"]) -> dict:
     """
     fit = stats.linregress(np.linspace(0, 1, len(agreed)), agreed.astype(float))
     margin = stats.t.ppf(0.975, len(agreed) - 2) * fit.stderr
-    return {
-        "quarters": [float(part.mean()) for part in np.array_split(agreed, 4)],
-        "value": float(fit.slope),
-        "low": float(fit.slope - margin),
-        "high": float(fit.slope + margin),
-    }
+    quarters = [float(part.mean()) for part in np.array_split(agreed, 4)]
+    return {"quarters": quarters} | interval(fit.slope, fit.slope - margin, fit.slope + margin)

@@ -32,7 +32,7 @@ import sqlalchemy as sa
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, to_json, write_jsonl
+from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, write_jsonl
 from rlhf_jax.feedback import tasks as kinds
 from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
 from rlhf_jax.files import whole_folder
@@ -99,18 +99,22 @@ def export(store: Store, out: Path, batch: str) -> dict[str, int]:
 
 def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
     """Path below the folder → the records of that file."""
-    real = [g for g in given if g.part != "onboarding"]
+
+    def real(kind: str) -> list[Given]:
+        return [g for g in given if g.kind == kind and g.part != "onboarding"]
+
+    decided = [g for g in real("comparison") if g.answer["confidence"] != 5]
+    improved = [g for g in real("edit") if g.answer["summary"] != g.record["summary"]["text"].strip()]
     files: dict[str, list] = {
-        "comparisons.jsonl": [comparison(g, batch) for g in real if decided(g)],
-        "edits.jsonl": [edit(g, batch) for g in real if improved(g)],
-        "ratings.jsonl": [rating(g, batch) for g in real if g.kind == "likert"],
-        "explanations.jsonl": [explanation(g, batch) for g in real if g.kind == "explanation"],
-        "answers.jsonl": [_plain(g) for g in given],
+        "comparisons.jsonl": [comparison(g, batch) for g in decided],
+        "edits.jsonl": [edit(g, batch) for g in improved],
+        "ratings.jsonl": [rating(g, batch) for g in real("likert")],
+        "explanations.jsonl": [explanation(g, batch) for g in real("explanation")],
+        "answers.jsonl": [g._asdict() | {"post": kinds.info_of(g.record).id} for g in given],
     }
-    for g in real:
-        if g.kind == "demonstration":
-            name = f"demonstrations/{SPLITS_OF_POSTS[split_of(g.record)]}.jsonl"
-            files.setdefault(name, []).append(demonstration(g))
+    for g in real("demonstration"):
+        name = f"demonstrations/{SPLITS_OF_POSTS[split_of(g.record)]}.jsonl"
+        files.setdefault(name, []).append(demonstration(g))
     return files
 
 
@@ -123,7 +127,7 @@ def collected(store: Store) -> list[Given]:
         with store.read() as db:
             given = [Given(*row) for row in db.execute(joined)]
     except (sa.exc.DatabaseError, ValueError) as error:  # the latter of a column that should be JSON
-        reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        reason = getattr(error, "orig", error)
         raise StoreError(f"{store.path}: damaged ({reason}); take a copy of before") from None
     for each in given:
         _check(store.path, each)
@@ -160,10 +164,6 @@ def split_of(record: dict) -> str:
     return "train"
 
 
-def decided(given: Given) -> bool:
-    return given.kind == "comparison" and given.answer["confidence"] != 5
-
-
 def comparison(given: Given, batch: str) -> Comparison:
     confidence = given.answer["confidence"]
     record = kinds.comparison_of(given.record, choice=int(confidence > 5), **_whose(given, batch))
@@ -174,18 +174,13 @@ def comparison(given: Given, batch: str) -> Comparison:
     return replace(record, summaries=(first, second), extra=record.extra | {"confidence": confidence})
 
 
-def improved(given: Given) -> bool:
-    return given.kind == "edit" and given.answer["summary"] != given.record["summary"]["text"].strip()
-
-
 def edit(given: Given, batch: str) -> Comparison:
     """The summary first, its improvement second."""
     rated = kinds.rating_of(given.record, {}, **_whose(given, batch))
-    summaries = (
-        Summary(rated.summary.text, rated.summary.policy, rated.summary.note, rated.summary.extra),
-        Summary(given.answer["summary"], "edit"),
-    )
-    return Comparison(rated.info, summaries, 1, rated.worker, rated.batch, rated.split)
+    shown = rated.summary
+    before = Summary(shown.text, shown.policy, shown.note, shown.extra)
+    after = Summary(given.answer["summary"], "edit")
+    return Comparison(rated.info, (before, after), 1, rated.worker, rated.batch, rated.split)
 
 
 def rating(given: Given, batch: str):
@@ -207,10 +202,6 @@ def _whose(given: Given, batch: str) -> dict[str, str]:
     """The keys that tell who answered and where the record goes."""
     own = given.record.get("batch") or batch
     return {"worker": given.worker, "batch": own, "split": split_of(given.record)}
-
-
-def _plain(given: Given) -> dict[str, Any]:
-    return to_json(given._asdict()) | {"post": kinds.info_of(given.record).id}
 
 
 if __name__ == "__main__":

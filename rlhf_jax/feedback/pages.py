@@ -1,6 +1,7 @@
 """What every page is made with: who visits, the templates, and the way errors look."""
 
 import datetime
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from rlhf_jax.feedback.study import Study
 
 COOKIE = "session"
 STAFF = ("researcher", "administrator")
-KEY_LENGTHS = range(16, 65)  # of the ids that forms carry
 TITLES = {
     400: "That was not understood",
     403: "Not for you",
@@ -65,16 +65,14 @@ class Visit:
     def key(self) -> str:
         """The id that the form's page has made, by which a form sent twice counts once."""
         key = self.text("key")
-        if len(key) not in KEY_LENGTHS or not all(c.isascii() and (c.isalnum() or c in "-_") for c in key):
+        if not re.fullmatch("[A-Za-z0-9_-]{16,64}", key):
             raise HTTPException(400, "The form has no proper key. Load the page again.")
         return key
 
-    def wants_json(self) -> bool:
-        return self.request.headers.get("accept") == "application/json"
-
     def go(self, path: str) -> Response:
         """The way on after a form: a redirect, or its address for the page's own script."""
-        return JSONResponse({"next": path}) if self.wants_json() else RedirectResponse(path, 303)
+        wants_json = self.request.headers.get("accept") == "application/json"
+        return JSONResponse({"next": path}) if wants_json else RedirectResponse(path, 303)
 
     def page(self, template: str, status: int = 200, **values) -> Response:
         values |= {"person": self.person, "csrf": self.csrf, "study": self.site.study}

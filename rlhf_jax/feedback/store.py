@@ -6,7 +6,7 @@ at any moment loses nothing that it has acknowledged.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -124,10 +124,8 @@ class Store:
         except sa.exc.DatabaseError as error:
             raise StoreError(f"{path}: not a store, or damaged ({error.orig})") from None
 
-    @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        with self._engine.begin() as db:
-            yield db
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        return self._engine.begin()
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

@@ -30,9 +30,10 @@ Every field may be left out, `onboarding.records` alone not where there is an on
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 KINDS = ("comparison", "likert", "demonstration", "edit", "explanation")
 STEPS = ("interpret", "choose")
@@ -49,14 +50,90 @@ class StudyError(ValueError):
     """A study's settings that cannot be used; names file and field."""
 
 
+# Readers of settings, by which the fields below are annotated: each takes a value of the file and the name of
+# the field it stands in, and gives what the study holds.
+
+
+def _value(said: str, fits: Callable[[Any], Any], kept: Callable[[Any], Any] = lambda value: value):
+    """A reader of a value that `fits`, which gives what is `kept` of it; an error says what it should be."""
+
+    def read(value, where: str):
+        if not fits(value):
+            raise StudyError(f"field {where} should be {said}, not {value!r}")
+        return kept(value)
+
+    return read
+
+
+def _whole(least: int):
+    return _value(f"a whole number from {least} up", lambda value: type(value) is int and value >= least)
+
+
+def _number(said: str, fits: Callable[[float], bool]):
+    return _value(said, lambda value: type(value) in (int, float) and fits(value), float)
+
+
+def _texts(value, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise StudyError(f"field {where} should be a list of one or more texts, not {value!r}")
+    return tuple(_text(item, f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def _axes(value, where: str) -> "tuple[Axis, ...]":
+    if not isinstance(value, list) or not value:
+        raise StudyError(f"field {where} should be one or more tables [[{where}]]")
+    axes = tuple(_table(Axis, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len({axis.name for axis in axes}) < len(axes):
+        raise StudyError(f"field {where} names an axis twice")
+    return axes
+
+
+def _labelers(value, where: str) -> "dict[str, Labeler]":
+    if not isinstance(value, dict):
+        raise StudyError(f"field {where} should be tables [{where}.NAME]")
+    return {name: _table(Labeler, table, f"{where}.{name}") for name, table in value.items()}
+
+
+def _path(value, where: str) -> Path:
+    return Path(_text(value, where))
+
+
+def _table(cls: type, table, where: str) -> Any:
+    """An object of a class whose fields are annotated with their readers."""
+    if not isinstance(table, dict):
+        raise StudyError(f"field {where} should be a table")
+    prefix = f"{where}." if where else ""
+    hints = get_type_hints(cls, include_extras=True)
+    for name in table:
+        if name not in hints:
+            raise StudyError(f"field {prefix}{name} is not a setting; there are {', '.join(sorted(hints))}")
+    for f in fields(cls):
+        if f.name not in table and f.default is MISSING and f.default_factory is MISSING:
+            raise StudyError(f"field {prefix}{f.name} is missing")
+    return cls(**{name: hints[name].__metadata__[0](value, prefix + name) for name, value in table.items()})
+
+
+_text = _value("a text", lambda value: isinstance(value, str) and value.strip())
+_word = _value("one word, such as accuracy", lambda value: isinstance(value, str) and value.isidentifier())
+_share = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
+_kinds = _value(
+    f"some of {', '.join(KINDS)}",
+    lambda value: isinstance(value, list) and value and all(item in KINDS for item in value),
+    lambda value: tuple(kind for kind in KINDS if kind in value),
+)
+_steps = _value(
+    '["interpret", "choose"] or ["choose"]', lambda value: value in (["choose"], list(STEPS)), tuple
+)
+
+
 @dataclass(frozen=True)
 class Axis:
     """One quality that a Likert task rates from 1 (`low`) to 7 (`high`)."""
 
-    name: str
-    question: str
-    low: str = "very bad"
-    high: str = "could not be better"
+    name: Annotated[str, _word]
+    question: Annotated[str, _text]
+    low: Annotated[str, _text] = "very bad"
+    high: Annotated[str, _text] = "could not be better"
 
 
 AXES = (
@@ -91,35 +168,35 @@ AXES = (
 class Onboarding:
     """The training set before real tasks: `records`, a file of answered comparisons, and the pass mark."""
 
-    records: Path
-    agreement: float = 0.7
-    seconds: float = 300.0
+    records: Annotated[Path, _path]
+    agreement: Annotated[float, _share] = 0.7
+    seconds: Annotated[float, _number("a number of seconds above 0", lambda value: value > 0)] = 300.0
 
 
 @dataclass(frozen=True)
 class Labeler:
     """What is given to one labeler. `quota` None: the study's; no kinds or batches: all of them."""
 
-    quota: int | None = None
-    kinds: tuple[str, ...] = ()
-    batches: tuple[str, ...] = ()
+    quota: Annotated[int | None, _whole(0)] = None
+    kinds: Annotated[tuple[str, ...], _kinds] = ()
+    batches: Annotated[tuple[str, ...], _texts] = ()
 
 
 @dataclass(frozen=True)
 class Study:
     """The settings of a labelling site; see the module's example."""
 
-    name: str = "Summaries"
-    instructions: str = INSTRUCTIONS
-    kinds: tuple[str, ...] = ("comparison", "likert", "demonstration")
-    steps: tuple[str, ...] = STEPS
-    axes: tuple[Axis, ...] = AXES
-    quota: int = 0
-    calibration: float = 0.15
-    people_per_task: int = 1
-    batch: str = "site"
-    onboarding: Onboarding | None = None
-    labelers: Mapping[str, Labeler] = field(default_factory=dict)
+    name: Annotated[str, _text] = "Summaries"
+    instructions: Annotated[str, _text] = INSTRUCTIONS
+    kinds: Annotated[tuple[str, ...], _kinds] = ("comparison", "likert", "demonstration")
+    steps: Annotated[tuple[str, ...], _steps] = STEPS
+    axes: Annotated[tuple[Axis, ...], _axes] = AXES
+    quota: Annotated[int, _whole(0)] = 0
+    calibration: Annotated[float, _share] = 0.15
+    people_per_task: Annotated[int, _whole(1)] = 1
+    batch: Annotated[str, _text] = "site"
+    onboarding: Annotated[Onboarding | None, partial(_table, Onboarding)] = None
+    labelers: Annotated[Mapping[str, Labeler], _labelers] = field(default_factory=dict)
 
     def quota_of(self, name: str) -> int:
         """Tasks that a labeler does; 0: as many as there are."""
@@ -138,135 +215,17 @@ def read_study(path: Path) -> Study:
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or a list as deep
         raise StudyError(f"{path}: not TOML ({error})") from None
     try:
-        study = _parse(Study, table, "", path.parent)
+        study = _table(Study, table, "")
+        if study.onboarding and "comparison" not in study.kinds:
+            raise StudyError("field onboarding needs comparisons, which field kinds does not name")
+        for name, labeler in study.labelers.items():
+            for kind in labeler.kinds:
+                if kind not in study.kinds:
+                    where = f"labelers.{name}.kinds"
+                    raise StudyError(f"field {where} has {kind}, which field kinds does not name")
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
-    if study.onboarding and "comparison" not in study.kinds:
-        raise StudyError(f"{path}: field onboarding needs comparisons, which field kinds does not name")
-    for name, labeler in study.labelers.items():
-        for kind in labeler.kinds:
-            if kind not in study.kinds:
-                raise StudyError(
-                    f"{path}: field labelers.{name}.kinds has {kind}, which field kinds does not name"
-                )
+    if study.onboarding:
+        records = path.parent / study.onboarding.records
+        study = replace(study, onboarding=replace(study.onboarding, records=records))
     return study
-
-
-def _parse(cls: type, table, where: str, folder: Path) -> Any:
-    if not isinstance(table, dict):
-        raise StudyError(f"field {where} should be a table")
-    prefix = f"{where}." if where else ""
-    names = {f.name for f in fields(cls)}
-    for name in table:
-        if name not in names:
-            raise StudyError(f"field {prefix}{name} is not a setting; there are {', '.join(sorted(names))}")
-    required = REQUIRED.get(cls, ())
-    for name in required:
-        if name not in table:
-            raise StudyError(f"field {prefix}{name} is missing")
-    return cls(
-        **{name: PARSERS[cls, name](table[name], prefix + name, folder) for name in names & table.keys()}
-    )
-
-
-def _text(value, where: str, folder: Path) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise StudyError(f"field {where} should be a text, not {value!r}")
-    return value
-
-
-def _whole(least: int) -> Callable:
-    def parse(value, where: str, folder: Path) -> int:
-        if type(value) is not int or value < least:
-            raise StudyError(f"field {where} should be a whole number from {least} up, not {value!r}")
-        return value
-
-    return parse
-
-
-def _share(value, where: str, folder: Path) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise StudyError(f"field {where} should be a share from 0 to 1, not {value!r}")
-    return float(value)
-
-
-def _seconds(value, where: str, folder: Path) -> float:
-    if type(value) not in (int, float) or not value > 0:
-        raise StudyError(f"field {where} should be a number of seconds above 0, not {value!r}")
-    return float(value)
-
-
-def _some_of(known: tuple[str, ...]) -> Callable:
-    def parse(value, where: str, folder: Path) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value or any(item not in known for item in value):
-            raise StudyError(f"field {where} should be some of {', '.join(known)}, not {value!r}")
-        return tuple(item for item in known if item in value)
-
-    return parse
-
-
-def _steps(value, where: str, folder: Path) -> tuple[str, ...]:
-    if value not in (["choose"], list(STEPS)):
-        raise StudyError(f'field {where} should be ["interpret", "choose"] or ["choose"], not {value!r}')
-    return tuple(value)
-
-
-def _axes(value, where: str, folder: Path) -> tuple[Axis, ...]:
-    if not isinstance(value, list) or not value:
-        raise StudyError(f"field {where} should be one or more tables [[{where}]]")
-    axes = tuple(_parse(Axis, item, f"{where}[{i}]", folder) for i, item in enumerate(value))
-    if len({axis.name for axis in axes}) < len(axes):
-        raise StudyError(f"field {where} names an axis twice")
-    return axes
-
-
-def _texts(value, where: str, folder: Path) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise StudyError(f"field {where} should be a list of one or more texts, not {value!r}")
-    return tuple(_text(item, f"{where}[{i}]", folder) for i, item in enumerate(value))
-
-
-def _labelers(value, where: str, folder: Path) -> dict[str, Labeler]:
-    if not isinstance(value, dict):
-        raise StudyError(f"field {where} should be tables [{where}.NAME]")
-    return {name: _parse(Labeler, table, f"{where}.{name}", folder) for name, table in value.items()}
-
-
-def _axis_name(value, where: str, folder: Path) -> str:
-    if not isinstance(value, str) or not value.isidentifier():
-        raise StudyError(f"field {where} should be one word, such as accuracy, not {value!r}")
-    return value
-
-
-def _beside(value, where: str, folder: Path) -> Path:
-    return folder / _text(value, where, folder)
-
-
-def _onboarding(value, where: str, folder: Path) -> Onboarding:
-    return _parse(Onboarding, value, where, folder)
-
-
-REQUIRED = {Axis: ("name", "question"), Onboarding: ("records",)}
-PARSERS: dict[tuple[type, str], Callable] = {
-    (Study, "name"): _text,
-    (Study, "instructions"): _text,
-    (Study, "kinds"): _some_of(KINDS),
-    (Study, "steps"): _steps,
-    (Study, "axes"): _axes,
-    (Study, "quota"): _whole(0),
-    (Study, "calibration"): _share,
-    (Study, "people_per_task"): _whole(1),
-    (Study, "batch"): _text,
-    (Study, "onboarding"): _onboarding,
-    (Study, "labelers"): _labelers,
-    (Labeler, "quota"): _whole(0),
-    (Labeler, "kinds"): _some_of(KINDS),
-    (Labeler, "batches"): _texts,
-    (Axis, "name"): _axis_name,
-    (Axis, "question"): _text,
-    (Axis, "low"): _text,
-    (Axis, "high"): _text,
-    (Onboarding, "records"): _beside,
-    (Onboarding, "agreement"): _share,
-    (Onboarding, "seconds"): _seconds,
-}

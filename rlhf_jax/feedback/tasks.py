@@ -22,7 +22,6 @@ from rlhf_jax.data.records import (
     Comparison,
     Record,
     RecordError,
-    Summary,
     from_json,
     read_jsonl,
     record_of,
@@ -126,17 +125,14 @@ def info_of(record: Mapping) -> Record:
 
 def texts(task: Task, flipped: bool) -> Texts:
     """Who wrote a summary is nowhere in here."""
-    info = info_of(task.record)
-    return Texts(info.title, info.place, info.text, _summaries(task, flipped))
-
-
-def _summaries(task: Task, flipped: bool) -> tuple[str, ...]:
     if task.kind == "demonstration":
-        return ()
-    if task.kind == "comparison":
-        first, second = (from_json(Summary, item).text for item in task.record["summaries"])
-        return (second, first) if flipped else (first, second)
-    return (task.record["summary"]["text"],)
+        shown = []
+    elif task.kind == "comparison":
+        shown = task.record["summaries"][::-1] if flipped else task.record["summaries"]
+    else:
+        shown = [task.record["summary"]]
+    info = info_of(task.record)
+    return Texts(info.title, info.place, info.text, tuple(summary["text"] for summary in shown))
 
 
 def steps(kind: str, study: Study) -> tuple[str, ...]:

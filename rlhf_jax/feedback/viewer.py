@@ -41,6 +41,9 @@ PAGE = Path(__file__).with_name("viewer_page")
 CHUNK = 200_000  # characters of data in a file, about
 KINDS = ("score", "gold", "key_fact")  # of what a summary may have beside its text
 
+# Two places among a sample's summaries → how many people prefer the one, and how many the other.
+Verdicts = dict[tuple[int, int], list[int]]
+
 
 class ViewerError(ValueError):
     """A folder that a viewer cannot be written to."""
@@ -48,14 +51,11 @@ class ViewerError(ValueError):
 
 @dataclass
 class Sample:
-    """A post, its summaries, and who preferred which.
-
-    `verdicts` maps two places in `summaries` to the numbers of people who prefer the one and the other.
-    """
+    """A post, its summaries, and who preferred which."""
 
     post: Record
     summaries: list[Summary]
-    verdicts: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    verdicts: Verdicts = field(default_factory=dict)
 
 
 def read_samples(path: str | Path) -> list[Sample]:
@@ -96,14 +96,11 @@ def add_comparisons(samples: Iterable[Sample], comparisons: Iterable[Comparison]
     count = 0
     for comparison in comparisons:
         if sample := by_post.get(comparison.info.id):
-            chosen, other = (
-                place(sample, comparison.summaries[i]) for i in (comparison.choice, 1 - comparison.choice)
-            )
+            chosen = place(sample, comparison.summaries[comparison.choice])
+            other = place(sample, comparison.summaries[1 - comparison.choice])
             if chosen != other:
                 pair = min(chosen, other), max(chosen, other)
-                first, second = sample.verdicts.get(pair, (0, 0))
-                first, second = (first + 1, second) if chosen < other else (first, second + 1)
-                sample.verdicts[pair] = first, second
+                sample.verdicts.setdefault(pair, [0, 0])[pair.index(chosen)] += 1
                 count += 1
     return count
 
@@ -127,26 +124,26 @@ def disagreement(sample: Sample, by_people: bool) -> float | None:
     scores do not count.
     """
     votes = sample.verdicts if by_people else judged(sample)
+    scores = known(sample, "score")
     against = total = 0
     for (i, j), (first, second) in votes.items():
-        gap = score_gap(sample.summaries[i], sample.summaries[j])
-        if gap:
-            against += second if gap > 0 else first
+        if i in scores and j in scores and scores[i] != scores[j]:
+            against += second if scores[i] > scores[j] else first
             total += first + second
     return against / total if total else None
 
 
-def score_gap(first: Summary, second: Summary) -> float | None:
-    """By how much the first scores higher, where both have scores."""
-    a, b = first.extra.get("score"), second.extra.get("score")
-    return None if a is None or b is None else a - b
+def known(sample: Sample, kind: str) -> dict[int, float]:
+    """Place in `summaries` → its value of a kind, where it has one."""
+    values = {i: summary.extra.get(kind) for i, summary in enumerate(sample.summaries)}
+    return {i: value for i, value in values.items() if value is not None}
 
 
-def judged(sample: Sample) -> dict[tuple[int, int], tuple[int, int]]:
+def judged(sample: Sample) -> Verdicts:
     """The gold judge's verdicts, in the form of people's."""
-    gold = {i: s.extra["gold"] for i, s in enumerate(sample.summaries) if s.extra.get("gold") is not None}
+    gold = known(sample, "gold")
     return {
-        (i, j): (1, 0) if gold[i] > gold[j] else (0, 1)
+        (i, j): [1, 0] if gold[i] > gold[j] else [0, 1]
         for i, j in combinations(gold, 2)
         if gold[i] != gold[j]
     }
@@ -194,13 +191,12 @@ def contents(
             }
         )
         chunks[-1].append(texts)
-    gold = "gold judge" if "gold" in kinds else None
     index = {
         "title": title,
         "policies": [titled(policy, labels) for policy in policies],
         "ppo": policies.index("ppo") if "ppo" in policies else None,
         "kinds": kinds,
-        "judge": "people" if by_people else gold,
+        "judge": "people" if by_people else "gold judge" if "gold" in kinds else None,
         "posts": posts,
         "chunks": len(chunks),
     }
@@ -219,7 +215,8 @@ def files(index: dict, chunks: Sequence[list[dict]]) -> dict[str, str]:
 
 def write_viewer(out: Path, index: dict, chunks: Sequence[list[dict]]) -> None:
     """Writes the folder, whole or not at all. Raises ViewerError where it holds something else."""
-    if out.exists() and not (out.is_dir() and (_is_viewer(out) or not any(out.iterdir()))):
+    ours = {"data", *(path.name for path in PAGE.iterdir())}
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} in (set(), ours)):
         raise ViewerError(f"--out: {out} is no empty folder and no viewer; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with naming(out), tempfile.TemporaryDirectory(dir=out.parent) as temporary:
@@ -230,10 +227,6 @@ def write_viewer(out: Path, index: dict, chunks: Sequence[list[dict]]) -> None:
         if out.exists():
             shutil.rmtree(out)
         os.replace(site, out)
-
-
-def _is_viewer(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} == {"data", *(path.name for path in PAGE.iterdir())}
 
 
 def _json(value) -> str:

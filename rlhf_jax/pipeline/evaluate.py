@@ -1,6 +1,5 @@
 """5. Evaluation: every policy responds to the same unseen records; what a judge and the metrics say of it."""
 
-import dataclasses
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -72,9 +71,7 @@ def run(config: Config, workdir: Path) -> None:
         "posts": len(records),
         "judge": "gold judge" if judge else "reward model",
         "preference_over_reference": {
-            name: dataclasses.asdict(preference(measure[name], measure["reference"]))
-            for name in texts
-            if name != "reference"
+            name: preference(measure[name], measure["reference"]) for name in texts if name != "reference"
         },
         "policies": policy_figures(records, texts, scores, measure, judged, tokenizer, task, free),
         "likert": likert.figures(rated(records, texts, judged)) if judge else None,

@@ -70,10 +70,10 @@ class ReportError(ValueError):
     """A work folder that has no results, or files of it that cannot be read."""
 
 
-def write_report(workdir: Path) -> Path:
+def write_report(workdir: Path) -> None:
     """Writes `workdir`/report.html from config.json, results.json, metrics/ and samples/test.jsonl.
 
-    Whatever the results lack (a gold judge, a stage) is absent from the page. Returns the page's path.
+    Whatever the results lack (a gold judge, a stage) is absent from the page.
     """
     results = read_json(workdir / "results.json")
     config = read_json(workdir / "config.json")
@@ -96,9 +96,7 @@ def write_report(workdir: Path) -> Path:
         samples=list(read_jsonl(samples, side_by_side)),
         settings=settings(config),
     )
-    path = workdir / "report.html"
-    write_text(path, page)
-    return path
+    write_text(workdir / "report.html", page)
 
 
 def template(
@@ -159,10 +157,8 @@ def facts(fields: dict) -> dict[str, str]:
     """What each field says -> its value as text."""
     texts = {}
     for key, value in fields.items():
-        if key == "intervals":
-            continue
-        name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
-        if value is not None:
+        if value is not None and key != "intervals":
+            name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
             texts[name] = text(value, form)
     return texts
 

@@ -40,19 +40,19 @@ def overoptimization_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
         for (judge, (name, color)), axes in zip(shown.items(), scores, strict=True):
             for source, marker, line in (("ppo", "o", "-"), ("best_of_n", "s", "--")):
                 points = sorted(seed[source], key=lambda point: point["kl"]["value"])
-                said = "PPO" if source == "ppo" else "best of N"
-                style = {"color": color, "marker": marker, "linestyle": line}
-                _along_kl(
-                    rates, points, f"{judge}_preference", label=f"{said}, {name}" if first else None, **style
-                )
-                _along_kl(axes, points, judge, **style)
+                said = f"{'PPO' if source == 'ppo' else 'best of N'}, {name}" if first else None
+                kl = [point["kl"] for point in points]
+                across = [estimate["value"] for estimate in kl]
+                style = {"color": color, "marker": marker, "linestyle": line, "xerr": _arms(kl)}
+                _along(rates, across, [one[f"{judge}_preference"] for one in points], label=said, **style)
+                _along(axes, across, [one[judge] for one in points], **style)
     rates.axhline(0.5, color=GREY, linewidth=0.6)
     rates.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     rates.set_ylabel("preferred over the reference")
     for (name, _), axes in zip(shown.values(), scores, strict=True):
         axes.set_ylabel("mean reward" if name == "reward model" else "mean rating of the gold judge, 1 to 7")
     for axes in (rates, *scores):
-        axes.set_xscale("function", functions=(_root, np.square))
+        axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
         axes.set_xlim(left=0)
         axes.set_xlabel("KL from the supervised policy, nats (root scale)", fontsize=9)
         _quiet(axes)
@@ -153,12 +153,8 @@ def agreement_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
             places = [p for p, name in enumerate(names) if "value" in found[name]]
             style = {"fmt": "o", "color": color, "label": said if seed is seeds[0] else None}
             _along(axes, [p + 0.2 * (i - 1) for p in places], [found[names[p]] for p in places], **style)
-    axes.axhline(0.5, color=GREY, linewidth=0.6)
-    axes.set_xticks(range(len(names)), _labels(names), fontsize=9)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylabel("agrees with the judge")
+    _rates(axes, names, "agrees with the judge")
     figure.legend(loc="outside upper center", ncols=len(shown), frameon=False, fontsize=8)
-    _quiet(axes)
     _save(figure, path)
 
 
@@ -173,17 +169,17 @@ def transfer_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
     for i, seed in enumerate(seeds):
         places = [p + 0.12 * i for p in range(len(names))]
         _along(axes, places, [seed["policies"][name]["preference"] for name in names], fmt="o", color=BLUE)
-    axes.axhline(0.5, color=GREY, linewidth=0.6)
-    axes.set_xticks(range(len(names)), _labels(names), fontsize=9)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylabel(f"preferred over the highlights\nby the {seeds[0]['judge']}")
-    _quiet(axes)
+    _rates(axes, names, f"preferred over the highlights\nby the {seeds[0]['judge']}")
     _save(figure, path)
 
 
-def _labels(names: Sequence[str]) -> list[str]:
-    """A word a line."""
-    return [spoken(name).replace(" ", "\n") for name in names]
+def _rates(axes: Axes, names: Sequence[str], label: str) -> None:
+    """Axes of a share for each name, which stands a word a line."""
+    axes.axhline(0.5, color=GREY, linewidth=0.6)
+    axes.set_xticks(range(len(names)), [spoken(name).replace(" ", "\n") for name in names], fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylabel(label)
+    _quiet(axes)
 
 
 def _model(point: dict) -> str:
@@ -203,18 +199,6 @@ def kl_where(points: Iterable[dict], name: str, level: float) -> float | None:
         if value < level <= next_value:
             return kl + (next_kl - kl) * (level - value) / (next_value - value)
     return ordered[0][0] if ordered[0][1] >= level else None
-
-
-def _root(kl: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(kl, 0))
-
-
-def _along_kl(axes: Axes, points: Sequence[dict], name: str, **style) -> None:
-    """A curve of estimates along KL, an estimate itself."""
-    across = [point["kl"] for point in points]
-    _along(
-        axes, [kl["value"] for kl in across], [point[name] for point in points], xerr=_arms(across), **style
-    )
 
 
 def _along(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], **style: Any) -> None:

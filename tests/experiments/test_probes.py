@@ -5,8 +5,8 @@ from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import edited, ideal, read_post
 from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.data.tasks.mini import rate
-from rlhf_jax.evaluation.judges import gold_scores
-from rlhf_jax.evaluation.probes import WORSE, better, chosen, shortened, swapped_roles, worse
+from rlhf_jax.evaluation.judges import gaps
+from rlhf_jax.evaluation.probes import WORSE, better, shortened, swapped_roles, worse
 from rlhf_jax.experiments.probes import edits
 
 RNG = np.random.default_rng(0)
@@ -35,28 +35,25 @@ def test_half_of_the_words_are_left():
 @pytest.mark.parametrize("name", WORSE)
 def test_the_judge_calls_it_worse(name):
     pairs = worse(WORSE[name], POSTS, [ideal(post) for post in POSTS])
-    assert len(pairs.infos) >= 59
-    is_worse = gold_scores(rate, pairs.infos, pairs.other) < gold_scores(rate, pairs.infos, pairs.preferred)
-    assert is_worse.mean() > 0.98
+    assert len(pairs) >= 59
+    assert (gaps(rate, pairs) > 0).mean() > 0.98
 
 
 def test_the_words_of_a_shuffled_summary_are_the_same():
     pairs = worse(WORSE["shuffled"], POSTS, [post.summary for post in POSTS])
-    for text, other in zip(pairs.preferred, pairs.other, strict=True):
+    for _, text, other in pairs:
         assert text != other and sorted(text.split()) == sorted(other.split())
 
 
 def test_the_editor_makes_references_better():
     pairs = better(edited, POSTS)
-    gains = gold_scores(rate, pairs.infos, pairs.preferred) - gold_scores(rate, pairs.infos, pairs.other)
-    assert gains.mean() > 1 and set(pairs.other) <= {post.summary for post in POSTS}
+    assert gaps(rate, pairs).mean() > 1
+    assert {pair.rejected for pair in pairs} <= {post.summary for post in POSTS}
 
 
 def test_what_an_alteration_leaves_as_it_was_is_no_pair():
     pairs = worse(lambda info, text, rng: text, POSTS, ["same"] * 60)
-    assert pairs.infos == []
-    all_of = worse(WORSE["shortened"], POSTS[:2], ["a b", "c d"])
-    assert chosen(all_of, [False, True]).preferred == ["c d"]
+    assert pairs == []
 
 
 def test_edits_are_the_comparisons_of_editors():
@@ -68,4 +65,4 @@ def test_edits_are_the_comparisons_of_editors():
 
     records = [("site", "edit", 1), ("edit_b2_eval_test", "sup", 0), ("batch3", "sup", 0)]
     found = edits([comparison(*record) for record in records])
-    assert found.preferred == ["second", "first"] and found.other == ["first", "second"]
+    assert found == [(post, "second", "first"), (post, "first", "second")]

@@ -10,9 +10,10 @@ from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
-from rlhf_jax.evaluation.rouge import SCORER
+from rlhf_jax.evaluation.agreement import agreement as share_right
+from rlhf_jax.evaluation.rouge import rouge
 from rlhf_jax.feedback import agreement
-from rlhf_jax.feedback.agreement import Answer, answers_of, scores_of, summary, with_scores
+from rlhf_jax.feedback.agreement import Answer, answers_of, summary
 
 FIRST, SECOND, TIE = 2, 8, 5
 POST = Post("p1", "advice", "title", "a post")
@@ -241,24 +242,12 @@ def test_no_drift_without_times_and_the_median_of_the_times_given():
     assert person(figures, "a")["median_seconds"] == 20 and person(figures, "b")["median_seconds"] is None
 
 
-def test_agreement_with_scores_by_hand():
-    answers = votes("11", "12", "2=", "22", "21", roles="b")
-    scores = {"t0": (1.0, 0.0), "t1": (0.0, 1.0), "t2": (3.0, 3.0), "t3": (0.0, 2.0)}
-    found = with_scores(answers, scores, resamples=20)
-    assert value(found["labeler"]) == (1 + 0 + 0.5 + 1) / 4
-    assert value(found["researcher"]) == (1 + 1 + 1) / 3
-    assert value(found["modal"]) == (1 + 0.5 + 1) / 3
-    assert with_scores(answers, {})["labeler"] is None
-
-
 def test_a_record_reads_the_same_whichever_summary_comes_first():
     good, bad = Summary("a good one", "sft"), Summary("a bad one", "ref")
     one = Comparison(POST, (good, bad), 0, "ana", "b", "train", {"confidence": 2})
     other = Comparison(POST, (bad, good), 1, "ana", "b", "train", {"confidence": 8})
     assert answers_of([one]) == answers_of([other])
     assert answers_of([replace(one, info=replace(POST, id="p2"))])[0].task != answers_of([one])[0].task
-    length = scores_of([one, other], lambda comparison, text: len(text))
-    assert with_scores(answers_of([one]), length, 20)["labeler"]["value"] == 1
 
 
 @pytest.mark.parametrize(
@@ -280,19 +269,19 @@ def test_confidence_counts_where_it_fits_the_choice(choice, extra, read):
 
 def test_the_judge_predicts_labelers_better_than_rouge():
     sample, records = miniature()
-    references = {pair.post.id: pair.post.summary for pair in sample}
-    judged = {
-        (pair.post.id, text): labelers.judge(pair.post, text).overall
-        for pair in sample
-        for text in (pair.text_a, pair.text_b)
-    }
-
-    def rouge(record, text):
-        return SCORER.score(references[record.info.id], text)["rougeL"].fmeasure
-
-    by_judge = scores_of(records, lambda record, text: judged[record.info.id, text])
-    found_judge = with_scores(answers_of(records), by_judge, 50)
-    found_rouge = with_scores(answers_of(records), scores_of(records, rouge), 50)
+    ids = [pair.post.id for pair in sample]
+    references = [pair.post.summary for pair in sample]
+    first, second = ([pair.text_a for pair in sample], [pair.text_b for pair in sample])
+    by_judge = np.array([labelers.judged_gap(pair) for pair in sample])
+    by_rouge = rouge(first, references)["rougeL"] - rouge(second, references)["rougeL"]
+    preferred = 1 - 2 * np.array([record.choice for record in records]).reshape(-1, 3)  # 1: the first
+    found_judge, found_rouge = (
+        {
+            "labeler": share_right(np.repeat(by, 3), preferred.ravel(), np.repeat(ids, 3)),
+            "modal": share_right(by, preferred.sum(axis=1), ids),
+        }
+        for by in (by_judge, by_rouge)
+    )
     assert found_judge["labeler"]["value"] == pytest.approx(0.77, abs=0.02)
     assert found_judge["modal"]["value"] > found_judge["labeler"]["value"] + 0.02
     assert 0.55 < found_rouge["labeler"]["value"] < 0.65

@@ -67,7 +67,8 @@ class Page(HTMLParser):
     def __init__(self, folder):
         super().__init__()
         self.tags, self.attributes, self.rows, self.texts, self.code = [], [], [], [], []
-        self.source = write_report(folder).read_text(encoding="utf-8")
+        write_report(folder)
+        self.source = (folder / "report.html").read_text(encoding="utf-8")
         self.feed(self.source)
         self.text = " ".join(" ".join(self.texts).split())
 
