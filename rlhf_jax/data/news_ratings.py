@@ -140,7 +140,3 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     if not 0 < options.gap < math.inf:
         raise flags.Error(f"--gap: {options.gap} should be above 0, or ties would be preferences")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

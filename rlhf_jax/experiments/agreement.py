@@ -12,7 +12,6 @@ is. They are drawn at the temperature at which people are asked about samples, 1
 out, those of a metric count one half. The figures are `<workdir>/agreement.json` and .png.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,7 +128,3 @@ def metric_margins(
     margins = {name: ours[name] - theirs[name] for name in ours}
     learned = {name: run.score(infos, first) - run.score(infos, second) for name, run in models.items()}
     return learned | margins
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

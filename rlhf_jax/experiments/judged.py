@@ -18,7 +18,6 @@ reference, plainly and at equal length, and how far other numbers agree with the
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,7 +132,3 @@ def margins_of(
         if np.isfinite(scores).all():
             margins[metric] = scores[:, 0] - scores[:, 1]
     return margins
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

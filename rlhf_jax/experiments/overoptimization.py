@@ -19,7 +19,6 @@ The runs lie in `<workdir>/overoptimization/kl_<coefficient>/`; started again, t
 
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,7 +152,3 @@ def best_of_n_figures(pool: Scores, references: Scores, n: int) -> dict[str, Any
         figures[name] = mean((weights * scores).sum(axis=1))
         figures[f"{name}_preference"] = mean((weights * won).sum(axis=1))
     return figures
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -11,7 +11,6 @@ says so, and the editor is simulated; elsewhere edits are the comparisons of bat
 name or of a policy "edit", as the labelling site exports them. The figures are `<workdir>/probes.json`.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +80,3 @@ def edits(comparisons: Sequence[Comparison]) -> probes.Pairs:
         [comparison.summaries[comparison.choice].text for comparison in found],
         [comparison.summaries[1 - comparison.choice].text for comparison in found],
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

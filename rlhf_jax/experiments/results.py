@@ -10,7 +10,6 @@ Nothing is trained or measured here, and what is missing is said to be missing.
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from os import PathLike
@@ -227,7 +226,3 @@ def read(file: Path) -> dict:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: not JSON ({error}); delete it and make it again") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -22,7 +22,6 @@ another seed would change.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -201,7 +200,3 @@ def slope(points: Sequence[dict], column: str, accuracy: str, within: str) -> fl
     columns = [np.log2([one[column] for one in points]), np.array([one[accuracy]["value"] for one in points])]
     x, y = (values - (np.bincount(group, values) / np.bincount(group))[group] for values in columns)
     return float(x @ y / (x @ x)) if x @ x > 1e-9 else None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -20,7 +20,6 @@ The figures are `<workdir>/transfer.json` and .png; the supervised policy lies i
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -172,7 +171,3 @@ def against_experts(run: Opened, folder: str) -> dict[str, Any]:
         "accuracy": agreement(margins, right, ids),
         "longer_is_better": agreement(longer, right, ids),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -161,7 +161,3 @@ def cost(plans: list[dict]) -> str:
     if not all(plan["fits"] for plan in plans):
         return ""
     return f"{sum(plan['chip_hours'][ASSUMED_SPEED] for plan in plans):.3g}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -13,7 +13,6 @@ another labeler on 72%, the paper's figures for its people:
     rlhf-jax labelers
 """
 
-import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -124,7 +123,3 @@ def main(argv: list[str]) -> int:
         print("NOISE, APPEAL = {}, {}".format(*fit(pairs(posts(0, "train", 2_000), 4_000, 0))))
 
     return command(argv, "rlhf-jax labelers", __doc__, run)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
