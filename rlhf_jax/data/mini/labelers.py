@@ -51,12 +51,8 @@ def label(pairs: Sequence[Pair], seed: int, split: str = "train", votes: int = 1
         for worker in rng.permutation(list(TEMPERS))[:votes]:
             felt = lead + NOISE * TEMPERS[worker] * rng.logistic()
             sureness = 1 + min(3, int(abs(felt) / NOISE))
-            confidence = 5 - sureness if felt > 0 else 5 + sureness
-            comparisons.append(
-                Comparison(
-                    info, summaries, int(felt <= 0), str(worker), batch, split, {"confidence": confidence}
-                )
-            )
+            extra = {"confidence": 5 - sureness if felt > 0 else 5 + sureness}
+            comparisons.append(Comparison(info, summaries, int(felt <= 0), str(worker), batch, split, extra))
     return comparisons
 
 
@@ -116,8 +112,6 @@ def fit(sample: Sequence[Pair]) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an argument, told in one line: there are none."""
-
     def run() -> None:
         parse_flags(argv, flags.FlagValues())
         print("NOISE, APPEAL = {}, {}".format(*fit(pairs(posts(0, "train", 2_000), 4_000, 0))))
