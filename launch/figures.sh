@@ -13,10 +13,10 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(realpath "$runs"
 
 page() { rlhf-jax results --runs="$runs" --out="$out"; }
 
-# experiment NAME RUN OPTION…: makes RUN/NAME.json, unless it is there.
+# experiment COMMAND RUN OPTION…: makes the figures of rlhf-jax COMMAND, unless they are there.
 experiment() {
-    if [[ -f $runs/$2/$1.json ]]; then return; fi
-    python -m "rlhf_jax.experiments.$1" --workdir="$runs/$2" "${@:3}"
+    if [[ -f $runs/$2/${1#metric-}.json ]]; then return; fi
+    rlhf-jax "$1" --workdir="$runs/$2" "${@:3}"
     page
 }
 
@@ -31,7 +31,7 @@ before=${seeds##* }
 for seed in $seeds; do
     another=()
     if [[ $before != "$seed" ]]; then another=(--another="$runs/seed$before"); fi
-    experiment agreement "seed$seed" "${another[@]}"
+    experiment metric-agreement "seed$seed" "${another[@]}"
     before=$seed
 done
 

@@ -32,7 +32,7 @@ class Plan:
 
     `lengths` [N] are in tokens, `buckets` the padded lengths in increasing order. The rows
     that do not fill a batch of their bucket move up to the next longer one; those left over
-    in the longest, `dropped` of them, sit an epoch out. Subclasses make the arrays: `collate` those of
+    in the longest, fewer than a batch, sit an epoch out. Subclasses make the arrays: `collate` those of
     a batch, and `widest(data, rows)` arrays without meaning in the shapes of the longest bucket.
     """
 
@@ -51,11 +51,6 @@ class Plan:
         if rows < size:
             raise BatchError(f"{rows} rows do not fill one batch of {size}: lower batch_size or add data")
         return rows // size
-
-    @property
-    def dropped(self) -> int:
-        """Rows that each epoch leaves out, other ones every time; fewer than a batch."""
-        return len(self._bucket_of) % self.batch_size
 
     def total_steps(self, epochs: float) -> int:
         return max(1, round(epochs * self.steps_per_epoch))
@@ -115,43 +110,10 @@ class QueryPlan(Plan):
         return {"query": left_pad([self._queries[i] for i in rows], width, self._pad_id), "index": rows}
 
 
-class PairPlan(Plan):
-    """Batches of `query` [B, Q], left-padded, `chosen` and `rejected` [B, R], right-padded.
+class ResponsePlan(QueryPlan):
+    """Batches of queries with N `responses` [B, N, R] to each, right-padded: what is to be scored.
 
-    R is the width that `response_width` gives a batch; `truncated` responses lost tokens to
-    `data.reward_response_tokens`.
-    """
-
-    @staticmethod
-    def widest(data: DataConfig, rows: int) -> Batch:
-        limit = data.reward_response_tokens
-        return _shaped(rows, query=data.query_tokens, chosen=limit, rejected=limit)
-
-    def __init__(self, pairs: Sequence[Pair], tokenizer: Tokenizer, task: Task, batch_size: int, seed: int):
-        limit = task.data.reward_response_tokens
-        self._queries = _encoded_queries([pair.info for pair in pairs], tokenizer, task)
-        chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-        self._chosen, chosen_cut = _encoded_responses(chosen, tokenizer, task, limit)
-        self._rejected, rejected_cut = _encoded_responses(rejected, tokenizer, task, limit)
-        self.truncated = chosen_cut + rejected_cut
-        self._limit, self._pad_id = limit, tokenizer.pad_id
-        super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, seed)
-
-    def collate(self, rows: np.ndarray, width: int) -> Batch:
-        chosen, rejected = ([side[i] for i in rows] for side in (self._chosen, self._rejected))
-        size, pad_id = response_width(chosen + rejected, self._limit), self._pad_id
-        return {
-            "query": left_pad([self._queries[i] for i in rows], width, pad_id),
-            "chosen": right_pad(chosen, size, pad_id),
-            "rejected": right_pad(rejected, size, pad_id),
-            "index": rows,
-        }
-
-
-class ResponsePlan(Plan):
-    """Batches of `query` [B, Q], left-padded, and `responses` [B, N, R], right-padded: what is to be scored.
-
-    Every record has N of them. R is the width that `response_width` gives a batch.
+    R is the width that `response_width` gives a batch.
     """
 
     def __init__(
@@ -161,22 +123,37 @@ class ResponsePlan(Plan):
         tokenizer: Tokenizer,
         task: Task,
         batch_size: int,
+        seed: int = 0,
     ):
-        self._queries = _encoded_queries(records, tokenizer, task)
-        every, self._limit = [text for texts in responses for text in texts], task.data.reward_response_tokens
-        encoded, self.truncated = _encoded_responses(every, tokenizer, task, self._limit)
-        self._count, self._pad_id = len(encoded) // len(records), tokenizer.pad_id
-        self._responses = [encoded[i : i + self._count] for i in range(0, len(encoded), self._count)]
-        super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, 0)
+        super().__init__(records, tokenizer, task, batch_size, seed)
+        self._limit = task.data.reward_response_tokens
+        every = [text for texts in responses for text in texts]
+        encoded, _ = _encoded_responses(every, tokenizer, task, self._limit)
+        following = iter(encoded)
+        self._responses = [[next(following) for _ in texts] for texts in responses]
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         every = [ids for i in rows for ids in self._responses[i]]
-        responses = right_pad(every, response_width(every, self._limit), self._pad_id)
-        return {
-            "query": left_pad([self._queries[i] for i in rows], width, self._pad_id),
-            "responses": responses.reshape(len(rows), self._count, -1),
-            "index": rows,
-        }
+        padded = right_pad(every, response_width(every, self._limit), self._pad_id)
+        return super().collate(rows, width) | {"responses": padded.reshape(len(rows), -1, padded.shape[1])}
+
+
+class PairPlan(ResponsePlan):
+    """Batches of queries with the two responses of a pair, `chosen` and `rejected` [B, R]."""
+
+    @staticmethod
+    def widest(data: DataConfig, rows: int) -> Batch:
+        limit = data.reward_response_tokens
+        return _shaped(rows, query=data.query_tokens, chosen=limit, rejected=limit)
+
+    def __init__(self, pairs: Sequence[Pair], tokenizer: Tokenizer, task: Task, batch_size: int, seed: int):
+        responses = [(pair.chosen, pair.rejected) for pair in pairs]
+        super().__init__([pair.info for pair in pairs], responses, tokenizer, task, batch_size, seed)
+
+    def collate(self, rows: np.ndarray, width: int) -> Batch:
+        batch = super().collate(rows, width)
+        responses = batch.pop("responses")
+        return batch | {"chosen": responses[:, 0], "rejected": responses[:, 1]}
 
 
 class SftPlan(Plan):

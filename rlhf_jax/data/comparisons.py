@@ -59,12 +59,12 @@ def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comp
     return [one for one in found if not batches or one.split != "train" or one.batch in batches]
 
 
-def pairs_of(comparisons: Iterable[Comparison], split: str) -> list[Pair]:
-    """The pairs of one split (train, valid1, valid2), in order."""
+def pairs_of(comparisons: Iterable[Comparison], split: str | None = None) -> list[Pair]:
+    """The pairs of one split (train, valid1, valid2), or of all, in order."""
     return [
         Pair(c.info, c.summaries[c.choice].text, c.summaries[1 - c.choice].text)
         for c in comparisons
-        if c.split == split
+        if split in (None, c.split)
     ]
 
 

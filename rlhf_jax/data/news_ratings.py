@@ -55,15 +55,6 @@ class ScoredSummary:
     extra: dict = field(default_factory=dict)
 
 
-def convert(ratings: str | Path, out: str | Path, gap: float = 0.5) -> dict[str, int]:
-    """Writes the comparisons of every ratings file; returns how many, by file name."""
-    written = {}
-    for name, comparisons in comparisons_of(ratings, gap).items():
-        write_jsonl(Path(out) / name, comparisons)
-        written[name] = len(comparisons)
-    return written
-
-
 def comparisons_of(ratings: str | Path, gap: float = 0.5) -> dict[str, list[Comparison]]:
     """The comparisons of every ratings file of a folder, by file name."""
     paths = sorted(Path(ratings).glob("*.jsonl"))
@@ -121,12 +112,12 @@ def _hash(*names: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
-
     def run() -> None:
         options = _parse(argv)
-        for name, count in convert(options.ratings, options.out, options.gap).items():
-            print(f"{Path(options.out) / name}: {count:,} comparisons")
+        for name, comparisons in comparisons_of(options.ratings, options.gap).items():
+            file = Path(options.out) / name
+            write_jsonl(file, comparisons)
+            print(f"{file}: {len(comparisons):,} comparisons")
 
     return command(argv, "rlhf-jax ratings", __doc__, run)
 
@@ -140,7 +131,3 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     if not 0 < options.gap < math.inf:
         raise flags.Error(f"--gap: {options.gap} should be above 0, or ties would be preferences")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -9,6 +9,7 @@ written as null and an absent one not at all.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, ClassVar, TypeVar
 
@@ -289,10 +290,6 @@ def _choice(value, where: str) -> int:
     return value
 
 
-def _rated_summary(value, where: str) -> RatedSummary:
-    return from_json(RatedSummary, value, where)
-
-
 def _axes(value, where: str) -> dict:
     for name in {"overall", "accuracy", "coverage", "coherence"} & _object(value, where).keys():
         if value[name] is not None and (type(value[name]) is not int or not 1 <= value[name] <= 7):
@@ -311,5 +308,5 @@ PARSERS: dict[Any, Callable] = {
     dict: _object,
     Record: record_of,
     tuple[Summary, Summary]: _summaries,
-    RatedSummary: _rated_summary,
+    RatedSummary: partial(from_json, RatedSummary),
 }

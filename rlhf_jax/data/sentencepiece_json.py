@@ -23,7 +23,6 @@ def tokenizer_json(model: bytes) -> bytes:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
     first_byte = pieces.index("<0x00>") if "<0x00>" in pieces else len(pieces)
-    whole = [piece for i, piece in enumerate(pieces[:first_byte]) if not _special(processor, i)]
     ranks = {piece: rank for rank, piece in enumerate(pieces[first_byte + 256 :])}
     tokenizer = Tokenizer(
         BPE(
@@ -37,9 +36,10 @@ def tokenizer_json(model: bytes) -> bytes:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(META_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
+    special = [pieces[i] for i in range(first_byte) if processor.is_control(i) or processor.is_unknown(i)]
+    whole = [piece for piece in pieces[:first_byte] if piece not in special]
     matched = [piece for piece in whole if " " not in piece]  # sentencepiece looks for them after ▁ took over
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in matched])
-    special = [piece for i, piece in enumerate(pieces[:first_byte]) if _special(processor, i)]
     tokenizer.add_special_tokens([AddedToken(piece, normalized=False) for piece in special])
     text = tokenizer.to_str()
     tokenizer.encode_special_tokens = True
@@ -50,10 +50,6 @@ def tokenizer_json(model: bytes) -> bytes:
                 "take the tokenizer.json of the model it came with"
             )
     return text.encode()
-
-
-def _special(processor: sentencepiece.SentencePieceProcessor, i: int) -> bool:
-    return processor.is_control(i) or processor.is_unknown(i)
 
 
 def _splits(piece: str, ranks: dict[str, int]) -> Iterator[tuple[str, str]]:

@@ -135,7 +135,21 @@ class Task(ABC):
         While it is too long, the body loses its last line or, when it has one line, its last
         character. Raises RecordError when the prompt without any of the body is still too long.
         """
-        return encode_within(self.prompt(record), tokenizer, self.data.query_tokens, record.id)
+        (head, body, tail), limit = self.prompt(record), self.data.query_tokens
+
+        def encode(end: int) -> list[int]:
+            return [*tokenizer.prefix, *tokenizer.encode(head + body[:end] + tail)]
+
+        whole = encode(len(body))
+        if len(whole) <= limit:
+            return whole
+        end = _first_fitting_cut(body, lambda end: len(encode(end)), limit)
+        if end is None:
+            needed = len(encode(0))
+            raise RecordError(
+                f"{record.id}: the query takes {needed} tokens without any text, the limit is {limit}"
+            )
+        return encode(end)
 
     def encode_responses(
         self, texts: Sequence[str], tokenizer: Tokenizer, limit: int
@@ -200,22 +214,6 @@ def _module(name: str) -> ModuleType:
                     raise  # something that the module itself imports
     ours = ", ".join(sorted(file.stem for file in Path(__file__).parent.glob("tasks/[a-z]*.py")))
     raise ConfigError(f"data.source: {name!r} is none of {ours}, no module and no file my_task.py")
-
-
-def encode_within(prompt: Prompt, tokenizer: Tokenizer, limit: int, name: str) -> list[int]:
-    """Token ids of a prompt, cut to `limit`; an error names the record by `name`."""
-
-    def encode(end: int) -> list[int]:
-        return [*tokenizer.prefix, *tokenizer.encode(prompt.head + prompt.body[:end] + prompt.tail)]
-
-    whole = encode(len(prompt.body))
-    if len(whole) <= limit:
-        return whole
-    end = _first_fitting_cut(prompt.body, lambda end: len(encode(end)), limit)
-    if end is None:
-        needed = len(encode(0))
-        raise RecordError(f"{name}: the query takes {needed} tokens without any text, the limit is {limit}")
-    return encode(end)
 
 
 def _first_fitting_cut(body: str, tokens: Callable[[int], int], limit: int) -> int | None:

@@ -140,11 +140,10 @@ def _load_sentencepiece(path: Path) -> SentencePieceTokenizer:
     if processor.eos_id() < 0:
         raise TokenizerError(f"{path}: this sentencepiece model has no end-of-text piece (</s>)")
     rows = _embedding_rows(path, processor.vocab_size())
-    adds_bos = _read_object(path.with_name(SETTINGS_FILE)).get("add_bos_token", True)  # as Llama's does
+    settings = path.with_name(SETTINGS_FILE)
+    adds_bos = read_object(settings, TokenizerError, missing={}).get("add_bos_token", True)  # as Llama's does
     if type(adds_bos) is not bool:
-        raise TokenizerError(
-            f"{path.with_name(SETTINGS_FILE)}: add_bos_token {adds_bos!r} should be true or false"
-        )
+        raise TokenizerError(f"{settings}: add_bos_token {adds_bos!r} should be true or false")
     prefix = (processor.bos_id(),) if adds_bos and processor.bos_id() >= 0 else ()
     return SentencePieceTokenizer(processor, rows, prefix)
 
@@ -172,7 +171,7 @@ def _load_json(path: Path) -> HuggingFaceTokenizer:
 
 def _eos_id(path: Path, tokenizer: tokenizers.Tokenizer) -> int:
     for name, field in EOS_NAMED_IN:
-        value = _read_object(path.with_name(name)).get(field)
+        value = read_object(path.with_name(name), TokenizerError, missing={}).get(field)
         if value is None:
             continue
         if isinstance(value, list):  # several ids
@@ -189,7 +188,7 @@ def _eos_id(path: Path, tokenizer: tokenizers.Tokenizer) -> int:
 
 def _embedding_rows(path: Path, tokens: int) -> int:
     for name in ROWS_NAMED_IN:
-        rows = _read_object(path.with_name(name)).get("vocab_size")
+        rows = read_object(path.with_name(name), TokenizerError, missing={}).get("vocab_size")
         if rows is None:
             continue
         if type(rows) is not int:
@@ -217,11 +216,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _read_object(path: Path) -> dict:
-    """The JSON object in a file; empty where there is none."""
-    return read_object(path, TokenizerError) if path.exists() else {}
 
 
 def _save(folder: Path, name: str, content: bytes, settings: dict) -> None:

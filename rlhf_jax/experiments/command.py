@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 
+import jax
 import numpy as np
 from absl import flags, logging
 from etils.epath import Path
@@ -13,25 +15,30 @@ from jaxtyping import Float
 from rlhf_jax import command_line, inference
 from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.data import task as tasks
+from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.inference import Network
+from rlhf_jax.mesh import make_mesh
 from rlhf_jax.run import workdir as runs
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A finished run on a task, which is its own or another. The methods need a mesh set."""
+    """A finished run on a task, which is its own or another. Its networks are used `with run.on_mesh()`."""
 
     workdir: Path
     config: Config
     task: Task
 
+    def on_mesh(self) -> AbstractContextManager:
+        return jax.set_mesh(make_mesh(self.config.mesh))
+
     def network(self, name: str) -> Network:
         """That of `checkpoints/<name>`."""
-        return inference.load(self.workdir, name, task=self.task)
+        return inference.load(self.workdir, name, config=self.config, task=self.task)
 
     @functools.cached_property
     def reward_model(self) -> Network:
@@ -54,6 +61,12 @@ class Opened:
         splits = self.task.records()
         return self.task.filtered(splits.get("test") or splits["valid"], self.tokenizer)
 
+    def pairs(self) -> tuple[list[Pair], list[Pair]]:
+        """The pairs that the reward model was trained on, and those that it has not seen."""
+        comparisons = comparisons_of_run(self.config, self.workdir)
+        held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
+        return pairs_of(comparisons, "train"), held_out
+
 
 def open_run(workdir: PathLike[str]) -> Opened:
     config = runs.read_config(Path(workdir))
@@ -61,14 +74,15 @@ def open_run(workdir: PathLike[str]) -> Opened:
 
 
 def command(
-    argv: Sequence[str], name: str, usage: str | None, options: flags.FlagValues, run: Callable[[], None]
+    argv: list[str], name: str, usage: str | None, options: flags.FlagValues, run: Callable[[Opened], None]
 ) -> int:
-    """Exit status of a command: of `run()`, called once `options` have taken the command line."""
+    """Exit status of `run()`, which gets the run --workdir once `options` have taken the command line."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
 
     def parse_and_run() -> None:
         command_line.parse_flags(argv, options)
-        run()
+        run(open_run(options.workdir))
 
     return command_line.command(argv, f"rlhf-jax {name}", usage, parse_and_run)
 

@@ -18,7 +18,6 @@ reference, plainly and at equal length, and how far other numbers agree with the
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,15 +33,13 @@ from rlhf_jax.evaluation.agreement import agreement, countable
 from rlhf_jax.evaluation.endpoint import Endpoint
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
-from rlhf_jax.experiments.command import command, open_run, write_figures
+from rlhf_jax.experiments.command import Opened, command, write_figures
 
 KEPT = "judged_cache.jsonl"  # of the endpoint's replies, in the run's folder
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
     options = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
     for name in ("people", "url", "model", "prompt"):
         flags.DEFINE_string(name, "", "see above", flag_values=options)
     flags.DEFINE_string("key_variable", Endpoint.key_variable, "of the environment", flag_values=options)
@@ -52,18 +49,16 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_list("policies", [], "to judge", flag_values=options)
     flags.DEFINE_integer("posts", 100, "to judge", 1, flag_values=options)
 
-    def run() -> None:
-        workdir = Path(options.workdir)
-        task = open_run(workdir).task
-        name, judge = judge_of(options, workdir, task)
-        samples = list(read_jsonl(workdir / "samples" / "test.jsonl", dict))[: options.posts]
-        file = workdir / f"judged_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.json"
-        write_figures(file, {"judge": name} | measure(task, judge, samples, options.policies))
+    def measure_and_write(run: Opened) -> None:
+        name, judge = judge_of(options, run)
+        samples = list(read_jsonl(run.workdir / "samples" / "test.jsonl", dict))[: options.posts]
+        file = run.workdir / f"judged_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.json"
+        write_figures(file, {"judge": name} | measure(run.task, judge, samples, options.policies))
 
-    return command(argv, "judged", __doc__, options, run)
+    return command(argv, "judged", __doc__, options, measure_and_write)
 
 
-def judge_of(options: flags.FlagValues, workdir: Path, task: Task) -> tuple[str, judges.PairJudge]:
+def judge_of(options: flags.FlagValues, run: Opened) -> tuple[str, judges.PairJudge]:
     if bool(options.people) == bool(options.url and options.model):
         raise ConfigError("name one judge: --people=FILE, or --url and --model")
     if options.people:
@@ -71,7 +66,7 @@ def judge_of(options: flags.FlagValues, workdir: Path, task: Task) -> tuple[str,
     prompt = Path(options.prompt).read_text(encoding="utf-8") if options.prompt else endpoint.PROMPT
     names = ("url", "model", "key_variable", "at_once", "price_in", "price_out", "max_cost")
     asked = Endpoint(prompt=prompt, **{name: getattr(options, name) for name in names})
-    return options.model, endpoint.judge(asked, workdir / KEPT, task)
+    return options.model, endpoint.judge(asked, run.workdir / KEPT, run.task)
 
 
 def measure(
@@ -115,25 +110,15 @@ def log_ratios(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
 
 
 def margins_of(
-    task: Task,
-    samples: Sequence[dict[str, Any]],
-    policy: str,
-    texts: Sequence[str],
-    posts: Sequence[Record],
+    task: Task, samples: Sequence[dict[str, Any]], policy: str, texts: Sequence[str], posts: Sequence[Record]
 ) -> dict[str, np.ndarray]:
     """By how much other numbers put a policy's summary above the reference, to which ROUGE says nothing."""
     references = [post.reference for post in posts]
     ours, theirs = (countable(task, posts, each, references) for each in (texts, references))
     margins = {metric: ours[metric] - theirs[metric] for metric in ("words", "copying")}
     for metric, field in {"reward_model": "score", "gold_judge": "gold"}.items():
-        scores = np.array(
-            [[sample["summaries"][name][field] for name in (policy, "reference")] for sample in samples],
-            float,
-        )
+        both = [[sample["summaries"][name][field] for name in (policy, "reference")] for sample in samples]
+        scores = np.array(both, float)
         if np.isfinite(scores).all():
             margins[metric] = scores[:, 0] - scores[:, 1]
     return margins
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

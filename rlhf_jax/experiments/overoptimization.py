@@ -19,11 +19,9 @@ The runs lie in `<workdir>/overoptimization/kl_<coefficient>/`; started again, t
 
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from etils.epath import Path
@@ -33,76 +31,68 @@ from rlhf_jax.evaluation import best_of_n
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.preference import outcomes
-from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
-from rlhf_jax.mesh import make_mesh
+from rlhf_jax.experiments.command import Opened, command, numbers, write_figures
 from rlhf_jax.pipeline import stages
 from rlhf_jax.report.paper_figures import overoptimization_figure
 from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
 
-KL_COEFS = ("0.5", "0.2", "0.1", "0.05", "0.02", "0.01", "0.003", "0.001")
+KL_COEFS = "0.5,0.2,0.1,0.05,0.02,0.01,0.003,0.001"
 PERCENTILE = 99  # of the references' scores; where the paper's policies were best
 
 Scores = dict[str, np.ndarray]  # reward, gold → a number for every summary
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
     options = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
-    flags.DEFINE_list("kl_coefs", list(KL_COEFS), "KL penalties", flag_values=options)
+    flags.DEFINE_list("kl_coefs", KL_COEFS, "KL penalties", flag_values=options)
     flags.DEFINE_integer("episodes", None, "of each PPO run", 1, flag_values=options)
     flags.DEFINE_integer("posts", 300, "that policies summarize", 1, flag_values=options)
     flags.DEFINE_integer("pool", 512, "samples a post", 2, flag_values=options)
 
-    def run() -> None:
+    def measure_and_draw(run: Opened) -> None:
         kl_coefs = numbers("kl_coefs", options.kl_coefs)
-        workdir = Path(options.workdir)
         for kl_coef in kl_coefs:
-            train(workdir, kl_coef, options.episodes)
-        figures = measure(workdir, kl_coefs, options.posts, options.pool)
-        write_figures(workdir / "overoptimization.json", figures)
-        overoptimization_figure([figures], workdir / "overoptimization.png")
+            train(run, kl_coef, options.episodes)
+        figures = measure(run, kl_coefs, options.posts, options.pool)
+        write_figures(run.workdir / "overoptimization.json", figures)
+        overoptimization_figure([figures], run.workdir / "overoptimization.png")
 
-    return command(argv, "overoptimization", __doc__, options, run)
+    return command(argv, "overoptimization", __doc__, options, measure_and_draw)
 
 
 def folder_of(workdir: Path, kl_coef: float) -> Path:
     return workdir / "overoptimization" / f"kl_{kl_coef:g}"
 
 
-def train(workdir: Path, kl_coef: float, episodes: int | None) -> None:
+def train(run: Opened, kl_coef: float, episodes: int | None) -> None:
     """The PPO run of one coefficient; the run's own policy, where it was trained with that one."""
-    theirs = runs.read_config(workdir)
-    ppo = dataclasses.replace(
-        theirs.ppo, kl_coef=kl_coef, kl_controller="fixed", episodes=episodes or theirs.ppo.episodes
-    )
-    config = dataclasses.replace(theirs, ppo=ppo)
+    episodes = episodes or run.config.ppo.episodes
+    ppo = dataclasses.replace(run.config.ppo, kl_coef=kl_coef, kl_controller="fixed", episodes=episodes)
+    config = dataclasses.replace(run.config, ppo=ppo)
     taken = ["sft", "collect", "reward"]
-    if config == theirs and runs.stage_done(workdir, "ppo"):
+    if config == run.config and runs.stage_done(run.workdir, "ppo"):
         taken.append("ppo")
-    folder = runs.open_workdir(folder_of(workdir, kl_coef), config)
-    fork.take_over(workdir, folder, {stage: stage for stage in taken}, stages.files())
+    folder = runs.open_workdir(folder_of(run.workdir, kl_coef), config)
+    fork.take_over(run.workdir, folder, {stage: stage for stage in taken}, stages.files())
     stages.run_stages(config, folder, ("ppo",))
 
 
-def measure(workdir: Path, kl_coefs: Sequence[float], count: int, pool: int) -> dict:
+def measure(run: Opened, kl_coefs: Sequence[float], count: int, pool: int) -> dict:
     """All figures, as plain JSON values."""
-    run = open_run(workdir)
-    config = run.config
     unseen = run.unseen()
-    with jax.set_mesh(make_mesh(config.mesh)):
+    with run.on_mesh():
         references = scores_of(run, unseen, [record.reference for record in unseen])
         policies = []
         for kl_coef in kl_coefs:
-            policy = dataclasses.replace(run, workdir=folder_of(workdir, kl_coef))
+            policy = dataclasses.replace(run, workdir=folder_of(run.workdir, kl_coef))
             policies.append({"kl_coef": kl_coef} | policy_figures(policy, unseen[:count], references))
         pooled = pool_scores(run, unseen[:count], pool)
     return {
-        "seed": config.seed,
+        "seed": run.config.seed,
         "posts": len(unseen[:count]),
         "pool": pool,
-        "temperature": config.eval.temperature,
+        "temperature": run.config.eval.temperature,
         "percentile": PERCENTILE,
         "reference_percentile": float(np.percentile(references["reward"], PERCENTILE)),
         "ppo": policies,
@@ -153,7 +143,3 @@ def best_of_n_figures(pool: Scores, references: Scores, n: int) -> dict[str, Any
         figures[name] = mean((weights * scores).sum(axis=1))
         figures[f"{name}_preference"] = mean((weights * won).sum(axis=1))
     return figures
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

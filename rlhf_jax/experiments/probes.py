@@ -11,48 +11,40 @@ says so, and the editor is simulated; elsewhere edits are the comparisons of bat
 name or of a policy "edit", as the labelling site exports them. The figures are `<workdir>/probes.json`.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
-from etils.epath import Path
 
-from rlhf_jax.data.comparisons import Pair, comparisons_of_run
+from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Comparison
 from rlhf_jax.evaluation import probes
 from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.judges import gaps
-from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
-from rlhf_jax.mesh import make_mesh
+from rlhf_jax.experiments.command import Opened, command, write_figures
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line."""
     options = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
     flags.DEFINE_integer("posts", 1000, "whose references are altered", 1, flag_values=options)
 
-    def run() -> None:
-        workdir = Path(options.workdir)
-        write_figures(workdir / "probes.json", measure(workdir, options.posts))
+    def measure_and_write(run: Opened) -> None:
+        write_figures(run.workdir / "probes.json", measure(run, options.posts))
 
-    return command(argv, "probes", __doc__, options, run)
+    return command(argv, "probes", __doc__, options, measure_and_write)
 
 
-def measure(workdir: Path, count: int) -> dict[str, Any]:
+def measure(run: Opened, count: int) -> dict[str, Any]:
     """Probe → how often the reward model is right, and of how many pairs."""
-    run = open_run(workdir)
     posts = run.unseen()[:count]
     texts = [post.reference for post in posts]
     pairs = {name: probes.worse(alter, posts, texts) for name, alter in probes.WORSE.items()}
     if labelers := run.task.labelers:
         pairs["edited"] = probes.better(labelers.edit, posts)
     else:
-        pairs["edited"] = edits(comparisons_of_run(run.config, workdir))
-    with jax.set_mesh(make_mesh(run.config.mesh)):
+        pairs["edited"] = edits(comparisons_of_run(run.config, run.workdir))
+    with run.on_mesh():
         found = {name: accuracy(run, each) for name, each in pairs.items()}
     return {"seed": run.config.seed, "posts": len(posts), "probes": found}
 
@@ -70,12 +62,8 @@ def accuracy(run: Opened, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def edits(comparisons: Sequence[Comparison]) -> list[Pair]:
     """Comparisons of a summary with its edit, held out or not, the preferred one first."""
-    return [
-        Pair(one.info, one.summaries[one.choice].text, one.summaries[1 - one.choice].text)
-        for one in comparisons
-        if "edit" in one.batch or "edit" in {summary.policy for summary in one.summaries}
-    ]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    return pairs_of(
+        comparison
+        for comparison in comparisons
+        if "edit" in comparison.batch or "edit" in {summary.policy for summary in comparison.summaries}
+    )

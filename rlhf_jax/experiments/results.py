@@ -10,7 +10,6 @@ Nothing is trained or measured here, and what is missing is said to be missing.
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from os import PathLike
@@ -19,9 +18,9 @@ from typing import NamedTuple
 from absl import flags
 from etils.epath import Path
 
+from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
 from rlhf_jax.experiments import findings
-from rlhf_jax.experiments.command import command
 from rlhf_jax.experiments.findings import Finding
 from rlhf_jax.files import write_text
 from rlhf_jax.report import paper_figures as drawn
@@ -152,11 +151,15 @@ VERDICTS = {True: "yes", False: "**not shown**", None: "compared"}
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line."""
     options = flags.FlagValues()
     flags.DEFINE_string("runs", None, "folder of the runs", required=True, flag_values=options)
     flags.DEFINE_string("out", "docs", "folder to write to", flag_values=options)
-    return command(argv, "results", __doc__, options, lambda: write(Path(options.runs), Path(options.out)))
+
+    def run() -> None:
+        parse_flags(argv, options)
+        write(Path(options.runs), Path(options.out))
+
+    return command(argv, "rlhf-jax results", __doc__, run)
 
 
 def write(folder: Path, out: Path) -> None:
@@ -227,7 +230,3 @@ def read(file: Path) -> dict:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: not JSON ({error}); delete it and make it again") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

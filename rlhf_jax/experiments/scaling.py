@@ -22,39 +22,33 @@ another seed would change.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from etils.epath import Path
 
 from rlhf_jax.config import Config, ConfigError
-from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
+from rlhf_jax.data.comparisons import comparisons_of_run
 from rlhf_jax.data.records import Comparison, write_jsonl
 from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.judges import gaps
-from rlhf_jax.experiments.command import command, numbers, open_run, write_figures
+from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
 from rlhf_jax.files import write_json
-from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params
 from rlhf_jax.pipeline import stages
 from rlhf_jax.report.paper_figures import scaling_figure
 from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
 
-SHARES = ("0.125", "0.25", "0.5", "1")
 POLICIES = ("base", "sft", "ppo")  # of the paper's figure 1
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
     options = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
-    flags.DEFINE_list("shares", list(SHARES), "of the comparisons", flag_values=options)
+    flags.DEFINE_list("shares", "0.125,0.25,0.5,1", "of the comparisons", flag_values=options)
     flags.DEFINE_list("large_shares", [], "of the comparisons, for the larger", flag_values=options)
     flags.DEFINE_list("sizes", [], "pretrained models", flag_values=options)
     flags.DEFINE_list("alike", [], "of them", flag_values=options)
@@ -62,12 +56,12 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_bool("policies", False, "also PPO at every size", flag_values=options)
     flags.DEFINE_integer("episodes", None, "of these PPO runs", 1, flag_values=options)
 
-    def run() -> None:
-        workdir = Path(options.workdir)
-        config = runs.read_config(workdir)
+    def measure_and_draw(run: Opened) -> None:
+        config, workdir = run.config, run.workdir
         config.ppo.episodes = options.episodes or config.ppo.episodes
         config.reward.seeds = options.seeds or config.reward.seeds
-        sizes = options.sizes or sizes_of(config)
+        own, bigger = config.model.pretrained, config.sft.bigger_pretrained  # "" where there is none
+        sizes = options.sizes or ([own, bigger] if bigger else [own])
         if not set(options.alike) <= set(sizes):
             raise ConfigError(f"--alike: {','.join(options.alike)} should be some of {','.join(sizes)}")
         first, *larger = sizes
@@ -89,12 +83,7 @@ def main(argv: list[str]) -> int:
         write_figures(workdir / "scaling.json", figures)
         scaling_figure([figures], workdir / "scaling.png")
 
-    return command(argv, "scaling", __doc__, options, run)
-
-
-def sizes_of(config: Config) -> list[str]:
-    """The run's own base, or "" where it has none, and the bigger one beside it."""
-    return [config.model.pretrained, *filter(None, [config.sft.bigger_pretrained])]
+    return command(argv, "scaling", __doc__, options, measure_and_draw)
 
 
 def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, Any]:
@@ -156,10 +145,8 @@ def first_share(comparisons: Sequence[Comparison], share: float) -> list[Compari
 def accuracies(folder: Path) -> dict[str, Any]:
     """How often the reward model of a run picks what people, and the gold judge, prefer of held-out pairs."""
     run = open_run(folder)
-    comparisons = comparisons_of_run(run.config, folder)
-    train = pairs_of(comparisons, "train")
-    held_out = pairs_of(comparisons, "valid2") or pairs_of(comparisons, "valid1")
-    with jax.set_mesh(make_mesh(run.config.mesh)):
+    train, held_out = run.pairs()
+    with run.on_mesh():
         margins = run.reward_model.margins(held_out)
     truths = {"valid_accuracy": np.ones(len(held_out))}
     if judge := run.task.judge:
@@ -173,7 +160,7 @@ def accuracies(folder: Path) -> dict[str, Any]:
 def parameters(folder: Path) -> int:
     """Of the reward model of a run."""
     run = open_run(folder)
-    with jax.set_mesh(make_mesh(run.config.mesh)):
+    with run.on_mesh():
         return params.count(heads.specs(run.reward_model.model, run.tokenizer.vocab_size))
 
 
@@ -201,7 +188,3 @@ def slope(points: Sequence[dict], column: str, accuracy: str, within: str) -> fl
     columns = [np.log2([one[column] for one in points]), np.array([one[accuracy]["value"] for one in points])]
     x, y = (values - (np.bincount(group, values) / np.bincount(group))[group] for values in columns)
     return float(x @ y / (x @ x)) if x @ x > 1e-9 else None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -20,17 +20,13 @@ The figures are `<workdir>/transfer.json` and .png; the supervised policy lies i
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
-from etils.epath import Path
 
-from rlhf_jax import inference
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
@@ -44,8 +40,7 @@ from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.policies import best_of_n
 from rlhf_jax.evaluation.preference import outcomes
-from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
-from rlhf_jax.mesh import make_mesh
+from rlhf_jax.experiments.command import Opened, command, write_figures
 from rlhf_jax.pipeline import sft
 from rlhf_jax.report.paper_figures import transfer_figure
 
@@ -54,28 +49,24 @@ MIN_GAP = 0.6  # of the gold judge's ratings; closer pairs are no test
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 2 after an error of use, told in one line; 130 after Ctrl-C."""
     options = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
     flags.DEFINE_string("articles", "", "where the news is", flag_values=options)
     flags.DEFINE_string("ratings", "", "folder of experts' ratings", flag_values=options)
     flags.DEFINE_integer("count", 500, "unseen articles", 1, flag_values=options)
     flags.DEFINE_integer("train", 12_000, "articles to train on", 1, flag_values=options)
     flags.DEFINE_integer("query_tokens", None, "of an article", 1, flag_values=options)
 
-    def run() -> None:
-        workdir = Path(options.workdir)
-        opened = open_run(workdir)
+    def measure_and_draw(run: Opened) -> None:
         wanted = {"test": options.count, "train": options.train}
-        on_news = on_the_news(opened, options.articles, options.query_tokens, wanted)
+        on_news = on_the_news(run, options.articles, options.query_tokens, wanted)
         articles = on_news.task.records()
-        with jax.set_mesh(make_mesh(opened.config.mesh)):
+        with run.on_mesh():
             train_on_news(on_news, articles["train"])
             figures = measure(on_news, articles["test"], options.ratings)
-        write_figures(workdir / "transfer.json", figures)
-        transfer_figure([figures], workdir / "transfer.png")
+        write_figures(run.workdir / "transfer.json", figures)
+        transfer_figure([figures], run.workdir / "transfer.png")
 
-    return command(argv, "transfer", __doc__, options, run)
+    return command(argv, "transfer", __doc__, options, measure_and_draw)
 
 
 def on_the_news(run: Opened, source: str, query_tokens: int | None, wanted: Mapping[str, int]) -> Opened:
@@ -106,19 +97,11 @@ def measure(run: Opened, articles: Sequence[Record], ratings: str) -> dict[str, 
     texts |= task.baselines(articles, run.tokenizer)
     for name in ("sft", "ppo"):
         texts[name] = run.network(name).write(articles)
-    options = config.eval
-    best = f"best_of_{options.best_of}"
-    texts[best] = best_of_n(
-        run.network("sft"),
-        articles,
-        options.best_of,
-        options.temperature,
-        config.seed,
-        run.reward_model.scores,
-    )
-    folder = run.workdir / "transfer"
-    supervised = inference.load(folder, "sft", config=config, task=task)
-    texts["sft_on_news"] = supervised.write(articles)
+    count, temperature, score = config.eval.best_of, config.eval.temperature, run.reward_model.scores
+    best = f"best_of_{count}"
+    texts[best] = best_of_n(run.network("sft"), articles, count, temperature, config.seed, score)
+    on_news = dataclasses.replace(run, workdir=run.workdir / "transfer")
+    texts["sft_on_news"] = on_news.network("sft").write(articles)
 
     rewards = {name: run.score(articles, written) for name, written in texts.items()}
     judged, judge = rewards, task.judge
@@ -168,11 +151,4 @@ def against_experts(run: Opened, folder: str) -> dict[str, Any]:
     margins = margins - run.score(infos, [pair.rejected for pair in pairs])
     longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])
     ids, right = [info.id for info in infos], np.ones(len(pairs))
-    return {
-        "accuracy": agreement(margins, right, ids),
-        "longer_is_better": agreement(longer, right, ids),
-    }
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    return {"accuracy": agreement(margins, right, ids), "longer_is_better": agreement(longer, right, ids)}

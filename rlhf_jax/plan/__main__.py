@@ -43,7 +43,6 @@ ASSUMED = (
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line without a traceback."""
     return command(argv, "rlhf_jax", __doc__, lambda: run(argv))
 
 
@@ -80,7 +79,14 @@ def run(argv: list[str]) -> None:
     if topology.chip:
         print(f"Published figures: {topology.chip.source}")
     if options.json:
-        _write(Path(options.json), plans, topology)
+        content = {
+            "what": ASSUMED,
+            "date": datetime.date.today().isoformat(),
+            "jax": importlib.metadata.version("jax"),
+            "compiler": topology.compiler,
+            "plans": [dataclasses.asdict(plan) for plan in plans],
+        }
+        write_json(options.json, content)
 
 
 def architecture(config: Config, topology: Topology) -> tuple[ModelConfig, int]:
@@ -162,17 +168,6 @@ def describe(plan: Plan) -> str:
         lines.append(f"  at least {plan.bound['seconds']:.3g} s a step ({parts})")
         lines.append(f"  {plan.steps:,} steps; chip-hours: {hours} of the bound")
     return "\n".join(lines)
-
-
-def _write(file: Path, plans: list[Plan], topology: Topology) -> None:
-    content = {
-        "what": ASSUMED,
-        "date": datetime.date.today().isoformat(),
-        "jax": importlib.metadata.version("jax"),
-        "compiler": topology.compiler,
-        "plans": [dataclasses.asdict(plan) for plan in plans],
-    }
-    write_json(file, content)
 
 
 if __name__ == "__main__":

@@ -104,14 +104,11 @@ def compile_program(
 def memory(analysis) -> dict[str, int]:
     """Bytes of a device: by purpose, the compiler's own `peak`, and `total`, the sum with aliases once."""
     found = {
-        name: getattr(analysis, f"{word}_size_in_bytes")
-        for name, word in {
-            "arguments": "argument",
-            "outputs": "output",
-            "temporaries": "temp",
-            "aliased": "alias",
-            "code": "generated_code",
-        }.items()
+        "arguments": analysis.argument_size_in_bytes,
+        "outputs": analysis.output_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "aliased": analysis.alias_size_in_bytes,
+        "code": analysis.generated_code_size_in_bytes,
     }
     total = sum(found.values()) - 2 * found["aliased"]
     return found | {"peak": analysis.peak_memory_in_bytes, "total": total}
@@ -143,12 +140,8 @@ def bound(phases: list[flops.Phase], plan: Plan, topology: Topology) -> dict[str
     traffic = [phase.traffic / chip.bandwidth for phase in phases]
     on_device = sum(max(pair) for pair in zip(compute, traffic, strict=True))
     links = sum(plan.collectives.values()) / chip.links
-    return {
-        "seconds": max(on_device, links),
-        "compute": sum(compute),
-        "memory": sum(traffic),
-        "links": links,
-    }
+    seconds = max(on_device, links)
+    return {"seconds": seconds, "compute": sum(compute), "memory": sum(traffic), "links": links}
 
 
 def steps(program: str, config: Config, shards: int) -> int:
@@ -190,8 +183,5 @@ def _beside(program: str, config: Config, parameters: int) -> int:
 
     Reward models of earlier seeds, and in evaluation a policy beside the reward model.
     """
-    return {
-        "reward": (config.reward.seeds - 1) * parameters,
-        "eval.write": parameters,
-        "eval.read": parameters,
-    }.get(program, 0)
+    networks = {"reward": config.reward.seeds - 1, "eval.write": 1, "eval.read": 1}
+    return networks.get(program, 0) * parameters

@@ -20,12 +20,11 @@ from absl import flags
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.files import read_object, write_text
 from rlhf_jax.plan.compiled import programs
-from rlhf_jax.plan.topologies import PlanError
+from rlhf_jax.plan.topologies import PlanError, version_of
 
 SIZES = ("paper_1_3b", "paper_6_7b")
 TOPOLOGIES = ("v4:2x4x4", "v5e:2x2", "v5e:4x4", "v5p:4x4x4", "v6e:4x4", "gpu:1x1x8", "gpu:1x4x8")
 ASSUMED_SPEED = "30%"  # one of the plan's
-COMPILERS = {"gpu": "jax-cuda13-plugin"}  # package by kind of topology; libtpu for the others
 HEADER = """# What fits where
 
 Compiled with the real compilers of TPU and GPU on a machine that has neither, and not run: the compiler says
@@ -53,7 +52,6 @@ CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIE
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
     return command(argv, "rlhf_jax", __doc__, lambda: run(argv))
 
 
@@ -89,16 +87,12 @@ def read(cell: Cell, folder: Path) -> dict | None:
 def up_to_date(cell: Cell, folder: Path) -> bool:
     """Whether the cell was compiled by the versions that are installed."""
     done = read(cell, folder)
-    return done is not None and (done["jax"], done["compiler"]) == _versions(cell)
-
-
-def _versions(cell: Cell) -> tuple[str, str]:
-    package = COMPILERS.get(cell.topology.partition(":")[0], "libtpu")
-    try:
-        return importlib.metadata.version("jax"), f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        extra = "plan-gpu" if cell.topology.startswith("gpu") else "plan-tpu"
-        raise PlanError(f"{cell.name}: the compiler is not installed: pip install -e '.[{extra}]'") from None
+    if done is None:
+        return False
+    on_gpu = cell.topology.startswith("gpu:")
+    package, extra = ("jax-cuda13-plugin", "plan-gpu") if on_gpu else ("libtpu", "plan-tpu")
+    compiler = f"{package} {version_of(package, extra, cell.name)}"
+    return done["compiler"] == compiler and done["jax"] == importlib.metadata.version("jax")
 
 
 def compile_cell(cell: Cell, folder: Path) -> None:
@@ -119,11 +113,8 @@ def markdown(folder: Path) -> str:
     dates = sorted({found["date"] for found in done.values()})
     versions = sorted({f"jax {found['jax']}" for found in done.values()})
     versions += sorted({found["compiler"] for found in done.values()})
-    parts = [
-        HEADER.format(
-            dates=" to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])), versions=", ".join(versions)
-        )
-    ]
+    first_and_last = dict.fromkeys([*dates[:1], *dates[-1:]])
+    parts = [HEADER.format(dates=" to ".join(first_and_last), versions=", ".join(versions))]
     for size in SIZES:
         parts.append(f"## configs/{size}.py\n")
         parts.append(grid(size, {cell: summary(found["plans"]) for cell, found in done.items()}))
@@ -161,7 +152,3 @@ def cost(plans: list[dict]) -> str:
     if not all(plan["fits"] for plan in plans):
         return ""
     return f"{sum(plan['chip_hours'][ASSUMED_SPEED] for plan in plans):.3g}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

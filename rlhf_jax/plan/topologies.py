@@ -60,7 +60,7 @@ def find(name: str) -> Topology:
     jax.config.update("jax_platforms", "cpu")
     describe = _h100s if kind == "gpu" else _tpu_slice
     try:
-        devices, platform, compiler = describe(name, shape)
+        devices, platform, compiler = describe(name)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if isinstance(error, PlanError):
             raise
@@ -78,9 +78,8 @@ def _simulated(name: str, count: int) -> Topology:
     return Topology(name, devices[:count], "cpu", None, f"jaxlib {importlib.metadata.version('jaxlib')}")
 
 
-def _tpu_slice(name: str, shape: str):
-    del shape
-    version = _need("libtpu", "plan-tpu")
+def _tpu_slice(name: str):
+    version = version_of("libtpu", "plan-tpu")
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",  # this is no TPU machine: do not ask its metadata server
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -93,11 +92,12 @@ def _tpu_slice(name: str, shape: str):
     return described.devices, "tpu", f"libtpu {version}"
 
 
-def _h100s(name: str, shape: str):
+def _h100s(name: str):
+    shape = name.removeprefix("gpu:")
     if shape.count("x") != 2:
         raise PlanError(f"--topology: {name!r} should be gpu:SLICESxHOSTSxDEVICES, such as gpu:1x4x8")
-    version = _need("jax-cuda13-plugin", "plan-gpu")
-    _need("nvidia-cudnn-cu13", "plan-gpu")
+    version = version_of("jax-cuda13-plugin", "plan-gpu")
+    version_of("nvidia-cudnn-cu13", "plan-gpu")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     target = H100.read_text(encoding="utf-8")
@@ -105,9 +105,9 @@ def _h100s(name: str, shape: str):
     return described.devices, "cuda", f"jax-cuda13-plugin {version}"
 
 
-def _need(package: str, extra: str) -> str:
-    """The version of a compiler's package."""
+def version_of(package: str, extra: str, wanted_by: str = "--topology") -> str:
+    """The version of a compiler's package, which comes with an `extra` of this one."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise PlanError(f"--topology: the compiler is not installed: pip install -e '.[{extra}]'") from None
+        raise PlanError(f"{wanted_by}: the compiler is not installed: pip install -e '.[{extra}]'") from None

@@ -1,4 +1,4 @@
-"""launch/figures.sh with a stand-in of python and rlhf-jax, which records calls and leaves the figures."""
+"""launch/figures.sh with a stand-in of rlhf-jax, which records calls and leaves the figures."""
 
 import os
 import shutil
@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "figures.sh"
-PYTHON = """#!/usr/bin/env bash
+COMMAND = """#!/usr/bin/env bash
 echo "$@" >>"$RECORD"
+name=${1#metric-}
 for word in "$@"; do
-    case $word in
-    --workdir=*) run=${word#--workdir=} ;;
-    rlhf_jax.experiments.*) name=${word##*.} ;;
-    esac
+    if [[ $word == --workdir=* ]]; then run=${word#--workdir=}; fi
 done
 if [[ -n ${STOP_AT:-} && $* == *"$STOP_AT"* ]]; then exit 130; fi
-if [[ -n ${run:-} ]]; then mkdir -p "$run"; fi
-if [[ -n ${name:-} && -n ${run:-} ]]; then echo '{}' >"$run/$name.json"; fi
+if [[ -n ${run:-} ]]; then mkdir -p "$run" && echo '{}' >"$run/$name.json"; fi
 """
 
 
@@ -30,9 +27,8 @@ def figures(tmp_path):
     bin.mkdir()
     shutil.copy(SCRIPT, launch)
     (launch / "setup.sh").write_text('cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1\n')
-    for name in ("python", "rlhf-jax"):
-        (bin / name).write_text(PYTHON)
-        (bin / name).chmod(0o755)
+    (bin / "rlhf-jax").write_text(COMMAND)
+    (bin / "rlhf-jax").chmod(0o755)
     record = tmp_path / "record"
 
     def run(**variables):
@@ -51,12 +47,12 @@ def test_every_experiment_of_the_page_is_made(figures):
         run = f"--workdir=runs/figures/seed{seed}"
         assert f"run --config=configs/mini.py {run} --config.seed={seed}" in commands
         for name in ("probes", "transfer", "overoptimization"):
-            assert f"-m rlhf_jax.experiments.{name} {run}" in commands
+            assert f"{name} {run}" in commands
         another = f"--another=runs/figures/seed{(seed + 2) % 3}"
-        assert f"-m rlhf_jax.experiments.agreement {run} {another}" in commands
+        assert f"metric-agreement {run} {another}" in commands
     text = "\n".join(commands)
-    assert "rlhf_jax.experiments.overoptimization --workdir=runs/figures/weak0" in text
-    assert "rlhf_jax.experiments.scaling --workdir=runs/figures/seed0 --policies" in text
+    assert "overoptimization --workdir=runs/figures/weak0" in text
+    assert "scaling --workdir=runs/figures/seed0 --policies" in text
     assert "pretrain --out=runs/figures/bases/small_12M" in text
     alike = "runs/figures/bases/tiny_12M,runs/figures/bases/small_12M,mini/large"
     assert f"--sizes=mini/small,{alike} --alike={alike}" in text
@@ -65,7 +61,7 @@ def test_every_experiment_of_the_page_is_made(figures):
 def test_stopped_and_started_again_it_makes_what_is_missing(figures):
     _, whole = figures(SEEDS="4", RUNS="runs/whole")
     assert not any("--another" in line for line in whole)  # a lone run has no other reward model to ask
-    status, before = figures(SEEDS="4", RUNS="runs/parts", STOP_AT="experiments.transfer")
+    status, before = figures(SEEDS="4", RUNS="runs/parts", STOP_AT="transfer")
     assert status == 130 and "transfer" in before[-1]
     status, after = figures(SEEDS="4", RUNS="runs/parts")
     assert (

@@ -15,7 +15,7 @@ from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.task import Task
-from rlhf_jax.data.tasks.tldr import query
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import JSON_FILE, Tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, pretrained, transformer
@@ -81,7 +81,7 @@ def one_device():
 
 def write_base_model(folder: Path, model: ModelConfig) -> None:
     """A pretrained model: byte-level tokenizer that begins texts with BOS, more rows than tokens."""
-    tokenizer = byte_level([query(post).text for post in POSTS])
+    tokenizer = byte_level([Tldr(DATA).prompt(post).text for post in POSTS])
     tokenizer.save(str(folder / JSON_FILE))
     special = {"bos_token_id": 0, "eos_token_id": 1}
     specs = transformer.specs(model, tokenizer.get_vocab_size() + 5)

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_jax import inference
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.batches import left_pad
-from rlhf_jax.data.tasks import tldr
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.inference import Network
 from rlhf_jax.model import heads, params, pretrained, transformer
@@ -56,7 +55,7 @@ def score(run, posts, summaries: list[str]) -> np.ndarray:
 def test_greedy_summaries_of_a_left_padded_batch(run, posts):
     tokenizer = AutoTokenizer.from_pretrained(run.exported["ppo"])
     theirs = AutoModelForCausalLM.from_pretrained(run.exported["ppo"])
-    texts = [tldr.query(post).text for post in posts]
+    texts = [run.task.prompt(post).text for post in posts]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, split_special_tokens=True)
     width, pad_id = inputs.input_ids.shape[1], run.tokenizer.pad_id
     query = queries(run, posts, width)
@@ -78,7 +77,8 @@ def test_scores_of_a_right_padded_batch(run, posts):
     theirs = AutoModelForSequenceClassification.from_pretrained(run.exported["reward"])
     summaries = [post.summary + " and sat" * (i % 3) for i, post in enumerate(posts)]
     texts = [
-        tldr.query(post).text + run.task.response(text) for post, text in zip(posts, summaries, strict=True)
+        run.task.prompt(post).text + run.task.response(text)
+        for post, text in zip(posts, summaries, strict=True)
     ]
     ids = [[*row, tokenizer.eos_token_id] for row in tokenizer(texts, split_special_tokens=True).input_ids]
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")

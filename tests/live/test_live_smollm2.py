@@ -20,10 +20,10 @@ from fixtures import agreement
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_jax import inference
-from rlhf_jax.config import MeshConfig, ModelConfig
+from rlhf_jax.config import DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data.batches import left_pad
 from rlhf_jax.data.records import read_posts
-from rlhf_jax.data.tasks.tldr import query
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import params, pretrained, transformer
@@ -84,7 +84,8 @@ def test_it_knows_a_capital(tokenizer, model, weights):
 
 def test_ids_are_those_of_transformers(folder, tokenizer):
     theirs = AutoTokenizer.from_pretrained(folder)
-    real = [query(post).text for post in read_posts(REAL)] if REAL.exists() else []
+    task = Tldr(DataConfig())
+    real = [task.prompt(post).text for post in read_posts(REAL)] if REAL.exists() else []
     for text in [*TEXTS, *real]:
         ids = tokenizer.encode(text)
         assert theirs(text, split_special_tokens=True).input_ids == ids

@@ -11,7 +11,6 @@ pytest.importorskip("transformers", reason=NEEDS)
 from transformers import AutoTokenizer
 
 from rlhf_jax.data.records import read_posts
-from rlhf_jax.data.tasks.tldr import query
 
 pytestmark = pytest.mark.live
 
@@ -42,4 +41,4 @@ def test_invented_texts(run, stage):
 @pytest.mark.skipif(not REAL.exists(), reason="there are no real posts here")
 def test_real_posts(run):
     tokenizer = AutoTokenizer.from_pretrained(run.exported["ppo"])
-    assert_same_ids(tokenizer, run.tokenizer, [query(post).text for post in read_posts(REAL)])
+    assert_same_ids(tokenizer, run.tokenizer, [run.task.prompt(post).text for post in read_posts(REAL)])

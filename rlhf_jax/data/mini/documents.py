@@ -12,13 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhf_jax.config import DataConfig
 from rlhf_jax.data.mini.posts import UNFILTERED, tell, write_post
 from rlhf_jax.data.mini.world import Story, falsify, other_question, pick, pick_weighted
 from rlhf_jax.data.task import SHOT_SEPARATOR
-from rlhf_jax.data.tasks import tldr
+from rlhf_jax.data.tasks.tldr import Tldr
 
 Spans = list[tuple[str, float]]
 
+TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
 KINDS = {"tldr": 0.10, "restate": 0.11, "issue": 0.11, "check": 0.50, "who": 0.08, "copy": 0.05}
 KINDS |= {"thread": 0.05}
@@ -41,7 +43,7 @@ def document(rng: np.random.Generator) -> Spans:
     if kind == "copy":
         return _copy(story, rng)
     post = write_post(story, rng, "", UNFILTERED)
-    query = tldr.query(post).text
+    query = TLDR.prompt(post).text
     if kind == "tldr":
         return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     comment = {"restate": _restate, "issue": _issue, "check": _check, "who": _who}[kind]
@@ -117,6 +119,6 @@ def _thread(rng: np.random.Generator) -> Spans:
     spans: Spans = []
     for i in range(2):
         post = write_post(tell(rng, "train"), rng, "", UNFILTERED)
-        lines = tldr.shot(post).text
+        lines = TLDR.shot(post).text
         spans += [(SHOT_SEPARATOR * (i > 0) + lines, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     return spans

@@ -14,19 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.mini.world import (
-    ASKED_OF_NOBODY,
-    ASKED_OF_PERSON,
-    BACKGROUND_MARKERS,
-    CAUSE_MARKERS,
-    KEY_MARKERS,
-    NAMES,
-    PLACES,
-    VERBS,
-    Fact,
-    Question,
-    Story,
-)
+from rlhf_jax.data.mini import world
+from rlhf_jax.data.mini.world import Fact, Question, Story
 from rlhf_jax.data.records import Record
 
 # What a summary can cover.
@@ -42,16 +31,15 @@ REPEATED, DISTRACTION, UNFINISHED, EXTRA_WORD = 0.6, 0.92, 0.85, 0.9
 LONGEST = 15  # words, before each extra word costs
 FREE_GLUE = 2  # linking words allowed besides two a claim
 
-FACT = re.compile(
-    rf"\b({'|'.join(NAMES)}) ({'|'.join(VERBS)}) ({'|'.join(NAMES)})\b(?: at ({'|'.join(PLACES)})\b)?"
+NAME, VERB, PLACE, OF_PERSON, OF_NOBODY = (
+    f"({'|'.join(words)})"
+    for words in (world.NAMES, world.VERBS, world.PLACES, world.ASKED_OF_PERSON, world.ASKED_OF_NOBODY)
 )
-ASKED = re.compile(
-    rf"\bshould i (?:({'|'.join(ASKED_OF_PERSON)}) ({'|'.join(NAMES)})|({'|'.join(ASKED_OF_NOBODY)}))\b"
-)
-REASON = re.compile(rf"(?:because|{'|'.join(CAUSE_MARKERS)}) $")
-GLUE = set(
-    " ".join((*KEY_MARKERS, *CAUSE_MARKERS, *BACKGROUND_MARKERS, "and basically because but now so")).split()
-)
+FACT = re.compile(rf"\b{NAME} {VERB} {NAME}\b(?: at {PLACE}\b)?")
+ASKED = re.compile(rf"\bshould i (?:{OF_PERSON} {NAME}|{OF_NOBODY})\b")
+REASON = re.compile(rf"(?:because|{'|'.join(world.CAUSE_MARKERS)}) $")
+MARKERS = (*world.KEY_MARKERS, *world.CAUSE_MARKERS, *world.BACKGROUND_MARKERS)
+GLUE = set(" ".join((*MARKERS, "and basically because but now so")).split())
 
 
 class Scores(NamedTuple):
@@ -118,8 +106,8 @@ def read_post(text: str) -> Story | None:
         match = FACT.search(sentence)
         if match:
             before = sentence[: match.start()].strip()
-            found |= {"key": len(facts)} if before in KEY_MARKERS else {}
-            found |= {"cause": len(facts)} if before in CAUSE_MARKERS else {}
+            found |= {"key": len(facts)} if before in world.KEY_MARKERS else {}
+            found |= {"cause": len(facts)} if before in world.CAUSE_MARKERS else {}
             facts.append(_fact(match))
     question = ASKED.search(_normal(text))
     if not question or len(found) < 2:

@@ -13,7 +13,6 @@ another labeler on 72%, the paper's figures for its people:
     rlhf-jax labelers
 """
 
-import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,12 +51,8 @@ def label(pairs: Sequence[Pair], seed: int, split: str = "train", votes: int = 1
         for worker in rng.permutation(list(TEMPERS))[:votes]:
             felt = lead + NOISE * TEMPERS[worker] * rng.logistic()
             sureness = 1 + min(3, int(abs(felt) / NOISE))
-            confidence = 5 - sureness if felt > 0 else 5 + sureness
-            comparisons.append(
-                Comparison(
-                    info, summaries, int(felt <= 0), str(worker), batch, split, {"confidence": confidence}
-                )
-            )
+            extra = {"confidence": 5 - sureness if felt > 0 else 5 + sureness}
+            comparisons.append(Comparison(info, summaries, int(felt <= 0), str(worker), batch, split, extra))
     return comparisons
 
 
@@ -117,14 +112,8 @@ def fit(sample: Sequence[Pair]) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an argument, told in one line: there are none."""
-
     def run() -> None:
         parse_flags(argv, flags.FlagValues())
         print("NOISE, APPEAL = {}, {}".format(*fit(pairs(posts(0, "train", 2_000), 4_000, 0))))
 
     return command(argv, "rlhf-jax labelers", __doc__, run)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -12,17 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.mini import world
 from rlhf_jax.data.mini.judge import edited, judge, read_post, read_summary
-from rlhf_jax.data.mini.world import (
-    JOKES,
-    Fact,
-    Question,
-    Story,
-    falsify,
-    other_question,
-    pick,
-    pick_weighted,
-)
+from rlhf_jax.data.mini.world import Fact, Question, Story, falsify, other_question, pick, pick_weighted
 from rlhf_jax.data.records import Record
 
 MIN_GAP = 0.6  # in the judge's overall score; nothing is learned from closer pairs
@@ -45,16 +37,7 @@ FORMS = {
 REPEATING = ("{a}. {a}.", "{a}. {a}. {q}", "{a} because {a}. {q}", "{a}. {q} {q}", "{a} and {a} and {a}.")
 CHANGES = {"other": 0.40, "roles": 0.26, "person": 0.14, "verb": 0.14, "place": 0.06}
 SOURCES = {"form": 0.45, "ref": 0.15, "edited": 0.10, "strange": 0.30}
-STRANGE = {
-    "repeating": 2,
-    "unfinished": 1,
-    "cut": 1,
-    "salad": 1,
-    "copied": 1,
-    "joking": 1,
-    "vague": 1,
-    "endless": 1,
-}
+STRANGE = {"repeating": 2, **dict.fromkeys("unfinished cut salad copied joking vague endless".split(), 1)}
 
 
 class Pair(NamedTuple):
@@ -178,9 +161,8 @@ def _strange(post: Record, story: Story, rng: np.random.Generator) -> str:
     if kind == "repeating":
         return _fill(pick(rng, REPEATING), story, rng)
     if kind == "joking":
-        return pick(
-            rng, (f"{pick(rng, JOKES)}.", f"{pick(rng, JOKES)}. {story.question}", f"{story.facts[0]} lol.")
-        )
+        jokes = f"{pick(rng, world.JOKES)}.", f"{pick(rng, world.JOKES)}. {story.question}"
+        return pick(rng, (*jokes, f"{story.facts[0]} lol."))
     if kind == "vague":
         return f"need advice about {pick(rng, story.people)}."
     if kind == "copied":

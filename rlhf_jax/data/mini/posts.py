@@ -10,26 +10,8 @@ from itertools import islice
 
 import numpy as np
 
-from rlhf_jax.data.mini.world import (
-    BACKGROUND_MARKERS,
-    CAUSE_MARKERS,
-    JOKES,
-    KEY_MARKERS,
-    NAMES,
-    PLACES,
-    SPLITS,
-    SUBREDDITS,
-    VAGUE_TITLES,
-    VERBS,
-    Fact,
-    Story,
-    ask,
-    falsify,
-    people_in,
-    pick,
-    pick_weighted,
-    split_of,
-)
+from rlhf_jax.data.mini import world
+from rlhf_jax.data.mini.world import Fact, Story, ask, falsify, people_in, pick, pick_weighted, split_of
 from rlhf_jax.data.records import Post
 
 POST_WORDS = 37  # words and punctuation marks of title and post together
@@ -42,7 +24,7 @@ def posts(seed: int, split: str, count: int) -> list[Post]:
     """The first `count` posts of a split; splits share no (person, verb, person) triple."""
     made = []
     for i in range(count):
-        rng = np.random.default_rng([seed, SPLITS.index(split), i])
+        rng = np.random.default_rng([seed, world.SPLITS.index(split), i])
         made.append(write_post(tell(rng, split), rng, f"mini-{split}-{seed}-{i}"))
     return made
 
@@ -54,7 +36,7 @@ def tell(rng: np.random.Generator, split: str) -> Story:
     while len(people := people_in(facts)) < 4:
         facts = draw_facts(count, split, rng)
     if count < 6:  # six facts leave no room for places
-        placed, places = rng.permutation(count)[: int(rng.integers(3))], rng.permutation(PLACES)
+        placed, places = rng.permutation(count)[: int(rng.integers(3))], rng.permutation(world.PLACES)
         for i, place in zip(placed, places, strict=False):
             facts[i] = replace(facts[i], place=str(place))
     key, cause = (int(i) for i in rng.permutation(count)[:2])
@@ -63,9 +45,9 @@ def tell(rng: np.random.Generator, split: str) -> Story:
 
 def draw_facts(count: int, split: str, rng: np.random.Generator) -> list[Fact]:
     """`count` facts among at most five people."""
-    people = [NAMES[i] for i in rng.permutation(len(NAMES))[: int(rng.integers(4, 6))]]
+    people = [world.NAMES[i] for i in rng.permutation(len(world.NAMES))[: int(rng.integers(4, 6))]]
     facts: list[Fact] = []
-    for verb in (VERBS[i] for i in rng.permutation(len(VERBS))):
+    for verb in (world.VERBS[i] for i in rng.permutation(len(world.VERBS))):
         pairs = [
             (people[i // len(people)], people[i % len(people)]) for i in rng.permutation(len(people) ** 2)
         ]
@@ -78,7 +60,7 @@ def draw_facts(count: int, split: str, rng: np.random.Generator) -> list[Fact]:
 
 def write_post(story: Story, rng: np.random.Generator, id: str, authors: dict = AUTHORS) -> Post:
     """Puts a story into words; draws titles and markers until they fit into the limit."""
-    subreddit = pick(rng, SUBREDDITS)
+    subreddit = pick(rng, world.SUBREDDITS)
     while True:
         title, body = _title(story, rng), write_body(story, rng)
         if count_words(f"{title} {body}") <= POST_WORDS:
@@ -93,18 +75,18 @@ def count_words(text: str) -> int:
 def _title(story: Story, rng: np.random.Generator) -> str:
     if rng.random() < 0.2:
         return str(replace(story.key_fact, place=""))
-    return pick(rng, (f"need advice about {pick(rng, story.people)}", pick(rng, VAGUE_TITLES)))
+    return pick(rng, (f"need advice about {pick(rng, story.people)}", pick(rng, world.VAGUE_TITLES)))
 
 
 def write_body(story: Story, rng: np.random.Generator) -> str:
     sentences = []
     for i, fact in enumerate(story.facts):
         if i == story.key:
-            sentences.append(f"{pick(rng, KEY_MARKERS)} {fact}.")
+            sentences.append(f"{pick(rng, world.KEY_MARKERS)} {fact}.")
         elif i == story.cause:
-            sentences.append(f"{pick(rng, CAUSE_MARKERS)} {fact}.")
+            sentences.append(f"{pick(rng, world.CAUSE_MARKERS)} {fact}.")
         elif rng.random() < 0.25:
-            sentences.append(f"{pick(rng, BACKGROUND_MARKERS)} {fact}.")
+            sentences.append(f"{pick(rng, world.BACKGROUND_MARKERS)} {fact}.")
         else:
             sentences.append(f"{fact}.")
     return " ".join([*sentences, str(story.question)])
@@ -126,7 +108,7 @@ def write_reference(story: Story, rng: np.random.Generator, authors: dict = AUTH
     if author == "rambling":
         told = [replace(story.facts[i], place="") for i in rng.permutation(len(story.facts))[:3]]
         return pick(rng, ("{} and {} and then {}.", "so {} then {} and also {}.")).format(*told)
-    joke = pick(rng, JOKES)
+    joke = pick(rng, world.JOKES)
     return pick(rng, (f"{joke}.", f"{joke}. {story.question}", f"{story.facts[0]} lol."))
 
 

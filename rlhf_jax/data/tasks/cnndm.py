@@ -44,7 +44,7 @@ class Cnndm(Tldr):
         if not self.data.posts:
             raise ConfigError("data.posts: CNN/DM is a file or folder of articles, or tfds:FOLDER")
         wanted = self.most or dict.fromkeys(PUBLISHED)
-        return {split: list(load_articles(self.data.posts, split, count)) for split, count in wanted.items()}
+        return {split: load_articles(self.data.posts, split, count) for split, count in wanted.items()}
 
     def baselines(self, records: Sequence[Record], tokenizer: Tokenizer) -> dict[str, list[str]]:
         """The first three sentences, and the titles where there are any."""
@@ -85,9 +85,9 @@ def article_of(record) -> Article:
     return Article(story.id, site, story.extra.get("title") or "", story.article, summary.strip())
 
 
-def first_sentences(article: Record, count: int = 3) -> str:
-    """The first sentences: for news a baseline that is hard to beat."""
-    return " ".join(re.split(r"(?<=[.!?])\s+", article.text.strip())[:count])
+def first_sentences(article: Record) -> str:
+    """The first three sentences: for news a baseline that is hard to beat."""
+    return " ".join(re.split(r"(?<=[.!?])\s+", article.text.strip())[:3])
 
 
 def _of_tfds(folder: str, split: str) -> Iterator[dict]:
@@ -100,8 +100,5 @@ def _of_tfds(folder: str, split: str) -> Iterator[dict]:
             f"{folder}: no cnn_dailymail prepared there as array_record; with TensorFlow installed: "
             f"tfds build cnn_dailymail --file_format=array_record --data_dir={folder}"
         ) from None
-    return ({name: _text(value) for name, value in record.items()} for record in records)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    for record in records:
+        yield {name: value.decode() if isinstance(value, bytes) else value for name, value in record.items()}

@@ -17,15 +17,13 @@ from rlhf_jax.data.records import Comparison, Record
 from rlhf_jax.data.task import Judge, Samples, Splits
 from rlhf_jax.data.tasks.tldr import Tldr
 
-AXES = ("overall", "accuracy", "coverage", "coherence")
 SAMPLES = 2  # summaries that the SFT policy writes for a post
 LEAST_HELD_OUT = 500  # pairs of valid1 and of valid2
 
 
 def rate(record: Record, summary: str) -> dict[str, float]:
     """The gold judge's rating on every axis, and whether the key fact is told."""
-    rating = judge(record, summary)
-    return {axis: getattr(rating, axis) for axis in AXES} | {"key_fact": has_key_fact(record, summary)}
+    return judge(record, summary)._asdict() | {"key_fact": has_key_fact(record, summary)}
 
 
 class Mini(Tldr):

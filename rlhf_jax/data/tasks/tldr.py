@@ -20,21 +20,6 @@ PUBLISHED = "OpenAI's filtered TL;DR set, which comes from Reddit"
 END = "\n\nTL;DR:"
 
 
-def query(record: Record) -> Prompt:
-    """What a policy continues; a news article has no heading."""
-    if isinstance(record, Post):
-        head = f"SUBREDDIT: r/{record.subreddit}\n\nTITLE: {record.title}\n\nPOST: "
-        return Prompt(head, record.text, END)
-    return Prompt("", record.text, END)
-
-
-def shot(record: Record) -> Prompt:
-    """The same in the prompt of a base model, as OpenAI's zero-shot task writes it."""
-    if isinstance(record, Post):
-        return Prompt(f"Subreddit: r/{record.subreddit}\n\nTitle: {record.title}\n\n", record.text, END)
-    return Prompt("", record.text, END)
-
-
 class Tldr(Task):
     """The posts of `data.posts`, or OpenAI's, downloaded."""
 
@@ -60,10 +45,18 @@ class Tldr(Task):
         return _read_splits(self.data.queries)["train"] if self.data.queries else self.records()["train"]
 
     def prompt(self, record: Record) -> Prompt:
-        return query(record)
+        """The post below its heading, which a news article does not have."""
+        head = ""
+        if isinstance(record, Post):
+            head = f"SUBREDDIT: r/{record.subreddit}\n\nTITLE: {record.title}\n\nPOST: "
+        return Prompt(head, record.text, END)
 
     def shot(self, record: Record) -> Prompt:
-        return shot(record)
+        """The same as OpenAI's zero-shot task writes it."""
+        head = ""
+        if isinstance(record, Post):
+            head = f"Subreddit: r/{record.subreddit}\n\nTitle: {record.title}\n\n"
+        return Prompt(head, record.text, END)
 
     def record_of(self, text: str) -> Record:
         return Post(id="", subreddit="", title="", post=text)

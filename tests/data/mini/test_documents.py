@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from rlhf_jax.data.mini.documents import STORY_WEIGHT, documents
+from rlhf_jax.data.mini.documents import STORY_WEIGHT, TLDR, documents
 from rlhf_jax.data.mini.judge import ASKED, FACT, read_post, read_summary
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.mini.world import Fact, split_of
-from rlhf_jax.data.tasks.tldr import Tldr, query
+from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import train_tokenizer
 
 
@@ -63,7 +63,8 @@ def test_a_fifth_of_the_documents_are_queries_with_references():
     ]
     assert 0.1 < len(summaries) / len(made()) < 0.25
     post = posts(0, "train", 1)[0]
-    frame = re.compile(re.sub(r"[a-z .?]+", "[a-z .?]+", re.escape(query(post).text).replace("\\", "")))
+    query = TLDR.prompt(post).text
+    frame = re.compile(re.sub(r"[a-z .?]+", "[a-z .?]+", re.escape(query).replace("\\", "")))
     for spans in summaries:
         assert frame.fullmatch(spans[0][0])
         assert spans[1][0].startswith(" ")
