@@ -23,9 +23,15 @@ _ROOMS = {  # of modules that once stood beside this file
     "run": "checkpoint config_flags fork hosts listing storage workdir",
     "training": "health loop metrics profiling state stopping",
 }
-_COMMANDS = {name: name for name in ("checkpoint", "export", "pretrain")} | {"collect": "ask"}
 _MOVED = {f"rlhf_jax.{name}": f"rlhf_jax.{room}.{name}" for room in _ROOMS for name in _ROOMS[room].split()}
 _MOVED |= {"rlhf_jax.manifest": "rlhf_jax.run.steps", "rlhf_jax.collect": "rlhf_jax.pipeline.ask"}
+
+
+def _hint(module: str) -> str:
+    from rlhf_jax.__main__ import COMMANDS
+
+    names = [name for name, (place, _) in COMMANDS.items() if f"rlhf_jax.{place}" == module]
+    return f"the command is rlhf-jax {names[0]}" if names else "rlhf-jax --help lists the commands"
 
 
 class _Moved:
@@ -34,8 +40,12 @@ class _Moved:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name in _MOVED:
-            command = _COMMANDS.get(name.removeprefix("rlhf_jax."), "--help")
-            raise ImportError(f"{name} is now {_MOVED[name]}; the command is rlhf-jax {command}")
+            raise ImportError(f"{name} is now {_MOVED[name]}; {_hint(_MOVED[name])}")
 
 
 sys.meta_path.append(_Moved)
+if sys.argv[:1] == ["-m"]:  # while Python looks for the module
+    _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    if _module.startswith("rlhf_jax.") and _module not in _MOVED:
+        print(f"{_module} is no command by itself: {_hint(_module)}", file=sys.stderr)
+        sys.exit(2)

@@ -16,7 +16,7 @@ COMMANDS = {  # its module, and what it does
     "view": ("feedback.viewer", "a site for reading samples side by side"),
     "export": ("pipeline.export", "a trained network as a folder that transformers opens"),
     "checkpoint": ("run.listing", "the steps of a run: list, verify, show"),
-    "plan": ("plan.__main__", "whether a run fits a machine that is not there"),
+    "plan": ("plan.fit", "whether a run fits a machine that is not there"),
     "plan-table": ("plan.table", "the same for several runs and machines, as a page"),
     "pretrain": ("pipeline.pretrain", "a base model of the miniature"),
     "labelers": ("data.mini.labelers", "fits the noise of the miniature's labelers"),

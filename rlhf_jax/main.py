@@ -123,7 +123,3 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
     if report.exists():
         print(f"report: {report}")
     hosts.finish()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

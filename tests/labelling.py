@@ -162,7 +162,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "rlhf_jax.feedback.serve", f"--port={self.port}"]
+        command = [sys.executable, "-m", "rlhf_jax", "serve", f"--port={self.port}"]
         self.command = [
             *command,
             f"--tasks={folder / 'tasks.jsonl'}",

@@ -40,6 +40,19 @@ def test_an_unknown_command_is_told_in_one_line(call):
     assert (status, out) == (2, "") and err == "rlhf-jax: 'trian' is no command; rlhf-jax --help lists them\n"
 
 
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        ("rlhf_jax.main", "rlhf_jax.main is no command by itself: the command is rlhf-jax run"),
+        ("rlhf_jax.mesh", "rlhf_jax.mesh is no command by itself: rlhf-jax --help lists the commands"),
+        ("rlhf_jax.collect", "rlhf_jax.collect is now rlhf_jax.pipeline.ask; the command is rlhf-jax ask"),
+    ],
+)
+def test_a_module_that_is_run_tells_its_command(module, told):
+    done = subprocess.run([sys.executable, "-m", module, "--x"], capture_output=True, text=True)
+    assert done.returncode != 0 and told in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_former_name_is_told_the_new_one(call):
     status, out, err = call("collect", "--help")
     assert (status, err) == (0, "rlhf-jax: collect is now ask\n") and "rlhf-jax ask" in out

@@ -146,7 +146,7 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
         checkpoint.require(workdir, "reward")
 
     stand_in(monkeypatch, "ppo", train)
-    assert_one_line(start("--stage=ppo"), "stage 'reward'", "run/checkpoints/reward", "--stage=reward")
+    assert_one_line(start("--stage=ppo"), "trains reward", "run/checkpoints/reward", "--stage=reward")
 
 
 def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_path):
@@ -158,7 +158,7 @@ def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_
     variables |= {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     times = []
     for name in ("first", "second"):
-        command = [sys.executable, "-m", "rlhf_jax.main", f"--config={config_file}", "--stage=sft"]
+        command = [sys.executable, "-m", "rlhf_jax", "run", f"--config={config_file}", "--stage=sft"]
         subprocess.run(
             [*command, f"--workdir={tmp_path / name}"], env=os.environ | variables, check=True, timeout=300
         )
@@ -187,7 +187,7 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
         stand_in(patch, "reward", stopped)
         status, _, stderr = start()
         assert status == 130 and "resumes" in stderr
-    assert_one_line(start("--stage=ppo"), "stage 'reward'", "stopped", "--stage=reward")
+    assert_one_line(start("--stage=ppo"), "trains reward", "stopped", "--stage=reward")
     start()
     assert stages == ["sft", "collect", "reward", "ppo", "eval"]
 
@@ -252,7 +252,7 @@ def test_the_report_is_named_at_the_end(start, stages, tmp_path):
 
 def test_command_from_a_shell(config_file, tmp_path):
     def command(*arguments):
-        line = [sys.executable, "-m", "rlhf_jax.main", *arguments]
+        line = [sys.executable, "-m", "rlhf_jax", "run", *arguments]
         return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
     wrong = command(f"--config={config_file}", f"--workdir={tmp_path / 'run'}", "--config.sft.batchsize=4")

@@ -9,7 +9,6 @@ Overall ratings are also given at equal length: a linear regression on one indic
 logarithm of a summary's words over their geometric mean in all summaries.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -99,7 +98,3 @@ def main(argv: list[str]) -> int:
             write_json(options.json, found)
 
     return command(argv, "rlhf-jax likert", __doc__, run)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

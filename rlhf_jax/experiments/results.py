@@ -38,7 +38,7 @@ class Section(NamedTuple):
     note: str = ""  # what else must be known to read the figures
 
 
-PIPELINE = "main --config=configs/mini.py"
+PIPELINE = "run --config=configs/mini.py"
 SEEN = (
     "In pretraining mini/small saw 97 million tokens; mini/large and those named 12M saw 12 million, which"
     " is 4 for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M."

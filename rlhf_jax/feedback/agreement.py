@@ -22,7 +22,6 @@ person Wilson's.
 
 import hashlib
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import permutations
@@ -281,7 +280,3 @@ def _parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:
     if not files:
         raise flags.Error("no file of comparisons given; --help shows the usage")
     return files, options
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -22,7 +22,6 @@ two: 90% train, 5% valid1, 5% valid2. Workers stand under a random id, not their
 """
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +201,3 @@ def _whose(given: Given, batch: str) -> dict[str, str]:
     """The keys that tell who answered and where the record goes."""
     own = given.record.get("batch") or batch
     return {"worker": given.worker, "batch": own, "split": split_of(given.record)}
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

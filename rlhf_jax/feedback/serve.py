@@ -20,7 +20,6 @@ Beyond your own machine, put the site behind a proxy that speaks HTTPS.
 
 import contextlib
 import socket
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -118,7 +117,3 @@ def _prepare(site: Site, tasks: str, new_link: bool) -> None:
     print(f"{added} new tasks, {len(found) + len(onboarding) - added} known ones.")
     if token:
         print(f"The administrator's link, which works once: {site.url}/join/{token}")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -263,7 +263,3 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("comparisons", None, "file of comparisons", flag_values=options)
     flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
     return parse_flags(argv, options)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -52,7 +52,7 @@ CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIE
 
 
 def main(argv: list[str]) -> int:
-    return command(argv, "rlhf_jax", __doc__, lambda: run(argv))
+    return command(argv, "rlhf-jax plan-table", __doc__, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:
@@ -99,7 +99,7 @@ def compile_cell(cell: Cell, folder: Path) -> None:
     """In a process of its own, as compilers keep the memory they took; a file stands for a finished cell."""
     file = folder / f"{cell.name}.json"
     partial = file.with_suffix(".part")
-    command = [sys.executable, "-m", "rlhf_jax.plan", f"--config=configs/{cell.size}.py"]
+    command = [sys.executable, "-m", "rlhf_jax", "plan", f"--config=configs/{cell.size}.py"]
     command += [f"--topology={cell.topology}", f"--stage={cell.stage}", f"--json={partial}"]
     status = subprocess.run(command, check=False).returncode
     if status:

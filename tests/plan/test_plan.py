@@ -23,8 +23,7 @@ from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import ppo, reward, sft
-from rlhf_jax.plan import __main__ as command
-from rlhf_jax.plan import compiled
+from rlhf_jax.plan import compiled, fit
 from rlhf_jax.plan.compiled import Plan
 from rlhf_jax.plan.flops import Phase
 from rlhf_jax.plan.topologies import Chip, Topology, find
@@ -61,7 +60,7 @@ def plan(tmp_path, capsys):
     (tmp_path / "tiny.py").write_text(FILE)
 
     def call(*arguments):
-        status = command.main(["plan", f"--config={tmp_path / 'tiny.py'}", *arguments])
+        status = fit.main(["plan", f"--config={tmp_path / 'tiny.py'}", *arguments])
         return status, *capsys.readouterr()
 
     return call
@@ -201,7 +200,7 @@ def test_a_missing_compiler_names_its_extra(plan, monkeypatch, topology, extra):
 
 def test_vocabulary_and_layers_come_with_a_pretrained_folder():
     config = Config(model=ModelConfig(pretrained="mini/small"), data=DATA)
-    model, vocabulary = command.architecture(config, find("cpu:8")._replace(platform="tpu"))
+    model, vocabulary = fit.architecture(config, find("cpu:8")._replace(platform="tpu"))
     assert model.layer_loop == "scan"  # as an accelerator runs it
     assert (model.width, model.layers, vocabulary) == (72, 4, 768)
 
@@ -216,4 +215,4 @@ def test_evaluation_rounds_its_rows_up_to_what_the_mesh_divides():
 
 @pytest.mark.parametrize("size, text", [(0, "0 B"), (1023, "1.02e+03 B"), (1.5 * 2**30, "1.5 GiB")])
 def test_sizes_as_people_read_them(size, text):
-    assert command.in_bytes(size) == text
+    assert fit.in_bytes(size) == text

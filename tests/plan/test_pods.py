@@ -35,7 +35,7 @@ def plan(folder, topology, *arguments):
     if not importlib.util.find_spec(COMPILERS[topology]):
         pytest.skip("needs the compilers: pip install -e '.[plan-tpu,plan-gpu]'")
     (folder / "tiny.py").write_text(FILE)
-    command = [sys.executable, "-m", "rlhf_jax.plan", f"--config={folder / 'tiny.py'}"]
+    command = [sys.executable, "-m", "rlhf_jax", "plan", f"--config={folder / 'tiny.py'}"]
     command += [f"--topology={topology}", f"--json={folder / 'plan.json'}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ from rlhf_jax.data.records import RecordError, read_axis_ratings
 from rlhf_jax.feedback import agreement, serve, viewer
 from rlhf_jax.feedback import export as feedback_export
 from rlhf_jax.pipeline import ask, export, pretrain
-from rlhf_jax.plan import __main__ as plan
+from rlhf_jax.plan import fit as plan
 from rlhf_jax.plan import table
 from rlhf_jax.training.metrics import MetricsLog
 

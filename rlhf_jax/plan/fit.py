@@ -19,7 +19,6 @@ TPU slices need the compiler of pip install -e '.[plan-tpu]', H100s that of '.[p
 import dataclasses
 import datetime
 import importlib.metadata
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -43,7 +42,7 @@ ASSUMED = (
 
 
 def main(argv: list[str]) -> int:
-    return command(argv, "rlhf_jax", __doc__, lambda: run(argv))
+    return command(argv, "rlhf-jax plan", __doc__, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:
@@ -168,7 +167,3 @@ def describe(plan: Plan) -> str:
         lines.append(f"  at least {plan.bound['seconds']:.3g} s a step ({parts})")
         lines.append(f"  {plan.steps:,} steps; chip-hours: {hours} of the bound")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
