@@ -146,7 +146,7 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
         checkpoint.require(workdir, "reward")
 
     stand_in(monkeypatch, "ppo", train)
-    assert_one_line(start("--stage=ppo"), "trains reward", "run/checkpoints/reward", "--stage=reward")
+    assert_one_line(start("--stage=ppo"), "run/checkpoints/reward", "`rlhf-jax run` trains reward")
 
 
 def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_path):
@@ -187,7 +187,7 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
         stand_in(patch, "reward", stopped)
         status, _, stderr = start()
         assert status == 130 and "resumes" in stderr
-    assert_one_line(start("--stage=ppo"), "trains reward", "stopped", "--stage=reward")
+    assert_one_line(start("--stage=ppo"), "stage 'reward'", "stopped", "--stage=reward")
     start()
     assert stages == ["sft", "collect", "reward", "ppo", "eval"]
 

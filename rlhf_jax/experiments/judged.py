@@ -29,7 +29,7 @@ from rlhf_jax.config import ConfigError
 from rlhf_jax.data.records import Record, RecordError, read_comparisons, read_jsonl, record_of
 from rlhf_jax.data.task import Task
 from rlhf_jax.evaluation import endpoint, judges
-from rlhf_jax.evaluation.agreement import agreement, countable
+from rlhf_jax.evaluation.choices import agreement, countable
 from rlhf_jax.evaluation.endpoint import Endpoint
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.length_control import preference_at_equal_length

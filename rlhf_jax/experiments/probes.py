@@ -19,8 +19,8 @@ from absl import flags
 
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Comparison
-from rlhf_jax.evaluation import probes
-from rlhf_jax.evaluation.agreement import agreement
+from rlhf_jax.evaluation import alterations
+from rlhf_jax.evaluation.choices import agreement
 from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import Opened, command, write_figures
 
@@ -39,9 +39,9 @@ def measure(run: Opened, count: int) -> dict[str, Any]:
     """Probe → how often the reward model is right, and of how many pairs."""
     posts = run.unseen()[:count]
     texts = [post.reference for post in posts]
-    pairs = {name: probes.worse(alter, posts, texts) for name, alter in probes.WORSE.items()}
+    pairs = {name: alterations.worse(alter, posts, texts) for name, alter in alterations.WORSE.items()}
     if labelers := run.task.labelers:
-        pairs["edited"] = probes.better(labelers.edit, posts)
+        pairs["edited"] = alterations.better(labelers.edit, posts)
     else:
         pairs["edited"] = edits(comparisons_of_run(run.config, run.workdir))
     with run.on_mesh():

@@ -32,8 +32,8 @@ from etils.epath import Path
 from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.data.comparisons import comparisons_of_run
 from rlhf_jax.data.records import Comparison, write_jsonl
-from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
+from rlhf_jax.evaluation.choices import agreement
 from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
 from rlhf_jax.files import write_json

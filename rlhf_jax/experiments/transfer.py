@@ -35,7 +35,7 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.tasks.cnndm import Cnndm
 from rlhf_jax.data.tasks.mini import Mini
 from rlhf_jax.data.tasks.mini_news import MiniNews
-from rlhf_jax.evaluation.agreement import agreement, countable
+from rlhf_jax.evaluation.choices import agreement, countable
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.judges import gold_scores
 from rlhf_jax.evaluation.policies import best_of_n

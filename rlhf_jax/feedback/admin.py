@@ -10,7 +10,8 @@ from sqlalchemy import func
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from rlhf_jax.feedback import export, people, tasks, work
+from rlhf_jax.feedback import people, tasks, work
+from rlhf_jax.feedback.answers import collected, export
 from rlhf_jax.feedback.pages import STAFF, Visit, route
 from rlhf_jax.feedback.people import ROLES, Person
 from rlhf_jax.feedback.store import answers, assignments
@@ -111,7 +112,7 @@ def show_agreement(visit: Visit) -> Response:
             given.created,
             given.seconds,
         )
-        for given in export.collected(visit.site.store)
+        for given in collected(visit.site.store)
         if given.kind == "comparison" and given.part != "onboarding"
     ]
     return visit.page("agreement.jinja", figures=agreement.summary(found, resamples=RESAMPLES))
@@ -122,7 +123,7 @@ def download(visit: Visit) -> Response:
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "export"
-        export.export(visit.site.store, out, visit.site.study.batch)
+        export(visit.site.store, out, visit.site.study.batch)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(out.rglob("*.jsonl")):
                 archive.write(file, file.relative_to(out.parent))

@@ -17,8 +17,8 @@ from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
 from rlhf_jax.data.task import Judge, Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.evaluation import judges, likert, policies
-from rlhf_jax.evaluation.agreement import agreement
 from rlhf_jax.evaluation.blind import blind_margins
+from rlhf_jax.evaluation.choices import agreement
 from rlhf_jax.evaluation.copying import copying, longest_run
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
 from rlhf_jax.evaluation.likert import AXES

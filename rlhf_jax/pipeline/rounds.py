@@ -4,7 +4,7 @@ Round k is a run of its own in `<workdir>/rounds/<k>`, which starts with the SFT
 
     tasks.jsonl        pairs that people are asked to compare: in round 1 of samples of the SFT policy and
                        references, later also of samples of the PPO policy of the round before
-    collected/         what they said, as rlhf_jax.feedback.export writes it
+    collected/         what they said, as rlhf_jax.feedback.answers writes it
     comparisons.jsonl  that of rounds 1 to k, which the reward model is trained on
     checkpoints/, results.json, report.html, …  of stages reward, ppo and eval
 
@@ -25,7 +25,7 @@ from rlhf_jax.data.comparisons import TEMPERATURE
 from rlhf_jax.data.records import Comparison, RecordError, read_comparisons, read_jsonl, to_json, write_jsonl
 from rlhf_jax.data.task import Labelers
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.feedback.export import split_of
+from rlhf_jax.feedback.answers import split_of
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.pipeline import ask, stages

@@ -140,7 +140,7 @@ def _policies_of_sizes(axes: Axes, seed: dict) -> None:
 def agreement_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
     """How often each metric agrees with the judge, by kind of pairs; seeds lie one over the other.
 
-    `seeds` are figures of `rlhf_jax.experiments.agreement`.
+    `seeds` are figures of `rlhf_jax.experiments.metric_agreement`.
     """
     kinds = {"people": "held-out pairs, people", "sft": "SFT samples, gold", "ppo": "PPO samples, gold"}
     shown = {kind: said for kind, said in kinds.items() if kind in seeds[0]["agreement"]}

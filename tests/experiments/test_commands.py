@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import tiny
 
-from rlhf_jax.experiments import agreement, findings, overoptimization, probes, results, scaling, transfer
+from rlhf_jax.experiments import (
+    findings,
+    metric_agreement,
+    overoptimization,
+    probes,
+    results,
+    scaling,
+    transfer,
+)
 from rlhf_jax.report.paper_figures import agreement_figure
 
 
@@ -17,7 +25,7 @@ def workdir(tmp_path_factory):
 
 
 def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
-    assert agreement.main(["agreement", f"--workdir={workdir}", "--posts=12"]) == 0
+    assert metric_agreement.main(["agreement", f"--workdir={workdir}", "--posts=12"]) == 0
     figures = json.loads((workdir / "agreement.json").read_text())
     assert "held-out, people" in findings.agreement([figures]).body
     found = figures["agreement"]
@@ -36,7 +44,10 @@ def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
 
 def test_agreement_asks_another_run_s_reward_model_too(workdir, tmp_path):
     another = experimenting.finished_run(tmp_path)
-    assert agreement.main(["agreement", f"--workdir={workdir}", f"--another={another}", "--posts=12"]) == 0
+    assert (
+        metric_agreement.main(["agreement", f"--workdir={workdir}", f"--another={another}", "--posts=12"])
+        == 0
+    )
     for shares in json.loads((workdir / "agreement.json").read_text())["agreement"].values():
         assert shares["another_reward_model"] == shares["reward_model"]  # the same random weights
 
@@ -45,7 +56,7 @@ def test_without_references_nothing_is_said_of_rouge(tmp_path):
     """Of comparisons of news, say, in a run on posts."""
     margins = {name: np.array([1.0, -1.0, 2.0]) for name in ("reward_model", "rougeL", "words")}
     infos = tiny.posts(3, 0)
-    found = agreement.agreements(margins, np.ones(3), infos, np.zeros(3, bool))
+    found = metric_agreement.agreements(margins, np.ones(3), infos, np.zeros(3, bool))
     assert found["rougeL"] == {"pairs": 0} and found["lead_over_rougeL"] == {}
     assert found["words"]["value"] == pytest.approx(2 / 3)
     figures = {"agreement": {"people": found}}
@@ -63,7 +74,7 @@ def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):
     assert all(0 < one["pairs"] <= 12 and 0 <= one["value"] <= 1 for one in found.values())
 
 
-@pytest.mark.parametrize("module", [agreement, overoptimization, probes, results, scaling, transfer])
+@pytest.mark.parametrize("module", [metric_agreement, overoptimization, probes, results, scaling, transfer])
 def test_every_command_tells_its_use_and_refuses_what_it_does_not_know(module, capsys):
     assert module.main(["command", "--help"]) == 0
     assert capsys.readouterr().out.strip() == module.__doc__.strip()

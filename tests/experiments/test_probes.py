@@ -5,8 +5,8 @@ from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import edited, ideal, read_post
 from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.data.tasks.mini import rate
+from rlhf_jax.evaluation.alterations import WORSE, better, shortened, swapped_roles, worse
 from rlhf_jax.evaluation.judges import gaps
-from rlhf_jax.evaluation.probes import WORSE, better, shortened, swapped_roles, worse
 from rlhf_jax.experiments.probes import edits
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
-from rlhf_jax.evaluation.agreement import agreement as share_right
+from rlhf_jax.evaluation.choices import agreement as share_right
 from rlhf_jax.evaluation.rouge import rouge
 from rlhf_jax.feedback import agreement
 from rlhf_jax.feedback.agreement import Answer, answers_of, summary

@@ -6,7 +6,7 @@ import tiny
 from labelling import join, make_site
 
 from rlhf_jax.data.records import to_json
-from rlhf_jax.feedback.export import export
+from rlhf_jax.feedback.answers import export
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.pipeline import reward, sft
 from rlhf_jax.training.metrics import read_metrics

@@ -32,8 +32,7 @@ from rlhf_jax import main
 from rlhf_jax.data import news_ratings
 from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.records import RecordError, read_axis_ratings
-from rlhf_jax.feedback import agreement, serve, viewer
-from rlhf_jax.feedback import export as feedback_export
+from rlhf_jax.feedback import agreement, answers, serve, viewer
 from rlhf_jax.pipeline import ask, export, pretrain
 from rlhf_jax.plan import fit as plan
 from rlhf_jax.plan import table
@@ -90,8 +89,8 @@ COMMANDS: dict[str, tuple] = {
         "--study={}/study.toml",
     ),
     "bare serve": (serve.main,),
-    "feedback export": (feedback_export.main, "--store={}/store.sqlite", "--out={}/out"),
-    "bare feedback export": (feedback_export.main,),
+    "feedback export": (answers.main, "--store={}/store.sqlite", "--out={}/out"),
+    "bare feedback export": (answers.main,),
     "simulated": (labelers.main,),
 }
 

@@ -35,8 +35,7 @@ from rlhf_jax.data.records import (
     write_jsonl,
 )
 from rlhf_jax.data.tokenizer import TokenizerError, load_tokenizer
-from rlhf_jax.feedback import agreement, serve, viewer
-from rlhf_jax.feedback import export as feedback_export
+from rlhf_jax.feedback import agreement, answers, serve, viewer
 from rlhf_jax.feedback.store import Store, StoreError
 from rlhf_jax.feedback.study import Study, StudyError, read_study
 from rlhf_jax.feedback.tasks import parse_task
@@ -276,7 +275,7 @@ PARSERS = (
     agreement._parse,
     viewer._parse,
     serve._parse,
-    feedback_export._parse,
+    answers._parse,
 )
 
 
@@ -409,7 +408,7 @@ def test_a_damaged_store_is_refused_or_exported(copy, tmp_path, data):
     try:
         store = Store(file, must_exist=True)
         try:
-            feedback_export.export(store, tmp_path / "out", "batch")
+            answers.export(store, tmp_path / "out", "batch")
         finally:
             store.close()
     except StoreError as error:

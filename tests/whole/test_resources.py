@@ -18,8 +18,7 @@ from rlhf_jax import main
 from rlhf_jax.command_line import status_of
 from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.feedback import agreement, viewer
-from rlhf_jax.feedback import export as feedback_export
+from rlhf_jax.feedback import agreement, answers, viewer
 from rlhf_jax.files import write_text
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
@@ -94,7 +93,7 @@ def test_nothing_half_written_stays_on_a_full_disk(place, disk, writer):
 COMMANDS = {
     "agreement": (agreement.main, "{place}/data/comparisons/pairs.json", "--json={disk}/figures.json"),
     "viewer": (viewer.main, "--samples={place}/samples.jsonl", "--out={disk}/viewer"),
-    "feedback.export": (feedback_export.main, "--store={place}/store.sqlite", "--out={disk}/collected"),
+    "feedback.answers": (answers.main, "--store={place}/store.sqlite", "--out={disk}/collected"),
 }
 
 

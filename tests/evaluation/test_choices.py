@@ -4,7 +4,7 @@ import pytest
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tasks.tldr import Tldr
-from rlhf_jax.evaluation.agreement import agreement, countable, hits
+from rlhf_jax.evaluation.choices import agreement, countable, hits
 
 
 def test_a_tie_of_the_metric_is_a_guess_and_one_of_the_judge_does_not_count():

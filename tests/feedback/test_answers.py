@@ -9,7 +9,7 @@ from labelling import pair, post, single, tasks_of
 from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.records import RecordError, read_axis_ratings, read_comparisons, read_posts, to_json
 from rlhf_jax.feedback import people, work
-from rlhf_jax.feedback.export import SHARES, export, main, split_of
+from rlhf_jax.feedback.answers import SHARES, export, main, split_of
 from rlhf_jax.feedback.store import Store, assignments
 from rlhf_jax.feedback.study import AXES, KINDS, Axis, Study
 
@@ -181,7 +181,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rlhf_jax.feedback.export.write_jsonl", broken)
+    monkeypatch.setattr("rlhf_jax.feedback.answers.write_jsonl", broken)
     with pytest.raises(OSError):
         export(store, tmp_path / "out", "b")
     assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == []

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float
 
 from rlhf_jax.data.comparisons import TEMPERATURE, Pair
 from rlhf_jax.data.records import Record
-from rlhf_jax.evaluation.agreement import agreement, countable, hits
 from rlhf_jax.evaluation.blind import blind_margins
+from rlhf_jax.evaluation.choices import agreement, countable, hits
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
