@@ -82,7 +82,7 @@ def train(workdir: Path, kl_coef: float, episodes: int | None) -> None:
     if config == theirs and runs.stage_done(workdir, "ppo"):
         taken.append("ppo")
     folder = runs.open_workdir(folder_of(workdir, kl_coef), config)
-    fork.take_over(workdir, folder, {stage: stage for stage in taken}, stages.files())
+    fork.take_over(workdir, folder, {stage: stage for stage in taken}, stages.STAGES)
     stages.run_stages(config, folder, ("ppo",))
 
 
