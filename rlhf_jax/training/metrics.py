@@ -49,7 +49,7 @@ class MetricsLog:
         What `watch(step, metrics)` has to say is written as warnings. Every process asks its own, so that
         an error that it raises ends all of them after the same step.
         """
-        self.start, self.total, self._watch = resume_step, total, watch
+        self._watch = watch
         self._held: tuple[int, dict[str, Any], dict[str, Any], float] | None = None
         self._clock = time.monotonic()
         self._silent = not hosts.is_first()
