@@ -200,11 +200,7 @@ class Network:
 
 
 def load(
-    folder: str | PathLike[str],
-    name: str = "",
-    *,
-    config: Config | None = None,
-    task: Task | None = None,
+    folder: str | PathLike[str], name: str = "", *, config: Config | None = None, task: Task | None = None
 ) -> Network:
     """The network `name` of the run in `folder`; without a name, that of `folder` itself.
 
