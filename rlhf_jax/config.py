@@ -7,7 +7,7 @@ fields changes the numbers of a run.
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,32 +232,20 @@ class Config:
     profile: bool = setting(False, placement=True)  # two steps of each training, into the work folder
 
 
-def facts_of(cls: type = Config, prefix: str = "") -> dict[str, Mapping[str, Any]]:
-    """Dotted name → what `setting` was told of it, of every leaf field."""
-    hints = typing.get_type_hints(cls)
-    found: dict[str, Mapping[str, Any]] = {}
-    for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            found |= facts_of(hints[f.name], f"{prefix}{f.name}.")
-        else:
-            found[f"{prefix}{f.name}"] = f.metadata
-    return found
-
-
-PLACEMENT = {name for name, facts in facts_of().items() if facts.get("placement")}
-
-
-def fields_of(config, prefix: str = ""):
-    """Yields (dotted name, declared type, value) of every leaf field; ConfigError where a section is none."""
+def fields_of(config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(dotted name, field, value) of every leaf; ConfigError where a section is none."""
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(hints[f.name]):
-            if type(value) is not hints[f.name]:
-                raise ConfigError(f"{prefix}{f.name}: {value!r} should be a {hints[f.name].__name__}")
-            yield from fields_of(value, f"{prefix}{f.name}.")
+        name, value = f"{prefix}{f.name}", getattr(config, f.name)
+        if not dataclasses.is_dataclass(hints[f.name]):
+            yield name, f, value
+        elif type(value) is hints[f.name]:
+            yield from fields_of(value, f"{name}.")
         else:
-            yield f"{prefix}{f.name}", hints[f.name], value
+            raise ConfigError(f"{name}: {value!r} should be a {hints[f.name].__name__}")
+
+
+PLACEMENT = {name for name, f, _ in fields_of(Config()) if f.metadata.get("placement")}
 
 
 def differences(ours: Config, theirs: dict) -> list[str]:
@@ -267,7 +255,7 @@ def differences(ours: Config, theirs: dict) -> list[str]:
     as its default.
     """
     stored = flatten(to_dict(Config())) | flatten(upgraded(theirs))
-    current = {name: _plain(value) for name, _, value in fields_of(ours)}
+    current = flatten(to_dict(ours))
     return [
         f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
         for name in sorted((stored.keys() | current.keys()) - PLACEMENT)
@@ -277,10 +265,7 @@ def differences(ours: Config, theirs: dict) -> list[str]:
 
 def to_dict(config) -> dict:
     """Nested plain values, as JSON holds them."""
-    return {
-        f.name: to_dict(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else _plain(v)
-        for f in dataclasses.fields(config)
-    }
+    return dataclasses.asdict(config, dict_factory=lambda pairs: {name: _plain(x) for name, x in pairs})
 
 
 def from_dict(tree: dict, cls: type = Config, prefix: str = ""):

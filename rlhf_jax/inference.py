@@ -46,10 +46,7 @@ TASK_FIELDS = (  # of DataConfig, that stand there
 )
 PLACED = ("layer_loop", "attention", "rematerialize", "gather_to_sample")  # how a network is computed
 
-write = jax.jit(
-    generate,
-    static_argnames="config response_tokens eos_id pad_id temperature top_k top_p samples".split(),
-)
+write = jax.jit(generate, static_argnames="config response_tokens eos_id pad_id temperature samples".split())
 read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))
 
 
@@ -203,11 +200,7 @@ class Network:
 
 
 def load(
-    folder: str | PathLike[str],
-    name: str = "",
-    *,
-    config: Config | None = None,
-    task: Task | None = None,
+    folder: str | PathLike[str], name: str = "", *, config: Config | None = None, task: Task | None = None
 ) -> Network:
     """The network `name` of the run in `folder`; without a name, that of `folder` itself.
 

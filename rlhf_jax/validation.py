@@ -9,15 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.config import (
-    FEW_SHOT_FRAME,
-    Config,
-    ConfigError,
-    ModelConfig,
-    RotaryConfig,
-    facts_of,
-    fields_of,
-)
+from rlhf_jax.config import FEW_SHOT_FRAME, Config, ConfigError, ModelConfig, RotaryConfig, fields_of
 
 
 def validate(config: Config) -> Config:
@@ -25,11 +17,10 @@ def validate(config: Config) -> Config:
     leaves = list(fields_of(config))
     for name in _names_set(config) - {name for name, _, _ in leaves}:
         check_name(name)
-    facts = facts_of()
-    for name, kind, value in leaves:
-        _check_type(name, kind, value)
-        _check_range(name, value, facts[name])
-        choices = facts[name].get("choices")
+    for name, field, value in leaves:
+        _check_type(name, field.type, value)
+        _check_range(name, value, field.metadata)
+        choices = field.metadata.get("choices")
         if choices and value not in choices:
             raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
     _check_together(config)

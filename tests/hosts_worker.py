@@ -32,8 +32,8 @@ def main(*arguments: str) -> int:
             super().__init__(workdir, stage, *rest)
             self.stage = stage
 
-        def log(self, step, *scalars):
-            super().log(step, *scalars)
+        def log(self, step, *scalars, **read):
+            super().log(step, *scalars, **read)
             number, _, place = os.environ.get("SIGNAL", "").partition(":")
             if place == f"{self.stage}:{step}":
                 os.kill(os.getpid(), int(number))

@@ -25,8 +25,8 @@ class Telling(MetricsLog):
         super().__init__(workdir, stage, start, *rest)
         self.stage = stage
 
-    def log(self, step, *scalars):
-        super().log(step, *scalars)
+    def log(self, step, *scalars, **read):
+        super().log(step, *scalars, **read)
         with open(os.environ["STEPS"], "a") as file:
             file.write(f"{self.stage} {step}\n")
         time.sleep(STEP_SECONDS)

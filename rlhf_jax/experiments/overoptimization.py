@@ -74,7 +74,7 @@ def train(run: Opened, kl_coef: float, episodes: int | None) -> None:
     if config == run.config and runs.stage_done(run.workdir, "ppo"):
         taken.append("ppo")
     folder = runs.open_workdir(folder_of(run.workdir, kl_coef), config)
-    fork.take_over(run.workdir, folder, {stage: stage for stage in taken}, stages.files())
+    fork.take_over(run.workdir, folder, {stage: stage for stage in taken}, stages.STAGES)
     stages.run_stages(config, folder, ("ppo",))
 
 

@@ -128,7 +128,7 @@ def prepare(config: Config, workdir: Path, size: str, share: float) -> Path:
         taken |= {"collect": "collect", "reward": "reward"}
     name = size.replace("/", "-") or "own"
     folder = runs.open_workdir(workdir / "scaling" / f"{name}_{share:g}", theirs)
-    fork.take_over(workdir, folder, taken, stages.files())
+    fork.take_over(workdir, folder, taken, stages.STAGES)
     if not (folder / "comparisons.jsonl").exists():
         write_jsonl(folder / "comparisons.jsonl", first_share(comparisons_of_run(config, workdir), share))
     return folder

@@ -14,9 +14,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 def cross_entropy(
-    logprobs: Float[Array, "B T"],
-    mask: Num[Array, "B T"],
-    denominator: float | Num[Array, ""] | None = None,
+    logprobs: Float[Array, "B T"], mask: Num[Array, "B T"], denominator: float | Num[Array, ""] | None = None
 ) -> Float[Array, ""]:
     """Mean of −log p over the target tokens, in nats."""
     return -masked_mean(logprobs, mask, denominator)

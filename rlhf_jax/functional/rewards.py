@@ -33,7 +33,7 @@ def value_mask(mask: Bool[Array, "B R"], score_at: str) -> Bool[Array, "B R"]:
     """
     if score_at == "eos":
         return mask
-    return mask | _shift_right(mask)
+    return mask | jnp.pad(mask, ((0, 0), (1, 0)))[:, :-1]
 
 
 def place_score(score: Num[Array, " B"], mask: Bool[Array, "B R"], score_at: str) -> Float[Array, "B R"]:
@@ -43,8 +43,8 @@ def place_score(score: Num[Array, " B"], mask: Bool[Array, "B R"], score_at: str
     the response fills all R slots (N+).
     """
     scored = value_mask(mask, score_at)
-    last = scored & ~_shift_left(scored)
-    return jnp.where(last, score.astype(jnp.float32)[:, None], 0.0)
+    followed = jnp.pad(scored, ((0, 0), (0, 1)))[:, 1:]
+    return jnp.where(scored & ~followed, score.astype(jnp.float32)[:, None], 0.0)
 
 
 def score_missing_eos(
@@ -84,11 +84,3 @@ def adapt_kl_coef(
     """
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
     return kl_coef * (1.0 + error * episodes / horizon)
-
-
-def _shift_right(mask: Bool[Array, "B R"]) -> Bool[Array, "B R"]:
-    return jnp.pad(mask, ((0, 0), (1, 0)))[:, :-1]
-
-
-def _shift_left(mask: Bool[Array, "B R"]) -> Bool[Array, "B R"]:
-    return jnp.pad(mask, ((0, 0), (0, 1)))[:, 1:]

@@ -44,7 +44,7 @@ class Tensor(NamedTuple):
     def split(self, tensor: np.ndarray, model: ModelConfig, vocabulary: int) -> list[np.ndarray]:
         """The leaves in the order of `leaves`, as views where numpy can."""
         sizes = self._sizes(model, vocabulary)
-        out = rearrange(tensor, self.pattern, **{k: sizes[k] for k in self._letters() & sizes.keys()})
+        out = rearrange(tensor, self.pattern, **{k: n for k, n in sizes.items() if k in self.pattern})
         return list(out) if len(self.leaves) > 1 else [out]
 
     def join(self, leaves: list[np.ndarray], model: ModelConfig, vocabulary: int) -> np.ndarray:
@@ -54,9 +54,6 @@ class Tensor(NamedTuple):
         shape = self._shape(leaf_axes, model, vocabulary)
         shaped = [leaf.reshape(shape) for leaf in leaves]
         return rearrange(np.stack(shaped) if len(shaped) > 1 else shaped[0], f"{right} -> {left}")
-
-    def _letters(self) -> set[str]:
-        return set(self.pattern) - set("() ->1")
 
     def _sizes(self, model: ModelConfig, vocabulary: int) -> dict[str, int]:
         heads = model.key_value_heads
@@ -138,7 +135,6 @@ def _neox_read(c: HfConfig) -> ModelConfig:
 
 
 def _neox_write(model: ModelConfig) -> dict[str, Any]:
-    rope = rotary_fields(model.rotary)
     return {
         "hidden_size": model.width,
         "num_hidden_layers": model.layers,
@@ -148,8 +144,7 @@ def _neox_write(model: ModelConfig) -> dict[str, Any]:
         "layer_norm_eps": model.norm_epsilon,
         "rotary_pct": model.rotary.fraction,
         "rotary_emb_base": model.rotary.base,
-        "rope_parameters": rope,
-        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        **rotary_fields(model.rotary),
         "hidden_act": ACTIVATION_NAMES[model.activation],
         "use_parallel_residual": model.parallel_residual,
         "attention_bias": model.attention_bias,
@@ -181,7 +176,6 @@ def _llama_read(c: HfConfig) -> ModelConfig:
 
 
 def _llama_write(model: ModelConfig) -> dict[str, Any]:
-    rope = rotary_fields(model.rotary)
     return {
         "hidden_size": model.width,
         "num_hidden_layers": model.layers,
@@ -192,8 +186,7 @@ def _llama_write(model: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": model.context,
         "rms_norm_eps": model.norm_epsilon,
         "rope_theta": model.rotary.base,
-        "rope_parameters": rope,
-        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        **rotary_fields(model.rotary),
         "hidden_act": ACTIVATION_NAMES[model.activation],
         "attention_bias": model.attention_bias,
         "mlp_bias": model.mlp_bias,
@@ -291,7 +284,7 @@ FAMILIES = {family.name: family for family in (GPT2, GPT_NEOX, LLAMA)}
 def read(fields: dict[str, Any], file: object) -> tuple[Family, ModelConfig]:
     """The family and architecture that a `config.json` describes; `file` names it in errors."""
     c = HfConfig(fields, file)
-    family = FAMILIES[c.choose("model_type", {name: name for name in FAMILIES}, "(none)")]
+    family: Family = c.choose("model_type", FAMILIES, "(none)")
     model = family.read(c)
     heads = model.key_value_heads
     if model.heads % heads or (not model.head_size and model.width % model.heads):

@@ -21,8 +21,6 @@ def generate(
     eos_id: int,
     pad_id: int,
     temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     samples: int = 1,
 ) -> Int[Array, "B*N R"]:
     """Samples N = `samples` responses to each left-padded query, which is read once; temperature 0 is greedy.
@@ -42,7 +40,7 @@ def generate(
 
     def choose(i, hidden, response, ended):
         scores = transformer.logits(params, config, hidden)[:, 0]
-        token = sample(jax.random.fold_in(key, i), scores, temperature, top_k, top_p)
+        token = sample(jax.random.fold_in(key, i), scores, temperature)
         token = jnp.where(ended, pad_id, token)
         response = jax.lax.dynamic_update_slice_in_dim(response, token[:, None], i, axis=1)
         return response, ended | (token == eos_id)
@@ -70,31 +68,14 @@ def without_fsdp(x: jax.Array) -> jax.Array:
     return reshard(x, *(None if axis == "fsdp" else axis for axis in jax.typeof(x).sharding.spec))
 
 
-def sample(
-    key: jax.Array, logits: Float[Array, "B V"], temperature: float, top_k: int = 0, top_p: float = 1.0
-) -> Int[Array, "B"]:
-    """One token a row from softmax(logits / temperature), restricted to top-k and top-p."""
+def sample(key: jax.Array, logits: Float[Array, "B V"], temperature: float) -> Int[Array, "B"]:
+    """One token a row from softmax(logits / temperature)."""
     logits = reshard(logits, ROWS, None)
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = restrict(logits / temperature, top_k, top_p)
-    noisy = logits + reshard(jax.random.gumbel(key, logits.shape, logits.dtype), ROWS, None)
+    noisy = logits / temperature + reshard(jax.random.gumbel(key, logits.shape, logits.dtype), ROWS, None)
     # The maximum first: argmax of numbers yet to be computed is one loop on one core of a CPU.
     return jnp.argmax(noisy == noisy.max(axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
-
-
-def restrict(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array, "B V"]:
-    """Keeps the k likeliest tokens, then the fewest whose probabilities reach p (0 and 1: all)."""
-    if top_k:
-        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    if top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probabilities = jax.nn.softmax(ordered, axis=-1)
-        kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p  # mass before it
-        least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    return logits
 
 
 def sample_with_logprobs(

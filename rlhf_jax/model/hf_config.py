@@ -7,6 +7,9 @@ from rlhf_jax.validation import check_rotary
 
 LARGEST = 1e15  # of any number in the file
 
+# What a `config.json` calls the ways of stretching; dynamic is plain within the context it was trained at.
+SCALINGS = {"default": "plain", "dynamic": "plain", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
+
 
 class HfConfig:
     """The fields of a `config.json`, read with errors that name file and field."""
@@ -50,15 +53,8 @@ class HfConfig:
         fields = self.get(place, dict, {})
         inner = HfConfig(fields, f"{self._file}, {place}")
         inner.refuse(mscale=None, mscale_all_dim=None, truncate=True)
-        kinds = {
-            "default": "plain",
-            "dynamic": "plain",
-            "linear": "linear",
-            "llama3": "llama3",
-            "yarn": "yarn",
-        }
         name = "rope_type" if "rope_type" in fields or "type" not in fields else "type"
-        scaling = inner.choose(name, kinds, "default")  # dynamic: plain within the context it was trained at
+        scaling = inner.choose(name, SCALINGS, "default")
         rotary = RotaryConfig(
             fraction=inner.get("partial_rotary_factor", float, fraction),
             base=inner.get("rope_theta", float, base),
@@ -86,10 +82,10 @@ class HfConfig:
 
 
 def rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
-    """`rope_parameters` of a `config.json`."""
+    """What `HfConfig.rotary` reads, in both spellings."""
     fields: dict[str, Any] = {"rope_theta": rotary.base, "partial_rotary_factor": rotary.fraction}
     if rotary.scaling == "plain":
-        return fields | {"rope_type": "default"}
+        return {"rope_parameters": fields | {"rope_type": "default"}, "rope_scaling": None}
     fields |= {"rope_type": rotary.scaling, "factor": rotary.factor}
     if rotary.scaling != "linear":
         fields["original_max_position_embeddings"] = rotary.original_context
@@ -98,4 +94,4 @@ def rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
     if rotary.scaling == "yarn":
         fields |= {"beta_fast": rotary.beta_fast, "beta_slow": rotary.beta_slow}
         fields |= {"attention_factor": rotary.attention_factor} if rotary.attention_factor else {}
-    return fields
+    return {"rope_parameters": fields, "rope_scaling": fields}

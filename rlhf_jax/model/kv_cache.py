@@ -80,8 +80,6 @@ def decode(params, config: ModelConfig, tokens: Int[Array, "B*N 1"], cache: KVCa
 
         return transformer.layer(w, x, config, positions, attend)
 
-    listed = isinstance(cache.query, list)
-    pairs = list(zip(cache.query, cache.responses, strict=True)) if listed else (cache.query, cache.responses)
-    x, responses = transformer.through_layers(step, x, params["layers"], pairs)
+    x, responses = transformer.through_layers(step, x, params["layers"], (cache.query, cache.responses))
     cache = cache.replace(responses=responses, length=cache.length + 1, position=cache.position + 1)
     return transformer.norm(params["norm"], x, config), cache

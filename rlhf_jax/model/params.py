@@ -59,8 +59,8 @@ def init(specs, key: jax.Array):
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=_is_spec)
 
 
-def abstract(specs, mesh: Mesh, dtype=jnp.float32):
-    """Shapes, dtype and shardings without values: what checkpoints restore into.
+def abstract(specs, mesh: Mesh):
+    """Shapes and shardings without values: what checkpoints restore into.
 
     Raises ConfigError where a tensor does not divide over the mesh.
     """
@@ -71,7 +71,7 @@ def abstract(specs, mesh: Mesh, dtype=jnp.float32):
             if size % shards:
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 raise ConfigError(f"mesh.{axes}: {size} of {name} {spec.shape} is not divisible by {shards}")
-        return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=NamedSharding(mesh, spec.partition))
+        return jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=NamedSharding(mesh, spec.partition))
 
     return jax.tree_util.tree_map_with_path(describe, specs, is_leaf=_is_spec)
 

@@ -6,7 +6,7 @@ holds more than one tensor beside them.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +139,17 @@ def load(folder: Path, like):
     ConfigError naming the first tensor that is missing, left over or of another shape.
     """
     family, model, fields = _read_config(folder)
-    tensors = Tensors(folder)
-    scalar = "transformer" in like
-    body = like["transformer"] if scalar else like
-    vocabulary = body["embed"]["tokens"].shape[0]
+    tensors, leaves = Tensors(folder), _leaves(like)
+    vocabulary = leaves["embed.tokens"].shape[0]
     bare = not any(name.startswith(family.prefix) for name in tensors.names())
-    table = list(_table(family, body, scalar, bare))
+    table = list(_table(family, leaves, bare))
     _check(tensors, family, model, vocabulary, table)
-    flat = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
-    if scalar:
-        flat["weight"] = like["head"]["weight"]
     loaded: dict[str, jax.Array] = {}
     for line in table:
-        loaded |= _load_line(line, flat, tensors, model, vocabulary)
+        loaded |= _load_line(line, leaves, tensors, model, vocabulary)
+    body = like.get("transformer", like)
     tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], body)
-    if not scalar:
+    if body is like:
         return tree
     bias = jax.device_put(_shift(fields, folder), like["head"]["bias"].sharding)
     return {"transformer": tree, "head": {"weight": loaded["weight"], "bias": bias}}
@@ -166,16 +162,15 @@ def _shift(fields: dict[str, Any], folder: Path) -> np.float32:
     return np.float32(shift)
 
 
-def _table(family: Family, body, scalar: bool, bare: bool = False) -> Iterator[Tensor]:
-    """The lines of the family's table that a model has, under their full names and leaves."""
-    present = {_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(body)}
+def _table(family: Family, present: Container[str], bare: bool = False) -> Iterator[Tensor]:
+    """The lines of the family's table whose leaves are present, under their full names and leaves."""
     for line in family.tensors:
         leaves = tuple(f"layers.{leaf}" if line.of_layer else leaf for leaf in line.leaves)
         if leaves[0] in present:
             yield Tensor(line.name if bare else family.prefix + line.name, leaves, line.pattern)
-    if "head" in body:
+    if "head" in present:
         yield Tensor(family.output, ("head",), "v d -> d v")
-    if scalar:
+    if "weight" in present:
         yield SCORE
 
 
@@ -189,8 +184,8 @@ def _check(
             if name not in held:  # told at the first, for a damaged config.json may ask for a billion layers
                 raise ConfigError(f"{tensors.source}: tensor {name} is missing")
             wanted[name] = line.shape(model, vocabulary)
-    ignored = {"score.weight"} if SCORE not in table else set()
-    ignored |= {family.output}  # a tied one repeats the embedding, and a scorer has no use for it
+    # A tied output matrix repeats the embedding, and a scorer has no use for one, nor a policy for a score.
+    ignored = {family.output, SCORE.name}
     for name in sorted(held - wanted.keys() - ignored):
         if not name.endswith(family.buffers):
             raise ConfigError(f"{tensors.source}: tensor {name} is not part of this {family.name} model")
@@ -246,10 +241,8 @@ def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra
 
     Raises ConfigError where no family of the transformers library has this architecture.
     """
-    family = families.family_of(model)
-    scalar = "transformer" in params
-    body = params["transformer"] if scalar else params
-    vocabulary = body["embed"]["tokens"].shape[0]
+    family, leaves = families.family_of(model), _leaves(params)
+    vocabulary, scalar = leaves["embed.tokens"].shape[0], "transformer" in params
     task = "ForSequenceClassification" if scalar else "ForCausalLM"
     fields = families.config_fields(family, model) | {
         "architectures": [family.class_name + task],
@@ -261,21 +254,18 @@ def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra
         fields |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
         fields[SHIFT] = float(params["head"]["bias"])
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, _tensors_of(family, params, body, model, vocabulary, scalar), np.dtype(dtype))
+    _write_weights(folder, _tensors_of(family, leaves, model, vocabulary), np.dtype(dtype))
     write_json(folder / "config.json", fields | (extra or {}))
 
 
 def _tensors_of(
-    family: Family, params, body, model: ModelConfig, vocabulary: int, scalar: bool
+    family: Family, leaves: dict[str, jax.Array], model: ModelConfig, vocabulary: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(name, tensor) of a checkpoint, each brought to the host when it is asked for."""
-    flat = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
-    if scalar:
-        flat["weight"] = params["head"]["weight"]
-    for line in _table(family, body, scalar):
+    for line in _table(family, leaves):
         for i, name in enumerate(_names(line, model)):
-            leaves = [np.asarray(flat[leaf][i] if line.of_layer else flat[leaf]) for leaf in line.leaves]
-            yield name, line.join(leaves, model, vocabulary)
+            own = [np.asarray(leaves[leaf][i] if line.of_layer else leaves[leaf]) for leaf in line.leaves]
+            yield name, line.join(own, model, vocabulary)
 
 
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> None:
@@ -312,6 +302,13 @@ def _in_shards(tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> It
         shard[name] = tensor
         size += tensor.nbytes
     yield shard
+
+
+def _leaves(params) -> dict[str, Any]:
+    """The leaves of a transformer by name, and `weight`, that of its scalar head where it has one."""
+    body = params.get("transformer", params)
+    leaves = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
+    return leaves if body is params else leaves | {"weight": params["head"]["weight"]}
 
 
 def _name(path) -> str:

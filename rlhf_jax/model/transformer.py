@@ -245,6 +245,7 @@ def compute_params(params, config: ModelConfig):
 def through_layers(step, x, layers, caches=None, last_step=None, read=everywhere):
     """Folds `step(w, x, cache) -> (x, cache)` over the layers; returns x where `read` takes it, and caches.
 
+    `caches` are several, each stacked as the layers are, or a list as they are: a step gets its own of each.
     `last_step` computes the last layer there alone; in a loop all layers are alike, and it is not called.
     """
     if not isinstance(layers, list):
@@ -253,7 +254,7 @@ def through_layers(step, x, layers, caches=None, last_step=None, read=everywhere
     out = []
     for i, w in enumerate(layers):
         run = last_step if last_step is not None and i == len(layers) - 1 else step
-        x, cache = run(w, x, None if caches is None else caches[i])
+        x, cache = run(w, x, caches and tuple(each[i] for each in caches))
         out.append(cache)
     return x, out
 

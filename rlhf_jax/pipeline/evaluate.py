@@ -129,18 +129,15 @@ def policy_figures(
         {name: outcomes(measure[name], measure["reference"]) for name in compared},
         {name: np.log(tokens[name] / tokens["reference"]) for name in compared},
     )
-    figures = {}
+    figures, sources = {}, [record.text for record in records]
     for name, written in texts.items():
-        sources = [record.text for record in records]
-        copied = [copying(*each) for each in zip(written, sources, strict=True)]
-        runs = [longest_run(*each) for each in zip(written, sources, strict=True)]
         figures[name] = {
             "preference_at_equal_length": equal_length.get(name),
             "rouge": {kind: float(f1.mean()) for kind, f1 in rouge(written, texts["reference"]).items()},
             "tokens": float(tokens[name].mean()),
             "words": float(np.mean([len(text.split()) for text in written])),
-            "copying": float(np.mean(copied)),
-            "copied_run": float(np.mean(runs)),
+            "copying": float(np.mean(list(map(copying, written, sources)))),
+            "copied_run": float(np.mean(list(map(longest_run, written, sources)))),
             "reward": float(scores[name].mean()),
         }
         if judged:

@@ -14,7 +14,6 @@ Beside the weights: tokenizer, generation settings and a model card, README.md.
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import jinja2
 import tokenizers
@@ -78,7 +77,8 @@ def _write(workdir: Path, name: str, out: Path, dtype: str) -> None:
             converted.add_special_tokens([PAD])
             pad_id = converted.encode(PAD, add_special_tokens=False).ids[0]
             embed = network.weights["transformer"]["embed"]
-            embed["tokens"] = with_rows(embed["tokens"], pad_id + 1)
+            more = max(pad_id + 1 - embed["tokens"].shape[0], 0)  # rows of zeros, where there is none for PAD
+            embed["tokens"] = jnp.pad(embed["tokens"], ((0, more), (0, 0)))
         bos_id = next(iter(tokenizer.prefix), None)
         fields = {"bos_token_id": bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
         pretrained.save(out, network.weights, network.model, dtype, fields)
@@ -108,11 +108,6 @@ def as_json(folder: Path) -> tokenizers.Tokenizer:
     if (folder / JSON_FILE).exists():
         return tokenizers.Tokenizer.from_file(str(folder / JSON_FILE))
     return tokenizers.Tokenizer.from_buffer(tokenizer_json((folder / MODEL_FILE).read_bytes()))
-
-
-def with_rows(table: jax.Array, rows: int) -> jax.Array:
-    """An embedding table [V, D] with zeros below, where it has fewer than `rows`."""
-    return jnp.pad(table, ((0, max(rows - table.shape[0], 0)), (0, 0)))
 
 
 def model_card(config: Config, workdir: Path, name: str, network: Network) -> str:

@@ -79,10 +79,7 @@ def loss(
     value_loss, value = losses.value_loss(
         values, episodes.values, episodes.returns, episodes.value_mask, options.clip_value, slots
     )
-    policy |= {
-        "loss": policy_loss,
-        "entropy": masked_mean(entropy, episodes.mask, tokens),
-    }
+    policy |= {"loss": policy_loss, "entropy": masked_mean(entropy, episodes.mask, tokens)}
     value |= {"loss": value_loss}
     metrics = {f"policy/{k}": v for k, v in policy.items()} | {f"value/{k}": v for k, v in value.items()}
     return policy_loss + options.value_coef * value_loss, metrics
@@ -139,14 +136,7 @@ def iteration(
     options = setting.options
     key, sample_key, update_key = jax.random.split(state.key, 3)
     episodes = rollout(
-        state.policy.params,
-        reference,
-        state.value.params,
-        reward,
-        query,
-        sample_key,
-        state.kl_coef,
-        setting,
+        state.policy.params, reference, state.value.params, reward, query, sample_key, state.kl_coef, setting
     )
     with jax.named_scope("update"):
         (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)

@@ -46,7 +46,7 @@ def run(config: Config, workdir: Path) -> None:
         folder = folder_of(workdir, number)
         if not runs.stage_done(folder, "eval"):
             runs.open_workdir(folder, config)
-            fork.take_over(workdir, folder, {"sft": "sft"}, stages.files())
+            fork.take_over(workdir, folder, {"sft": "sft"}, stages.STAGES)
             if not (folder / "tasks.jsonl").exists():
                 write_jsonl(folder / "tasks.jsonl", draw(config, workdir, number))
             if task.labelers and not (folder / COLLECTED).exists():

@@ -9,7 +9,7 @@ import jax
 from etils.epath import Path
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.config import Config, ConfigError, ModelConfig
 from rlhf_jax.pipeline import collect, evaluate, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
@@ -18,9 +18,8 @@ STAGE_END_SECONDS = 3600  # the other processes wait so long for process 0, whic
 
 ROUND = "round"  # not a stage of a run, but runs of their own within it
 
-Program = Callable[
-    ..., jax.stages.Traced
-]  # (config, model, vocabulary) → the step of a stage, traced without arrays
+# (config, model, vocabulary) → the step of a stage, traced without arrays
+Program = Callable[[Config, ModelConfig, int], jax.stages.Traced]
 
 
 class Output(NamedTuple):
@@ -115,11 +114,6 @@ def find(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
 
-def files() -> dict[str, tuple[str, ...]]:
-    """Stage → the files that it leaves beside checkpoints and metrics."""
-    return {stage.name: stage.files for stage in STAGES}
-
-
 def programs() -> dict[str, Program]:
     return {name: traced for stage in STAGES for name, traced in stage.programs.items()}
 
@@ -140,17 +134,15 @@ def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = Non
     def finished() -> list[str]:
         started = runs.read_seconds(workdir)
         for stage in STAGES:
-            if stage.name in started:
-                runs.record_stage(
-                    workdir, stage.name, **stage.about()
-                )  # a folder of an older version gets its labels now
+            if stage.name in started:  # a folder of an older version gets its labels now
+                runs.record_stage(workdir, stage.name, **stage.about())
         return [stage.name for stage in STAGES if runs.stage_done(workdir, stage.name)]
 
     done = hosts.from_first("progress", finished)
-    for stage in STAGES:
-        if stage.name in done and (wanted is None or stage.name in wanted):
+    for stage in (stage for stage in STAGES if wanted is None or stage.name in wanted):
+        if stage.name in done:
             print(f"{stage.name}: finished before in {workdir}, skipped", flush=True)
-        elif wanted is None or stage.name in wanted:
+        else:
             run_stage(stage, config, workdir)
 
 

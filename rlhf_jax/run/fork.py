@@ -56,24 +56,22 @@ def fork(config: Config, source: Path, workdir: Path, rows: Sequence[Row]) -> No
             f"{source} has no finished stage to go on from ({'; '.join(changed) or 'the same configuration'})"
         )
     runs.lock(workdir)
-    patterns = {row.name: row.files for row in rows}
-    take_over(source, workdir, {stage: stage for stage in stages}, patterns)
+    take_over(source, workdir, {stage: stage for stage in stages}, rows)
     steps.write_json(record, {"from": str(source), "stages": stages, "differences": changed})
     print(f"{workdir}: {', '.join(stages)} of {source}; {'; '.join(changed) or 'the same configuration'}")
 
 
-def take_over(
-    source: Path, workdir: Path, stages: Mapping[str, str], patterns: Mapping[str, Sequence[str]]
-) -> None:
+def take_over(source: Path, workdir: Path, stages: Mapping[str, str], rows: Sequence[Row]) -> None:
     """Puts what finished stages left in `source` into `workdir`, and marks them finished there.
 
-    `stages` maps their names here to those there: {"sft": "sft_10x"} goes on with the larger model.
-    `patterns` are those of the files that a stage leaves beside checkpoints and metrics.
+    `stages` maps their names here to those there: {"sft": "sft_10x"} goes on with the larger model. `rows`
+    are all stages.
     """
+    files = {row.name: row.files for row in rows}
     for stage, theirs in stages.items():
         if runs.stage_done(workdir, stage):
             continue
-        for pattern in patterns[stage]:
+        for pattern in files[stage]:
             for file in source.glob(pattern):
                 _copy(file, workdir / file.name)
         for pattern in (theirs, f"{theirs}_*"):  # sft and sft_10x

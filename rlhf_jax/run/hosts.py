@@ -248,13 +248,8 @@ def _kept_alive(line: socket.socket) -> socket.socket:
 
 def _read_line(line: socket.socket) -> Any:
     """One JSON value; ValueError where the line ended before it."""
-    text = b""
-    while not text.endswith(b"\n"):
-        part = line.recv(4096)
-        if not part:
-            raise ValueError("the connection ended")
-        text += part
-    return json.loads(text)
+    with line.makefile("rb") as stream:
+        return json.loads(stream.readline())
 
 
 # Ending --------------------------------------------------------------------------------------

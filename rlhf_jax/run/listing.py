@@ -32,13 +32,13 @@ def run(argv: list[str], damaged: list[str]) -> None:
     options = flags.FlagValues()
     flags.DEFINE_string("training", None, "the training to show, such as ppo", flag_values=options)
     flags.DEFINE_integer("step", None, "the step to show", flag_values=options)
-    command, *places = options(argv)[1:] or [""]
-    if command not in ("list", "verify", "show") or len(places) != 1:
+    wanted, *places = options(argv)[1:] or [""]
+    if wanted not in ("list", "verify", "show") or len(places) != 1:
         raise flags.Error("list, verify or show and a work folder are wanted; --help shows the usage")
     workdir = Path(places[0])
-    if command == "list":
+    if wanted == "list":
         list_steps(workdir)
-    elif command == "verify":
+    elif wanted == "verify":
         damaged += verify(workdir)
     else:
         show(workdir, options.training, options.step)

@@ -3,40 +3,29 @@
 gcsfs, by which etils.epath reads and writes there, raises errors of its own that do not name the folder.
 """
 
-import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
-from typing import Concatenate, ParamSpec, TypeVar
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-Folder = str | PathLike[str]
 
 
 class StorageError(ValueError):
     """A bucket that cannot be used; the message says what to do."""
 
 
-def explained(
-    function: Callable[Concatenate[Folder, Arguments], Result],
-) -> Callable[Concatenate[Folder, Arguments], Result]:
-    """`function(folder, …)`, which raises a StorageError where gs:// refuses the folder."""
-
-    @functools.wraps(function)
-    def call(folder: Folder, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
-        if not str(folder).startswith("gs://"):
-            return function(folder, *arguments, **named)
+@contextmanager
+def explained(folder: str | PathLike[str]) -> Iterator[None]:
+    """Raises a StorageError where gs:// refuses what the block does in `folder`."""
+    remote = str(folder).startswith("gs://")
+    if remote:
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # with a traceback it logs what it raises, too
-        try:
-            return function(folder, *arguments, **named)
-        except Exception as error:
-            reason = _reason(error)
-            if reason is None:
-                raise
-            raise StorageError(f"{folder}: {reason}") from error
-
-    return call
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error) if remote else None
+        if reason is None:
+            raise
+        raise StorageError(f"{folder}: {reason}") from error
 
 
 def _reason(error: Exception) -> str | None:

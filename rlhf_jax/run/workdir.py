@@ -20,7 +20,6 @@ class WorkdirError(ValueError):
     """A folder that belongs to another run, or that another process writes."""
 
 
-@storage.explained
 def open_workdir(path: str | PathLike[str], config: Config, create: bool = True) -> Path:
     """The folder, on disk or gs://, created with its config.json where it is not there.
 
@@ -28,32 +27,33 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
     (config.PLACEMENT) is resumed, and its config.json then says where. Hosts that must not `create` it raise
     WorkdirError where it is missing; the one that creates also locks it.
     """
-    workdir = Path(path)
-    file = workdir / "config.json"
-    if not file.exists():
-        if not create:
+    with storage.explained(path):
+        workdir = Path(path)
+        file = workdir / "config.json"
+        if not file.exists():
+            if not create:
+                raise WorkdirError(
+                    f"{file} is not there, though process 0 has written it: "
+                    "--workdir must be on storage that all hosts share"
+                )
+            lock(workdir)
+            write_json(file, to_dict(config))
+            return workdir
+        try:
+            stored = read_object(file, WorkdirError)
+        except WorkdirError as error:
+            raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
+        changed = differences(config, stored)
+        if changed:
             raise WorkdirError(
-                f"{file} is not there, though process 0 has written it: "
-                "--workdir must be on storage that all hosts share"
+                f"{file} was written with other values ({'; '.join(changed)}): "
+                "use another --workdir, or the values of the first start"
             )
-        lock(workdir)
-        write_json(file, to_dict(config))
+        if create:
+            lock(workdir)
+        if create and stored != to_dict(config):
+            write_json(file, to_dict(config))
         return workdir
-    try:
-        stored = read_object(file, WorkdirError)
-    except WorkdirError as error:
-        raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
-    changed = differences(config, stored)
-    if changed:
-        raise WorkdirError(
-            f"{file} was written with other values ({'; '.join(changed)}): "
-            "use another --workdir, or the values of the first start"
-        )
-    if create:
-        lock(workdir)
-    if create and stored != to_dict(config):
-        write_json(file, to_dict(config))
-    return workdir
 
 
 def lock(workdir: Path) -> None:
@@ -83,11 +83,11 @@ def lock(workdir: Path) -> None:
     _held[name] = file
 
 
-@storage.explained
 def read_config(workdir: str | PathLike[str]) -> Config:
     """The configuration a run was started with."""
     file = Path(workdir) / "config.json"
-    stored = read_object(file, WorkdirError, missing={})
+    with storage.explained(workdir):
+        stored = read_object(file, WorkdirError, missing={})
     if not stored:
         raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
     try:

@@ -110,8 +110,8 @@ def ppo_signs(metrics: Metrics, options: PpoConfig, usual_scores: tuple[float, f
     if kl < -3 * stderr:
         signs["negative KL"] = (
             f"objective/kl is {kl:.3g} ± {stderr:.2g} nats, which no KL divergence can be, and the penalty "
-            "rewards it. Usual causes: sampling differs from the log-probabilities (temperature, top-k, "
-            "top-p, a forbidden EOS); policy and reference read padding or positions differently; tokens "
+            "rewards it. Usual causes: sampling differs from the log-probabilities (temperature, "
+            "a forbidden EOS); policy and reference read padding or positions differently; tokens "
             "after EOS are counted; the policy's log-probabilities are those of older weights"
         )
     if options.no_eos == "replace" and score < options.no_eos_score:

@@ -114,9 +114,8 @@ class Training:
             if self._stopped:
                 break
         self._saving.result()
-        number = max(
-            hosts.gather(f"the end of {self.folder.name}", self._stop.number)
-        )  # a signal may come last
+        # A signal may come last, and to one process alone.
+        number = max(hosts.gather(f"the end of {self.folder.name}", self._stop.number))
         if number:
             hosts.finish()
             raise Stopped(number, f" after step {i + 1} of {self.total} of {self.folder.name}, saved")
@@ -130,7 +129,7 @@ class Training:
         if self._profiler:
             metrics = metrics | self._profiler.after(i, state)
         self._check_best(metrics)
-        self._log.log(i, metrics, read)
+        self._log.log(i, metrics, **read)
         self._stopped = self._stop.asked()
         due = (i + 1) % options.save_every == 0 or i + 1 == self.total
         if self._saving.done():

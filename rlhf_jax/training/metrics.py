@@ -6,10 +6,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from os import PathLike
-from types import MappingProxyType
 from typing import Any, Self
 
 import jax
@@ -22,8 +21,6 @@ from tqdm import tqdm
 from rlhf_jax.data.records import RecordError, parse_line
 from rlhf_jax.files import naming, write_text
 from rlhf_jax.run import hosts
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class MetricsLog:
@@ -52,8 +49,8 @@ class MetricsLog:
         What `watch(step, metrics)` has to say is written as warnings. Every process asks its own, so that
         an error that it raises ends all of them after the same step.
         """
-        self.start, self.total, self._watch = resume_step, total, watch
-        self._held: tuple[int, dict[str, Any], Mapping[str, Any], float] | None = None
+        self._watch = watch
+        self._held: tuple[int, dict[str, Any], dict[str, Any], float] | None = None
         self._clock = time.monotonic()
         self._silent = not hosts.is_first()
         if self._silent:
@@ -68,10 +65,10 @@ class MetricsLog:
         self._bar = hosts.progress_bar(total, stage, initial=resume_step)
         self._shown = shown
 
-    def log(self, step: int, metrics: dict[str, Any], read: Mapping[str, Any] = NOTHING) -> None:
+    def log(self, step: int, metrics: dict[str, Any], **read: Any) -> None:
         """Holds the scalars of `step` and writes those of the step before it.
 
-        `read` counts what the step read, such as tokens: written a second, as `tokens_per_second`.
+        `read` counts what the step read, such as tokens=9000: written a second, as `tokens_per_second`.
         """
         self._write_held()
         now = time.monotonic()
@@ -91,7 +88,7 @@ class MetricsLog:
             return
         step, metrics, read, seconds = self._held
         self._held = None
-        metrics, read = jax.device_get((metrics, dict(read)))
+        metrics, read = jax.device_get((metrics, read))
         values = {name: float(value) for name, value in metrics.items()}
         values |= {f"{unit}_per_second": float(amount) / seconds for unit, amount in read.items()}
         if not self._silent:
@@ -101,7 +98,8 @@ class MetricsLog:
                 tqdm.write(f"WARNING step {step}: {warning}", file=sys.stderr)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        line = json.dumps({"step": step} | {n: _json_value(v) for n, v in values.items()})
+        # JSON has no NaN or infinity: they become "nan", "inf" and "-inf", which `float` reads back.
+        line = json.dumps({"step": step} | {n: v if math.isfinite(v) else str(v) for n, v in values.items()})
         scalars = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in values.items()])
         with naming(self.path):
             with self.path.open("a", encoding="utf-8") as file:
@@ -173,11 +171,6 @@ def _copy_before(step: int, source: Path, target: Path) -> None:
     except FileNotFoundError:  # of a store that does not answer, exists() says no
         kept = []
     write_text(target, "".join(line.decode() + "\n" for line in kept))
-
-
-def _json_value(value: float) -> float | str:
-    """JSON has no NaN or infinity: they become "nan", "inf" and "-inf", which `float` reads back."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _number(name: str, value: Any) -> float:

@@ -13,7 +13,7 @@ from tiny import PAD, VOCABULARY
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import abstract_rows, make_mesh, to_devices
 from rlhf_jax.model import kv_cache, params, transformer
-from rlhf_jax.model.generate import generate, restrict, sample
+from rlhf_jax.model.generate import generate, sample
 from rlhf_jax.plan.collectives import received_bytes
 
 CONFIG = tiny.NEOX
@@ -176,29 +176,6 @@ def test_frequencies_are_those_of_the_softmax(temperature):
 def test_rows_are_drawn_apart():
     first, second = np.asarray(sample(jax.random.key(0), jnp.zeros((2000, 2)), 1.0)).reshape(2, 1000)
     assert 400 < np.sum(first != second) < 600
-
-
-@pytest.mark.parametrize(
-    ("top_k", "top_p", "kept"),
-    [
-        (0, 1.0, [0, 1, 2, 3, 4]),
-        (1, 1.0, [1]),
-        (3, 1.0, [0, 1, 2]),
-        (0, 0.49, [1]),
-        (0, 0.51, [1, 2]),  # one token of 1/2 does not reach it
-        (0, 0.74, [1, 2]),
-        (0, 0.76, [0, 1, 2]),
-        (3, 0.85, [1, 2]),  # of the three kept: 4/7 + 2/7 = 0.857
-        (3, 0.87, [0, 1, 2]),
-    ],
-)
-def test_top_k_and_top_p_keep_the_right_tokens(top_k, top_p, kept):
-    logits = jnp.log(jnp.array([[1 / 8, 1 / 2, 1 / 4, 1 / 16, 1 / 16]]))
-    restricted = restrict(logits, top_k, top_p)[0]
-    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(restricted)), kept)
-    np.testing.assert_array_equal(restricted[jnp.array(kept)], logits[0, jnp.array(kept)])
-    drawn = sample(jax.random.key(0), jnp.repeat(logits, 500, axis=0), 1.0, top_k, top_p)
-    np.testing.assert_array_equal(np.unique(drawn), kept)
 
 
 def test_weights_cross_the_links_once_a_batch_and_not_once_a_token():

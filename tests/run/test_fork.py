@@ -10,7 +10,6 @@ from etils.epath import Path
 
 from rlhf_jax.config import Config, DataConfig, ModelConfig, PpoConfig, RewardConfig
 from rlhf_jax.files import write_text
-from rlhf_jax.pipeline import stages
 from rlhf_jax.pipeline.stages import STAGES
 from rlhf_jax.run import checkpoint, fork
 from rlhf_jax.run import workdir as runs
@@ -101,7 +100,7 @@ def test_another_model_or_an_unfinished_run_is_refused(source, tmp_path):
 def test_a_stage_may_be_that_of_another_name(source, tmp_path):
     ours = Path(tmp_path / "larger")
     (source / "checkpoints" / "sft_10x" / "5" / "mark").write_text("10x")
-    fork.take_over(source, ours, {"sft": "sft_10x"}, stages.files())
+    fork.take_over(source, ours, {"sft": "sft_10x"}, STAGES)
     assert [path.name for path in (ours / "checkpoints").iterdir()] == ["sft"]
     assert (ours / "checkpoints" / "sft" / "5" / "mark").read_text() == "10x" and runs.stage_done(ours, "sft")
 

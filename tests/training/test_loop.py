@@ -15,7 +15,8 @@ from counting import count, steps
 
 from rlhf_jax.command_line import Stopped
 from rlhf_jax.config import ConfigError, HealthConfig
-from rlhf_jax.run import checkpoint, manifest
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import steps as saved
 from rlhf_jax.run.checkpoint import CheckpointError
 from rlhf_jax.training.health import TrainingError
 
@@ -135,16 +136,16 @@ def test_what_is_saved_is_the_step_s_state_though_its_memory_is_given_to_the_nex
 
 
 def test_a_save_that_fails_ends_the_run_with_the_step_before_whole(tmp_path, monkeypatch):
-    write_json = manifest.write_json
+    write_json = saved.write_json
 
     def full(file, value):
-        if file.name == manifest.MANIFEST and file.parent.name == "20":
+        if file.name == saved.MANIFEST and file.parent.name == "20":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_json(file, value)
 
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "write_json", full)
+        patch.setattr(saved, "write_json", full)
         with pytest.raises(CheckpointError, match="counter/20 could not be written: No space left on device"):
             count(tmp_path, 1000, seen.append)
     folder = tmp_path / "checkpoints" / "counter"
@@ -208,7 +209,7 @@ def best_of(workdir):
 def test_the_best_step_stays_and_is_what_later_stages_read(tmp_path):
     count(tmp_path, 40, losses=BEST, best="-loss", keep_checkpoints=1)
     assert best_of(tmp_path) == (20, [20, 40])
-    assert manifest.read_json(tmp_path / "checkpoints/counter/20/meta.json") == {
+    assert saved.read_json(tmp_path / "checkpoints/counter/20/meta.json") == {
         "best": "-loss",
         "value": 2.0,
     }
@@ -229,7 +230,7 @@ def test_the_best_step_of_a_stopped_run_is_that_of_the_undisturbed_one(tmp_path)
     assert best_of(tmp_path) == (10, [10, 17])
     count(tmp_path, 40, losses=BEST, best="-loss", keep_checkpoints=1)
     assert best_of(tmp_path) == (20, [20, 40])
-    assert manifest.read_json(tmp_path / "checkpoints/counter/20/meta.json")["value"] == 2.0
+    assert saved.read_json(tmp_path / "checkpoints/counter/20/meta.json")["value"] == 2.0
 
 
 def test_highest_is_best_without_a_sign_and_nan_never_is(tmp_path):

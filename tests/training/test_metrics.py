@@ -46,8 +46,8 @@ def test_what_a_step_read_is_written_a_second(tmp_path, monkeypatch):
         "rlhf_jax.training.metrics.time", clock
     )  # this module's alone: other threads have theirs
     with open_log(tmp_path) as log:
-        log.log(0, {}, {"pairs": 64, "tokens": jnp.float32(900)})
-        log.log(1, {}, {"pairs": 64, "tokens": 1000})
+        log.log(0, {}, pairs=64, tokens=jnp.float32(900))
+        log.log(1, {}, pairs=64, tokens=1000)
     first, second = read_metrics(path(tmp_path))
     assert first == {"step": 0, "pairs_per_second": 32, "tokens_per_second": 450}
     assert second == {"step": 1, "pairs_per_second": 128, "tokens_per_second": 2000}

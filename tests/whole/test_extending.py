@@ -93,8 +93,8 @@ def test_a_stage_of_ones_own_is_a_stage_like_any_other(dpo, run, tmp_path, monke
         run(config("mini"), "a", f"--stage={name}")
     log = MetricsLog.log
 
-    def stopping(self, i, *more):
-        log(self, i, *more)
+    def stopping(self, i, *more, **read):
+        log(self, i, *more, **read)
         if i == 1:
             raise KeyboardInterrupt
 
