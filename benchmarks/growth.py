@@ -174,7 +174,10 @@ def off_linear(points: list[dict[str, float]]) -> float:
 
 
 def main(argv: list[str]) -> int:
-    return command(argv, "benchmarks.growth", __doc__, lambda: run(_parse(argv)))
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    return command(argv, lambda: run(_parse(argv)))
 
 
 def run(options: flags.FlagValues) -> None:

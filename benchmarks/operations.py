@@ -117,7 +117,10 @@ def profile(suite: str, workload: Workload) -> dict[str, Share]:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 2 after an error of use, told in one line."""
-    return command(argv, "benchmarks.operations", __doc__, lambda: run(argv))
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(__doc__)
+        return 0
+    return command(argv, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:

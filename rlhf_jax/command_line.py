@@ -1,4 +1,4 @@
-"""What all commands share: their usage, their flags, and errors for people in one line."""
+"""What all commands share: their flags, and errors for people in one line."""
 
 import errno
 import os
@@ -30,12 +30,17 @@ class Stopped(Exception):
         self.status = 128 + number  # as shells say it: 130 after Ctrl-C, 143 after SIGTERM
 
 
-def command(argv: Sequence[str], name: str, usage: str | None, run: Callable[[], None]) -> int:
-    """The exit status of a command: 0 after its `usage`, where --help asks for it, or that of `run()`."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(usage)
-        return 0
-    return status_of(run, name)
+def command(argv: Sequence[str], run: Callable[[], None]) -> int:
+    """The exit status after `run()`: 0, or that of an error for people, told in one line behind argv[0]."""
+    try:
+        run()
+    except (Exception, KeyboardInterrupt) as error:
+        status, told = explain(error)
+        if not told:
+            raise
+        print(f"{argv[0]}: {told}", file=sys.stderr)
+        return status
+    return 0
 
 
 def parse_flags(argv: Sequence[str], options: flags.FlagValues) -> flags.FlagValues:
@@ -44,19 +49,6 @@ def parse_flags(argv: Sequence[str], options: flags.FlagValues) -> flags.FlagVal
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
     return options
-
-
-def status_of(run: Callable[[], None], name: str = "rlhf_jax") -> int:
-    """The exit status after `run()`: 0, or that of an error for people, told in one line behind `name`."""
-    try:
-        run()
-    except (Exception, KeyboardInterrupt) as error:
-        status, told = explain(error)
-        if not told:
-            raise
-        print(f"{name}: {told}", file=sys.stderr)
-        return status
-    return 0
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -43,9 +43,6 @@ def main(argv: list[str]) -> int:
     """Exit status: 0; 2 after an error of use, a full disk or memory that is not enough, told in one line
     without a traceback; 3 where another host of the run ended; 130 after Ctrl-C and 143 after SIGTERM, with
     the step of a training saved."""
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(__doc__)
-        return 0
     logging.set_verbosity(logging.FATAL)  # Orbax tells every file it writes, and errors that it raises too
     signal.signal(signal.SIGTERM, _on_terminate)
     try:

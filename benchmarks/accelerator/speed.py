@@ -39,7 +39,7 @@ from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.pipeline.rollout import Rollout
 from rlhf_jax.plan.compiled import memory
-from rlhf_jax.plan.flops import Network, sample
+from rlhf_jax.plan.flops import Placed, sample
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 REPEATS = 5
@@ -354,7 +354,7 @@ def decoding(part: Part, plan: Plan, vocabulary: int, program: Program) -> dict[
     assert whole and prefill, "prefill was not measured"
     rows, query = program.small[0].shape
     response = TOY_RESPONSE if part.dry else 53
-    net = Network(plan.model, vocabulary, 1, 1, 1)
+    net = Placed(plan.model, vocabulary, 1, 1, 1)
     _, phase = sample(net, rows, query, response, 1)
     seconds, steps = whole["seconds"] - prefill["seconds"], response - 1
     return {

@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
             write_jsonl(file, comparisons)
             print(f"{file}: {len(comparisons):,} comparisons")
 
-    return command(argv, "rlhf-jax ratings", __doc__, run)
+    return command(argv, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

@@ -71,7 +71,6 @@ def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
     options = flags.FlagValues()
     flags.DEFINE_string("json", None, "file to write", flag_values=options)
 
@@ -97,4 +96,4 @@ def main(argv: list[str]) -> int:
         if options.json:
             write_json(options.json, found)
 
-    return command(argv, "rlhf-jax likert", __doc__, run)
+    return command(argv, run)

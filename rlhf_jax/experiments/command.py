@@ -73,9 +73,7 @@ def open_run(workdir: PathLike[str]) -> Opened:
     return Opened(Path(workdir), config, tasks.find(config.data, config.seed))
 
 
-def command(
-    argv: list[str], name: str, usage: str | None, options: flags.FlagValues, run: Callable[[Opened], None]
-) -> int:
+def command(argv: list[str], options: flags.FlagValues, run: Callable[[Opened], None]) -> int:
     """Exit status of `run()`, which gets the run --workdir once `options` have taken the command line."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
     flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
@@ -84,7 +82,7 @@ def command(
         command_line.parse_flags(argv, options)
         run(open_run(options.workdir))
 
-    return command_line.command(argv, f"rlhf-jax {name}", usage, parse_and_run)
+    return command_line.command(argv, parse_and_run)
 
 
 def numbers(flag: str, values: Sequence[str]) -> list[float]:

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         file = run.workdir / f"judged_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.json"
         write_figures(file, {"judge": name} | measure(run.task, judge, samples, options.policies))
 
-    return command(argv, "judged", __doc__, options, measure_and_write)
+    return command(argv, options, measure_and_write)
 
 
 def judge_of(options: flags.FlagValues, run: Opened) -> tuple[str, judges.PairJudge]:

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         write_figures(run.workdir / "agreement.json", figures)
         agreement_figure([figures], run.workdir / "agreement.png")
 
-    return command(argv, "metric-agreement", __doc__, options, measure_and_draw)
+    return command(argv, options, measure_and_draw)
 
 
 def measure(run: Opened, count: int, another: Opened | None) -> dict[str, Any]:

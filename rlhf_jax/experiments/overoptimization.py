@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         write_figures(run.workdir / "overoptimization.json", figures)
         overoptimization_figure([figures], run.workdir / "overoptimization.png")
 
-    return command(argv, "overoptimization", __doc__, options, measure_and_draw)
+    return command(argv, options, measure_and_draw)
 
 
 def folder_of(workdir: Path, kl_coef: float) -> Path:

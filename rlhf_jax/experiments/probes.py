@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     def measure_and_write(run: Opened) -> None:
         write_figures(run.workdir / "probes.json", measure(run, options.posts))
 
-    return command(argv, "probes", __doc__, options, measure_and_write)
+    return command(argv, options, measure_and_write)
 
 
 def measure(run: Opened, count: int) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def main(argv: list[str]) -> int:
         parse_flags(argv, options)
         write(Path(options.runs), Path(options.out))
 
-    return command(argv, "rlhf-jax results", __doc__, run)
+    return command(argv, run)
 
 
 def write(folder: Path, out: Path) -> None:

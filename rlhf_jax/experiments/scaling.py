@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         write_figures(workdir / "scaling.json", figures)
         scaling_figure([figures], workdir / "scaling.png")
 
-    return command(argv, "scaling", __doc__, options, measure_and_draw)
+    return command(argv, options, measure_and_draw)
 
 
 def point(config: Config, workdir: Path, size: str, share: float) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         write_figures(run.workdir / "transfer.json", figures)
         transfer_figure([figures], run.workdir / "transfer.png")
 
-    return command(argv, "transfer", __doc__, options, measure_and_draw)
+    return command(argv, options, measure_and_draw)
 
 
 def on_the_news(run: Opened, source: str, query_tokens: int | None, wanted: Mapping[str, int]) -> Opened:

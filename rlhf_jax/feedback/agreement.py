@@ -256,7 +256,6 @@ def number(found: dict | None) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
 
     def run() -> None:
         files, options = _parse(argv)
@@ -268,7 +267,7 @@ def main(argv: list[str]) -> int:
             write_json(options.json, figures)
         print(table(figures))
 
-    return command(argv, "rlhf-jax agreement", __doc__, run)
+    return command(argv, run)
 
 
 def _parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:

@@ -63,14 +63,13 @@ class Given(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
 
     def run() -> None:
         options = _parse(argv)
         counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)
         print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
-    return command(argv, "rlhf-jax answers", __doc__, run)
+    return command(argv, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

@@ -38,8 +38,7 @@ LOCAL = ("127.0.0.1", "localhost")
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
-    return command(argv, "rlhf-jax serve", __doc__, lambda: serve(_parse(argv)))
+    return command(argv, lambda: serve(_parse(argv)))
 
 
 def serve(options: flags.FlagValues) -> None:

@@ -240,7 +240,6 @@ def title_of(path: Path) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
 
     def run() -> None:
         options = _parse(argv)
@@ -254,7 +253,7 @@ def main(argv: list[str]) -> int:
             print(f"{count:,} comparisons are about posts of the samples")
         print(f"{len(samples):,} posts: {out / 'index.html'}")
 
-    return command(argv, "rlhf-jax view", __doc__, run)
+    return command(argv, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

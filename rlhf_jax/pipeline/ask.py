@@ -63,9 +63,8 @@ class Policy(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
-    return command(argv, "rlhf-jax ask", __doc__, lambda: ask(*_parse(argv)))
+    return command(argv, lambda: ask(*_parse(argv)))
 
 
 def _parse(argv: list[str]) -> tuple[Config, flags.FlagValues]:

@@ -34,14 +34,13 @@ PAD = "<|pad|>"  # of reward models: transformers finds the last token of a text
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
 
     def run() -> None:
         options = _parse(argv)
         export(Path(options.workdir), options.stage, Path(options.out), options.dtype)
         print(f"{options.stage}: {options.out}")
 
-    return command(argv, "rlhf-jax export", __doc__, run)
+    return command(argv, run)
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

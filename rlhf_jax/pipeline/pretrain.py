@@ -45,9 +45,8 @@ MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0, or 2 after an error of use, told in one line."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
-    return command(argv, "rlhf-jax pretrain", __doc__, lambda: train(_parse(argv)))
+    return command(argv, lambda: train(_parse(argv)))
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

@@ -22,7 +22,7 @@ POLICIES, TEXTS = 2, 6  # that evaluation samples from greedily, and scores, bes
 
 
 @dataclass
-class Plan:
+class Compiled:
     """What a compiler says of a program; bytes are those of one device. Compiled, not run."""
 
     program: str
@@ -52,7 +52,7 @@ def programs() -> dict[str, list[str]]:
 
 def compile_program(
     program: str, config: Config, model: ModelConfig, vocabulary: int, topology: Topology
-) -> Plan:
+) -> Compiled:
     """Traces, lowers and compiles `program` with the batch sizes of `config`.
 
     Raises ConfigError where the mesh does not take the model's tensors or the rows of a batch. A
@@ -63,7 +63,7 @@ def compile_program(
     networks = _networks(program, model, vocabulary)
     trained = sum(networks[: {"sft": 1, "reward": 1, "ppo": 2}.get(program, 0)])
     options: Any = getattr(config, program, None)
-    plan = Plan(
+    plan = Compiled(
         program=program,
         topology=topology.name,
         devices=mesh.size,
@@ -128,7 +128,7 @@ def _excess(found: dict[str, int], topology: Topology) -> str:
     )
 
 
-def bound(phases: list[flops.Phase], plan: Plan, topology: Topology) -> dict[str, float]:
+def bound(phases: list[flops.Phase], plan: Compiled, topology: Topology) -> dict[str, float]:
     """Seconds that one step takes at the least, from published figures of the chip (roofline).
 
     A phase takes the longer of its computation, recomputation included, and its memory traffic; phases

@@ -28,7 +28,7 @@ from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.model import attention, pretrained
-from rlhf_jax.plan.compiled import Plan, compile_program, programs
+from rlhf_jax.plan.compiled import Compiled, compile_program, programs
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
 from rlhf_jax.run.config_flags import parse_config
@@ -42,7 +42,7 @@ ASSUMED = (
 
 
 def main(argv: list[str]) -> int:
-    return command(argv, "rlhf-jax plan", __doc__, lambda: run(argv))
+    return command(argv, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:
@@ -59,7 +59,7 @@ def run(argv: list[str]) -> None:
         config.mesh = _mesh(options.mesh)
     topology = find(options.topology)
     model, vocabulary = architecture(config, topology)
-    plans: list[Plan] = []
+    plans: list[Compiled] = []
     for stage in programs() if options.stage == "all" else (options.stage,):
         for program in programs()[stage]:
             if options.search:
@@ -125,7 +125,7 @@ def _mesh(sizes: list[str]) -> MeshConfig:
     return MeshConfig(*map(int, sizes))
 
 
-def line(plan: Plan) -> str:
+def line(plan: Compiled) -> str:
     """A plan on one line, for lists."""
     settings = f"mesh {','.join(map(str, plan.mesh.values()))}, microbatches {plan.microbatches}"
     settings += ", activations recomputed" if plan.rematerialize else ", activations kept"
@@ -141,7 +141,7 @@ def in_bytes(size: float) -> str:
     return f"{size / 2 ** (10 * exponent):.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: Compiled) -> str:
     """A plan as a few lines of text."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     lines = [

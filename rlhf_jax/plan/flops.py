@@ -23,7 +23,7 @@ class Phase(NamedTuple):
     traffic: float  # bytes that each device reads from or writes to its memory, at the least
 
 
-class Network(NamedTuple):
+class Placed(NamedTuple):
     """The transformer of a run and how many ways rows and weights are split."""
 
     model: ModelConfig
@@ -82,7 +82,7 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
 
     `mesh` maps axes to sizes. All rows are taken to be full and no response to end early.
     """
-    net = Network(model, vocabulary, mesh["replica"] * mesh["fsdp"], mesh["fsdp"], mesh["tensor"])
+    net = Placed(model, vocabulary, mesh["replica"] * mesh["fsdp"], mesh["fsdp"], mesh["tensor"])
     data = config.data
     q, r, long = data.query_tokens, data.response_tokens, data.reward_response_tokens
     if program == "sft":
@@ -114,14 +114,14 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     return rollout + config.ppo.epochs * update
 
 
-def read_only(name: str, net: Network, work: float, predicted: int) -> Phase:
+def read_only(name: str, net: Placed, work: float, predicted: int) -> Phase:
     """A forward pass that takes `work` operations below its logits, which it has at `predicted` positions."""
     flops = work + logits(net.model, net.vocabulary, predicted)
     return Phase(name, flops, 0.0, pass_bytes(net, predicted))
 
 
 def train(
-    name: str, net: Network, work: float, predicted: int, microbatches: int, minibatches: int = 1
+    name: str, net: Placed, work: float, predicted: int, microbatches: int, minibatches: int = 1
 ) -> Phase:
     """Forward and backward passes in `minibatches` updates; arguments as for `read_only`."""
     once = read_only(name, net, work, predicted)
@@ -131,7 +131,7 @@ def train(
     return Phase(name, 3 * once.flops, work if again else 0.0, passes * once.traffic + optimizer)
 
 
-def sample(net: Network, queries: int, query: int, response: int, samples: int) -> list[Phase]:
+def sample(net: Placed, queries: int, query: int, response: int, samples: int) -> list[Phase]:
     """Prefill, which gives the first token, and decoding of the others, each of which reads all weights.
 
     A query is read once for all of its `samples`, and its keys and values once for each token of theirs.
@@ -146,16 +146,16 @@ def sample(net: Network, queries: int, query: int, response: int, samples: int) 
     return [prefill, Phase("decode", flops, 0.0, traffic)]
 
 
-def entries(net: Network, predicted: int) -> int:
+def entries(net: Placed, predicted: int) -> int:
     """Entries of the matrices that a pass multiplies with; the output matrix only where logits are read."""
     head = net.vocabulary * net.model.width if predicted else 0
     return net.model.layers * sum(layer_matrices(net.model)) + head
 
 
-def pass_bytes(net: Network, predicted: int) -> float:
+def pass_bytes(net: Placed, predicted: int) -> float:
     """Every device reads its tensor share of all matrices: rows differ between the others, weights do not."""
     return itemsize(net) * entries(net, predicted) / net.tensor
 
 
-def itemsize(net: Network) -> int:
+def itemsize(net: Placed) -> int:
     return jnp.dtype(net.model.dtype).itemsize

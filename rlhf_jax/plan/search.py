@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
-from rlhf_jax.plan.compiled import Plan, compile_program
+from rlhf_jax.plan.compiled import Compiled, compile_program
 from rlhf_jax.plan.topologies import Topology
 
 MOST_TENSOR = 8  # beyond it, the parts of a head or a layer are small and links decide
@@ -24,7 +24,7 @@ def meshes(devices: int) -> Iterator[MeshConfig]:
 
 def search(
     program: str, config: Config, model: ModelConfig, vocabulary: int, topology: Topology
-) -> Iterator[Plan]:
+) -> Iterator[Compiled]:
     """Plans as they are compiled, those that do not fit too.
 
     For every mesh, activations kept and recomputed, microbatches double until the program fits, or until
@@ -50,7 +50,7 @@ def search(
                 before = needed or before
 
 
-def best_first(plans: list[Plan]) -> list[Plan]:
+def best_first(plans: list[Compiled]) -> list[Compiled]:
     """Those that fit, the lowest bound of a step first; without a chip's figures, the least memory first."""
     fitting = [plan for plan in plans if plan.fits]
     return sorted(fitting, key=lambda plan: (plan.bound.get("seconds", 0.0), plan.memory["total"]))

@@ -52,7 +52,7 @@ CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIE
 
 
 def main(argv: list[str]) -> int:
-    return command(argv, "rlhf-jax plan-table", __doc__, lambda: run(argv))
+    return command(argv, lambda: run(argv))
 
 
 def run(argv: list[str]) -> None:

@@ -24,7 +24,7 @@ from rlhf_jax.run.steps import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
 def main(argv: list[str]) -> int:
     """Exit status: 0; 1 where `verify` finds damage; 2 after an error of use, told in one line."""
     damaged: list[str] = []
-    status = command(argv, "rlhf-jax checkpoint", __doc__, lambda: run(argv, damaged))
+    status = command(argv, lambda: run(argv, damaged))
     return status or (1 if damaged else 0)
 
 

@@ -65,20 +65,20 @@ def test_split_is_by_article_and_about_80_10_10():
 def test_command_writes_comparison_records(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "summeval.jsonl").write_text(json.dumps(RATED) + "\n")
-    main(["news_ratings", f"--ratings={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"])
+    main(["rlhf-jax ratings", f"--ratings={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"])
     assert "summeval.jsonl: 4 comparisons" in capsys.readouterr().out
     written = tmp_path / "out" / "summeval.jsonl"
     assert list(read_comparisons(written)) == compare(RATED, "summeval", 0.5)
     once = written.read_bytes()
-    main(["news_ratings", f"--ratings={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--gap=1.9"])
+    main(["rlhf-jax ratings", f"--ratings={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--gap=1.9"])
     assert len(list(read_comparisons(written))) == 1
-    main(["news_ratings", f"--ratings={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"])
+    main(["rlhf-jax ratings", f"--ratings={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"])
     assert written.read_bytes() == once
 
 
 @pytest.mark.parametrize("arguments", [["--ratings=nowhere"], ["--ratings=.", "--gap=0"]])
 def test_command_fails_in_one_line(tmp_path, capsys, arguments):
-    assert main(["news_ratings", *arguments, f"--out={tmp_path}"]) == 2
+    assert main(["rlhf-jax ratings", *arguments, f"--out={tmp_path}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

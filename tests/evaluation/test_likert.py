@@ -62,8 +62,8 @@ def test_the_command_reads_the_site_s_export(tmp_path, capsys):
         AxisRating(post, "train", RatedSummary("a cat", "sft", {"overall": 2}), "w", "b"),
     ]
     write_jsonl(tmp_path / "ratings.jsonl", records)
-    assert main(["likert", str(tmp_path / "ratings.jsonl"), f"--json={tmp_path / 'out.json'}"]) == 0
+    assert main(["rlhf-jax likert", str(tmp_path / "ratings.jsonl"), f"--json={tmp_path / 'out.json'}"]) == 0
     assert "ppo: overall 6.00" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["sft"]["overall"]["value"] == 2
-    assert main(["likert", str(tmp_path / "nothing.jsonl")]) == 2
+    assert main(["rlhf-jax likert", str(tmp_path / "nothing.jsonl")]) == 2
     assert main(["likert"]) == 2

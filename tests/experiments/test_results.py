@@ -117,7 +117,7 @@ def write(folder, figures=ALL):
 
 
 def page(tmp_path) -> str:
-    assert main(["results", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'docs'}"]) == 0
+    assert main(["rlhf-jax results", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'docs'}"]) == 0
     return (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
 
 
@@ -259,10 +259,10 @@ def test_without_a_gold_judge_the_reward_model_is_all_there_is(tmp_path):
 def test_files_that_cannot_be_used_are_named(tmp_path, capsys, content, message):
     (tmp_path / "runs" / "seed0").mkdir(parents=True)
     (tmp_path / "runs" / "seed0" / "results.json").write_text(content)
-    assert main(["results", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path}"]) == 2
+    assert main(["rlhf-jax results", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path}"]) == 2
     assert message in (error := capsys.readouterr().err) and "seed0/results.json" in error
 
 
 def test_a_folder_without_runs_is_told(tmp_path, capsys):
-    assert main(["results", f"--runs={tmp_path}"]) == 2
+    assert main(["rlhf-jax results", f"--runs={tmp_path}"]) == 2
     assert "has no runs seed0" in capsys.readouterr().err

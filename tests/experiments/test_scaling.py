@@ -151,5 +151,5 @@ def test_the_run_s_reward_model_serves_where_it_is_the_best_of_as_many(tmp_path)
     ],
 )
 def test_what_cannot_be_is_refused(workdir, capsys, option, message):
-    assert main(["scaling", f"--workdir={workdir}", option]) == 2
+    assert main(["rlhf-jax scaling", f"--workdir={workdir}", option]) == 2
     assert message in capsys.readouterr().err

@@ -18,7 +18,7 @@ from rlhf_jax.run import checkpoint
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = experimenting.finished_run(tmp_path_factory.mktemp("transfer"))
-    assert main(["transfer", f"--workdir={workdir}", "--count=8", "--train=16"]) == 0
+    assert main(["rlhf-jax transfer", f"--workdir={workdir}", "--count=8", "--train=16"]) == 0
     return workdir
 
 
@@ -67,5 +67,5 @@ def test_real_posts_need_real_news(tmp_path, capsys):
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["source"] = "tldr"
     (workdir / "config.json").write_text(json.dumps(config))
-    assert main(["transfer", f"--workdir={workdir}"]) == 2
+    assert main(["rlhf-jax transfer", f"--workdir={workdir}"]) == 2
     assert "--articles is missing" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_the_staff_reads_samples(tmp_path, role):
 def test_the_viewer_in_the_site_is_the_one_on_the_disk(tmp_path):
     visitor = join(make_site(tmp_path, [pair(0)], samples=3), "Rosa", "researcher")
     arguments = [f"--samples={tmp_path / 'samples.jsonl'}", f"--out={tmp_path / 'out'}"]
-    assert viewer.main(["viewer", *arguments]) == 0
+    assert viewer.main(["rlhf-jax view", *arguments]) == 0
     for file in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         path = file.relative_to(tmp_path / "out").as_posix()
         assert visitor.get(f"/samples/{path}").content == file.read_bytes()

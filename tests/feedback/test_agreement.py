@@ -289,7 +289,7 @@ def test_the_judge_predicts_labelers_better_than_rouge():
 
 
 def run(capsys, *arguments):
-    status = agreement.main(["agreement", *map(str, arguments)])
+    status = agreement.main(["rlhf-jax agreement", *map(str, arguments)])
     out, err = capsys.readouterr()
     return status, out, err
 

@@ -197,13 +197,13 @@ def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
 
 def test_the_command_says_what_it_wrote_and_errors_in_one_line(tmp_path, capsys):
     answered(tmp_path, [pair(0)], lambda _: {"choice": "1"})
-    assert main(["export", f"--store={tmp_path / 's.sqlite'}", f"--out={tmp_path / 'out'}"]) == 0
+    assert main(["rlhf-jax answers", f"--store={tmp_path / 's.sqlite'}", f"--out={tmp_path / 'out'}"]) == 0
     assert "1 comparisons" in capsys.readouterr().out
     for arguments in (
         ["--out=x"],
         [f"--store={tmp_path / 'none'}", "--out=x"],
         ["--store=x", "--out=y", "z"],
     ):
-        assert main(["export", *arguments]) == 2
+        assert main(["rlhf-jax answers", *arguments]) == 2
         error = capsys.readouterr().err
         assert error.startswith("rlhf-jax answers: ") and error.count("\n") == 1

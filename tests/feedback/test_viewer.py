@@ -41,7 +41,7 @@ def write(tmp_path, samples, comparisons=None):
     if comparisons is not None:
         write_jsonl(tmp_path / "comparisons.jsonl", comparisons)
         arguments.append(f"--comparisons={tmp_path / 'comparisons.jsonl'}")
-    assert viewer.main(["viewer", *arguments]) == 0
+    assert viewer.main(["rlhf-jax view", *arguments]) == 0
     return tmp_path / "out"
 
 
@@ -248,7 +248,7 @@ def test_a_viewer_is_replaced_and_nothing_else_is(tmp_path):
     assert sorted(path.name for path in (out / "data").iterdir()) == ["0.js", "index.js"]
     (out / "thesis.txt").write_text("years of work")
     arguments = [f"--samples={tmp_path / 'test.jsonl'}", f"--out={out}"]
-    assert viewer.main(["viewer", *arguments]) == 2
+    assert viewer.main(["rlhf-jax view", *arguments]) == 2
     assert (out / "thesis.txt").exists() and (out / "index.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl"]
 
@@ -281,7 +281,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 )
 def test_errors_of_use_are_one_line(tmp_path, capsys, lines, complaint):
     (tmp_path / "samples.jsonl").write_text(lines)
-    status = viewer.main(["viewer", f"--samples={tmp_path / 'samples.jsonl'}", f"--out={tmp_path / 'out'}"])
+    status = viewer.main(
+        ["rlhf-jax view", f"--samples={tmp_path / 'samples.jsonl'}", f"--out={tmp_path / 'out'}"]
+    )
     out, err = capsys.readouterr()
     assert (status, out, err.count("\n")) == (2, "", 1) and complaint in err
     assert not (tmp_path / "out").exists()
@@ -297,6 +299,6 @@ def test_errors_of_use_are_one_line(tmp_path, capsys, lines, complaint):
 )
 def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, capsys, arguments, complaint):
     monkeypatch.chdir(tmp_path)
-    assert viewer.main(["viewer", *arguments]) == 2
+    assert viewer.main(["rlhf-jax view", *arguments]) == 2
     err = capsys.readouterr().err
     assert complaint in err and err.count("\n") == 1

@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
     write_jsonl(folder / "comparisons.jsonl", compared)
     for name, more in (("gold", []), ("people", [f"--comparisons={folder / 'comparisons.jsonl'}"])):
         arguments = [f"--samples={folder / 'test.jsonl'}", f"--out={folder / 'below' / name}", *more]
-        assert viewer.main(["viewer", *arguments]) == 0
+        assert viewer.main(["rlhf-jax view", *arguments]) == 0
     return folder
 
 

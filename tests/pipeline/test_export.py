@@ -130,7 +130,7 @@ def test_errors_of_use_are_one_line_and_write_nothing(run, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "full" / "x", "")
     options = {"workdir": run[0], "stage": "ppo", "out": "new"} | change
-    status = export.main(["export", *(f"--{k}={v}" for k, v in options.items() if v is not None)])
+    status = export.main(["rlhf-jax export", *(f"--{k}={v}" for k, v in options.items() if v is not None)])
     error = capsys.readouterr().err
     assert status == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "new").exists() and len(list((tmp_path / "full").iterdir())) == 1
@@ -144,8 +144,3 @@ def test_an_export_that_fails_half_way_leaves_nothing(run, tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space"):
         export.export(run[0], "ppo", tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-def test_help_says_how(capsys):
-    assert export.main(["export", "--help"]) == 0
-    assert "--stage=STAGE" in capsys.readouterr().out

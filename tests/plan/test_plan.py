@@ -24,7 +24,7 @@ from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.plan import compiled, fit
-from rlhf_jax.plan.compiled import Plan
+from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.flops import Phase
 from rlhf_jax.plan.topologies import Chip, Topology, find
 from rlhf_jax.training.state import TrainState, make_optimizer
@@ -60,7 +60,7 @@ def plan(tmp_path, capsys):
     (tmp_path / "tiny.py").write_text(FILE)
 
     def call(*arguments):
-        status = fit.main(["plan", f"--config={tmp_path / 'tiny.py'}", *arguments])
+        status = fit.main(["rlhf-jax plan", f"--config={tmp_path / 'tiny.py'}", *arguments])
         return status, *capsys.readouterr()
 
     return call
@@ -125,7 +125,7 @@ def test_a_device_holds_its_share_of_weights_moments_and_batch():
 def test_bound_by_hand():
     phases = [Phase("a", 8e9, 8e9, 5e3), Phase("b", 8e9, 0.0, 2e6)]
     topology = Topology("x", [], "tpu", INVENTED, "")
-    plan = Plan(
+    plan = Compiled(
         "ppo", "x", 8, "", {}, 1, False, 1, 1, 1.0, 1, collectives={"all-gather": 4e5, "all-reduce": 2e5}
     )
     # a: 16e9 / 8 devices / 1e9 = 2 s, 5 ms of traffic; b: 1 s against 2 s of traffic; links 6e5 / 1e5 = 6 s.

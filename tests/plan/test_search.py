@@ -2,7 +2,7 @@ import dataclasses
 
 from rlhf_jax.config import Config, ConfigError, MeshConfig, PpoConfig
 from rlhf_jax.plan import search as module
-from rlhf_jax.plan.compiled import Plan
+from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.topologies import Topology
 
 EIGHT = Topology("cpu:8", [None] * 8, "cpu", None, "none")
@@ -11,7 +11,7 @@ CONFIG = Config(ppo=PpoConfig(batch_size=12))
 
 def plan(config, model, fits, seconds):
     mesh = dataclasses.asdict(config.mesh)
-    found = Plan(
+    found = Compiled(
         "ppo", "cpu:8", 8, "", mesh, config.ppo.microbatches, model.rematerialize, 1, 1, 1.0, 1, fits
     )
     found.bound, found.memory = {"seconds": seconds}, {"total": 64 // config.ppo.microbatches}

@@ -50,7 +50,7 @@ def compiled(monkeypatch, versions):
 
 def run(folder, *arguments):
     out = folder / "plans.md"
-    assert table.main(["table", f"--json={folder / 'cells'}", f"--out={out}", *arguments]) == 0
+    assert table.main(["rlhf-jax plan-table", f"--json={folder / 'cells'}", f"--out={out}", *arguments]) == 0
     return out.read_text()
 
 
@@ -92,6 +92,8 @@ def test_a_missing_compiler_is_one_line(tmp_path, capsys, monkeypatch):
     (cells / f"{SFT.name}.json").write_text(
         json.dumps(dict.fromkeys(("jax", "compiler", "date", "plans"), "old"))
     )
-    status = table.main(["table", f"--json={cells}", f"--out={tmp_path / 'o'}", f"--only={SFT.name}"])
+    status = table.main(
+        ["rlhf-jax plan-table", f"--json={cells}", f"--out={tmp_path / 'o'}", f"--only={SFT.name}"]
+    )
     assert status == 2
     assert "plan-tpu" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def told(workdir, capsys):
     """Runs the command on `workdir`: (exit status, stdout, stderr)."""
 
     def call(*arguments):
-        status = listing.main(["checkpoint", arguments[0], str(workdir), *arguments[1:]])
+        status = listing.main(["rlhf-jax checkpoint", arguments[0], str(workdir), *arguments[1:]])
         return status, *capsys.readouterr()
 
     return call
@@ -100,7 +100,7 @@ def test_a_wrong_use_is_told_in_one_line(told, arguments, line):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
-    assert listing.main(["checkpoint", "list", str(tmp_path / "none")]) == 2
+    assert listing.main(["rlhf-jax checkpoint", "list", str(tmp_path / "none")]) == 2
     assert "none is not the folder of a run with checkpoints" in capsys.readouterr().err
 
 

@@ -160,14 +160,14 @@ from pathlib import Path
 import counting
 from absl import logging
 from rlhf_jax.run import checkpoint
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command
 
 logging.set_verbosity(logging.FATAL)
 workdir = Path(sys.argv[1])
 ballast = workdir / "ballast"
 ballast.write_bytes(b"x" * 2_000_000)
 sizes = {"size": 150_000}  # a step takes 1.2 MB, as Orbax fills the zstd of what is all the same
-status = status_of(lambda: counting.count(workdir, 40, counting.fill(ballast), **sizes))
+status = command(["rlhf_jax"], lambda: counting.count(workdir, 40, counting.fill(ballast), **sizes))
 print("status", status, "newest", checkpoint.latest_step(workdir / "checkpoints" / "counter"))
 ballast.unlink()
 state = counting.count(workdir, 40, **sizes)

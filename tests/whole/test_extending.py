@@ -119,7 +119,7 @@ def test_a_stage_of_ones_own_is_a_stage_like_any_other(dpo, run, tmp_path, monke
     texts = inference.load("a", "dpo").write(["what happened"])
     assert inference.load("exported").write(["what happened"]) == texts
     options = ["--config=config.py", "--workdir=a", "--policies=dpo,sft", "--pairs=4", "--out=tasks.jsonl"]
-    assert ask.main(["collect", *options]) == 0
+    assert ask.main(["rlhf-jax ask", *options]) == 0
 
     forked = config("mini")
     forked.ppo.kl_coef = 0.2

@@ -15,7 +15,7 @@ import tiny
 from safetensors.numpy import save_file
 
 from rlhf_jax import main
-from rlhf_jax.command_line import status_of
+from rlhf_jax.command_line import command
 from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback import agreement, answers, viewer
@@ -146,7 +146,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(disk, capsys):
     small = {"params": {"w": np.zeros(10, np.float32)}, "rest": {"x": np.zeros(1)}}
     large = small | {"params": {"w": np.random.default_rng(0).random(200_000)}}
     checkpoint.save(folder, 1, **small, meta={})
-    told(capsys, status_of(lambda: checkpoint.save(folder, 2, **large, meta={})), FULL, str(disk))
+    told(capsys, command(["rlhf_jax"], lambda: checkpoint.save(folder, 2, **large, meta={})), FULL, str(disk))
     assert checkpoint.latest_step(folder) == 1
     restored, _ = checkpoint.restore(folder, 1, small["params"], small["rest"])
     assert np.array_equal(restored["w"], small["params"]["w"])
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(disk, capsys):
 
 def test_a_library_that_writes_by_itself_finds_no_room(disk, capsys):
     weights = {"w": np.random.default_rng(0).random(200_000)}
-    told(capsys, status_of(lambda: save_file(weights, disk / "model.safetensors")), FULL)
+    told(capsys, command(["rlhf_jax"], lambda: save_file(weights, disk / "model.safetensors")), FULL)
 
 
 def read_only(folder: Path) -> None:

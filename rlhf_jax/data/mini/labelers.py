@@ -22,7 +22,7 @@ from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.mini.judge import judge
-from rlhf_jax.data.mini.pairs import Pair, pairs
+from rlhf_jax.data.mini.pairs import Unlabelled, pairs
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.records import Comparison, Post, Record, Summary
 
@@ -34,7 +34,7 @@ TEMPERS = {"ana": 0.5, "bo": 0.7, "cem": 0.8, "dee": 0.9, "eli": 1.0, "fay": 1.2
 BATCHES = 4
 
 
-def label(pairs: Sequence[Pair], seed: int, split: str = "train", votes: int = 1) -> list[Comparison]:
+def label(pairs: Sequence[Unlabelled], seed: int, split: str = "train", votes: int = 1) -> list[Comparison]:
     """Each pair compared by `votes` different labelers, in the order of the pairs.
 
     `extra.confidence` is 1–4 where the first is preferred and 6–9 where the second is, 1 and 9
@@ -56,23 +56,23 @@ def label(pairs: Sequence[Pair], seed: int, split: str = "train", votes: int = 1
     return comparisons
 
 
-def judged_gap(pair: Pair) -> float:
+def judged_gap(pair: Unlabelled) -> float:
     """How much better the first summary is, in the judge's points."""
     return judge(pair.post, pair.text_a).overall - judge(pair.post, pair.text_b).overall
 
 
-def shared_error(pair: Pair) -> float:
+def shared_error(pair: Unlabelled) -> float:
     """How much better the first summary looks to every labeler than to the judge."""
     return _surface(pair) + APPEAL * _taste(pair)
 
 
-def _surface(pair: Pair) -> float:
+def _surface(pair: Unlabelled) -> float:
     words = len(pair.text_a.split()) - len(pair.text_b.split())
     sure = pair.text_a.count("basically") - pair.text_b.count("basically")
     return PER_WORD * words + SURE_TONE * sure
 
 
-def _taste(pair: Pair) -> float:
+def _taste(pair: Unlabelled) -> float:
     return _taste_of(pair.post, pair.text_a) - _taste_of(pair.post, pair.text_b)
 
 
@@ -93,7 +93,7 @@ def agreements(gaps: np.ndarray, errors: np.ndarray, noise: float) -> tuple[floa
     return float(with_judge), float(np.mean(both[0] + both[1]) / (len(scales) * (len(scales) - 1)))
 
 
-def fit(sample: Sequence[Pair]) -> tuple[float, float]:
+def fit(sample: Sequence[Unlabelled]) -> tuple[float, float]:
     """NOISE and APPEAL for agreements of 77% and 72% on `sample`, to two decimals."""
     gaps = np.array([judged_gap(pair) for pair in sample])
     surface = np.array([_surface(pair) for pair in sample])
@@ -116,4 +116,4 @@ def main(argv: list[str]) -> int:
         parse_flags(argv, flags.FlagValues())
         print("NOISE, APPEAL = {}, {}".format(*fit(pairs(posts(0, "train", 2_000), 4_000, 0))))
 
-    return command(argv, "rlhf-jax labelers", __doc__, run)
+    return command(argv, run)

@@ -40,7 +40,7 @@ SOURCES = {"form": 0.45, "ref": 0.15, "edited": 0.10, "strange": 0.30}
 STRANGE = {"repeating": 2, **dict.fromkeys("unfinished cut salad copied joking vague endless".split(), 1)}
 
 
-class Pair(NamedTuple):
+class Unlabelled(NamedTuple):
     """Two summaries of a post and the policies that wrote them."""
 
     post: Record
@@ -55,7 +55,7 @@ def pairs(
     count: int,
     seed: int,
     sampled: dict[str, list[tuple[str, str]]] | None = None,
-) -> list[Pair]:
+) -> list[Unlabelled]:
     """`count` pairs, spread evenly over `posts`, in random order.
 
     `sampled` maps the id of a post to (text, policy) of summaries that policies wrote; where
@@ -63,7 +63,7 @@ def pairs(
     """
     rng = np.random.default_rng([seed, len(posts)])
     order = rng.permutation(len(posts))
-    candidates: list[Pair] = []
+    candidates: list[Unlabelled] = []
     gaps: list[float] = []
     while len(candidates) < CANDIDATES * count:
         post = posts[order[len(candidates) % len(posts)]]
@@ -78,24 +78,24 @@ def pairs(
     return kept[:count]
 
 
-def _candidate(post: Record, sampled: Sequence[tuple[str, str]], rng: np.random.Generator) -> Pair:
+def _candidate(post: Record, sampled: Sequence[tuple[str, str]], rng: np.random.Generator) -> Unlabelled:
     story = read_post(post.text)
     assert story is not None
     if rng.random() >= SAME_FORM:
         if rng.random() < 0.4:  # the same said in two forms: what a part adds
             said = _draw(story, rng)
             form_a, form_b = pick_weighted(rng, FORMS), pick_weighted(rng, FORMS)
-            return Pair(post, form_a.format(**said), form_b.format(**said), "mini", "mini")
+            return Unlabelled(post, form_a.format(**said), form_b.format(**said), "mini", "mini")
         (text_a, policy_a), (text_b, policy_b) = (_any_text(post, story, sampled, rng) for _ in range(2))
-        return Pair(post, text_a, text_b, policy_a, policy_b)
+        return Unlabelled(post, text_a, text_b, policy_a, policy_b)
     if rng.random() < 0.4:
         form = pick_weighted(rng, FORMS)
-        return Pair(post, _fill(form, story, rng), _fill(form, story, rng), "mini", "mini")
+        return Unlabelled(post, _fill(form, story, rng), _fill(form, story, rng), "mini", "mini")
     text, policy = _any_text(post, story, sampled, rng)
     altered = _alter(text, story, rng)
     if rng.random() < 0.5:
-        return Pair(post, text, altered, policy, "altered")
-    return Pair(post, altered, text, "altered", policy)
+        return Unlabelled(post, text, altered, policy, "altered")
+    return Unlabelled(post, altered, text, "altered", policy)
 
 
 def _any_text(
@@ -178,7 +178,7 @@ def _strange(post: Record, story: Story, rng: np.random.Generator) -> str:
     return " ".join(words).rstrip(".?")
 
 
-def _expected(candidates: Sequence[Pair], gaps: np.ndarray, ridge: float = 1.0) -> np.ndarray:
+def _expected(candidates: Sequence[Unlabelled], gaps: np.ndarray, ridge: float = 1.0) -> np.ndarray:
     """Probability of each pair's winner by a logistic regression on the forms of the two texts."""
     forms = [(_form(pair.text_a), _form(pair.text_b)) for pair in candidates]
     kinds = {kind: i for i, kind in enumerate(sorted({kind for pair in forms for kind, _ in pair}))}

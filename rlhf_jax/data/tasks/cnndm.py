@@ -25,7 +25,7 @@ TFDS = "tfds:"  # before the folder of a data set that TensorFlow Datasets prepa
 
 
 @dataclass(frozen=True)
-class Story:
+class Highlighted:
     """An article with highlights, as CNN/DM's records name them."""
 
     id: str
@@ -79,7 +79,7 @@ def split_of(article_id: str) -> str:
 
 def article_of(record) -> Article:
     """The article of a record of CNN/DM. Its highlights, one a line there, become one text."""
-    story = from_json(Story, record)
+    story = from_json(Highlighted, record)
     site = story.extra.get("site") or story.extra.get("publisher") or "cnndm"
     summary = " ".join(line.strip() for line in story.highlights.splitlines())
     return Article(story.id, site, story.extra.get("title") or "", story.article, summary.strip())

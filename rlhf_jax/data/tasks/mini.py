@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_jax.data.comparisons import halved
 from rlhf_jax.data.mini.judge import edited, has_key_fact, judge
 from rlhf_jax.data.mini.labelers import label
-from rlhf_jax.data.mini.pairs import Pair, pairs
+from rlhf_jax.data.mini.pairs import Unlabelled, pairs
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.records import Comparison, Record
 from rlhf_jax.data.task import Judge, Samples, Splits
@@ -80,7 +80,9 @@ class MiniLabelers:
 
     def answer(self, asked: Sequence[Comparison]) -> list[Comparison]:
         texts = [(one.info, *one.summaries) for one in asked]
-        return label([Pair(info, a.text, b.text, a.policy, b.policy) for info, a, b in texts], self.task.seed)
+        return label(
+            [Unlabelled(info, a.text, b.text, a.policy, b.policy) for info, a, b in texts], self.task.seed
+        )
 
     def edit(self, record: Record, rng: np.random.Generator) -> str:
         return edited(record, rng)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_jax.data import comparisons
 from rlhf_jax.data.mini.judge import FACT, has_key_fact, ideal, judge, read_summary
-from rlhf_jax.data.mini.pairs import MIN_GAP, Pair, pairs
+from rlhf_jax.data.mini.pairs import MIN_GAP, Unlabelled, pairs
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.evaluation.blind import blind_margins
 
@@ -91,5 +91,5 @@ def test_a_scorer_that_does_not_see_the_post_is_right_at_most_six_times_in_ten()
 
 def test_that_scorer_finds_form_where_form_tells():
     some = posts(0, "train", 300)
-    told = [Pair(post, ideal(post), post.summary, "", "") for post in some]
+    told = [Unlabelled(post, ideal(post), post.summary, "", "") for post in some]
     assert blind_accuracy(told[:200], told[200:]) > 0.7
