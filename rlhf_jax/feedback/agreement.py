@@ -256,7 +256,6 @@ def number(found: dict | None) -> str:
 
 
 def main(argv: list[str]) -> int:
-
     def run() -> None:
         files, options = _parse(argv)
         comparisons = [comparison for file in files for comparison in read_comparisons(file)]

@@ -63,7 +63,6 @@ class Given(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-
     def run() -> None:
         options = _parse(argv)
         counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)

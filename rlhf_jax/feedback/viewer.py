@@ -240,7 +240,6 @@ def title_of(path: Path) -> str:
 
 
 def main(argv: list[str]) -> int:
-
     def run() -> None:
         options = _parse(argv)
         samples, out = read_samples(options.samples), Path(options.out)

@@ -34,7 +34,6 @@ PAD = "<|pad|>"  # of reward models: transformers finds the last token of a text
 
 
 def main(argv: list[str]) -> int:
-
     def run() -> None:
         options = _parse(argv)
         export(Path(options.workdir), options.stage, Path(options.out), options.dtype)

@@ -32,7 +32,7 @@ def started(monkeypatch):
 def start(folder, *options: str, records=None) -> int:
     write_jsonl(folder / "tasks.jsonl", [pair(0)] if records is None else records)
     return serve.main(
-        ["serve", f"--tasks={folder / 'tasks.jsonl'}", f"--store={folder / 's.sqlite'}", *options]
+        ["rlhf-jax serve", f"--tasks={folder / 'tasks.jsonl'}", f"--store={folder / 's.sqlite'}", *options]
     )
 
 

@@ -619,7 +619,7 @@ USE = [
         ("bare export", (), ("--workdir",)),
         ("export", ("--stage=base",), ("stage", "base")),
         ("export", ("--dtype=int8",), ("dtype", "int8")),
-        ("export", ("--stage=ppo",), ("stage 'ppo'", "--stage=ppo first")),
+        ("export", ("--stage=ppo",), ("checkpoints/ppo", "`rlhf-jax run` trains ppo")),
         ("export", ("--workdir={}/data",), ("data is not the folder of a run",)),
         ("export", ("--out={}/run",), ("--out", "run is not empty")),
         ("export", ("more",), ("unexpected argument 'more'",)),

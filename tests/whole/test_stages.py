@@ -74,8 +74,8 @@ def stop_at(step, train, config, workdir):
     """Runs until step `step` is logged, as Ctrl-C would end it."""
     log = MetricsLog.log
 
-    def stopping(self, i, *scalars):
-        log(self, i, *scalars)
+    def stopping(self, i, metrics, **read):
+        log(self, i, metrics, **read)
         if i == step:
             raise KeyboardInterrupt
 
