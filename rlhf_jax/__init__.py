@@ -1,37 +1,40 @@
 """Learning to summarize from human feedback, in JAX.
 
-The pipeline, in the order of the data:
-
-    data/         records, tasks, tokenizer, batches; the miniature
-    pipeline/     fine-tune on demonstrations (sft), ask people (ask, collect), learn what they prefer
-                  (reward), train against it with a KL penalty in one compiled step (rollout, ppo), evaluate
-    evaluation/   judges and measures
-    report/       the pages that show a run
-
-Everything is one decoder-only transformer (`model/transformer.py`) with other parameters and a
-few short formulas (`functional/`).
+README.md draws the folders in the order of the data. Every network is the same decoder-only transformer
+(`model/transformer.py`) with its own parameters, and every method a few short formulas (`functional/`).
 
 Letters in array shapes: B rows, Q query tokens, R response tokens, T tokens of a whole row,
 V vocabulary, D width, H key-value heads, G query heads a key-value head, K head dimension,
 F hidden units, L layers, N samples.
 """
 
+import re
 import sys
 
-_ROOMS = {  # of modules that once stood beside this file
-    "pipeline": "collect export ppo pretrain reward rollout rounds sft",
-    "run": "checkpoint config_flags fork hosts listing storage workdir",
+_ROOMS = {  # of modules that once stood elsewhere: old name, or old name:new name
+    "data": "data.sources:task",
+    "data.mini": "feedback.simulated:labelers",
+    "data.tasks": "data.tldr:tldr data.cnndm:cnndm",
+    "evaluation": "evaluation.agreement:choices evaluation.probes:alterations",
+    "experiments": "experiments.agreement:metric_agreement experiments.opened:command",
+    "feedback": "feedback.export:answers feedback.questions:discussion",
+    "pipeline": "collect:ask evaluation.evaluate:evaluate export ppo pretrain reward rollout rounds sft",
+    "report": "evaluation.report:page evaluation.rounds_report:rounds_page "
+    "evaluation.plots:page_plots evaluation.figures:paper_figures",
+    "run": "checkpoint config_flags fork hosts listing manifest:steps storage workdir",
     "training": "health loop metrics profiling state stopping",
 }
-_MOVED = {f"rlhf_jax.{name}": f"rlhf_jax.{room}.{name}" for room in _ROOMS for name in _ROOMS[room].split()}
-_MOVED |= {"rlhf_jax.manifest": "rlhf_jax.run.steps", "rlhf_jax.collect": "rlhf_jax.pipeline.ask"}
+_PAIRS = [(room, *word.split(":")) for room in _ROOMS for word in _ROOMS[room].split()]
+_MOVED = {f"rlhf_jax.{old}": f"rlhf_jax.{room}.{(*new, old)[0]}" for room, old, *new in _PAIRS}
 
 
-def _hint(module: str) -> str:
+def _command(module: str) -> str:
+    """What to tell of the command that a module holds, or held under this name; empty where it is none."""
     from rlhf_jax.__main__ import COMMANDS
 
-    names = [name for name, (place, _) in COMMANDS.items() if f"rlhf_jax.{place}" == module]
-    return f"the command is rlhf-jax {names[0]}" if names else "rlhf-jax --help lists the commands"
+    names = {module.removeprefix("rlhf_jax."), _MOVED.get(module, module).removeprefix("rlhf_jax.")}
+    found = [name for name, (place, _) in COMMANDS.items() if names & {name, place}]
+    return f"; the command is rlhf-jax {found[0]}" if found else ""
 
 
 class _Moved:
@@ -40,12 +43,13 @@ class _Moved:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name in _MOVED:
-            raise ImportError(f"{name} is now {_MOVED[name]}; {_hint(_MOVED[name])}")
+            raise ImportError(f"{name} is now {_MOVED[name]}{_command(name)}")
 
 
 sys.meta_path.append(_Moved)
-if sys.argv[:1] == ["-m"]:  # while Python looks for the module
-    _module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-    if _module.startswith("rlhf_jax.") and _module not in _MOVED:
-        print(f"{_module} is no command by itself: {_hint(_module)}", file=sys.stderr)
+if sys.argv[:1] == ["-m"]:  # while Python looks for the module that follows it
+    _words = iter(sys.orig_argv)
+    _module = next((next(_words, "") for word in _words if re.fullmatch("-[A-Za-z]*m", word)), "")
+    if _module.startswith("rlhf_jax.") and _module not in ("rlhf_jax.main", *_MOVED) and _command(_module):
+        print(f"python -m {_module} does nothing{_command(_module)}", file=sys.stderr)
         sys.exit(2)

@@ -27,29 +27,41 @@ COMMANDS = {  # its module, and what it does
     "transfer": ("experiments.transfer", "policies of posts on news"),
     "metric-agreement": ("experiments.metric_agreement", "how often metrics agree with people and judge"),
     "probes": ("experiments.probes", "what the reward model reacts to"),
-    "judged": ("experiments.judged", "policies compared by a language model"),
+    "judged": ("experiments.judged", "a finished run's policies, judged by a language model or by people"),
     "results": ("experiments.results", "the page of findings"),
 }
+HELP = {"-h", "--help"}
 FORMER = {"collect": "ask"}  # names that commands had
 
 
 def main() -> int:
     """The exit status of the command that the command line names; 2 where it names none."""
+    sys.path.insert(0, "")  # as python -m does: tasks and configurations are modules of this folder
+    words = sys.argv[1:] or ["--help"]
     try:
-        status = run(sys.argv[1:] or ["--help"])
-        sys.stdout.flush()
+        status = run(words)
+        if sys.stdout:
+            sys.stdout.flush()
+        if status > 128:  # a signal came, maybe while other threads compile or save: they end with it
+            os._exit(status)
         return status
-    except BrokenPipeError:  # whoever reads the output, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    except KeyboardInterrupt:  # while modules are imported
+        print(f"rlhf-jax {words[0]}: stopped by SIGINT", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its end
+        if HELP.isdisjoint(words):  # of which head may have enough
+            print(f"rlhf-jax {words[0]}: stopped, as what reads its output has ended", file=sys.stderr)
         return 1
 
 
 def run(words: list[str]) -> int:
     """The exit status of the command `words[0]` with the arguments behind it."""
     name, *arguments = words
-    if name in ("-h", "--help"):
+    if name in HELP:
         print(__doc__, *(f"  {name:18}{does}" for name, (_, does) in COMMANDS.items()), sep="\n")
         return 0
+    name = name.replace("_", "-")
     if name in FORMER:
         print(f"rlhf-jax: {name} is now {FORMER[name]}", file=sys.stderr)
         name = FORMER[name]
@@ -57,7 +69,7 @@ def run(words: list[str]) -> int:
         print(f"rlhf-jax: {name!r} is no command; rlhf-jax --help lists them", file=sys.stderr)
         return 2
     module = f"rlhf_jax.{COMMANDS[name][0]}"
-    if not {"-h", "--help"}.isdisjoint(arguments):
+    if not HELP.isdisjoint(arguments):
         print(usage(module))
         return 0
     return importlib.import_module(module).main([f"rlhf-jax {name}", *arguments])

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import flags
+from absl import flags, logging
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = {
@@ -32,6 +32,7 @@ class Stopped(Exception):
 
 def command(argv: Sequence[str], run: Callable[[], None]) -> int:
     """The exit status after `run()`: 0, or that of an error for people, told in one line behind argv[0]."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it reads or writes
     try:
         run()
     except (Exception, KeyboardInterrupt) as error:

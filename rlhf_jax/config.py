@@ -104,7 +104,7 @@ class ModelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW; the schedule runs from `learning_rate` to 0 over the stage's updates."""
+    """AdamW; the schedule runs from `learning_rate` to 0 over the stage's updates, unless it is constant."""
 
     learning_rate: float = setting(1e-4, zero=True)
     schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
@@ -160,7 +160,7 @@ class RewardConfig:
     batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
     microbatches: int = setting(1, placement=True)
     save_every: int = 500
-    best: str = ""  # the same, e.g. accuracy
+    best: str = ""  # metric whose best checkpoint later stages read, e.g. accuracy
 
 
 @dataclass
@@ -189,7 +189,7 @@ class PpoConfig:
     no_eos_score: float = setting(-1.0, sign=True)
     whiten_rewards: bool = False
     save_every: int = 100
-    best: str = ""  # the same, e.g. objective/score
+    best: str = ""  # metric whose best checkpoint is kept, e.g. objective/score
 
 
 @dataclass

@@ -173,6 +173,8 @@ class Network:
         return self._of_each(response_logp, records, [[text] for text in responses])[:, 0]
 
     def _records(self, records: Sequence[Record | str]) -> list[Record]:
+        if isinstance(records, str):  # which would be read letter by letter
+            raise NetworkError("texts are a list, of one too: write([text])")
         return [self.task.record_of(one) if isinstance(one, str) else one for one in records]
 
     def _check(self, scalar: bool) -> None:

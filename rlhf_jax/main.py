@@ -1,10 +1,10 @@
-"""Runs the pipeline: fine-tuning, reward model, PPO, evaluation and report.
+"""Runs the pipeline: fine-tuning, comparisons, reward model, PPO, evaluation and report.
 
 rlhf-jax run --config=configs/mini.py --workdir=runs/mini
 rlhf-jax run --config=configs/mini.py --workdir=runs/mini --stage=ppo
-rlhf-jax run --config=configs/mini.py --workdir=runs/kl --config.ppo.kl_coef=0.1
+rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --config.ppo.kl_coef=0.1
 
---config=FILE         Python file with a get_config() that returns a Config
+--config=FILE         Python file with a get_config() that returns a Config, or a name such as mini
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
 --stage=STAGE         only this one: sft, collect, reward, ppo, eval, or one that was added to the table of
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         status, told = explain(error)
         if told:
-            print(f"rlhf_jax: {hosts.prefix()}{told}", file=sys.stderr)
+            print(f"{argv[0]}: {hosts.prefix()}{told}", file=sys.stderr)
         hosts.leave(status, told)
         if not told:
             raise
@@ -120,3 +120,9 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
     if report.exists():
         print(f"report: {report}")
     hosts.finish()
+
+
+if __name__ == "__main__":  # python -m rlhf_jax.main, in job scripts that are older than `rlhf-jax run`
+    from rlhf_jax.__main__ import run as run_command
+
+    sys.exit(run_command(["run", *sys.argv[1:]]))

@@ -39,7 +39,7 @@ def main(*arguments: str) -> int:
                 os.kill(os.getpid(), int(number))
 
     loop.MetricsLog = Signalled
-    return main(["main", *arguments])
+    return main(["rlhf-jax run", *arguments])
 
 
 def gather(folder: str) -> int:

@@ -34,4 +34,4 @@ class Telling(MetricsLog):
 
 loop.MetricsLog = Telling
 stages.STAGES = [stage for stage in stages.STAGES if stage.name != "eval"]
-sys.exit(main.main(["main", *sys.argv[1:]]))
+sys.exit(main.main(["rlhf-jax run", *sys.argv[1:]]))

@@ -43,14 +43,28 @@ def test_an_unknown_command_is_told_in_one_line(call):
 @pytest.mark.parametrize(
     ("module", "told"),
     [
-        ("rlhf_jax.main", "rlhf_jax.main is no command by itself: the command is rlhf-jax run"),
-        ("rlhf_jax.mesh", "rlhf_jax.mesh is no command by itself: rlhf-jax --help lists the commands"),
+        ("rlhf_jax.pipeline.export", "rlhf_jax.pipeline.export does nothing; the command is rlhf-jax export"),
+        ("rlhf_jax.plan", "rlhf_jax.plan does nothing; the command is rlhf-jax plan"),
+        ("rlhf_jax.checkpoint", "rlhf_jax.run.checkpoint; the command is rlhf-jax checkpoint"),
+        ("rlhf_jax.experiments.agreement", "metric_agreement; the command is rlhf-jax metric-agreement"),
         ("rlhf_jax.collect", "rlhf_jax.collect is now rlhf_jax.pipeline.ask; the command is rlhf-jax ask"),
     ],
 )
 def test_a_module_that_is_run_tells_its_command(module, told):
     done = subprocess.run([sys.executable, "-m", module, "--x"], capture_output=True, text=True)
     assert done.returncode != 0 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["-mrlhf_jax.main"], ["-um", "rlhf_jax.main"], ["-m", "rlhf_jax.main"]])
+def test_job_scripts_that_run_the_module_run_the_command(words):
+    done = subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "rlhf-jax run" in done.stdout
+
+
+def test_without_a_place_to_print_the_status_is_the_command_s_own(tmp_path):
+    script = f"{sys.executable} -m rlhf_jax checkpoint list {tmp_path / 'nowhere'} >&-"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_a_former_name_is_told_the_new_one(call):

@@ -271,6 +271,11 @@ def test_what_a_network_cannot_do_is_told_in_one_line(policy, reward):
             ask()
 
 
+def test_a_text_is_not_read_letter_by_letter(policy):
+    with pytest.raises(NetworkError, match=r"write\(\[text\]\)"):
+        policy.write("text")
+
+
 # Where networks are found --------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ def start(config_file, tmp_path, capsys):
     """Runs main in `tmp_path/run`; returns (exit status, stdout, stderr)."""
 
     def call(*arguments, config=config_file):
-        status = main(["main", f"--config={config}", f"--workdir={tmp_path / 'run'}", *arguments])
+        status = main(["rlhf-jax run", f"--config={config}", f"--workdir={tmp_path / 'run'}", *arguments])
         return status, *capsys.readouterr()
 
     return call
@@ -50,7 +50,7 @@ def stages(monkeypatch):
 def assert_one_line(outcome, *parts):
     status, _, stderr = outcome
     assert status == 2
-    assert stderr.count("\n") == 1 and stderr.startswith("rlhf_jax: ") and "Traceback" not in stderr
+    assert stderr.count("\n") == 1 and stderr.startswith("rlhf-jax run: ") and "Traceback" not in stderr
     for part in parts:
         assert part in stderr
 
@@ -99,7 +99,7 @@ def test_missing_config_file_is_named(start, tmp_path):
 
 
 def test_missing_workdir_is_asked_for(config_file, capsys):
-    status = main(["main", f"--config={config_file}"])
+    status = main(["rlhf-jax run", f"--config={config_file}"])
     assert_one_line((status, *capsys.readouterr()), "--workdir is missing")
 
 
@@ -146,7 +146,7 @@ def test_missing_checkpoint_names_the_stage_to_run(start, stages, monkeypatch):
         checkpoint.require(workdir, "reward")
 
     stand_in(monkeypatch, "ppo", train)
-    assert_one_line(start("--stage=ppo"), "run/checkpoints/reward", "`rlhf-jax run` trains reward")
+    assert_one_line(start("--stage=ppo"), "run/checkpoints/reward", "(there are: none)")
 
 
 def test_compiled_programs_are_kept_where_the_environment_says(config_file, tmp_path):
@@ -176,7 +176,7 @@ def test_sigterm_between_trainings_is_told_in_one_line(start, stages, monkeypatc
         status, _, stderr = start()
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert (status, stderr) == (143, "rlhf_jax: stopped by SIGTERM; the same command resumes\n")
+    assert (status, stderr) == (143, "rlhf-jax run: stopped by SIGTERM; the same command resumes\n")
 
 
 def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch):

@@ -213,7 +213,7 @@ def _module(name: str) -> ModuleType:
                 if error.name is None or not f"{place}.".startswith(f"{error.name}."):
                     raise  # something that the module itself imports
     ours = ", ".join(sorted(file.stem for file in Path(__file__).parent.glob("tasks/[a-z]*.py")))
-    raise ConfigError(f"data.source: {name!r} is none of {ours}, no module and no file my_task.py")
+    raise ConfigError(f"data.source: {name!r} is none of {ours}, no module and no file here")
 
 
 def _first_fitting_cut(body: str, tokens: Callable[[int], int], limit: int) -> int | None:

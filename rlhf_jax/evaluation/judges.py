@@ -53,7 +53,7 @@ def gaps(judge: Judge, pairs: Sequence[Pair]) -> Float[np.ndarray, "N"]:
 def people(comparisons: Iterable[Comparison]) -> PairJudge:
     """The judge that says which share of those asked about a pair preferred the first; NaN where nobody was.
 
-    The comparisons are those that `rlhf_jax.feedback.answers` writes, in which ties are left out. Spaces
+    The comparisons are those that `rlhf-jax answers` writes, in which ties are left out. Spaces
     around a text do not count.
     """
     votes: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)

@@ -2,7 +2,7 @@
 
     rlhf-jax likert FILE… [--json=FILE]
 
-FILE          OpenAI's axis ratings, or ratings.jsonl of rlhf_jax.feedback.answers
+FILE          OpenAI's axis ratings, or ratings.jsonl of rlhf-jax answers
 --json=FILE   where to write the same figures
 
 Overall ratings are also given at equal length: a linear regression on one indicator a policy and the

@@ -8,7 +8,7 @@ from os import PathLike
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from etils.epath import Path
 from jaxtyping import Float
 
@@ -75,7 +75,6 @@ def open_run(workdir: PathLike[str]) -> Opened:
 
 def command(argv: list[str], options: flags.FlagValues, run: Callable[[Opened], None]) -> int:
     """Exit status of `run()`, which gets the run --workdir once `options` have taken the command line."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
     flags.DEFINE_string("workdir", None, "folder of the run", required=True, flag_values=options)
 
     def parse_and_run() -> None:

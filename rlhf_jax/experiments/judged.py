@@ -9,7 +9,7 @@
                    the environment (--key_variable=OPENAI_API_KEY)
 --prompt=FILE      what it is asked, with {text}, {first} and {second}; without it, the built-in question
 --price_in, --price_out, --max_cost   dollars for a million tokens, and dollars at most (5)
---at_once=N        (8) requests under way
+--at_once=N        requests under way at once (8)
 --policies=LIST    those to judge; without it, all
 --posts=N          (100) posts to judge
 

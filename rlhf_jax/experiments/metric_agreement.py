@@ -3,7 +3,7 @@
     rlhf-jax metric-agreement --workdir=runs/mini
 
 --workdir=FOLDER   a run with all stages finished
---posts=N          (1000) unseen posts, of which every policy writes two summaries
+--posts=N          unseen posts, of which every policy writes two summaries (1000)
 --another=FOLDER   another run, whose reward model is asked too: the policies here were not trained against it
 
 On the same pairs of summaries: held-out comparisons, on which people's choices are the truth; and, in the

@@ -5,7 +5,7 @@
 --workdir=FOLDER   a run with stages sft and reward finished; configuration and data are its own
 --kl_coefs=LIST    the KL penalties (0.5,0.2,0.1,0.05,0.02,0.01,0.003,0.001): a PPO run for each
 --episodes=N       of each of them; without it, the run's ppo.episodes
---posts=N          (300) unseen posts that every policy summarizes
+--posts=N          unseen posts that every policy summarizes (300)
 --pool=N           (512) samples of the SFT policy for each of them, and the largest N of best-of-N
 
 Every policy samples at eval.temperature. Its KL from the SFT policy is measured on those samples, and so

@@ -3,7 +3,7 @@
     rlhf-jax probes --workdir=runs/mini
 
 --workdir=FOLDER   a run with stages sft and reward finished
---posts=N          (1000) unseen posts whose references are altered
+--posts=N          unseen posts whose references are altered (1000)
 
 The reward model should prefer a reference to itself with roles swapped, with its words shuffled, and cut to
 half; and an edited reference to the reference. In the miniature the pairs are those of which the gold judge

@@ -9,7 +9,6 @@
 Nothing is trained or measured here, and what is missing is said to be missing.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import date
 from os import PathLike
@@ -22,7 +21,7 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
 from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.findings import Finding
-from rlhf_jax.files import write_text
+from rlhf_jax.files import read_object, write_text
 from rlhf_jax.report import paper_figures as drawn
 
 
@@ -189,7 +188,7 @@ def write(folder: Path, out: Path) -> None:
 
 def told(section: Section, title: str, runs: list[Path], out: Path) -> tuple[str, str, int]:
     """The section's text, its verdict, and how many runs have its figures."""
-    made = [read(run / section.file) for run in runs if (run / section.file).exists()]
+    made = [read_object(run / section.file, ConfigError) for run in runs if (run / section.file).exists()]
     try:
         finding = section.find(made) if made else None
     except KeyError as error:
@@ -211,7 +210,9 @@ def told(section: Section, title: str, runs: list[Path], out: Path) -> tuple[str
 
 
 def judge_of(runs: list[Path]) -> str:
-    results = [read(run / "results.json") for run in runs if (run / "results.json").exists()]
+    results = [
+        read_object(run / "results.json", ConfigError) for run in runs if (run / "results.json").exists()
+    ]
     if not results:
         return "None has finished yet."
     if results[0]["judge"] == "gold judge":
@@ -223,10 +224,3 @@ def dates_of(runs: list[Path]) -> str:
     """The days on which the files of runs were made."""
     made = [date.fromtimestamp(file.stat().mtime).isoformat() for run in runs for file in run.glob("*.json")]
     return " to ".join(sorted({min(made), max(made)})) if made else "empty"
-
-
-def read(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file}: not JSON ({error}); delete it and make it again") from None

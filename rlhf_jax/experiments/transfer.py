@@ -5,7 +5,7 @@
 
 --workdir=FOLDER   a run with all stages finished
 --articles=SOURCE  CNN/DM, see rlhf_jax/data/tasks/cnndm.py; the miniature has news of its own
---ratings=FOLDER   experts' ratings of news summaries, as rlhf_jax.data.news_ratings reads them
+--ratings=FOLDER   experts' ratings of news summaries, as rlhf-jax ratings reads them
 --count=N          (500) unseen articles that every policy summarizes
 --train=N          (12000) articles that the supervised news policy learns from
 --query_tokens=N   of an article; without it those of the run, in the miniature 80

@@ -221,7 +221,7 @@ def show_lesson(visit: Visit) -> Response:
 def show_questions(visit: Visit) -> Response:
     with visit.site.store.read() as db:
         return visit.page(
-            "questions.jinja", questions=discussion.newest(db), staff=visit.person.role in STAFF
+            "discussion.jinja", questions=discussion.newest(db), staff=visit.person.role in STAFF
         )
 
 

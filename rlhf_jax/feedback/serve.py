@@ -5,7 +5,7 @@ rlhf-jax serve --tasks=tasks.jsonl --store=feedback.sqlite
 --tasks=FILE      what to label: OpenAI's comparison records without a choice, their axis records
                   without axes, or posts, one JSON object a line; tasks the store has stay as they are
 --store=FILE      where answers are kept; a new file, or the one of an earlier start to go on with
---study=FILE      settings, see rlhf_jax/feedback/study.py (the defaults there)
+--study=FILE      what is asked and of whom, a TOML file: rlhf_jax/feedback/study.py has every field
 --samples=FILE    posts with every policy's summary, such as runs/mini/samples/test.jsonl, which
                   researchers and administrators can then read; labelers cannot
 --port=NUMBER     (8000)

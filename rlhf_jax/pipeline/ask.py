@@ -1,4 +1,4 @@
-"""Asks people: pairs of summaries of posts by different policies, written for the labelling site.
+"""Draws pairs of summaries of posts by different policies, for people to compare on the labelling site.
 
 rlhf-jax ask --config=configs/mini.py --workdir=runs/mini \\
     --policies=sft,ppo,reference --out=tasks.jsonl
@@ -8,11 +8,11 @@ rlhf-jax ask --config=configs/mini.py --workdir=runs/mini \\
                    sft, sft_10x and ppo are of the work folder; NAME:FOLDER is another one, FOLDER an exported
                    model or another run's checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a
                    policy that is named twice are also compared with each other
---out=FILE         where to write: comparison records without a choice, for rlhf_jax.feedback.serve
---pairs=NUMBER     (1000) of pairs to write
+--out=FILE         where to write: comparison records without a choice, for rlhf-jax serve
+--pairs=NUMBER     how many pairs to write (1000)
 --posts=SPLIT      posts of train, valid1, valid2 (the halves of valid) or test, which the records then name;
-                   without it, of train, and the export draws which are held out
---temperature=T    (1.0) of the samples
+                   without it, posts of train; `rlhf-jax answers` then draws which are held out
+--temperature=T    temperature of the samples (1.0)
 --not_again=GLOB   files of tasks or comparisons whose pairs are not asked again
 
 Every two policies meet equally often, the posts take turns, and which summary comes first is drawn.
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from rlhf_jax import inference
 from rlhf_jax.command_line import command
@@ -63,7 +63,6 @@ class Policy(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it reads
     return command(argv, lambda: ask(*_parse(argv)))
 
 

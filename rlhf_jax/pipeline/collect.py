@@ -1,8 +1,8 @@
 """2. Comparisons: which of two responses is better? (Stiennon et al. 2020, §3.2 and §3.3)
 
-Where people were asked, this stage only reads their answers, so that a faulty file is told before hours of
-training. A task with simulated labelers asks them: the fine-tuned policy writes responses, pairs of them and
-of others are made, and the labelers say which they prefer. Their choices are kept in OpenAI's format in
+Where people were asked, this stage only reads their answers, so that a faulty file is reported before hours
+of training. A task with simulated labelers asks them: the fine-tuned policy writes responses, pairs of them
+and of others are made, and the labelers say which they prefer. Their choices are kept in OpenAI's format in
 `<workdir>/comparisons.jsonl`. The labelers know a gold judge; their choices are all that a model sees of it.
 """
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from rlhf_jax import inference
 from rlhf_jax.command_line import command, parse_flags
@@ -45,7 +45,6 @@ MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
 
 
 def main(argv: list[str]) -> int:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
     return command(argv, lambda: train(_parse(argv)))
 
 

@@ -37,7 +37,7 @@ MOST_PAIRS = 512  # of the training pairs tell which scores are usual
 
 
 def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[Float[Array, ""], Metrics]:
-    """Bradley–Terry loss and accuracy of some of a batch's `pairs`, as their share of the mean."""
+    """Bradley–Terry loss and accuracy of part of a batch, summed and divided by the batch's `pairs`."""
     responses = jnp.stack([batch["chosen"], batch["rejected"]], axis=1)
     scores = heads.scores(weights, model, batch["query"], responses, pad_id)
     chosen, rejected = scores[:, 0], scores[:, 1]

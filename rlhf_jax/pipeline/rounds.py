@@ -4,7 +4,7 @@ Round k is a run of its own in `<workdir>/rounds/<k>`, which starts with the SFT
 
     tasks.jsonl        pairs that people are asked to compare: in round 1 of samples of the SFT policy and
                        references, later also of samples of the PPO policy of the round before
-    collected/         what they said, as rlhf_jax.feedback.answers writes it
+    collected/         what they said, as `rlhf-jax answers` writes it
     comparisons.jsonl  that of rounds 1 to k, which the reward model is trained on
     checkpoints/, results.json, report.html, …  of stages reward, ppo and eval
 

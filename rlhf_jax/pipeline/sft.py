@@ -1,8 +1,8 @@
 """1. Supervised fine-tuning on people's responses (Stiennon et al. 2020, §3.3).
 
 Mean cross-entropy over the response tokens of the whole batch, so that packing, microbatches and
-devices do not change it. Departure from the paper: none by default; `sft.query_loss` learns the
-query's tokens too (N+).
+devices do not change it. Departures from the paper: none, unless `sft.query_loss` also trains on the
+query's tokens (N+).
 """
 
 import functools

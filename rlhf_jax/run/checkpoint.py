@@ -134,7 +134,11 @@ def require(workdir: PathLike[str], network: str) -> tuple[Path, int]:
     folder = Path(workdir) / "checkpoints" / network
     step = _first_whole(folder, steps.by_preference)
     if step is None:
-        raise CheckpointError(f"no whole checkpoint in {folder}: `rlhf-jax run` trains {network}")
+        whole = ", ".join(sorted(path.name for path in folder.parent.glob("*") if steps.finished(path)))
+        raise CheckpointError(
+            f"no whole checkpoint in {folder} (there are: {whole or 'none'}): it is trained by the stage "
+            "with which its name begins, rlhf-jax run --stage=…"
+        )
     return folder, step
 
 

@@ -248,8 +248,11 @@ def _kept_alive(line: socket.socket) -> socket.socket:
 
 def _read_line(line: socket.socket) -> Any:
     """One JSON value; ValueError where the line ended before it."""
-    with line.makefile("rb") as stream:
-        return json.loads(stream.readline())
+    with line.makefile("rb", buffering=0) as stream:  # which takes nothing of the next one
+        text = stream.readline()
+    if not text.endswith(b"\n"):
+        raise ValueError("the connection ended")
+    return json.loads(text)
 
 
 # Ending --------------------------------------------------------------------------------------
@@ -289,7 +292,7 @@ def _on_abort(number: int) -> None:
 def _say(text: str) -> None:
     if not _said:
         _said.append(text)
-        os.write(sys.stderr.fileno(), f"rlhf_jax: {text}\n".encode())
+        os.write(sys.stderr.fileno(), f"rlhf-jax run: {text}\n".encode())
 
 
 def _end(status: int) -> NoReturn:

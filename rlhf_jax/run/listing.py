@@ -46,8 +46,9 @@ def run(argv: list[str], damaged: list[str]) -> None:
 
 def list_steps(workdir: Path) -> None:
     """A line a step."""
+    folders = steps.trainings(workdir)
     print(f"{'training':<14}{'step':>9}{'size':>11}  {'written':<17} state")
-    for folder in steps.trainings(workdir):
+    for folder in folders:
         preferred = steps.by_preference(folder)
         for path in steps.step_folders(folder):
             sizes = [(path / name).stat() for name in steps.files(path)]

@@ -99,7 +99,7 @@ def stage_key(seed: int, stage: str) -> jax.Array:
 
 
 def make_schedule(options: OptimizerConfig, updates: int) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then `options.schedule` to 0 at `updates`."""
+    """Learning rate by update: linear warm-up, then `options.schedule`, to 0 at `updates` unless constant."""
     peak, rest = options.learning_rate, max(updates - options.warmup, 1)
     decay = {
         "cosine": optax.cosine_decay_schedule(peak, rest),

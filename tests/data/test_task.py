@@ -162,7 +162,7 @@ def test_an_unknown_name_is_told_with_those_there_are(source):
     with pytest.raises(ConfigError) as error:
         tasks.find(DataConfig(source=source), 0)
     assert str(error.value) == (
-        f"data.source: '{source}' is none of cnndm, mini, mini_news, tldr, no module and no file my_task.py"
+        f"data.source: '{source}' is none of cnndm, mini, mini_news, tldr, no module and no file here"
     )
 
 

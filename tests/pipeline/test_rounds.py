@@ -202,7 +202,7 @@ def test_the_export_of_another_round_is_refused(started, tmp_path, named):
 
 def test_without_a_supervised_policy_there_is_no_round(tmp_path):
     workdir = runs.open_workdir(tmp_path / "run", MINI)
-    with pytest.raises(CheckpointError, match="no whole checkpoint in .*sft: `rlhf-jax run` trains sft"):
+    with pytest.raises(CheckpointError, match="no whole checkpoint in .*sft"):
         rounds.run(MINI, workdir)
     assert not (workdir / "rounds").exists()
 

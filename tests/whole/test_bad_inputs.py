@@ -521,7 +521,7 @@ RUN = (
     )
 )
 STEP = "run/checkpoints/sft/1"
-NEEDED = ("no whole checkpoint in", "checkpoints/sft: `rlhf-jax run` trains sft")
+NEEDED = ("no whole checkpoint in", "checkpoints/sft")
 CHECKPOINTS = [
     bad._replace(edit=in_step(bad.edit))
     for bad in whole(
@@ -619,7 +619,7 @@ USE = [
         ("bare export", (), ("--workdir",)),
         ("export", ("--stage=base",), ("stage", "base")),
         ("export", ("--dtype=int8",), ("dtype", "int8")),
-        ("export", ("--stage=ppo",), ("checkpoints/ppo", "`rlhf-jax run` trains ppo")),
+        ("export", ("--stage=ppo",), ("checkpoints/ppo", "rlhf-jax run --stage=")),
         ("export", ("--workdir={}/data",), ("data is not the folder of a run",)),
         ("export", ("--out={}/run",), ("--out", "run is not empty")),
         ("export", ("more",), ("unexpected argument 'more'",)),

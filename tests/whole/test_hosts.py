@@ -54,7 +54,7 @@ def test_processes_that_do_not_come_are_told_to_all_that_did(command):
         f"process 0 ({socket.gethostname()}) waited 4 s; 2 of 4 processes came; missing: 1, 3; "
         "start the same command on every worker"
     )
-    assert outcomes(running) == {0: (2, f"rlhf_jax: {line}"), 2: (2, f"rlhf_jax: {line}")}
+    assert outcomes(running) == {0: (2, f"rlhf-jax run: {line}"), 2: (2, f"rlhf-jax run: {line}")}
 
 
 def test_without_the_first_process_the_others_say_where_they_looked(command):
@@ -78,7 +78,7 @@ def test_the_end_of_one_process_ends_the_others(index):
     assert ended[index][0] == -signal.SIGKILL
     assert ended[other] == (
         hosts.ENDED,
-        f"rlhf_jax: process {other} ({host}) stops, because process {index} ({host}) ended; "
+        f"rlhf-jax run: process {other} ({host}) stops, because process {index} ({host}) ended; "
         "the same command resumes",
     )
     assert time.monotonic() - began < 40

@@ -64,7 +64,7 @@ def stage(monkeypatch):
 
 def start(place: Path, workdir: Path, *more: str) -> int:
     arguments = [f"--config={place / 'config.py'}", f"--workdir={workdir}", "--stage=sft", *more]
-    return main.main(["main", *arguments])
+    return main.main(["rlhf-jax run", *arguments])
 
 
 def told(capsys, status: int, *words: str) -> None:
