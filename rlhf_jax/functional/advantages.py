@@ -35,7 +35,10 @@ def gae(
         advantage = delta + gamma * lam * advantage
         return advantage, advantage
 
-    _, advantages = jax.lax.scan(step, jnp.zeros_like(deltas[:, 0]), deltas.T, reverse=True)
+    last = jnp.zeros_like(deltas).sum(
+        axis=1
+    )  # in the layout of the rows, which an index of a single row loses
+    _, advantages = jax.lax.scan(step, last, deltas.T, reverse=True)
     return advantages.T, advantages.T + values
 
 

@@ -29,9 +29,7 @@ def positions_of(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
     left-padded row starts counting at its first real token.
     """
     index = jnp.arange(segments.shape[1])
-    starts = jnp.concatenate(
-        [jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1
-    )
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
