@@ -35,9 +35,8 @@ def gae(
         advantage = delta + gamma * lam * advantage
         return advantage, advantage
 
-    last = jnp.zeros_like(deltas).sum(
-        axis=1
-    )  # in the layout of the rows, which an index of a single row loses
+    # A sum keeps the layout of the rows, which an index loses where there is a single one.
+    last = jnp.sum(jnp.zeros_like(deltas), axis=1)
     _, advantages = jax.lax.scan(step, last, deltas.T, reverse=True)
     return advantages.T, advantages.T + values
 
