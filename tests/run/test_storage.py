@@ -169,14 +169,14 @@ def test_compiled_programs_outlive_their_machine(store):
 # Runs ----------------------------------------------------------------------------------------
 
 
-def killed_and_resumed(processes, place, *command):
+def killed_and_resumed(count, place, *command):
     """Runs `command`, of which one process is killed at `place`, and once more."""
-    last = processes - 1
-    options = {"together": processes > 1}
-    first = processes.start("main", processes, *command, **options, signalled=(last, signal.SIGKILL, place))
+    last = count - 1
+    options = {"together": count > 1}
+    first = processes.start("main", count, *command, **options, signalled=(last, signal.SIGKILL, place))
     assert processes.outcomes(first, processes.WHOLE_RUN_SECONDS)[last][0] == -signal.SIGKILL
     again = processes.outcomes(
-        processes.start("main", processes, *command, **options), processes.WHOLE_RUN_SECONDS
+        processes.start("main", count, *command, **options), processes.WHOLE_RUN_SECONDS
     )
     assert {status for status, _ in again.values()} == {0}, again
 
