@@ -162,12 +162,16 @@ from absl import logging
 from rlhf_jax.run import checkpoint
 from rlhf_jax.command_line import command
 
-logging.set_verbosity(logging.FATAL)
 workdir = Path(sys.argv[1])
 ballast = workdir / "ballast"
 ballast.write_bytes(b"x" * 2_000_000)
 sizes = {"size": 150_000}  # a step takes 1.2 MB, as Orbax fills the zstd of what is all the same
-status = command(["rlhf_jax"], lambda: counting.count(workdir, 40, counting.fill(ballast), **sizes))
+
+def train():
+    logging.set_verbosity(logging.FATAL)  # as rlhf-jax run does
+    counting.count(workdir, 40, counting.fill(ballast), **sizes)
+
+status = command(["rlhf_jax"], train)
 print("status", status, "newest", checkpoint.latest_step(workdir / "checkpoints" / "counter"))
 ballast.unlink()
 state = counting.count(workdir, 40, **sizes)
@@ -196,7 +200,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_once_there_is_room(
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("rlhf_jax: ")]
     assert "counter/20 could not be written: No space left on device" in line
     # TensorStore prints a traceback of its own where one of its writes ends after the one that failed.
-    assert f'File "{tests.parent}' not in ended.stderr
+    assert f'File "{tests.parent}/rlhf_jax/' not in ended.stderr
 
 
 BEST = [5.0] * 10 + [3.0] * 5 + [1.0] * 5 + [4.0] * 10 + [6.0] * 10  # the mean of ten is the least in step 20
