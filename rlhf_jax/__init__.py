@@ -12,7 +12,7 @@ import re
 import sys
 
 _ROOMS = {  # of modules that once stood elsewhere: old name, or old name:new name
-    "data": "data.sources:task",
+    "data": "data.sources:task evaluation.names:names",
     "data.mini": "feedback.simulated:labelers",
     "data.tasks": "data.tldr:tldr data.cnndm:cnndm",
     "evaluation": "evaluation.agreement:choices evaluation.probes:alterations",

@@ -81,8 +81,10 @@ def fault(path: Path, select: Select = list, told: Callable[[int], Any] | None =
             digest = sha256(path / name, told) if name in there else None
         except FileNotFoundError:  # a link to nowhere, or removed since
             digest = None
+        if digest is None:
+            return f"{name} is missing"
         if digest != manifest[name]:
-            return f"{name} is {'not what was written' if digest else 'missing'}"
+            return f"{name} is not what was written"
     return None
 
 

@@ -99,7 +99,8 @@ def test_missing_file_is_named(tmp_path, mesh, caplog):
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path):
     for name in ("reward", "sft_10x"):
-        with pytest.raises(CheckpointError, match=f"no whole checkpoint in .*{name}"):
+        message = rf"no whole checkpoint in .*{name} \(there are: none\): .* rlhf-jax run --stage=…$"
+        with pytest.raises(CheckpointError, match=message):
             checkpoint.require(tmp_path, name)
 
 

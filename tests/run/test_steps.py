@@ -60,3 +60,13 @@ def test_a_base_model_s_folder_holds_its_steps_directly(tmp_path):
     (tmp_path / "checkpoints" / "ppo" / "7").mkdir(parents=True)
     (tmp_path / "checkpoints" / "empty").mkdir()
     assert [path.name for path in steps.trainings(Path(tmp_path))] == ["checkpoints", "ppo"]
+
+
+def test_a_file_that_leads_nowhere_is_missing_whatever_its_digest(tmp_path):
+    for name in ("meta.json", "shapes.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "params").symlink_to(tmp_path / "nowhere")
+    digests = {name: steps.sha256(Path(tmp_path / name)) for name in ("meta.json", "shapes.json")}
+    for params in ({"params": "0"}, {"params": None}, {"gone": None}):
+        (tmp_path / "manifest.json").write_text(json.dumps(digests | params))
+        assert steps.fault(Path(tmp_path)) == f"{next(iter(params))} is missing"

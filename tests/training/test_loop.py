@@ -199,8 +199,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_once_there_is_room(
     )
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("rlhf_jax: ")]
     assert "counter/20 could not be written: No space left on device" in line
-    # TensorStore prints a traceback of its own where one of its writes ends after the one that failed.
-    assert f'File "{tests.parent}/rlhf_jax/' not in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 BEST = [5.0] * 10 + [3.0] * 5 + [1.0] * 5 + [4.0] * 10 + [6.0] * 10  # the mean of ten is the least in step 20

@@ -170,3 +170,13 @@ def test_another_number_of_processes_resumes_in_the_midst_of_an_epoch(whole_run)
     expected, expected_numbers = results(whole_run(2))
     tiny.assert_same(parameters, expected)
     assert numbers == expected_numbers
+
+
+def test_a_line_is_read_alone_and_whole():
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"[1]\n[2]\n7")
+    theirs.close()
+    with ours:
+        assert hosts._read_line(ours) == [1] and hosts._read_line(ours) == [2]
+        with pytest.raises(ValueError, match="ended"):
+            hosts._read_line(ours)
