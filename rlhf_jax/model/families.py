@@ -1,7 +1,7 @@
 """GPT-2, GPT-NeoX and Llama as settings of the one transformer, and where Hugging Face keeps each tensor.
 
-A family is a reading of `config.json` into `ModelConfig`, the same the other way round, and a table of
-tensors. A line of the table names the tensor, the leaves of our pytree that it holds, and the
+A family is two tables, of the fields of `config.json` and of tensors, each read and written by the same
+lines. A line of the second names the tensor, the leaves of our pytree that it holds, and the
 rearrangement between them as an einops pattern, which serves both directions. Letters: v vocabulary,
 d width, p positions, f hidden units, h key-value heads, g query heads of each, k head dimensions,
 n leaves in one tensor.
@@ -24,6 +24,8 @@ RUN_FIELDS = "pretrained dtype layer_loop attention rematerialize gather_to_samp
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 ACTIVATIONS |= {"gelu": "gelu", "silu": "silu", "swish": "silu"}
 ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu", "silu": "silu"}
+# Fields of ModelConfig whose 0 stands for a value, and the property that gives it.
+SPELLED_OUT = {"ff": "hidden_units", "kv_heads": "key_value_heads", "head_size": "head_dimension"}
 
 
 class Tensor(NamedTuple):
@@ -74,6 +76,15 @@ class Tensor(NamedTuple):
         return tuple(math.prod(sizes[x] for x in (group or letter).split()) for group, letter in axes_found)
 
 
+class Field(NamedTuple):
+    """A number or flag of `config.json` and the field of ModelConfig that it is."""
+
+    name: str
+    ours: str
+    kind: type
+    default: Any  # of transformers, where the file leaves it out
+
+
 @dataclass(frozen=True)
 class Family:
     """How one architecture of the transformers library maps onto ours."""
@@ -81,116 +92,48 @@ class Family:
     name: str  # model_type
     class_name: str  # with ForCausalLM or ForSequenceClassification behind it
     prefix: str  # of the tensors below the heads; some checkpoints leave it out
-    read: Callable[[HfConfig], ModelConfig]
-    write: Callable[[ModelConfig], dict[str, Any]]
+    fields: tuple[Field, ...]
+    activation: tuple[str, str]  # name of the field, and its default
     tensors: tuple[Tensor, ...]
     output: str  # name of the output matrix, where it is not tied
     buffers: tuple[str, ...]  # endings of tensors that are no parameters: masks and tables
+    always: dict[str, Any]  # of ModelConfig, in every model of the family
+    only: dict[str, Any]  # of config.json, where another value computes what we do not have
+    rotary: Callable[[HfConfig], RotaryConfig] = lambda c: RotaryConfig()
+    written: Callable[[RotaryConfig], dict[str, Any]] = lambda rotary: {}  # beside `fields`
+
+    def read(self, c: HfConfig) -> ModelConfig:
+        c.refuse(**self.only)
+        return ModelConfig(
+            **{field.ours: c.get(field.name, field.kind, field.default) for field in self.fields},
+            **self.always,
+            activation=c.choose(self.activation[0], ACTIVATIONS, self.activation[1]),
+            rotary=self.rotary(c),
+        )
+
+    def write(self, model: ModelConfig) -> dict[str, Any]:
+        """The fields of `config.json` that `read` takes `model` from."""
+        fields: dict[str, Any] = {"model_type": self.name}
+        for field in self.fields:
+            fields[field.name] = getattr(model, SPELLED_OUT.get(field.ours, field.ours))
+        fields[self.activation[0]] = ACTIVATION_NAMES[model.activation]
+        return fields | self.written(model.rotary)
 
 
-def _gpt2_read(c: HfConfig) -> ModelConfig:
-    c.refuse(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
-    return ModelConfig(
-        width=c.get("n_embd", int, 768),
-        layers=c.get("n_layer", int, 12),
-        heads=c.get("n_head", int, 12),
-        ff=c.get("n_inner", int, 0),
-        context=c.get("n_positions", int, 1024),
-        norm_epsilon=c.get("layer_norm_epsilon", float, 1e-5),
-        activation=c.choose("activation_function", ACTIVATIONS, "gelu_new"),
-        tied_head=c.get("tie_word_embeddings", bool, True),
-    )
+def _neox_rotary(c: HfConfig) -> RotaryConfig:
+    return c.rotary(c.get("rotary_pct", float, 0.25), c.get("rotary_emb_base", float, 10_000.0))
 
 
-def _gpt2_write(model: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_embd": model.width,
-        "n_layer": model.layers,
-        "n_head": model.heads,
-        "n_inner": model.ff or None,
-        "n_positions": model.context,
-        "layer_norm_epsilon": model.norm_epsilon,
-        "activation_function": ACTIVATION_NAMES[model.activation],
-        "attn_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-    }
+def _neox_rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
+    return {"rotary_pct": rotary.fraction, "rotary_emb_base": rotary.base, **rotary_fields(rotary)}
 
 
-def _neox_read(c: HfConfig) -> ModelConfig:
-    return ModelConfig(
-        width=c.get("hidden_size", int, 6144),
-        layers=c.get("num_hidden_layers", int, 44),
-        heads=c.get("num_attention_heads", int, 64),
-        ff=c.get("intermediate_size", int, 24576),
-        context=c.get("max_position_embeddings", int, 2048),
-        norm_epsilon=c.get("layer_norm_eps", float, 1e-5),
-        positions="rotary",
-        rotary=c.rotary(c.get("rotary_pct", float, 0.25), c.get("rotary_emb_base", float, 10_000.0)),
-        activation=c.choose("hidden_act", ACTIVATIONS, "gelu"),
-        parallel_residual=c.get("use_parallel_residual", bool, True),
-        attention_bias=c.get("attention_bias", bool, True),
-        tied_head=c.get("tie_word_embeddings", bool, False),
-    )
+def _llama_rotary(c: HfConfig) -> RotaryConfig:
+    return dataclasses.replace(c.rotary(base=c.get("rope_theta", float, 10_000.0)), fraction=1.0)
 
 
-def _neox_write(model: ModelConfig) -> dict[str, Any]:
-    return {
-        "hidden_size": model.width,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "intermediate_size": model.hidden_units,
-        "max_position_embeddings": model.context,
-        "layer_norm_eps": model.norm_epsilon,
-        "rotary_pct": model.rotary.fraction,
-        "rotary_emb_base": model.rotary.base,
-        **rotary_fields(model.rotary),
-        "hidden_act": ACTIVATION_NAMES[model.activation],
-        "use_parallel_residual": model.parallel_residual,
-        "attention_bias": model.attention_bias,
-    }
-
-
-def _llama_read(c: HfConfig) -> ModelConfig:
-    c.refuse(pretraining_tp=1)
-    heads, rotary = c.get("num_attention_heads", int, 32), c.rotary(base=c.get("rope_theta", float, 10_000.0))
-    c.refuse(partial_rotary_factor=1.0)
-    return ModelConfig(
-        width=c.get("hidden_size", int, 4096),
-        layers=c.get("num_hidden_layers", int, 32),
-        heads=heads,
-        kv_heads=c.get("num_key_value_heads", int, heads),
-        head_size=c.get("head_dim", int, 0),
-        ff=c.get("intermediate_size", int, 11008),
-        context=c.get("max_position_embeddings", int, 2048),
-        norm="rms",
-        norm_epsilon=c.get("rms_norm_eps", float, 1e-6),
-        positions="rotary",
-        rotary=dataclasses.replace(rotary, fraction=1.0),
-        activation=c.choose("hidden_act", ACTIVATIONS, "silu"),
-        gated=True,
-        attention_bias=c.get("attention_bias", bool, False),
-        mlp_bias=c.get("mlp_bias", bool, False),
-        tied_head=c.get("tie_word_embeddings", bool, False),
-    )
-
-
-def _llama_write(model: ModelConfig) -> dict[str, Any]:
-    return {
-        "hidden_size": model.width,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.key_value_heads,
-        "head_dim": model.head_dimension,
-        "intermediate_size": model.hidden_units,
-        "max_position_embeddings": model.context,
-        "rms_norm_eps": model.norm_epsilon,
-        "rope_theta": model.rotary.base,
-        **rotary_fields(model.rotary),
-        "hidden_act": ACTIVATION_NAMES[model.activation],
-        "attention_bias": model.attention_bias,
-        "mlp_bias": model.mlp_bias,
-    }
+def _llama_rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
+    return {"rope_theta": rotary.base, **rotary_fields(rotary)}
 
 
 QKV = ("attention.query", "attention.key", "attention.value")
@@ -200,8 +143,19 @@ GPT2 = Family(
     name="gpt2",
     class_name="GPT2",
     prefix="transformer.",
-    read=_gpt2_read,
-    write=_gpt2_write,
+    fields=(
+        Field("n_embd", "width", int, 768),
+        Field("n_layer", "layers", int, 12),
+        Field("n_head", "heads", int, 12),
+        Field("n_inner", "ff", int, 0),
+        Field("n_positions", "context", int, 1024),
+        Field("layer_norm_epsilon", "norm_epsilon", float, 1e-5),
+        Field("tie_word_embeddings", "tied_head", bool, True),
+    ),
+    activation=("activation_function", "gelu_new"),
+    always={},
+    only=dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
+    written=lambda rotary: {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},  # as trained here
     output="lm_head.weight",
     buffers=(".attn.bias", ".attn.masked_bias"),
     tensors=(
@@ -227,8 +181,22 @@ GPT_NEOX = Family(
     name="gpt_neox",
     class_name="GPTNeoX",
     prefix="gpt_neox.",
-    read=_neox_read,
-    write=_neox_write,
+    fields=(
+        Field("hidden_size", "width", int, 6144),
+        Field("num_hidden_layers", "layers", int, 44),
+        Field("num_attention_heads", "heads", int, 64),
+        Field("intermediate_size", "ff", int, 24576),
+        Field("max_position_embeddings", "context", int, 2048),
+        Field("layer_norm_eps", "norm_epsilon", float, 1e-5),
+        Field("use_parallel_residual", "parallel_residual", bool, True),
+        Field("attention_bias", "attention_bias", bool, True),
+        Field("tie_word_embeddings", "tied_head", bool, False),
+    ),
+    activation=("hidden_act", "gelu"),
+    always={"positions": "rotary"},
+    only={},
+    rotary=_neox_rotary,
+    written=_neox_rotary_fields,
     output="embed_out.weight",
     buffers=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
     tensors=(
@@ -253,8 +221,24 @@ LLAMA = Family(
     name="llama",
     class_name="Llama",
     prefix="model.",
-    read=_llama_read,
-    write=_llama_write,
+    fields=(
+        Field("hidden_size", "width", int, 4096),
+        Field("num_hidden_layers", "layers", int, 32),
+        Field("num_attention_heads", "heads", int, 32),
+        Field("num_key_value_heads", "kv_heads", int, 0),
+        Field("head_dim", "head_size", int, 0),
+        Field("intermediate_size", "ff", int, 11008),
+        Field("max_position_embeddings", "context", int, 2048),
+        Field("rms_norm_eps", "norm_epsilon", float, 1e-6),
+        Field("attention_bias", "attention_bias", bool, False),
+        Field("mlp_bias", "mlp_bias", bool, False),
+        Field("tie_word_embeddings", "tied_head", bool, False),
+    ),
+    activation=("hidden_act", "silu"),
+    always={"norm": "rms", "positions": "rotary", "gated": True},
+    only={"pretraining_tp": 1, "partial_rotary_factor": 1.0},
+    rotary=_llama_rotary,
+    written=_llama_rotary_fields,
     output="lm_head.weight",
     buffers=(".rotary_emb.inv_freq",),
     tensors=(
@@ -297,9 +281,8 @@ def read(fields: dict[str, Any], file: object) -> tuple[Family, ModelConfig]:
 def family_of(model: ModelConfig) -> Family:
     """The family whose `config.json` can say what `model` is."""
     for family in FAMILIES.values():
-        fields = {"model_type": family.name} | config_fields(family, model)
         try:
-            described = family.read(HfConfig(fields, family.name))
+            described = family.read(HfConfig(family.write(model), family.name))
         except ConfigError:
             continue
         if _shape_of(described) == _shape_of(model):
@@ -310,19 +293,9 @@ def family_of(model: ModelConfig) -> Family:
     )
 
 
-def config_fields(family: Family, model: ModelConfig) -> dict[str, Any]:
-    """The fields of `config.json` that describe the architecture."""
-    return {"model_type": family.name, "tie_word_embeddings": model.tied_head} | family.write(model)
-
-
 def _shape_of(model: ModelConfig) -> ModelConfig:
     """`model` with its defaults spelled out and without what a run chooses."""
     plain = {name: getattr(ModelConfig(), name) for name in RUN_FIELDS}
-    return dataclasses.replace(
-        model,
-        **plain,
-        kv_heads=model.key_value_heads,
-        head_size=model.head_dimension,
-        ff=model.hidden_units,
-        rotary=model.rotary if model.positions == "rotary" else RotaryConfig(),
-    )
+    spelled = {name: getattr(model, spelled_out) for name, spelled_out in SPELLED_OUT.items()}
+    rotary = model.rotary if model.positions == "rotary" else RotaryConfig()
+    return dataclasses.replace(model, **plain, **spelled, rotary=rotary)

@@ -244,7 +244,7 @@ def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra
     family, leaves = families.family_of(model), _leaves(params)
     vocabulary, scalar = leaves["embed.tokens"].shape[0], "transformer" in params
     task = "ForSequenceClassification" if scalar else "ForCausalLM"
-    fields = families.config_fields(family, model) | {
+    fields = family.write(model) | {
         "architectures": [family.class_name + task],
         "vocab_size": vocabulary,
         "dtype": dtype,
