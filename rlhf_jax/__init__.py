@@ -8,6 +8,7 @@ V vocabulary, D width, H key-value heads, G query heads a key-value head, K head
 F hidden units, L layers, N samples.
 """
 
+import os
 import re
 import sys
 
@@ -29,12 +30,12 @@ _MOVED = {f"rlhf_jax.{old}": f"rlhf_jax.{room}.{(*new, old)[0]}" for room, old, 
 
 
 def _command(module: str) -> str:
-    """What to tell of the command that a module holds, or held under this name; empty where it is none."""
+    """The command that a module holds, or held under this name; empty where it is none."""
     from rlhf_jax.__main__ import COMMANDS
 
     names = {module.removeprefix("rlhf_jax."), _MOVED.get(module, module).removeprefix("rlhf_jax.")}
     found = [name for name, (place, _) in COMMANDS.items() if names & {name, place}]
-    return f"; the command is rlhf-jax {found[0]}" if found else ""
+    return found[0] if found else ""
 
 
 class _Moved:
@@ -43,13 +44,14 @@ class _Moved:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name in _MOVED:
-            raise ImportError(f"{name} is now {_MOVED[name]}{_command(name)}")
+            command = _command(name) and f"; the command is rlhf-jax {_command(name)}"
+            raise ImportError(f"{name} is now {_MOVED[name]}{command}")
 
 
 sys.meta_path.append(_Moved)
 if sys.argv[:1] == ["-m"]:  # while Python looks for the module that follows it
     _words = iter(sys.orig_argv)
     _module = next((next(_words, "") for word in _words if re.fullmatch("-[A-Za-z]*m", word)), "")
-    if _module.startswith("rlhf_jax.") and _module not in ("rlhf_jax.main", *_MOVED) and _command(_module):
-        print(f"python -m {_module} does nothing{_command(_module)}", file=sys.stderr)
-        sys.exit(2)
+    if _module.startswith("rlhf_jax.") and _module != "rlhf_jax.main" and _command(_module):
+        print(f"python -m {_module} is now rlhf-jax {_command(_module)}", file=sys.stderr, flush=True)
+        os.execv(sys.executable, [sys.executable, "-m", "rlhf_jax", _command(_module), *_words])
