@@ -4,6 +4,7 @@ Whoever writes takes the one lock, so each transaction sees the last one's resul
 at any moment loses nothing that it has acknowledged.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, Table, Text
 
 VERSION = 1  # of the tables, kept in the file
+LONGEST_NAME = 247  # bytes: of the 255 of a file system, SQLite's own files add 8 for "-journal"
 
 metadata = sa.MetaData()
 
@@ -104,13 +106,20 @@ class Store:
     """An open store; `read()` and `write()` each give a connection for one transaction."""
 
     def __init__(self, path: str | Path, must_exist: bool = False):
-        path = self.path = Path(path)
+        named, path = str(path), Path(path)
+        self.path = path
+        if path.is_dir() or named.endswith("/"):
+            raise StoreError(f"{path}: a store is a file, and this names a folder")
+        if (size := len(os.fsencode(path.name))) > LONGEST_NAME:
+            raise StoreError(f"{path}: a store's name has at most {LONGEST_NAME} bytes, and this one {size}")
         if must_exist and not path.is_file():
             raise StoreError(f"{path}: there is no such store")
         if not path.parent.is_dir():
             raise StoreError(f"{path.parent}: there is no such folder for the store")
         self._lock = threading.Lock()
-        self._engine = sa.create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=32)
+        # The URL made of its parts takes a path as it is, and a whole one is never ":memory:".
+        url = sa.URL.create("sqlite", database=os.path.realpath(path))
+        self._engine = sa.create_engine(url, pool_size=8, max_overflow=32)
         sa.event.listen(self._engine, "connect", _on_connect)
         sa.event.listen(self._engine, "begin", _on_begin)
         try:
@@ -121,6 +130,8 @@ class Store:
                     db.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
                 elif version != VERSION:
                     raise StoreError(f"{path}: not a store of this version of the site")
+        except sa.exc.OperationalError as error:
+            raise StoreError(f"{path}: cannot be opened for writing ({error.orig})") from None
         except sa.exc.DatabaseError as error:
             raise StoreError(f"{path}: not a store, or damaged ({error.orig})") from None
 
