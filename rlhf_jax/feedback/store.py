@@ -19,7 +19,8 @@ LONGEST_NAME = 247  # bytes: of the 255 of a file system, SQLite's own files add
 metadata = sa.MetaData()
 
 # role: labeler, researcher or administrator. standing: training, failed or passed (the onboarding).
-# `worker` stands for the person in exports; `invitation` is the SHA-256 of an unused link's token.
+# `worker` stands for the person in exports; `invitation` is the SHA-256 of the token of the newest link,
+# behind "used " once it is.
 people = Table(
     "people",
     metadata,
