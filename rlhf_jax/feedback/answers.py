@@ -21,6 +21,7 @@ A record's split is its task's own, or drawn by a hash of its post's id, so that
 two: 90% train, 5% valid1, 5% valid2. Workers stand under a random id, not their name.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,7 +66,8 @@ class Given(NamedTuple):
 def main(argv: list[str]) -> int:
     def run() -> None:
         options = _parse(argv)
-        counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)
+        with contextlib.closing(Store(options.store, must_exist=True)) as store:
+            counts = export(store, Path(options.out), options.batch)
         print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
     return command(argv, run)

@@ -5,9 +5,10 @@ at any moment loses nothing that it has acknowledged.
 """
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -131,8 +132,12 @@ class Store:
                     db.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
                 elif version != VERSION:
                     raise StoreError(f"{path}: not a store of this version of the site")
-        except sa.exc.OperationalError as error:
-            raise StoreError(f"{path}: cannot be opened for writing ({error.orig})") from None
+            # Kept in the file, so not before it is known to be ours.
+            with closing(self._engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
+            reason = getattr(error, "orig", error)
+            raise StoreError(f"{path}: cannot be opened for writing ({reason})") from None
         except sa.exc.DatabaseError as error:
             raise StoreError(f"{path}: not a store, or damaged ({error.orig})") from None
 
@@ -152,7 +157,7 @@ class Store:
 def _on_connect(connection, _record) -> None:
     # sqlite3 would begin transactions by itself, too late for a read before a write.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         connection.execute(f"PRAGMA {pragma}")
 
 

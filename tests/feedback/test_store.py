@@ -79,8 +79,10 @@ def test_other_files_are_not_taken_for_stores(tmp_path):
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute("CREATE TABLE mine (x)")
     other.close()
+    before = (tmp_path / "other.sqlite").read_bytes()
     with pytest.raises(StoreError, match="other.sqlite: not a store"):
         Store(tmp_path / "other.sqlite")
+    assert (tmp_path / "other.sqlite").read_bytes() == before
     with pytest.raises(StoreError, match="there is no such store"):
         Store(tmp_path / "none", must_exist=True)
     with pytest.raises(StoreError, match="there is no such folder"):
