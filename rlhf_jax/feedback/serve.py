@@ -88,9 +88,9 @@ def _address(host: str, port: int, url: str) -> tuple[str, list[str]]:
     more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
     if parts.scheme not in PORTS or not name or more:
         raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
-    shown = f"[{name}]" if ":" in name else name
-    shown += "" if number in (None, PORTS[parts.scheme]) else f":{number}"
-    return f"{parts.scheme}://{shown}", [name, *LOCAL]
+    name = f"[{name}]" if ":" in name else name
+    suffix = "" if number in (None, PORTS[parts.scheme]) else f":{number}"
+    return f"{parts.scheme}://{name}{suffix}", [name, *LOCAL]
 
 
 def _listen(host: str, port: int) -> socket.socket:

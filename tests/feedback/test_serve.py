@@ -6,9 +6,11 @@ import socket
 import labelling
 import pytest
 from labelling import pair, post, single
+from starlette.testclient import TestClient
 
 from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.feedback import people, serve
+from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.store import Store
 
 
@@ -69,11 +71,17 @@ def test_it_listens_to_this_machine_alone_unless_told(tmp_path, started):
         ("http://label.example.org:80", "http://label.example.org", "label.example.org"),
         ("https://label.example.org:8443", "https://label.example.org:8443", "label.example.org"),
         ("https://bücher.example", "https://xn--bcher-kva.example", "xn--bcher-kva.example"),
-        ("http://[::1]:8000", "http://[::1]:8000", "::1"),
+        ("http://[::1]:8000", "http://[::1]:8000", "[::1]"),
     ],
 )
 def test_the_address_is_written_as_browsers_send_it(url, shown, host):
     assert serve._address("0.0.0.0", 8000, url) == (shown, [host, "127.0.0.1", "localhost"])
+
+
+def test_an_address_of_numbers_and_colons_is_answered_to(tmp_path):
+    url, hosts = serve._address("::1", 8000, "http://[::1]:8000")
+    visitor = TestClient(make_app(labelling.make_site(tmp_path, [pair(0)]), hosts), base_url=url)
+    assert visitor.get("/").status_code == 403  # a stranger, and no stranger's address
 
 
 def test_a_batch_that_no_task_is_of_is_told(tmp_path, started, capsys):
