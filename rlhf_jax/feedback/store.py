@@ -110,12 +110,12 @@ class Store:
     def __init__(self, path: str | Path, must_exist: bool = False):
         named, path = str(path), Path(path)
         self.path = path
+        if must_exist and not path.is_file():
+            raise StoreError(f"{path}: there is no such store")
         if path.is_dir() or named.endswith("/"):
             raise StoreError(f"{path}: a store is a file, and this names a folder")
         if (size := len(os.fsencode(path.name))) > LONGEST_NAME:
             raise StoreError(f"{path}: a store's name has at most {LONGEST_NAME} bytes, and this one {size}")
-        if must_exist and not path.is_file():
-            raise StoreError(f"{path}: there is no such store")
         if not path.parent.is_dir():
             raise StoreError(f"{path.parent}: there is no such folder for the store")
         self._lock = threading.Lock()
