@@ -1,10 +1,11 @@
 """A judge behind an OpenAI-compatible endpoint: a language model that is shown the text and both summaries.
 
 Each pair is asked about in both orders. Where the two answers name different summaries, the model has
-chosen by place and the pair is a tie, as it is where it names neither.
+chosen by place and the pair is a tie. Where one of the replies has no verdict, nobody has judged the pair: it
+is counted by the reason, told, and left out of every figure.
 
-    ask = endpoint.judge(Endpoint("https://api.example.com/v1", "some-model"), Path("judged.jsonl"))
-    preferred = ask(infos, summaries, references)
+    judge = EndpointJudge(Endpoint("https://api.example.com/v1", "some-model"), Path("judged.jsonl"), task)
+    preferred = judge(infos, summaries, references)
 
 Every reply is kept in the cache as it comes, under a hash of all that was sent, so that a judge that was
 stopped goes on where it was and never pays twice. What the missing replies cost is estimated, printed and
@@ -24,18 +25,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.data.records import Record
+from rlhf_jax.data.records import Record, RecordError, parse_line
 from rlhf_jax.data.task import Task
-from rlhf_jax.evaluation.judges import PairJudge
+from rlhf_jax.evaluation.verdicts import letter, verdict
 
 PROMPT = """\
 Which of the two summaries below summarizes the text better? A good summary says what matters most in the \
@@ -54,6 +56,7 @@ Think it over in one sentence. Then write the better summary's letter, A or B, a
 PLACES = ("{text}", "{first}", "{second}")
 CHARACTERS_PER_TOKEN = 4  # of English; for the estimate
 LONGEST_WAIT = 60.0  # seconds between two attempts, where the endpoint names no time
+TOKENS_PARAMETERS = ("max_tokens", "max_completion_tokens")  # names of the limit of an answer's tokens
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses that another attempt may not get
 
 
@@ -77,40 +80,85 @@ class Endpoint:
     model: str
     prompt: str = PROMPT
     key_variable: str = "OPENAI_API_KEY"  # of the environment; unset: no key is sent
-    answer_tokens: int = 128  # at most
+    answer_tokens: int = 128  # at most, those that a model thinks with among them
+    tokens_parameter: str = TOKENS_PARAMETERS[0]  # how the endpoint calls that limit
+    temperature: float = 0.0
     at_once: int = 8  # requests under way
     attempts: int = 6  # at each request
     timeout: float = 60.0  # seconds without a byte
+    max_wait: float = 600.0  # seconds to another attempt; an endpoint that asks for more ends it
     price_in: float = 0.0
     price_out: float = 0.0
     max_cost: float = 5.0  # dollars; nothing is sent that is estimated above it
 
 
-def judge(endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> PairJudge:
-    """The judge that asks `endpoint` about the prompts of a task and keeps the replies in the file `cache`.
+class Reply(NamedTuple):
+    """What an answer says, None where it holds no message, and why it ended, where that is told."""
+
+    text: str | None
+    finish: str | None = None
+
+
+class EndpointJudge:
+    """The `PairJudge` that asks `endpoint` about the prompts of a task; replies are kept in the file `cache`.
 
     Calling it raises EndpointError where the estimate or the cost passes `max_cost`, where the endpoint
-    refuses, and where an attempt is the last and fails; what was answered by then is kept.
+    refuses, and where an attempt is the last and fails; what was answered by then is kept. `unread` has, by
+    their digests, the replies so far that have no verdict, and why.
     """
-    if not endpoint.url.startswith(("http://", "https://")):
-        raise EndpointError(f"{endpoint.url!r} is no address: it should start with https:// or http://")
-    missing = [place for place in PLACES if place not in endpoint.prompt]
-    if missing:
-        raise EndpointError(f"the prompt has no place for {', '.join(missing)}")
 
-    def ask(infos: Sequence[Record], first: Sequence[str], second: Sequence[str]) -> Float[np.ndarray, "N"]:
-        texts = [task.prompt(info).text for info in infos]
+    def __init__(self, endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> None:
+        if not endpoint.url.startswith(("http://", "https://")):
+            raise EndpointError(f"{endpoint.url!r} is no address: it should start with https:// or http://")
+        missing = [place for place in PLACES if place not in endpoint.prompt]
+        if missing:
+            raise EndpointError(f"the prompt has no place for {', '.join(missing)}")
+        self.endpoint, self.cache, self.task = endpoint, Path(cache), task
+        self.unread: dict[str, str] = {}
+
+    def __call__(
+        self, infos: Sequence[Record], first: Sequence[str], second: Sequence[str]
+    ) -> Float[np.ndarray, "N"]:
+        texts = [self.task.prompt(info).text for info in infos]
         orders = [
-            [request(endpoint, *each) for each in zip(texts, a, b, strict=True)]
+            [request(self.endpoint, *each) for each in zip(texts, a, b, strict=True)]
             for a, b in ((first, second), (second, first))
         ]
-        replies = answers(endpoint, Path(cache), [body for order in orders for body in order])
-        straight, swapped = (
-            np.array([verdict(replies[digest(body)]) for body in order]).reshape(-1) for order in orders
-        )
+        replies = answers(self.endpoint, self.cache, [body for order in orders for body in order])
+        keys = [[digest(body) for body in order] for order in orders]
+        read = {key: judged(replies[key]) for order in keys for key in order}
+        self._tell({key: said for key, said in read.items() if isinstance(said, str)}, len(read))
+        values = {key: np.nan if isinstance(said, str) else said for key, said in read.items()}
+        straight, swapped = (np.array([values[key] for key in order], float) for order in keys)
         return (straight + 1 - swapped) / 2
 
-    return ask
+    def _tell(self, unread: dict[str, str], asked: int) -> None:
+        self.unread |= unread
+        if unread:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(unread.values()).items())
+            tokens = self.endpoint.answer_tokens
+            short = {CUT, EMPTY} & set(unread.values())
+            advice = f"; --answer_tokens={tokens} may be too few for a model that thinks" if short else ""
+            print(
+                f"{self.endpoint.model}: {len(unread):,} of {asked:,} replies have no verdict ({reasons}), "
+                f"and their pairs do not count{advice}",
+                flush=True,
+            )
+
+
+NO_ANSWER, EMPTY, CUT, OTHER = "no answer", "empty", "cut off", "another wording"
+
+
+def judged(reply: Reply) -> float | str:
+    """The verdict of a reply, see `verdicts`, or why it has none. What stands in <think> does not count."""
+    if reply.text is None:
+        return NO_ANSWER
+    said = reply.text.rpartition("</think>")[2].strip()
+    cut = reply.finish == "length" or "<think>" in said
+    found = None if "<think>" in said else (letter if cut else verdict)(said)
+    if found is not None:
+        return found
+    return EMPTY if not said else CUT if cut else OTHER
 
 
 def request(endpoint: Endpoint, text: str, first: str, second: str) -> dict[str, Any]:
@@ -120,16 +168,9 @@ def request(endpoint: Endpoint, text: str, first: str, second: str) -> dict[str,
     return {
         "model": endpoint.model,
         "messages": [{"role": "user", "content": content}],
-        "temperature": 0,
-        "max_tokens": endpoint.answer_tokens,
+        "temperature": endpoint.temperature or 0,  # not 0.0, which would be another digest
+        endpoint.tokens_parameter: endpoint.answer_tokens,
     }
-
-
-def verdict(reply: str) -> float:
-    """1 where a reply ends with A, 0 with B, ½ where its last line names neither or both."""
-    lines = reply.strip().splitlines()
-    named = set(re.findall(r"\b[AB]\b", lines[-1])) if lines else set()
-    return {frozenset("A"): 1.0, frozenset("B"): 0.0}.get(frozenset(named), 0.5)
 
 
 def digest(body: dict[str, Any]) -> str:
@@ -137,7 +178,7 @@ def digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def answers(endpoint: Endpoint, cache: Path, bodies: Sequence[dict[str, Any]]) -> dict[str, str]:
+def answers(endpoint: Endpoint, cache: Path, bodies: Sequence[dict[str, Any]]) -> dict[str, Reply]:
     """Digest → reply of every body, from the cache or from the endpoint."""
     replies = read_cache(cache)
     missing = {digest(body): body for body in bodies if digest(body) not in replies}
@@ -157,14 +198,30 @@ def answers(endpoint: Endpoint, cache: Path, bodies: Sequence[dict[str, Any]]) -
 
 def estimated_cost(endpoint: Endpoint, bodies: Sequence[dict[str, Any]]) -> float:
     """Dollars, were every answer as long as it may be."""
-    characters = sum(len(body["messages"][0]["content"]) for body in bodies)
-    return _dollars(endpoint, characters / CHARACTERS_PER_TOKEN, len(bodies) * endpoint.answer_tokens)
+    return sum(_cost(endpoint, body, {}) for body in bodies)
 
 
-def read_cache(cache: Path) -> dict[str, str]:
-    """Digest → reply."""
-    records = [json.loads(line) for line in _whole_lines(cache).splitlines()]
-    return {record["key"]: record["reply"] for record in records}
+def _cost(endpoint: Endpoint, body: dict[str, Any], usage: dict[str, Any]) -> float:
+    """Dollars for one answer; of what the endpoint does not tell, an estimate."""
+    characters = len(body["messages"][0]["content"])
+    tokens = {"prompt_tokens": characters / CHARACTERS_PER_TOKEN, "completion_tokens": endpoint.answer_tokens}
+    tokens |= {name: told for name in tokens if isinstance(told := usage.get(name), int | float)}
+    return (
+        tokens["prompt_tokens"] * endpoint.price_in + tokens["completion_tokens"] * endpoint.price_out
+    ) / 1e6
+
+
+def read_cache(cache: Path) -> dict[str, Reply]:
+    """Digest → reply. Raises RecordError naming a line that is none."""
+    lines = enumerate(_whole_lines(cache).splitlines(), 1)
+    return dict(parse_line(line, _kept, f"{cache}, line {number}") for number, line in lines)
+
+
+def _kept(record: Any) -> tuple[str, Reply]:
+    try:
+        return str(record["key"]), Reply(str(record["reply"]), record.get("finish"))
+    except (LookupError, TypeError, AttributeError):
+        raise RecordError("no reply of a judge; delete the line to ask again") from None
 
 
 def _whole_lines(cache: Path) -> bytes:
@@ -173,21 +230,22 @@ def _whole_lines(cache: Path) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _ask_all(endpoint: Endpoint, cache: Path, missing: dict[str, dict]) -> dict[str, str]:
+def _ask_all(endpoint: Endpoint, cache: Path, missing: dict[str, dict]) -> dict[str, Reply]:
     """The replies to all bodies; each stands in the cache before the next of its thread is asked for."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_bytes(_whole_lines(cache))
     lock, stop = threading.Lock(), threading.Event()
-    replies: dict[str, str] = {}
+    replies: dict[str, Reply] = {}
     spent = 0.0
     with cache.open("a", encoding="utf-8") as file, ThreadPoolExecutor(endpoint.at_once) as threads:
 
-        def keep(key: str, reply: str, usage: dict) -> None:
+        def keep(key: str, reply: Reply, cost: float) -> None:
             nonlocal spent
             replies[key] = reply
-            file.write(json.dumps({"key": key, "reply": reply}) + "\n")
-            file.flush()
-            spent += _dollars(endpoint, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+            if reply.text is not None:
+                file.write(json.dumps({"key": key, "reply": reply.text, "finish": reply.finish}) + "\n")
+                file.flush()
+            spent += cost
             if spent > endpoint.max_cost:
                 raise EndpointError(
                     f"{endpoint.model}: ${spent:.2f} are spent, more than the ${endpoint.max_cost:.2f} "
@@ -196,10 +254,10 @@ def _ask_all(endpoint: Endpoint, cache: Path, missing: dict[str, dict]) -> dict[
 
         def one(key: str, body: dict) -> None:
             try:
-                if not stop.is_set():
-                    reply, usage = _patiently(endpoint, body, stop)
+                if answer := _patiently(endpoint, body, stop):
+                    reply, usage = answer
                     with lock:
-                        keep(key, reply, usage)
+                        keep(key, reply, _cost(endpoint, body, usage))
             except EndpointError:
                 stop.set()
                 raise
@@ -214,16 +272,26 @@ def _ask_all(endpoint: Endpoint, cache: Path, missing: dict[str, dict]) -> dict[
     return replies
 
 
-def _patiently(endpoint: Endpoint, body: dict, stop: threading.Event) -> tuple[str, dict]:
-    """The reply to one body and what it used, after as many attempts as it may take."""
+def _patiently(endpoint: Endpoint, body: dict, stop: threading.Event) -> tuple[Reply, dict] | None:
+    """The reply to one body and what it used, after as many attempts as it may take; None once stopped."""
     for attempt in itertools.count(1):
+        if stop.is_set():
+            return None
         try:
             return _post(endpoint, body)
         except PassingError as error:
-            if attempt == endpoint.attempts or stop.is_set():
+            if attempt == endpoint.attempts:
                 raise EndpointError(f"{endpoint.url}: {error}; {attempt} attempts") from None
             backoff = min(LONGEST_WAIT, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-            stop.wait(backoff if error.wait is None else error.wait)
+            seconds = backoff if error.wait is None else error.wait
+            if seconds > endpoint.max_wait:
+                raise EndpointError(
+                    f"{endpoint.url}: {error}; it asks to wait {seconds:,.0f} s, longer than "
+                    f"--max_wait={endpoint.max_wait:g}; replies are kept, and the same command goes on"
+                ) from None
+            told = f"attempt {attempt + 1} of {endpoint.attempts} in {seconds:,.1f} s"
+            print(f"{endpoint.model}: {error}; {told}", flush=True)
+            stop.wait(seconds)
     raise AssertionError  # the count has no end
 
 
@@ -234,30 +302,44 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _post(endpoint: Endpoint, body: dict) -> tuple[str, dict]:
+def _post(endpoint: Endpoint, body: dict) -> tuple[Reply, dict]:
     """One attempt. Raises PassingError, or EndpointError where another one would not help."""
-    key = os.environ.get(endpoint.key_variable, "")
+    key = os.environ.get(endpoint.key_variable, "").strip()
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     url = endpoint.url.rstrip("/") + "/chat/completions"
     try:
         asked = urllib.request.Request(url, json.dumps(body).encode(), headers)
         with urllib.request.build_opener(_NoRedirects).open(asked, timeout=endpoint.timeout) as response:
-            answer = json.loads(response.read())
-        reply = answer["choices"][0]["message"]["content"]
-        if not isinstance(reply, str):
-            raise TypeError
-        return reply, answer.get("usage") or {}
+            return _reply(json.loads(response.read()))
     except urllib.error.HTTPError as error:
         reason = f"status {error.code}"
         if error.code in PASSING:
             raise PassingError(reason, _retry_after(error.headers.get("Retry-After"))) from None
-        said = error.read(300).decode(errors="replace")
+        said = " ".join(error.read(300).decode(errors="replace").split())
+        others = [name for name in TOKENS_PARAMETERS if name in said and name != endpoint.tokens_parameter]
+        advice = f"; try --tokens_parameter={others[0]}" if others else ""
         said = said.replace(key, "…") if key else said
-        raise EndpointError(f"{endpoint.url}: {reason}: {' '.join(said.split())}") from None
+        raise EndpointError(f"{endpoint.url}: {reason}: {said}{advice}") from None
     except (OSError, http.client.HTTPException) as error:
         raise PassingError(str(getattr(error, "reason", error)) or type(error).__name__) from None
-    except (ValueError, LookupError, TypeError):
+    except ValueError:
         raise PassingError("an answer that is not a chat completion") from None
+
+
+def _reply(answer: Any) -> tuple[Reply, dict]:
+    """What a chat completion says and used, whatever it leaves out. Raises ValueError where it is none."""
+    if not isinstance(answer, dict) or (answer.get("error") and not answer.get("choices")):
+        raise ValueError
+    choices = answer.get("choices")
+    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+    message, finish = choice.get("message"), choice.get("finish_reason")
+    content = message.get("content") if isinstance(message, dict) else None
+    text = content if isinstance(content, str) else "" if isinstance(message, dict) else None
+    return Reply(text, finish if isinstance(finish, str) else None), _object(answer.get("usage"))
+
+
+def _object(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -270,7 +352,3 @@ def _retry_after(value: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _dollars(endpoint: Endpoint, tokens_in: float, tokens_out: float) -> float:
-    return (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6

@@ -3,7 +3,7 @@
 A `PairJudge` is a function of N texts and two summaries of each, and says how likely the first is the
 better one [N]: 1 or 0, ½ where it cannot tell, anything between where several were asked, NaN where nobody
 was. Whatever scores summaries one by one is one by `by_score`: a task's gold `Judge`, a reward model, ROUGE.
-`people` are those who answered on the labelling site; `endpoint.judge` asks a language model.
+`people` are those who answered on the labelling site; `endpoint.EndpointJudge` asks a language model.
 """
 
 from collections import defaultdict

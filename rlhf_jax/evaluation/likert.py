@@ -34,18 +34,28 @@ class Rated(NamedTuple):
 
 
 def figures(rated: Sequence[Rated]) -> dict[str, dict[str, Estimate]]:
-    """Policy → axis → mean rating; `perfect`: share of 7 overall; `overall_at_equal_length`."""
+    """Policy → axis → mean rating; `perfect`: share of 7 overall; `overall_at_equal_length`.
+
+    The axes are the paper's, and all others that somebody rated by a number.
+    """
     found: dict[str, dict[str, Estimate]] = {}
+    others = (name for one in rated for name, value in one.axes.items() if np.isfinite(_number(value)))
+    axes = list(dict.fromkeys((*AXES, *others)))
     for policy in dict.fromkeys(one.policy for one in rated):
         own = [one for one in rated if one.policy == policy]
         posts = [one.post for one in own]
-        ratings = {axis: np.array([one.axes.get(axis) for one in own], float) for axis in AXES}
-        found[policy] = {axis: mean(ratings[axis], posts) for axis in AXES}
+        ratings = {axis: np.array([_number(one.axes.get(axis)) for one in own]) for axis in axes}
+        found[policy] = {axis: mean(ratings[axis], posts) for axis in axes}
         perfect = np.where(np.isnan(ratings["overall"]), np.nan, ratings["overall"] == 7)
         found[policy]["perfect"] = mean(perfect, posts)
     for policy, estimate in overall_at_equal_length(rated).items():
         found[policy]["overall_at_equal_length"] = estimate
     return found
+
+
+def _number(value: object) -> float:
+    """NaN of what is no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
 def overall_at_equal_length(rated: Sequence[Rated]) -> dict[str, Estimate]:

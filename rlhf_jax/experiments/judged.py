@@ -8,6 +8,10 @@
 --url, --model     an OpenAI-compatible endpoint, see rlhf_jax/evaluation/endpoint.py; its key is read from
                    the environment (--key_variable=OPENAI_API_KEY)
 --prompt=FILE      what it is asked, with {text}, {first} and {second}; without it, the built-in question
+--answer_tokens=N  (128) tokens of an answer at most; a model that thinks first needs thousands
+--tokens_parameter=NAME   how the endpoint calls that limit: max_tokens, or max_completion_tokens
+--temperature=NUMBER      (0) some models take 1 alone
+--max_wait=SECONDS        (600) an endpoint that asks to wait longer ends the command, which can go on later
 --price_in, --price_out, --max_cost   dollars for a million tokens, and dollars at most (5)
 --at_once=N        requests under way at once (8)
 --policies=LIST    those to judge; without it, all
@@ -15,9 +19,13 @@
 
 The figures are `<workdir>/judged_<people or model>.json`: how often each policy is preferred over the
 reference, plainly and at equal length, and how far other numbers agree with the judge on the same pairs.
+Replies of an endpoint without a verdict are counted by their reason, `without_verdict`; their pairs are in no
+figure.
 """
 
+import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,10 +38,12 @@ from rlhf_jax.data.records import Record, RecordError, read_comparisons, read_js
 from rlhf_jax.data.task import Task
 from rlhf_jax.evaluation import endpoint, judges
 from rlhf_jax.evaluation.choices import agreement, countable
-from rlhf_jax.evaluation.endpoint import Endpoint
+from rlhf_jax.evaluation.endpoint import Endpoint, EndpointJudge
 from rlhf_jax.evaluation.intervals import mean
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
 from rlhf_jax.experiments.command import Opened, command, write_figures
+from rlhf_jax.feedback.viewer import parse_sample
+from rlhf_jax.files import read_object
 
 KEPT = "judged_cache.jsonl"  # of the endpoint's replies, in the run's folder
 
@@ -43,17 +53,26 @@ def main(argv: list[str]) -> int:
     for name in ("people", "url", "model", "prompt"):
         flags.DEFINE_string(name, "", "see above", flag_values=options)
     flags.DEFINE_string("key_variable", Endpoint.key_variable, "of the environment", flag_values=options)
-    for name in ("price_in", "price_out", "max_cost"):
-        flags.DEFINE_float(name, getattr(Endpoint, name), "dollars", 0, flag_values=options)
-    flags.DEFINE_integer("at_once", Endpoint.at_once, "requests under way", 1, flag_values=options)
+    for name in ("price_in", "price_out", "max_cost", "temperature", "max_wait"):
+        flags.DEFINE_float(name, getattr(Endpoint, name), "see above", 0, flag_values=options)
+    for name in ("at_once", "answer_tokens"):
+        flags.DEFINE_integer(name, getattr(Endpoint, name), "see above", 1, flag_values=options)
+    default, known = Endpoint.tokens_parameter, endpoint.TOKENS_PARAMETERS
+    flags.DEFINE_enum("tokens_parameter", default, known, "see above", flag_values=options)
     flags.DEFINE_list("policies", [], "to judge", flag_values=options)
     flags.DEFINE_integer("posts", 100, "to judge", 1, flag_values=options)
 
     def measure_and_write(run: Opened) -> None:
         name, judge = judge_of(options, run)
-        samples = list(read_jsonl(run.workdir / "samples" / "test.jsonl", dict))[: options.posts]
+        samples = read_samples(run.workdir / "samples" / "test.jsonl")[: options.posts]
         file = run.workdir / f"judged_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.json"
-        write_figures(file, {"judge": name} | measure(run.task, judge, samples, options.policies))
+        other = read_object(file, RecordError, missing={}).get("judge", name)
+        if other != name:
+            raise ConfigError(f"{file} has the figures of the judge {other}; move it away")
+        figures = {"judge": name} | measure(run.task, judge, samples, options.policies)
+        if isinstance(judge, EndpointJudge):
+            figures["without_verdict"] = dict(Counter(judge.unread.values()))
+        write_figures(file, figures)
 
     return command(argv, options, measure_and_write)
 
@@ -63,10 +82,26 @@ def judge_of(options: flags.FlagValues, run: Opened) -> tuple[str, judges.PairJu
         raise ConfigError("name one judge: --people=FILE, or --url and --model")
     if options.people:
         return "people", judges.people(read_comparisons(options.people))
-    prompt = Path(options.prompt).read_text(encoding="utf-8") if options.prompt else endpoint.PROMPT
-    names = ("url", "model", "key_variable", "at_once", "price_in", "price_out", "max_cost")
-    asked = Endpoint(prompt=prompt, **{name: getattr(options, name) for name in names})
-    return options.model, endpoint.judge(asked, run.workdir / KEPT, run.task)
+    try:
+        prompt = Path(options.prompt).read_text(encoding="utf-8") if options.prompt else endpoint.PROMPT
+    except UnicodeDecodeError:
+        raise ConfigError(f"--prompt: {options.prompt} is not UTF-8 text") from None
+    names = {field.name for field in dataclasses.fields(Endpoint)} & set(options)
+    asked = Endpoint(**{name: getattr(options, name) for name in names} | {"prompt": prompt})
+    return options.model, EndpointJudge(asked, run.workdir / KEPT, run.task)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Posts with summaries, as the evaluation writes them. Raises RecordError naming line and field."""
+
+    def sample(record: Any) -> dict[str, Any]:
+        parse_sample(record)
+        return record
+
+    samples = list(read_jsonl(path, sample))
+    if not samples:
+        raise RecordError(f"{path}: no samples there")
+    return samples
 
 
 def measure(
@@ -75,15 +110,16 @@ def measure(
     """Preference over the reference, by policy; agreement of other numbers with it, over all policies."""
     posts = [record_of(sample["post"]) for sample in samples]
     references = [post.reference for post in posts]
-    names = list(policies) or [name for name in samples[0]["summaries"] if name != "reference"]
-    unknown = [name for name in names if name not in samples[0]["summaries"]]
+    names = list(dict.fromkeys(policies or samples[0]["summaries"]))
+    names = [name for name in names if policies or name != "reference"]
+    unknown = [name for name in names if any(name not in sample["summaries"] for sample in samples)]
     if unknown:
         raise ConfigError(f"--policies: no summaries of {', '.join(unknown)} in the run")
     texts = {name: [sample["summaries"][name]["text"] for sample in samples] for name in names}
     won = {name: judge(posts, texts[name], references) for name in names}
     judged = {name: np.isfinite(won[name]) for name in names}
     if not any(known.any() for known in judged.values()):
-        raise RecordError("the judge has compared none of these summaries with the references")
+        raise RecordError("no verdict: the judge has compared none of these summaries with the references")
     ratios = {name: log_ratios(texts[name], references) for name in names}
     compared = [name for name in names if judged[name].any()]
     at_equal_length = preference_at_equal_length({name: won[name] for name in compared}, ratios)
@@ -117,7 +153,10 @@ def margins_of(
     ours, theirs = (countable(task, posts, each, references) for each in (texts, references))
     margins = {metric: ours[metric] - theirs[metric] for metric in ("words", "copying")}
     for metric, field in {"reward_model": "score", "gold_judge": "gold"}.items():
-        both = [[sample["summaries"][name][field] for name in (policy, "reference")] for sample in samples]
+        both = [
+            [sample["summaries"].get(name, {}).get(field) for name in (policy, "reference")]
+            for sample in samples
+        ]
         scores = np.array(both, float)
         if np.isfinite(scores).all():
             margins[metric] = scores[:, 0] - scores[:, 1]

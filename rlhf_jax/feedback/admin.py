@@ -10,15 +10,16 @@ from sqlalchemy import func
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from rlhf_jax.feedback import people, tasks, work
+from rlhf_jax.feedback import people, work
 from rlhf_jax.feedback.answers import collected, export
 from rlhf_jax.feedback.pages import STAFF, Visit, route
 from rlhf_jax.feedback.people import ROLES, Person
 from rlhf_jax.feedback.store import answers, assignments
 from rlhf_jax.feedback.store import tasks as task_table
+from rlhf_jax.feedback.text import clean, seen
 
 ADMINISTRATORS = ("administrator",)
-LONGEST_NAME = 80
+LONGEST_NAME = 80  # characters
 MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 RESAMPLES = 200  # of the agreement's intervals, which somebody waits for
 
@@ -44,15 +45,21 @@ def show_people(visit: Visit) -> Response:
 
 
 def add_person(visit: Visit) -> Response:
-    name, role = " ".join(tasks.clean(visit.text("name")).split()), visit.text("role")
-    if not name or len(name) > LONGEST_NAME or role not in ROLES:
-        raise HTTPException(400, f"Give a name of at most {LONGEST_NAME} characters, and a role.")
+    name, role = " ".join(clean(visit.text("name")).split()), visit.text("role")
+    if not name or role not in ROLES:
+        raise HTTPException(400, "Give a name and a role.")
+    if len(name) > LONGEST_NAME:
+        raise HTTPException(400, f"A name has at most {LONGEST_NAME} characters; these are {len(name)}.")
     training = role == "labeler" and visit.site.study.onboarding
     with visit.site.store.write() as db:
-        if name in {person.name for person in people.everybody(db)}:
+        if _shown(name) in {_shown(person.name) for person in people.everybody(db)}:
             raise HTTPException(400, f"There is a {name} already; add something to the name.")
         person, token = people.add(db, name, role, "training" if training else "passed")
     return _show_link(visit, person, token)
+
+
+def _shown(name: str) -> str:
+    return seen(name)[0].strip()
 
 
 def new_link(visit: Visit) -> Response:
@@ -68,11 +75,14 @@ def _show_link(visit: Visit, person: Person, token: str) -> Response:
 
 
 def set_paused(visit: Visit) -> Response:
+    paused = visit.text("paused")
+    if paused not in ("yes", "no"):
+        raise HTTPException(400, "Pause or resume?")
     with visit.site.store.write() as db:
         person = _person(db, visit)
         if person.id == visit.person.id:
             raise HTTPException(400, "You cannot pause yourself.")
-        people.change(db, person.id, paused=visit.text("paused") == "yes")
+        people.change(db, person.id, paused=paused == "yes")
     return visit.go("/admin")
 
 

@@ -262,6 +262,8 @@ def main(argv: list[str]) -> int:
         if not comparisons:
             raise RecordError(f"{', '.join(files)}: no comparisons there")
         figures = summary(answers_of(comparisons, options.researchers), options.threshold)
+        strangers = set(options.researchers) - {comparison.worker for comparison in comparisons}
+        figures["warnings"] += [f"--researchers: no answer is of {name}" for name in sorted(strangers)]
         if options.json:
             write_json(options.json, figures)
         print(table(figures))

@@ -21,6 +21,7 @@ A record's split is its task's own, or drawn by a hash of its post's id, so that
 two: 90% train, 5% valid1, 5% valid2. Workers stand under a random id, not their name.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,10 +35,10 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, write_jsonl
 from rlhf_jax.feedback import tasks as kinds
 from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
+from rlhf_jax.feedback.text import clean
 from rlhf_jax.files import whole_folder
 
 SHARES = {"train": 0.90, "valid1": 0.05, "valid2": 0.05}
-SPLITS = (*SHARES, "test")  # that a record may name; some of OpenAI's axis ratings are of test
 ANSWERED: dict[str, dict[str, type]] = {  # what the answer to a task of a kind must have
     "comparison": {"confidence": int, "notes": list},
     "likert": {"axes": dict, "note": str},
@@ -65,7 +66,8 @@ class Given(NamedTuple):
 def main(argv: list[str]) -> int:
     def run() -> None:
         options = _parse(argv)
-        counts = export(Store(options.store, must_exist=True), Path(options.out), options.batch)
+        with contextlib.closing(Store(options.store, must_exist=True)) as store:
+            counts = export(store, Path(options.out), options.batch)
         print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
     return command(argv, run)
@@ -101,7 +103,7 @@ def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
         return [g for g in given if g.kind == kind and g.part != "onboarding"]
 
     decided = [g for g in real("comparison") if g.answer["confidence"] != 5]
-    improved = [g for g in real("edit") if g.answer["summary"] != g.record["summary"]["text"].strip()]
+    improved = [g for g in real("edit") if g.answer["summary"] != clean(g.record["summary"]["text"])]
     files: dict[str, list] = {
         "comparisons.jsonl": [comparison(g, batch) for g in decided],
         "edits.jsonl": [edit(g, batch) for g in improved],
@@ -150,7 +152,7 @@ def _check(path: Path, given: Given) -> None:
 
 def split_of(record: dict) -> str:
     """The record's own split, or one drawn for its post by a hash."""
-    if record.get("split") in SPLITS:
+    if record.get("split") in kinds.SPLITS:
         return record["split"]
     key = hashlib.sha256(b"split\n" + kinds.info_of(record).id.encode()).digest()
     place = int.from_bytes(key[:8], "big") / 2**64

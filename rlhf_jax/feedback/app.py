@@ -1,5 +1,7 @@
 """The labelling site: the pages of those who label, and the application that holds all pages."""
 
+from urllib.parse import urlsplit
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -10,8 +12,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from rlhf_jax.feedback import admin, discussion, guard, people, tasks, work
-from rlhf_jax.feedback.pages import COOKIE, STAFF, Site, Visit, on_error, render, route, static
+from rlhf_jax.feedback.pages import COOKIE, STAFF, Site, Visit, on_error, render, route, session_of, static
 from rlhf_jax.feedback.people import Person
+from rlhf_jax.feedback.text import clean
 from rlhf_jax.feedback.work import Work
 
 
@@ -46,21 +49,31 @@ def make_app(site: Site, hosts: list[str]) -> ASGIApp:
 
 
 def show_invitation(request: Request) -> Response:
-    """Asks before it signs in, so that programs which preview links do not use them up."""
-    return render("join.jinja", person=_invited(request), study=request.app.state.site.study)
+    """Asks before it signs in, so that programs which preview links do not use them up.
+
+    Who signed in by this link, and follows it again in the mail that has it, is led to the start.
+    """
+    site, session = request.app.state.site, session_of(request)
+    with site.store.read() as db:
+        came = people.came_by(db, request.path_params["token"])
+    if session and session.person == came:
+        return RedirectResponse("/", 303)
+    return render("join.jinja", person=_invited(request), study=site.study)
 
 
 def join(request: Request) -> Response:
-    guard.check_origin(request)
+    site: Site = request.app.state.site
+    guard.check_origin(request, site.url)
     _invited(request)
-    with request.app.state.site.store.write() as db:
+    with site.store.write() as db:
         cookie = people.join(db, request.path_params["token"])
     if cookie is None:  # used by somebody else a moment ago
         raise HTTPException(404, "This link does not work any more; ask for a new one.")
     response = RedirectResponse("/", 303)
-    secure = request.url.scheme == "https"
+    secure = "https" in (request.url.scheme, urlsplit(site.url).scheme)  # not every proxy tells the first
     age = people.SESSION_SECONDS
-    response.set_cookie(COOKIE, cookie, age, httponly=True, samesite="strict", secure=secure)
+    # Lax and not strict: who follows a link of a mail is signed in. Forms of other sites come without it.
+    response.set_cookie(COOKIE, cookie, age, httponly=True, samesite="lax", secure=secure)
     return response
 
 
@@ -160,7 +173,7 @@ def _typed(visit: Visit, own: Work) -> dict[str, str]:
     """The step's fields, each as sent or else as kept."""
     steps, place = _place(visit, own)
     names = tasks.field_names(steps[place], visit.site.study.axes)
-    sent = {name: tasks.clean(visit.fields[name]) for name in names if name in visit.fields}
+    sent = {name: clean(visit.fields[name]) for name in names if name in visit.fields}
     return {name: own.fields[name] for name in names if name in own.fields} | sent
 
 
@@ -243,7 +256,9 @@ def reply(visit: Visit) -> Response:
 
 
 def _message(visit: Visit) -> str:
-    text = tasks.clean(visit.text("text"))
+    text = clean(visit.text("text"))
     if not text or len(text) > tasks.LONGEST:
-        raise HTTPException(400, f"Write something, of at most {tasks.LONGEST:,} characters.")
+        raise HTTPException(
+            400, f"Write something, of at most {tasks.LONGEST:,} characters; these are {len(text):,}."
+        )
     return text

@@ -7,14 +7,17 @@ request comes from, and a session's forms carry its CSRF token.
 import hmac
 from collections import OrderedDict
 from time import monotonic
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LARGEST = 64 * 1024  # bytes of a request's body
+from rlhf_jax.feedback.tasks import LONGEST
+
+# Bytes of a request's body: the longest form has four texts, an emoji is 12 bytes in it, and some are tokens.
+LARGEST = 4 * LONGEST * 12 + 16 * 1024
 FORM = "application/x-www-form-urlencoded"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -91,12 +94,17 @@ async def read_form(request: Request) -> dict[str, str]:
     return dict(pairs)
 
 
-def check_origin(request: Request) -> None:
-    """Refuses a form that another site's page has sent. Programs, which send neither header, may post."""
+def check_origin(request: Request, url: str) -> None:
+    """Refuses a form that another site's page has sent. Programs, which send neither header, may post.
+
+    Ours are the pages at `url`, the site's address, whatever Host a proxy names, and those at the Host that
+    is asked, as on the machine that the site runs on.
+    """
     site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin")
-    if site not in ("same-origin", "none") or (origin and urlsplit(origin).netloc != request.url.netloc):
-        raise HTTPException(403, "The form was not sent from this site.")
+    origin = request.headers.get("origin", url)
+    here = origin.partition("://")[2] == request.url.netloc
+    if site not in ("same-origin", "none") or not (origin == url or here):
+        raise HTTPException(403, f"The form was not sent from this site, whose address is {url}.")
 
 
 def check_csrf(fields: dict[str, str], token: str) -> None:

@@ -85,8 +85,7 @@ def route(path: str, handler: Callable[[Visit], Response], method="GET", roles=R
 
     async def endpoint(request: Request) -> Response:
         site: Site = request.app.state.site
-        cookie = request.cookies.get(COOKIE, "")
-        session = await run_in_threadpool(_session, site, cookie)
+        session = await run_in_threadpool(session_of, request)
         if session is None:
             raise HTTPException(403, "Open the link of your invitation to sign in.")
         person = session.person
@@ -99,7 +98,7 @@ def route(path: str, handler: Callable[[Visit], Response], method="GET", roles=R
         fields: dict[str, str] = {}
         if method == "POST":
             site.posts.take(person.id)
-            guard.check_origin(request)
+            guard.check_origin(request, site.url)
             fields = await guard.read_form(request)
             guard.check_csrf(fields, session.csrf)
         return await run_in_threadpool(handler, Visit(site, request, person, session.csrf, fields))
@@ -107,9 +106,10 @@ def route(path: str, handler: Callable[[Visit], Response], method="GET", roles=R
     return Route(path, endpoint, methods=[method])
 
 
-def _session(site: Site, cookie: str) -> Session | None:
-    with site.store.read() as db:
-        return people.session(db, cookie)
+def session_of(request: Request) -> Session | None:
+    """That of who is signed in."""
+    with request.app.state.site.store.read() as db:
+        return people.session(db, request.cookies.get(COOKIE, ""))
 
 
 def render(template: str, status: int = 200, **values) -> HTMLResponse:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from rlhf_jax.feedback.store import people, sessions
 
 ROLES = ("labeler", "researcher", "administrator")
+USED = "used "  # before the digest of a link, once it is
 SESSION_SECONDS = 30 * 86_400
 
 
@@ -70,13 +71,18 @@ def invited(db: sa.Connection, token: str) -> Person | None:
     return _person(db, people.c.invitation == digest(token))
 
 
+def came_by(db: sa.Connection, token: str) -> Person | None:
+    """Who used a link up, if it is the last that was made for them."""
+    return _person(db, people.c.invitation == USED + digest(token))
+
+
 def join(db: sa.Connection, token: str) -> str | None:
     """Uses a link up: the value of the new session's cookie, or None for a link that does not work."""
     person = invited(db, token)
     if person is None or person.paused:
         return None
     cookie = secrets.token_urlsafe(32)
-    change(db, person.id, invitation=None)
+    change(db, person.id, invitation=USED + digest(token))
     row = {"cookie": digest(cookie), "person": person.id, "csrf": secrets.token_urlsafe(32)}
     db.execute(sessions.insert().values(row | {"created": time.time()}))
     db.execute(sessions.delete().where(sessions.c.created < time.time() - SESSION_SECONDS))

@@ -32,9 +32,10 @@ from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
 from rlhf_jax.feedback.store import Store
 from rlhf_jax.feedback.study import Study, StudyError, read_study
-from rlhf_jax.feedback.tasks import read_onboarding, read_tasks
+from rlhf_jax.feedback.tasks import Task, read_onboarding, read_tasks
 
 LOCAL = ("127.0.0.1", "localhost")
+PORTS = {"http": 80, "https": 443}  # which browsers leave out of an address
 
 
 def main(argv: list[str]) -> int:
@@ -43,13 +44,14 @@ def main(argv: list[str]) -> int:
 
 def serve(options: flags.FlagValues) -> None:
     """Runs the site that the options describe, until Ctrl-C."""
-    url = options.url.rstrip("/") or f"http://{options.host}:{options.port}"
-    hosts = _hosts(options.host, options.url)
+    url, hosts = _address(options.host, options.port, options.url)
     study = read_study(Path(options.study)) if options.study else Study()
+    found = read_tasks(options.tasks, study)
+    onboarding = read_onboarding(study.onboarding.records) if study.onboarding else []
     samples = viewer_files(Path(options.samples)) if options.samples else {}
-    site = Site(Store(options.store), study, url, samples)
     listening = _listen(options.host, options.port)
-    _prepare(site, options.tasks, options.new_link)
+    site = Site(Store(options.store), study, url, samples)
+    _prepare(site, found, onboarding, options.new_link)
     print(f"The site is at {url}; Ctrl-C ends it.", flush=True)
     app = make_app(site, hosts)
     # No access log: it would hold the tokens of links. Errors go to stderr, as Python's logging does unasked.
@@ -72,19 +74,23 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     return parse_flags(argv, options)
 
 
-def _hosts(host: str, url: str) -> list[str]:
-    """The names that the site answers to, so that no page can be made to link elsewhere."""
-    if not url:
-        if host not in LOCAL:
-            raise StudyError(f"--host={host} needs --url=…, the address that people open")
-        return list(LOCAL)
+def _address(host: str, port: int, url: str) -> tuple[str, list[str]]:
+    """The site's address, as browsers write it, and the names of hosts that it answers to."""
+    if not url and host not in LOCAL:
+        raise StudyError(f"--host={host} needs --url=…, the address that people open")
+    url = url or f"http://{host}:{port}"
     try:
         parts = urlsplit(url)
+        name = (parts.hostname or "").encode("idna").decode()
+        number = parts.port
     except ValueError as error:
         raise StudyError(f"--url: {url} is no address ({error})") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+    more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
+    if parts.scheme not in PORTS or not name or more:
         raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
-    return [parts.hostname, *LOCAL]
+    name = f"[{name}]" if ":" in name else name
+    suffix = "" if number in (None, PORTS[parts.scheme]) else f":{number}"
+    return f"{parts.scheme}://{name}{suffix}", [name, *LOCAL]
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -100,13 +106,11 @@ def viewer_files(path: Path) -> dict[str, str]:
     return viewer.files(*viewer.contents(viewer.read_samples(path), viewer.title_of(path), by_people=False))
 
 
-def _prepare(site: Site, tasks: str, new_link: bool) -> None:
-    """Reads the tasks, adds the new ones, and prints the administrator's link where there is a new one."""
-    found = read_tasks(tasks, site.study)
-    pass_mark = site.study.onboarding
-    onboarding = read_onboarding(pass_mark.records) if pass_mark else []
+def _prepare(site: Site, found: list[Task], onboarding: list[Task], new_link: bool) -> None:
+    """Adds the new tasks, and prints the administrator's link where there is a new one."""
     with site.store.write() as db:
         added = work.add_tasks(db, found, onboarding, site.study)
+        batches = work.batches(db, site.study)
         administrators = [p for p in people.everybody(db) if p.role == "administrator"]
         token = None
         if not administrators:
@@ -114,5 +118,8 @@ def _prepare(site: Site, tasks: str, new_link: bool) -> None:
         elif new_link:
             token = people.invite(db, administrators[0].id)
     print(f"{added} new tasks, {len(found) + len(onboarding) - added} known ones.")
+    for name, labeler in site.study.labelers.items():
+        for batch in sorted(set(labeler.batches) - batches):
+            print(f"Field labelers.{name}.batches of the study: no task is of batch {batch}.")
     if token:
         print(f"The administrator's link, which works once: {site.url}/join/{token}")

@@ -4,20 +4,24 @@ Whoever writes takes the one lock, so each transaction sees the last one's resul
 at any moment loses nothing that it has acknowledged.
 """
 
+import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, Table, Text
 
 VERSION = 1  # of the tables, kept in the file
+LONGEST_NAME = 247  # bytes: of the 255 of a file system, SQLite's own files add 8 for "-journal"
 
 metadata = sa.MetaData()
 
 # role: labeler, researcher or administrator. standing: training, failed or passed (the onboarding).
-# `worker` stands for the person in exports; `invitation` is the SHA-256 of an unused link's token.
+# `worker` stands for the person in exports; `invitation` is the SHA-256 of the token of the newest link,
+# behind "used " once it is.
 people = Table(
     "people",
     metadata,
@@ -104,13 +108,20 @@ class Store:
     """An open store; `read()` and `write()` each give a connection for one transaction."""
 
     def __init__(self, path: str | Path, must_exist: bool = False):
-        path = self.path = Path(path)
+        named, path = str(path), Path(path)
+        self.path = path
         if must_exist and not path.is_file():
             raise StoreError(f"{path}: there is no such store")
+        if path.is_dir() or named.endswith("/"):
+            raise StoreError(f"{path}: a store is a file, and this names a folder")
+        if (size := len(os.fsencode(path.name))) > LONGEST_NAME:
+            raise StoreError(f"{path}: a store's name has at most {LONGEST_NAME} bytes, and this one {size}")
         if not path.parent.is_dir():
             raise StoreError(f"{path.parent}: there is no such folder for the store")
         self._lock = threading.Lock()
-        self._engine = sa.create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=32)
+        # The URL made of its parts takes a path as it is, and a whole one is never ":memory:".
+        url = sa.URL.create("sqlite", database=os.path.realpath(path))
+        self._engine = sa.create_engine(url, pool_size=8, max_overflow=32)
         sa.event.listen(self._engine, "connect", _on_connect)
         sa.event.listen(self._engine, "begin", _on_begin)
         try:
@@ -121,6 +132,12 @@ class Store:
                     db.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
                 elif version != VERSION:
                     raise StoreError(f"{path}: not a store of this version of the site")
+            # Kept in the file, so not before it is known to be ours.
+            with closing(self._engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
+            reason = getattr(error, "orig", error)
+            raise StoreError(f"{path}: cannot be opened for writing ({reason})") from None
         except sa.exc.DatabaseError as error:
             raise StoreError(f"{path}: not a store, or damaged ({error.orig})") from None
 
@@ -140,7 +157,7 @@ class Store:
 def _on_connect(connection, _record) -> None:
     # sqlite3 would begin transactions by itself, too late for a read before a write.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         connection.execute(f"PRAGMA {pragma}")
 
 

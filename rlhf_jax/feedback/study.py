@@ -35,8 +35,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from rlhf_jax.feedback.text import blank
+
 KINDS = ("comparison", "likert", "demonstration", "edit", "explanation")
 STEPS = ("interpret", "choose")
+MOST_AXES = 50
 INSTRUCTIONS = """\
 A good summary tells somebody who has not read the post what the writer would want them to know: \
 what happened, and what is asked. It is true to the post, leaves out what matters least, and reads \
@@ -83,6 +86,8 @@ def _axes(value, where: str) -> "tuple[Axis, ...]":
     if not isinstance(value, list) or not value:
         raise StudyError(f"field {where} should be one or more tables [[{where}]]")
     axes = tuple(_table(Axis, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(axes) > MOST_AXES:
+        raise StudyError(f"field {where} has {len(axes)} axes; a form holds at most {MOST_AXES}")
     if len({axis.name for axis in axes}) < len(axes):
         raise StudyError(f"field {where} names an axis twice")
     return axes
@@ -113,7 +118,7 @@ def _table(cls: type, table, where: str) -> Any:
     return cls(**{name: hints[name].__metadata__[0](value, prefix + name) for name, value in table.items()})
 
 
-_text = _value("a text", lambda value: isinstance(value, str) and value.strip())
+_text = _value("a text", lambda value: isinstance(value, str) and not blank(value))
 _word = _value("one word, such as accuracy", lambda value: isinstance(value, str) and value.isidentifier())
 _share = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 _kinds = _value(
@@ -207,7 +212,7 @@ class Study:
 def read_study(path: Path) -> Study:
     """Raises StudyError naming the file and, for a bad setting, its field."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -28,8 +28,10 @@ from rlhf_jax.data.records import (
     to_json,
 )
 from rlhf_jax.feedback.study import Axis, Study
+from rlhf_jax.feedback.text import blank, find
 
 LONGEST = 5_000  # characters of one field
+SPLITS = ("train", "valid1", "valid2", "test")  # some of OpenAI's axis ratings are of test
 MARKS = {"invented": "summary", "missing": "post", "unclear": "summary"}  # and the text that is quoted
 REQUIRED = {  # fields that must be filled in, besides an explanation's marks and an axis's rating
     "interpret": {
@@ -80,7 +82,7 @@ def parse_task(line) -> tuple[tuple[str, ...], Comparison | AxisRating | Record]
     """The kinds of task that a line asks for, and its record. Raises RecordError naming the field."""
     if not isinstance(line, dict):
         raise RecordError("the line should be a JSON object")
-    if "summaries" in line:
+    if line.get("summaries") is not None:
         return ("comparison",), comparison_of(line, choice=0)
     if isinstance(line.get("summary"), dict):
         return ("likert", "edit", "explanation"), rating_of(line, axes={})
@@ -89,6 +91,9 @@ def parse_task(line) -> tuple[tuple[str, ...], Comparison | AxisRating | Record]
 
 def _tasks(line, study: Study) -> list[Task]:
     kinds, record = parse_task(line)
+    split = line.get("split")
+    if split not in (None, "", *SPLITS):
+        raise RecordError(f"field split should be one of {', '.join(SPLITS)}, not {json.dumps(split)}")
     wanted = [kind for kind in kinds if kind in study.kinds]
     if not wanted:
         raise RecordError(f"a task of kind {' or '.join(kinds)}, which the study does not have (field kinds)")
@@ -108,19 +113,23 @@ def comparison_of(record: Mapping, **values) -> Comparison:
     """A task's record as a comparison, with what the record lacks from `values`."""
     if not isinstance(record, Mapping):
         raise RecordError("the line should be a JSON object")
-    return from_json(Comparison, {"worker": "", "batch": "", "split": "", **record, **values})
+    return from_json(Comparison, _completed(record) | values)
 
 
 def rating_of(record: Mapping, axes: dict, **values) -> AxisRating:
     """A task's record as ratings of its one summary."""
     summary = record["summary"] | {"axes": axes}
-    return from_json(
-        AxisRating, {"worker": "", "batch": "", "split": "", **record, **values, "summary": summary}
-    )
+    return from_json(AxisRating, _completed(record) | values | {"summary": summary})
+
+
+def _completed(record: Mapping) -> dict:
+    """A task's record with what a task need not say: who answers, and where the answer goes."""
+    said = {name: value for name, value in record.items() if value is not None}
+    return {**record, "worker": "", "batch": "", "split": "", **said}
 
 
 def info_of(record: Mapping) -> Record:
-    return record_of(record.get("info", record))
+    return record_of(record if record.get("info") is None else record["info"])
 
 
 def texts(task: Task, flipped: bool) -> Texts:
@@ -148,12 +157,6 @@ def field_names(step: str, axes: Sequence[Axis]) -> tuple[str, ...]:
     return (*REQUIRED[step], *optional)
 
 
-def clean(text: str) -> str:
-    """Text as it is kept: lines end in a line feed, no control characters, no blanks around it."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c for c in lines if c.isprintable() or c in "\n\t" or not c.isascii()).strip()
-
-
 def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Axis]) -> dict[str, str]:
     """What stands in the way of a step's end: field → what to do, for the person to read."""
     found = {
@@ -174,7 +177,7 @@ def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Ax
         shown = texts(task, flipped=False)
         for name, source in MARKS.items():
             place = shown.summaries[0] if source == "summary" else shown.body
-            lost = [line for line in _lines(fields.get(name, "")) if line not in place]
+            lost = [line for line in _lines(fields.get(name, "")) if not find(line, place)]
             if lost:
                 found[name] = f"These words do not stand in the {source} so: {lost[0]}"
     return found
@@ -205,10 +208,12 @@ def _spans(task: Task, fields: Mapping[str, str]) -> list[dict]:
     for mark, source in MARKS.items():
         place = shown.summaries[0] if source == "summary" else shown.body
         for line in _lines(fields.get(mark, "")):
-            start = place.index(line)
-            spans.append({"mark": mark, "in": source, "start": start, "end": start + len(line), "text": line})
+            if span := find(line, place):
+                start, end = span
+                text = place[start:end]
+                spans.append({"mark": mark, "in": source, "start": start, "end": end, "text": text})
     return spans
 
 
 def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return [line.strip() for line in text.split("\n") if not blank(line)]

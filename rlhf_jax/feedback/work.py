@@ -107,10 +107,18 @@ def next_task(db: sa.Connection, person: Person, study: Study) -> str | None:
 def _assigned(person: Person, study: Study) -> list[sa.ColumnElement[bool]]:
     """What holds of the tasks that the study gives a labeler: their kinds, and their batches."""
     own = study.labelers.get(person.name, Labeler())
-    named = sa.func.nullif(tasks.c.record["batch"].as_string(), "")
-    batch = sa.func.coalesce(named, study.batch)  # as in the export
-    conditions = (tasks.c.kind, own.kinds), (batch, own.batches)
+    conditions = (tasks.c.kind, own.kinds), (_batch(study), own.batches)
     return [column.in_(wanted) for column, wanted in conditions if wanted]
+
+
+def batches(db: sa.Connection, study: Study) -> set[str]:
+    """Those that there are tasks of."""
+    return set(db.scalars(sa.select(_batch(study)).distinct()))
+
+
+def _batch(study: Study) -> sa.ColumnElement[str]:
+    """A task's own, or the study's, as in the export."""
+    return sa.func.coalesce(sa.func.nullif(tasks.c.record["batch"].as_string(), ""), study.batch)
 
 
 def _people_at_work():

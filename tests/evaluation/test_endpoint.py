@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import DataConfig
-from rlhf_jax.data.records import Post
+from rlhf_jax.data.records import Post, RecordError
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.evaluation import endpoint
-from rlhf_jax.evaluation.endpoint import Endpoint, EndpointError, judge, verdict
+from rlhf_jax.evaluation.endpoint import Endpoint, EndpointError, EndpointJudge
 
 POSTS = [Post(str(i), "pets", "title", f"post {i}") for i in range(4)]
 TASK = Tldr(DataConfig())
@@ -89,7 +89,7 @@ def environment(monkeypatch):
 
 
 def ask(server, tmp_path, posts=POSTS, first="good", second="bad", **fields):
-    asked = judge(Endpoint(server.url, "m", **fields), tmp_path / "cache.jsonl", TASK)
+    asked = EndpointJudge(Endpoint(server.url, "m", **fields), tmp_path / "cache.jsonl", TASK)
     return asked(posts, [first] * len(posts), [second] * len(posts))
 
 
@@ -122,7 +122,7 @@ def test_what_was_answered_is_never_asked_again(server, tmp_path):
 
 def test_another_model_or_prompt_is_another_question(server, tmp_path):
     ask(server, tmp_path, POSTS[:1])
-    asked = judge(Endpoint(server.url, "other"), tmp_path / "cache.jsonl", TASK)
+    asked = EndpointJudge(Endpoint(server.url, "other"), tmp_path / "cache.jsonl", TASK)
     asked(POSTS[:1], ["good"], ["bad"])
     ask(server, tmp_path, POSTS[:1], prompt=endpoint.PROMPT + " Please.")
     assert len(server.asked) == 6
@@ -136,8 +136,8 @@ def test_another_model_or_prompt_is_another_question(server, tmp_path):
         status(500),
         status(503),
         status(200, "no JSON"),
-        status(200, '{"choices": []}'),
-        status(200, '{"choices": [{"message": {"content": null}}]}'),
+        status(200, "[]"),
+        status(200, '{"error": {"message": "overloaded"}}'),
         lambda handler: handler.connection.close(),
     ],
 )
@@ -203,19 +203,100 @@ def test_the_cost_is_held_while_it_comes(server, tmp_path):
     assert len(endpoint.read_cache(tmp_path / "cache.jsonl")) == 3
 
 
+def answering(content, finish="stop", **more):
+    message = {"message": {"content": content}, "finish_reason": finish}
+    return status(200, json.dumps({"choices": [message], **more}))
+
+
 @pytest.mark.parametrize(
-    "reply, says",
+    "fault, reason",
     [
-        ("A", 1),
-        ("Both are fine.\nB.", 0),
-        ("A is long.\n**B**\n", 0),
-        ("A or B", 0.5),
-        ("neither", 0.5),
-        ("", 0.5),
+        (answering("<think>\nOkay, A is better", "length"), "cut off"),
+        (answering("Summary A", "length"), "cut off"),
+        (answering("<think>hm</think>", "length"), "empty"),
+        (answering(""), "empty"),
+        (answering(None, "length"), "empty"),
+        (answering("I cannot say."), "another wording"),
+        (status(200, '{"choices": []}'), "no answer"),
+        (status(200, '{"choices": null, "usage": null}'), "no answer"),
+        (status(200, "{}"), "no answer"),
+        (status(200, '{"choices": [null]}'), "no answer"),
+        (status(200, '{"choices": [{"finish_reason": "stop"}]}'), "no answer"),
+        (status(200, '{"choices": [{"message": {}}]}'), "empty"),
     ],
 )
-def test_the_last_line_decides(reply, says):
-    assert verdict(reply) == says
+def test_a_reply_without_a_verdict_is_counted_and_its_pair_is_no_tie(server, tmp_path, capsys, fault, reason):
+    """Of two posts' four replies the first has none: the other post counts, and nothing is asked again."""
+    server.faults = [fault]
+    asked = EndpointJudge(Endpoint(server.url, "m", at_once=1), tmp_path / "cache.jsonl", TASK)
+    np.testing.assert_array_equal(asked(POSTS[:2], ["good"] * 2, ["bad"] * 2), [np.nan, 1])
+    assert list(asked.unread.values()) == [reason] and len(server.asked) == 4
+    assert f"m: 1 of 4 replies have no verdict (1 {reason})" in capsys.readouterr().out
+    asked(POSTS[:2], ["good"] * 2, ["bad"] * 2)
+    assert len(server.asked) == (5 if reason == "no answer" else 4)  # no answer is not kept
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answering("It is fine.\nA", "length"),  # all of its tokens, the last of them the letter
+        answering("<think>B?\nB</think>\n\n**A**"),
+        answering("A", None, usage=None),
+        answering("A", usage={"prompt_tokens": None, "completion_tokens": None}),
+        status(200, '{"choices": [{"message": {"content": "A"}}], "usage": []}'),
+    ],
+)
+def test_a_verdict_is_read_whatever_else_is_left_out(server, tmp_path, fault):
+    server.faults = [fault]
+    np.testing.assert_array_equal(ask(server, tmp_path, POSTS[:1], at_once=1), [1])
+
+
+@pytest.mark.parametrize(
+    "usage, dollars",
+    [
+        # 4,000 characters are about 1,000 tokens, and an answer has at most 128: at $1,000 a million.
+        ({}, 1.128),
+        ({"prompt_tokens": None, "completion_tokens": "many"}, 1.128),
+        ({"prompt_tokens": 500}, 0.628),
+        ({"prompt_tokens": 500, "completion_tokens": 8}, 0.508),
+    ],
+)
+def test_what_the_endpoint_does_not_tell_costs_what_was_estimated(usage, dollars):
+    asked = Endpoint("http://x", "m", price_in=1000.0, price_out=1000.0)
+    body = {"messages": [{"role": "user", "content": "x" * 4000}]}
+    assert endpoint._cost(asked, body, usage) == pytest.approx(dollars)
+
+
+def test_a_wait_is_told_and_one_without_end_ends_it(server, tmp_path, capsys):
+    server.faults = [status(429, Retry_After="0"), status(429, Retry_After="86400")]
+    with pytest.raises(
+        EndpointError, match="status 429; it asks to wait 86,400 s, longer than --max_wait=600"
+    ):
+        ask(server, tmp_path, POSTS[:1], at_once=1)
+    assert "m: status 429; attempt 2 of 6 in 0.0 s" in capsys.readouterr().out
+    assert len(server.asked) == 2
+
+
+def test_the_limit_of_tokens_is_sent_by_the_name_asked_for(server, tmp_path):
+    limit = {"answer_tokens": 4000, "tokens_parameter": "max_completion_tokens"}
+    ask(server, tmp_path, POSTS[:1], temperature=1.0, **limit)
+    for _, body in server.asked:
+        assert body["max_completion_tokens"] == 4000 and "max_tokens" not in body and body["temperature"] == 1
+    server.faults = [status(400, "'max_tokens' is not supported. Use 'max_completion_tokens' instead.")]
+    with pytest.raises(EndpointError, match="status 400.*; try --tokens_parameter=max_completion_tokens"):
+        ask(server, tmp_path, POSTS[:1], at_once=1)
+
+
+def test_a_cache_of_before_is_read_and_a_damaged_line_is_named(server, tmp_path):
+    body = endpoint.request(Endpoint("", "m"), TASK.prompt(POSTS[0]).text, "good", "bad")
+    cache = tmp_path / "cache.jsonl"
+    cache.write_text(json.dumps({"key": endpoint.digest(body), "reply": "A"}) + "\n")
+    ask(server, tmp_path, POSTS[:1])
+    assert len(server.asked) == 1
+    for line in ("{", "3", '{"key": "x"}'):
+        cache.write_text(line + "\n")
+        with pytest.raises(RecordError, match="cache.jsonl, line 1"):
+            ask(server, tmp_path, POSTS[:1])
 
 
 def test_a_text_that_names_a_place_stays_as_it_is():
@@ -231,4 +312,4 @@ def test_a_text_that_names_a_place_stays_as_it_is():
 )
 def test_what_cannot_be_asked_is_told_before(tmp_path, fields, message):
     with pytest.raises(EndpointError, match=message):
-        judge(Endpoint(**{"url": "http://x", "model": "m"} | fields), tmp_path / "cache.jsonl", TASK)
+        EndpointJudge(Endpoint(**{"url": "http://x", "model": "m"} | fields), tmp_path / "cache.jsonl", TASK)

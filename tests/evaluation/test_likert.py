@@ -21,6 +21,11 @@ def test_means_and_perfect_ratings():
     assert found["ppo"]["coverage"] == {} and found["sft"]["overall"] == {}
 
 
+def test_a_study_s_own_axes_are_told_too_and_what_is_no_rating_is_none():
+    found = figures([rated("1", "ppo", 3, 7, tone=2, compatible=True), rated("2", "ppo", 3, 4, tone=3)])
+    assert found["ppo"]["tone"]["value"] == 2.5 and "compatible" not in found["ppo"]
+
+
 def test_two_policies_that_differ_by_length_alone():
     # Ratings 2 + log2(words): both have the same at the same length, here the geometric mean, 4.
     short = [rated(str(i), "short", 2, 3) for i in range(10)] + [rated("x", "short", 4, 4)]

@@ -1,4 +1,5 @@
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.evaluation import endpoint
+from rlhf_jax.experiments import judged
 from rlhf_jax.experiments.judged import main, measure
 from rlhf_jax.run import workdir as runs
 
@@ -60,15 +62,23 @@ def test_people_who_saw_some_of_the_pairs(workdir):
 def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
     asked = []
 
-    def judge(settings, cache, task):
-        asked.append((settings, str(cache), task))
-        return longer
+    class Judge:
+        """Of whose replies two have no verdict."""
 
-    monkeypatch.setattr(endpoint, "judge", judge)
+        unread: ClassVar = {"a": "cut off", "b": "cut off"}
+
+        def __init__(self, settings, cache, task):
+            asked.append((settings, str(cache), task))
+
+        def __call__(self, *summaries):
+            return np.array([np.nan, *longer(*summaries)[1:]])
+
+    monkeypatch.setattr(judged, "EndpointJudge", Judge)
     arguments = ["--url=http://x/v1", "--model=org/some model", "--policies=ppo", "--posts=3", "--max_cost=2"]
     assert main(["rlhf-jax judged", f"--workdir={workdir}", *arguments]) == 0
     found = json.loads((workdir / "judged_org_some_model.json").read_text())
-    assert list(found["preference_over_reference"]) == ["ppo"] and found["posts"] == 3
+    assert found["preference_over_reference"] == {"ppo": {"pairs": 2, "value": 1, "low": 1, "high": 1}}
+    assert found["posts"] == 3 and found["without_verdict"] == {"cut off": 2}
     ((settings, cache, task),) = asked
     assert task == Tldr(Config().data, Config().seed)
     assert (settings.url, settings.max_cost, settings.prompt) == ("http://x/v1", 2, endpoint.PROMPT)
@@ -83,9 +93,34 @@ def test_an_endpoint_is_asked_about_the_policies_named(workdir, monkeypatch):
         (["--url=x", "--model=m"], "no address"),
         (["--url=http://x", "--model=m", "--policies=best"], "no summaries of best"),
         (["--people=missing.jsonl"], "missing.jsonl"),
+        (["--url=http://x", "--model=m", "--prompt=PROMPT"], "prompt.txt is not UTF-8 text"),
+        (["--url=http://x", "--model=m", "--tokens_parameter=tokens"], "tokens_parameter"),
+        (["--url=http://x", "--model=org/m"], "judged_org_m.json has the figures of the judge org m"),
     ],
 )
 def test_what_cannot_be_judged_is_told_in_one_line(workdir, capsys, arguments, message):
+    (workdir / "prompt.txt").write_bytes(b"\xff{text}")
+    (workdir / "judged_org_m.json").write_text('{"judge": "org m"}')
+    arguments = [argument.replace("PROMPT", str(workdir / "prompt.txt")) for argument in arguments]
     assert main(["rlhf-jax judged", f"--workdir={workdir}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([], "no samples there"),
+        (["3"], "line 1: field post should be an object"),
+        (
+            [sample(POSTS[0]), sample(POSTS[1]) | {"summaries": {"sft": {"score": 1}}}],
+            "line 2: field summaries",
+        ),
+        ([sample(POSTS[0]), sample(POSTS[1]) | {"summaries": {}}], "no summaries of"),
+    ],
+)
+def test_samples_that_cannot_be_judged_are_named(workdir, capsys, lines, message):
+    write_jsonl(workdir / "samples" / "test.jsonl", lines)
+    assert main(["rlhf-jax judged", f"--workdir={workdir}", "--url=http://x", "--model=m"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -294,6 +294,12 @@ def run(capsys, *arguments):
     return status, out, err
 
 
+def test_a_researcher_who_answered_nothing_is_told(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", miniature()[1][:300])
+    _, out, _ = run(capsys, tmp_path / "a.jsonl", "--researchers=bo,Bo")
+    assert "warning: --researchers: no answer is of Bo" in out and "is of bo" not in out
+
+
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     _, records = miniature()
     write_jsonl(tmp_path / "a.jsonl", records[:300])

@@ -174,7 +174,7 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(site):
         _, token = people.add(db, "Ana", "labeler")
     response = Visitor(site).post(f"/join/{token}", follow_redirects=False)
     cookie = response.headers["set-cookie"].lower()
-    assert "httponly" in cookie and "samesite=strict" in cookie and "path=/" in cookie
+    assert "httponly" in cookie and "samesite=lax" in cookie and "path=/" in cookie
     assert response.headers["location"] == "/"  # the token leaves the address
 
 
@@ -184,6 +184,29 @@ def test_the_cookie_is_for_encrypted_connections_where_there_is_one(site):
     visitor = Visitor(site)
     visitor.base_url = "https://testserver"
     assert "; secure" in visitor.post(f"/join/{token}", follow_redirects=False).headers["set-cookie"].lower()
+
+
+def test_the_cookie_is_so_behind_a_proxy_that_tells_nothing_of_encryption(site):
+    site = dataclasses.replace(site, url="https://label.example.org")
+    with site.store.write() as db:
+        _, token = people.add(db, "Ana", "labeler")
+    response = Visitor(site).post(f"/join/{token}", follow_redirects=False)
+    assert "; secure" in response.headers["set-cookie"].lower()
+
+
+def test_who_is_signed_in_and_follows_a_used_link_comes_to_the_start(site):
+    """From a page of another site, as a mail's; to strangers and others it tells nothing."""
+    with site.store.write() as db:
+        _, token = people.add(db, "Ana", "labeler")
+    ana = Visitor(site)
+    ana.post(f"/join/{token}")
+    mail = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    response = ana.get(f"/join/{token}", headers=mail)
+    assert response.status_code == 200 and response.url.path == "/" and "Hello, Ana" in response.text
+    assert ana.get("/", headers=mail).status_code == 200
+    assert Visitor(site).get(f"/join/{token}").status_code == 404
+    assert join(site, "Bo").get(f"/join/{token}").status_code == 404
+    assert ana.get("/join/made-up").status_code == 404
 
 
 def test_somebody_paused_is_out_at_once_and_back_after(site):

@@ -6,9 +6,11 @@ import socket
 import labelling
 import pytest
 from labelling import pair, post, single
+from starlette.testclient import TestClient
 
 from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.feedback import people, serve
+from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.store import Store
 
 
@@ -61,11 +63,39 @@ def test_it_listens_to_this_machine_alone_unless_told(tmp_path, started):
     assert started == [("127.0.0.1", 8000), ("0.0.0.0", 9000)]
 
 
+@pytest.mark.parametrize(
+    "url, shown, host",
+    [
+        ("https://label.example.org/", "https://label.example.org", "label.example.org"),
+        ("https://Label.Example.org:443", "https://label.example.org", "label.example.org"),
+        ("http://label.example.org:80", "http://label.example.org", "label.example.org"),
+        ("https://label.example.org:8443", "https://label.example.org:8443", "label.example.org"),
+        ("https://bücher.example", "https://xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("http://[::1]:8000", "http://[::1]:8000", "[::1]"),
+    ],
+)
+def test_the_address_is_written_as_browsers_send_it(url, shown, host):
+    assert serve._address("0.0.0.0", 8000, url) == (shown, [host, "127.0.0.1", "localhost"])
+
+
+def test_an_address_of_numbers_and_colons_is_answered_to(tmp_path):
+    url, hosts = serve._address("::1", 8000, "http://[::1]:8000")
+    visitor = TestClient(make_app(labelling.make_site(tmp_path, [pair(0)]), hosts), base_url=url)
+    assert visitor.get("/").status_code == 403  # a stranger, and no stranger's address
+
+
+def test_a_batch_that_no_task_is_of_is_told(tmp_path, started, capsys):
+    (tmp_path / "study.toml").write_text('[labelers.Ana]\nbatches = ["site", "round2", "rond1"]\n')
+    start(tmp_path, f"--study={tmp_path / 'study.toml'}", records=[pair(0), pair(1, batch="round2")])
+    assert "Field labelers.Ana.batches of the study: no task is of batch rond1." in capsys.readouterr().out
+
+
 def test_a_port_in_use_is_an_error_of_use(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         assert start(tmp_path, f"--port={other.getsockname()[1]}") == 2
     captured = capsys.readouterr()
     assert "in use" in captured.err and "/join/" not in captured.out
+    assert not (tmp_path / "s.sqlite").exists()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +111,14 @@ def test_a_port_in_use_is_an_error_of_use(tmp_path, capsys):
         (["--tasks=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--samples=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--store=/nowhere/at/all"], "no such folder"),
+        (["--store=/tmp"], "/tmp: a store is a file, and this names a folder"),
+        ([f"--store={__file__}"], "test_serve.py: not a store"),
+        (["--store=/proc/new.sqlite"], "/proc/new.sqlite: cannot be opened for writing"),
+        (["--port=0"], "port"),
+        (["--port=web"], "port"),
+        (["--url=https://label.example.org:99999"], "--url"),
+        (["--url=https://me@label.example.org"], "without a path"),
+        (["--url=https://label.example.org/#top"], "without a path"),
     ],
 )
 def test_an_error_of_use_is_one_line(tmp_path, started, capsys, options, message):

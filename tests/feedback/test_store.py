@@ -79,9 +79,58 @@ def test_other_files_are_not_taken_for_stores(tmp_path):
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute("CREATE TABLE mine (x)")
     other.close()
+    before = (tmp_path / "other.sqlite").read_bytes()
     with pytest.raises(StoreError, match="other.sqlite: not a store"):
         Store(tmp_path / "other.sqlite")
+    assert (tmp_path / "other.sqlite").read_bytes() == before
     with pytest.raises(StoreError, match="there is no such store"):
         Store(tmp_path / "none", must_exist=True)
     with pytest.raises(StoreError, match="there is no such folder"):
         Store(tmp_path / "no" / "where")
+
+
+NAMES = [
+    "round%201.sqlite", "which?.sqlite", "a#b", "[1]", "*", "it's", '"said"', " blanks ", "-x", "Наука é",
+    ":memory:", "file:x", "file:x?mode=memory", "a&b=c", "n" * 247, "ы" * 123,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_store_is_the_file_that_its_path_names(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for path in (name, tmp_path / name):
+        store = Store(path)
+        with store.write() as db:
+            people.add(db, "Ana", "labeler")
+        store.close()
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert names(Store(name, must_exist=True)) == ["Ana", "Ana"]
+
+
+def test_links_lead_to_a_store_as_the_system_follows_them(tmp_path):
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    (tmp_path / "near").symlink_to("far/folder")
+    (tmp_path / "link").symlink_to("file")
+    Store(tmp_path / "near" / ".." / "up").close()
+    Store(tmp_path / "link").close()
+    assert (tmp_path / "far" / "up").is_file() and (tmp_path / "file").is_file()
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("", "names a folder"),
+        ("folder", "folder: a store is a file, and this names a folder"),
+        ("new.sqlite/", "names a folder"),
+        ("n" * 248, "at most 247 bytes, and this one 248"),
+        ("ы" * 124, "at most 247 bytes, and this one 248"),
+        ("/proc/new.sqlite", "cannot be opened for writing"),
+        ("/dev/full", "cannot be opened for writing"),
+    ],
+)
+def test_what_cannot_be_a_store_leaves_nothing(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match=message):
+        Store(path)
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder"]

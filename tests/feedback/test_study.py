@@ -32,6 +32,10 @@ def test_a_labeler_s_quota_goes_before_the_study_s(tmp_path):
     assert [study.quota_of(name) for name in ("Ana María", "Bo", "Cem")] == [0, 20, 20]
 
 
+def test_a_byte_order_mark_is_no_setting(tmp_path):
+    assert read_study(written(tmp_path, "\ufeffquota = 3")).quota == 3
+
+
 def test_an_axis_needs_only_name_and_question(tmp_path):
     (axis,) = read_study(written(tmp_path, '[[axes]]\nname = "tone"\nquestion = "Kind?"\n')).axes
     assert axis == Axis("tone", "Kind?")
@@ -72,6 +76,8 @@ def test_the_default_axes_are_the_papers():
         ("[labelers.Ana]\nbatches = [2]", r"labelers\.Ana\.batches\[0"),
         ('[labelers.Ana]\nkinds = ["edits"]', r"labelers\.Ana\.kinds"),
         ('[labelers.Ana]\nkinds = ["edit"]', r"labelers\.Ana\.kinds has edit, which field kinds"),
+        ('instructions = "\\u200B \\u00AD"', "instructions"),
+        ("".join(f'[[axes]]\nname = "a{i}"\nquestion = "?"\n' for i in range(51)), "axes has 51 axes"),
         ("[labelers.Ana]\nshare = 0.5", r"labelers\.Ana\.share"),
         ('kinds = ["likert"]\n[onboarding]\nrecords = "a"', "onboarding"),
     ],

@@ -64,6 +64,21 @@ def test_an_empty_file_and_an_unanswered_onboarding_are_errors(tmp_path):
         read_onboarding(tmp_path / "onboarding.jsonl")
 
 
+@pytest.mark.parametrize("record", [pair(0), single(0), post(0)])
+def test_what_a_task_need_not_say_may_be_null_or_absent(tmp_path, record):
+    optional = dict.fromkeys(("worker", "batch", "split", "extra", "unknown"))
+    optional |= {name: None for name in ("info", "summaries", "summary", "choice") if name not in record}
+    plain, nulls = tasks_of(tmp_path, [record], ALL), tasks_of(tmp_path, [record | optional], ALL)
+    assert [tasks.texts(task, False) for task in nulls] == [tasks.texts(task, False) for task in plain]
+
+
+@pytest.mark.parametrize("split", ["valid", "Train"])
+def test_a_split_that_nothing_reads_is_refused(tmp_path, split):
+    for record in (pair(0), single(0), post(0)):
+        with pytest.raises(RecordError, match=r"line 2: field split should be one of train, valid1, valid2"):
+            tasks_of(tmp_path, [pair(1), record | {"split": split}], ALL)
+
+
 def test_flipping_shows_the_second_summary_first(tmp_path):
     task = only(tmp_path, pair(0), "comparison")
     shown, flipped = tasks.texts(task, False), tasks.texts(task, True)
@@ -120,6 +135,15 @@ def test_marked_words_are_found_where_they_stand(tmp_path):
     assert all(sources[span["in"]][span["start"] : span["end"]] == span["text"] for span in spans)
 
 
+def test_words_marked_as_a_browser_selects_them_are_kept_as_they_stand(tmp_path):
+    record = single(0) | {"info": post(0) | {"post": "It fell off.  I\u00ad walked.\r\nHome."}}
+    task = only(tmp_path, record, "explanation")
+    fields = {"why": "w", "missing": "off. I walked. Home"}
+    assert tasks.problems(task, "explanation", fields, AXES) == {}
+    (span,) = tasks.answer(task, fields, False, AXES)["spans"]
+    assert (span["start"], span["end"], span["text"]) == (8, 30, "off.  I\u00ad walked.\r\nHome")
+
+
 @pytest.mark.parametrize(
     "mark, words", [("invented", "feeds him"), ("missing", "stole"), ("unclear", "Stole")]
 )
@@ -137,7 +161,3 @@ def test_nothing_filled_in_ends_no_step(tmp_path, kind, step):
     task = only(tmp_path, {"comparison": pair(0), "demonstration": post(0)}.get(kind, single(0)), kind)
     assert step in tasks.steps(kind, ALL)
     assert tasks.problems(task, step, {}, AXES)
-
-
-def test_kept_text_has_no_control_characters_and_one_kind_of_line_end():
-    assert tasks.clean(" a\r\nb\rc\0\x1b[1m\td ü🙂 \n") == "a\nb\nc[1m\td ü🙂"
