@@ -72,7 +72,15 @@ def run(words: list[str]) -> int:
     if not HELP.isdisjoint(arguments):
         print(usage(module))
         return 0
-    return importlib.import_module(module).main([f"rlhf-jax {name}", *arguments])
+    return importlib.import_module(module).main([f"rlhf-jax {name}", *map(at_home, arguments)])
+
+
+def at_home(argument: str) -> str:
+    """--workdir=~/run with the person's home in it, which most shells leave as it is behind a `=`."""
+    flag, equals, value = argument.partition("=")
+    if not flag.startswith("-") or flag.startswith("--config."):  # those are kept as the person writes them
+        return argument
+    return flag + equals + os.path.expanduser(value)
 
 
 def usage(module: str) -> str:

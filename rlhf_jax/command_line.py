@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
@@ -70,6 +71,13 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 2, (
             f"out of memory ({str(error).partition(chr(10))[0]}): more microbatches, model.rematerialize or "
             "a larger mesh need less, rlhf-jax plan says how much; the checkpoints are whole"
+        )
+    last = (traceback.extract_tb(error.__traceback__) or [None])[-1]
+    if last and last.name == "backends" and last.filename.endswith("xla_bridge.py"):  # JAX's, without a type
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return 2, (
+            f"JAX_PLATFORMS={asked}: JAX has no such device here; unset the variable, or install what the "
+            "device needs, as pip install 'rlhf-jax[cuda]' or [tpu] does"
         )
     return 1, ""
 

@@ -122,8 +122,8 @@ class DataConfig:
     posts: str = ""  # folder with {train,valid,test}.jsonl; empty: OpenAI's set, downloaded to `cache`
     queries: str = ""  # posts for PPO: a folder, or published: OpenAI's larger set; empty: the same posts
     comparisons: str = ""  # folder or glob of comparison records; empty: OpenAI's, downloaded
-    url: str = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
-    cache: str = "~/.cache/rlhf_jax"
+    url: str = setting("https://openaipublic.blob.core.windows.net/summarize-from-feedback", placement=True)
+    cache: str = setting("~/.cache/rlhf_jax", placement=True)
     filters: bool = False  # apply the paper's filters (OpenAI's files already passed them)
     tokenizer: str = ""  # a model file or tokenizer.json; empty: the pretrained model's, or trained
     vocabulary: int = 8192  # pieces of a tokenizer trained here
@@ -170,6 +170,7 @@ class PpoConfig:
     epochs: int = 4
     minibatches: int = 1
     microbatches: int = setting(1, placement=True)
+    rollout_rows: int = setting(0, zero=True, placement=True)  # sampled at once; 0: up to 64 a device
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5, schedule="linear")
     )
@@ -182,6 +183,8 @@ class PpoConfig:
     clip_policy: float = 0.2
     clip_value: float = 0.2
     value_coef: float = setting(0.1, zero=True)
+    # What the losses are means over: a minibatch's tokens, or its rows, each the mean of its tokens (N+).
+    loss_mean: str = setting("tokens", choices=("tokens", "rows"))
     temperature: float = 0.7
     score_at: str = setting("eos", choices=("eos", "after_eos"))
     # What no_eos_score does to the score of a response without EOS.

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -16,9 +17,13 @@ class JsonError(ValueError):
 
 
 def parse_json(content: bytes) -> Any:
-    """The JSON value in UTF-8 bytes. Numbers that JSON does not have, such as NaN, are refused."""
+    """The JSON value in UTF-8 bytes.
+
+    Numbers that JSON does not have, such as NaN, are refused, and a name that stands twice in an object, of
+    which one value would be lost.
+    """
     try:
-        return json.loads(content.decode(), parse_constant=_refuse)
+        return json.loads(content.decode(), parse_constant=_refuse, object_pairs_hook=_object)
     except UnicodeDecodeError:
         raise JsonError("not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -34,6 +39,35 @@ def parse_json(content: bytes) -> Any:
 
 def _refuse(constant: str) -> NoReturn:
     raise JsonError(f"not JSON ({constant} is no number of JSON)")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JsonError(f"the name {twice!r} stands twice in an object")
+    return found
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """What lies in a folder under names such as `metrics/*.jsonl`, sorted; nothing where it is no folder.
+
+    The folder's own name is no pattern: to `glob` of etils.epath, `runs/lr[1e-4]` is another folder.
+    """
+    name, _, deeper = pattern.partition("/")
+    found, hidden = sorted(folder.iterdir()) if folder.is_dir() else [], name.startswith(".")
+    found = [path for path in found if fnmatchcase(path.name, name) and path.name.startswith(".") == hidden]
+    return [one for path in found for one in matching(path, deeper)] if deeper else found
+
+
+def named_by(pattern: str) -> list[Path]:
+    """The file or folder of that name, or what lies under the names that it is a pattern of."""
+    path = Path(pattern).expanduser()
+    if path.exists():
+        return [path]
+    there = next((parent for parent in path.parents if parent.is_dir()), path.parent)
+    return matching(there, str(path.relative_to(there)))
 
 
 def read_object(

@@ -242,13 +242,20 @@ def describe(model: ModelConfig, scalar: bool = False) -> dict[str, Any]:
 def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> ModelConfig:
     """The architecture of network `name` of a run, as `describe` put it, computed as the run's fields say.
 
-    Checkpoints of older versions do not hold it: then it is that of the pretrained model.
+    Checkpoints of older versions do not hold it: then it is that of the base model.
     """
     if "model" not in meta:
         base = config.sft.bigger_pretrained if name == "sft_10x" else config.model.pretrained
         return pretrained.architecture(replace(config.model, pretrained=base))
     placed = {field: getattr(config.model, field) for field in PLACED}
     return replace(from_dict(meta["model"], ModelConfig), **placed)
+
+
+def architecture_in(workdir: str | PathLike[str], config: Config, name: str = "sft") -> ModelConfig:
+    """The architecture of network `name` of a run; once it has a checkpoint, without its base model."""
+    folder = Path(workdir) / "checkpoints" / name
+    step = checkpoint.latest_step(folder)
+    return architecture_of(config, name, read_meta(folder, step) if step else {})
 
 
 def task_fields(data: DataConfig) -> dict[str, Any]:

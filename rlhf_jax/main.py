@@ -27,15 +27,16 @@ import jax
 from absl import flags, logging
 from etils.epath import Path
 
+from rlhf_jax import inference
 from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
-from rlhf_jax.model.pretrained import architecture
-from rlhf_jax.pipeline import rounds, stages
+from rlhf_jax.pipeline import stages
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.config_flags import parse_config
 from rlhf_jax.run.fork import fork
+from rlhf_jax.training import inputs
 from rlhf_jax.validation import check_context
 
 
@@ -101,15 +102,18 @@ def run(config: Config, folder: str, source: str | None, stage: str | None, star
             jax.config.update(option, value)
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
-    check_context(config, architecture(config.model))
+    check_context(config, inference.architecture_in(folder, config))
+    same = inputs.same(config)
     if source and hosts.is_first():
-        fork(config, Path(source), Path(folder), stages.STAGES)
+        fork(config, Path(source), Path(folder), stages.STAGES, same)
     workdir = hosts.after_first(
-        "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first())
+        "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first(), same)
     )
     if stage and hosts.is_first():
         stages.refuse_interrupted(workdir, stage)
     if stage == stages.ROUND:
+        from rlhf_jax.pipeline import rounds  # which draws its pages with what takes seconds to import
+
         rounds.run(config, workdir)
         return
     if stage:

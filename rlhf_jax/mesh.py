@@ -12,7 +12,7 @@ import math
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.config import ConfigError, MeshConfig
@@ -52,7 +52,7 @@ def reshard(x: jax.Array, *axes) -> jax.Array:
     return x if layout() is None else jax.reshard(x, P(*axes))
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts the rows of a batch are split: batch sizes must be multiples of it."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
@@ -110,3 +110,13 @@ def split_rows(batch, parts: int):
         return grouped.swapaxes(0, 1)
 
     return jax.tree.map(split, batch)
+
+
+def merge_rows(parts):
+    """[parts, B / parts, …] → [B, …], the rows in the order that `split_rows` took them from."""
+
+    def merge(x: jax.Array) -> jax.Array:
+        rows = x.shape[0] * x.shape[1]
+        return x.swapaxes(0, 1).reshape(rows, *x.shape[2:], out_sharding=layout(ROWS))
+
+    return jax.tree.map(merge, parts)

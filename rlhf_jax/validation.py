@@ -131,6 +131,10 @@ def _check_together(config: Config) -> None:
             f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
             f"{ppo.minibatches * ppo.microbatches}"
         )
+    if ppo.rollout_rows and ppo.batch_size % ppo.rollout_rows:
+        raise ConfigError(
+            f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
+        )
     if not config.rounds.pairs:
         raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:

@@ -6,6 +6,7 @@ An input is made in a copy of `make_place`, a folder where everything is as it s
 import hashlib
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +18,20 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
+from rlhf_jax import main
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data import news_ratings
+from rlhf_jax.data.mini import labelers
+from rlhf_jax.data.records import RecordError, read_axis_ratings, write_jsonl
 from rlhf_jax.data.tokenizer import train_tokenizer
-from rlhf_jax.feedback import people, work
+from rlhf_jax.feedback import agreement, answers, people, serve, viewer, work
 from rlhf_jax.feedback.store import Store
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import read_tasks
 from rlhf_jax.model import pretrained, transformer
+from rlhf_jax.pipeline import ask, export, pretrain
+from rlhf_jax.plan import fit as plan
+from rlhf_jax.plan import table
 from rlhf_jax.run import checkpoint, workdir
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -39,6 +46,65 @@ class Bad(NamedTuple):
     command: str  # that reads it, a key of COMMANDS
     arguments: tuple[str, ...]  # more of the command's
     words: tuple[str, ...]  # place and fault
+
+
+# Commands that read them --------------------------------------------------------------------
+
+
+def axis_ratings(argv: list[str]) -> int:
+    """No command reads these; this one stands for those that will."""
+    try:
+        list(read_axis_ratings(argv[1]))
+    except RecordError as error:
+        print(f"axis_ratings: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def start(*more: str) -> tuple:
+    return (main.main, "--config={}/config.py", "--workdir={}/new", "--stage=sft", *more)
+
+
+# Command → (main, arguments, {} standing for the folder of the inputs)
+COMMANDS: dict[str, tuple] = {
+    "sft": start(),
+    "sft, our tokenizer": start("--config.data.tokenizer={}/sp"),
+    "sft, pretrained": start("--config.model.pretrained={}/hf"),
+    "resume": (main.main, "--config={}/config.py", "--workdir={}/run"),
+    "main": (main.main,),
+    "collect": (ask.main,),
+    "not again": (
+        ask.main,
+        "--config={}/config.py",
+        "--workdir={}/run",
+        "--policies=sft,reference",
+        "--out={}/asked.jsonl",
+        "--not_again={}/onboarding.jsonl",
+    ),
+    "export": (export.main, "--workdir={}/run", "--stage=sft", "--out={}/out"),
+    "bare export": (export.main,),
+    "pretrain": (pretrain.main,),
+    "plan": (plan.main,),
+    "plan table": (table.main,),
+    "agreement": (agreement.main, "{}/data/comparisons/pairs.json"),
+    "bare agreement": (agreement.main,),
+    "axis ratings": (axis_ratings, "{}/axis.jsonl"),
+    "news": (news_ratings.main, "--ratings={}/ratings", "--out={}/out"),
+    "bare news": (news_ratings.main,),
+    "viewer": (viewer.main, "--samples={}/samples.jsonl", "--out={}/out"),
+    "bare viewer": (viewer.main,),
+    "serve": (serve.main, "--tasks={}/tasks.jsonl", "--store={}/site.sqlite"),
+    "serve a study": (
+        serve.main,
+        "--tasks={}/tasks.jsonl",
+        "--store={}/site.sqlite",
+        "--study={}/study.toml",
+    ),
+    "bare serve": (serve.main,),
+    "feedback export": (answers.main, "--store={}/store.sqlite", "--out={}/out"),
+    "bare feedback export": (answers.main,),
+    "simulated": (labelers.main,),
+}
 
 
 # Making bad inputs ---------------------------------------------------------------------------
@@ -227,6 +293,7 @@ LINES: tuple[tuple[str, bytes | str, str], ...] = (
     ("a number of 5,000 digits", "1" * 5_000, "thousands of digits"),
     ("half of a surrogate pair", '{"extra": {"a": ["\\ud83d"]}}', "extra.a[0] holds half of a surrogate"),
     ("the same in a name", '{"extra": {"\\uDC00": 1}}', "a name of extra holds half of a surrogate"),
+    ("a name that stands twice", '{"id": "a", "id": "b"}', "the name 'id' stands twice"),
     ("a list", "[1, 2]", "object"),
     ("null", "null", "object"),
     ("a zero byte", b"\0", "not JSON"),

@@ -68,6 +68,33 @@ def test_without_a_place_to_print_the_status_is_the_command_s_own(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
+def test_a_run_starts_without_what_other_commands_need():
+    heavy = "matplotlib scipy.stats sklearn krippendorff nltk tensorboardX google.cloud sqlalchemy starlette"
+    kernel = "jax.experimental.pallas.ops.tpu.splash_attention"
+    script = (
+        f"import sys, rlhf_jax.main; print([m for m in {[*heavy.split(), kernel]!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpux"])
+def test_a_platform_that_is_not_there_is_told_in_one_line(tmp_path, platform):
+    script = (
+        "import jax, sys; from rlhf_jax.command_line import command; sys.exit(command(['x'], jax.devices))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+    )
+    assert done.returncode == 2 and done.stderr.startswith(
+        f"x: JAX_PLATFORMS={platform}: JAX has no such device here"
+    )
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_former_name_is_told_the_new_one(call):
     status, out, err = call("collect", "--help")
     assert (status, err) == (0, "rlhf-jax: collect is now ask\n") and "rlhf-jax ask" in out

@@ -33,13 +33,22 @@ class Plan:
     `lengths` [N] are in tokens, `buckets` the padded lengths in increasing order. The rows
     that do not fill a batch of their bucket move up to the next longer one; those left over
     in the longest, fewer than a batch, sit an epoch out. Subclasses make the arrays: `collate` those of
-    a batch, and `widest(data, rows)` arrays without meaning in the shapes of the longest bucket.
+    a batch, and `widest(data, rows)` arrays without meaning in the shapes of the longest bucket; and they
+    count what is `lost`.
     """
+
+    lost: list[tuple[int, str]]  # how many texts lost something to a limit, and "of" how many what
 
     def __init__(self, lengths: Sequence[int], buckets: Sequence[int], batch_size: int, seed: int):
         self._bucket_of = np.searchsorted(buckets, lengths)
         self._buckets, self.batch_size, self._seed = buckets, batch_size, seed
         self._epoch = lru_cache(maxsize=1)(self._shuffled)
+
+    def tell(self, stage: str) -> None:
+        """Prints what its texts lost to the limits of the configuration, where they lost anything."""
+        for count, what in self.lost:
+            if count:
+                print(f"{stage}: {count:,} of {what}")
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         """The arrays of some rows [B], which a bucket of `width` tokens holds; `index` [B] is `rows`."""
@@ -102,7 +111,8 @@ class QueryPlan(Plan):
     def __init__(
         self, records: Sequence[Record], tokenizer: Tokenizer, task: Task, batch_size: int, seed: int
     ):
-        self._queries = _encoded_queries(records, tokenizer, task)
+        self._queries, cut = _encoded_queries(records, tokenizer, task)
+        self.lost = [(cut, f"{len(records):,} prompts lose text to data.query_tokens")]
         self._pad_id = tokenizer.pad_id
         super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, seed)
 
@@ -128,7 +138,8 @@ class ResponsePlan(QueryPlan):
         super().__init__(records, tokenizer, task, batch_size, seed)
         self._limit = task.data.reward_response_tokens
         every = [text for texts in responses for text in texts]
-        encoded, _ = _encoded_responses(every, tokenizer, task, self._limit)
+        encoded, truncated = _encoded_responses(every, tokenizer, task, self._limit)
+        self.lost += [(truncated, f"{len(every):,} responses lose tokens to data.reward_response_tokens")]
         following = iter(encoded)
         self._responses = [[next(following) for _ in texts] for texts in responses]
 
@@ -149,6 +160,8 @@ class PairPlan(ResponsePlan):
     def __init__(self, pairs: Sequence[Pair], tokenizer: Tokenizer, task: Task, batch_size: int, seed: int):
         responses = [(pair.chosen, pair.rejected) for pair in pairs]
         super().__init__([pair.info for pair in pairs], responses, tokenizer, task, batch_size, seed)
+        equal = sum(np.array_equal(chosen, rejected) for chosen, rejected in self._responses)
+        self.lost += [(equal, f"{len(pairs):,} pairs are equal in what is left, and teach nothing")]
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         batch = super().collate(rows, width)
@@ -162,8 +175,7 @@ class SftPlan(Plan):
     Unpacked, a row is one example, B is `options.batch_size` and T a bucket plus
     `data.response_tokens`. Packed, T is the longest of these and B such that a batch holds
     about `options.batch_size` examples; which examples share a row is drawn once from the
-    seed, and epochs permute rows. `truncated` references lost tokens to the limit;
-    `most_targets` is the largest number of targets in a row.
+    seed, and epochs permute rows. `most_targets` is the largest number of targets in a row.
     """
 
     @staticmethod
@@ -177,8 +189,12 @@ class SftPlan(Plan):
         self, records: Sequence[Record], tokenizer: Tokenizer, task: Task, options: SftConfig, seed: int
     ):
         data, references = task.data, [record.reference for record in records]
-        queries = _encoded_queries(records, tokenizer, task)
-        responses, self.truncated = _encoded_responses(references, tokenizer, task, data.response_tokens)
+        queries, cut = _encoded_queries(records, tokenizer, task)
+        responses, truncated = _encoded_responses(references, tokenizer, task, data.response_tokens)
+        self.lost = [
+            (cut, f"{len(records):,} prompts lose text to data.query_tokens"),
+            (truncated, f"{len(records):,} references lose tokens to data.response_tokens"),
+        ]
         self._pad_id = tokenizer.pad_id
         self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]
         self._first_target = [1 if options.query_loss else max(len(query), 1) for query in queries]
@@ -248,14 +264,15 @@ def _shaped(rows: int, **widths: int) -> Batch:
 
 def _encoded_queries(
     records: Sequence[Record], tokenizer: Tokenizer, task: Task
-) -> list[Int[np.ndarray, "T"]]:
-    queries = [np.asarray(task.encode(record, tokenizer), np.int32) for record in records]
+) -> tuple[list[Int[np.ndarray, "T"]], int]:
+    encoded, cut = task.encode_prompts(records, tokenizer)
+    queries = [np.asarray(ids, np.int32) for ids in encoded]
     if task.data.padding == "space":  # OpenAI's: filled to the bucket with spaces, which are attended to
         buckets = task.data.query_buckets
         (space,) = tokenizer.encode(" ")
         widths = [buckets[bisect_left(buckets, len(query))] for query in queries]
         queries = [left_pad([query], width, space)[0] for query, width in zip(queries, widths, strict=True)]
-    return queries
+    return queries, cut
 
 
 def _encoded_responses(

@@ -1,6 +1,5 @@
 """Human comparisons: finding, selecting, and what a reward model reads of them."""
 
-import glob
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from etils.epath import Path
 from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data.download import download
 from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
+from rlhf_jax.files import matching, named_by
 
 PUBLISHED = (
     *(f"batch{i}" for i in (*range(3, 21), 22)),
@@ -69,12 +69,9 @@ def pairs_of(comparisons: Iterable[Comparison], split: str | None = None) -> lis
 
 
 def _find(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl"))
-    else:
-        fixed = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        paths = sorted(fixed.glob(str(path.relative_to(fixed))))
+    paths = named_by(pattern)
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = sorted(matching(paths[0], "*.json") + matching(paths[0], "*.jsonl"))
     if not paths:
         raise RecordError(f"{pattern}: no *.json or *.jsonl files there (data.comparisons)")
     return paths

@@ -1,13 +1,14 @@
 """Records as OpenAI publishes them, one JSON object a line.
 
 Reading and writing a record again gives the same JSON object. Keys that the format does
-not name are kept in the last field of each class. Optional keys may be absent or null:
-both read as the field's default, and a null is kept among the unnamed keys, so that it is
-written as null and an absent one not at all.
+not name are kept in the last field of each class. Optional keys may be absent, null or, of
+texts, blank: all read as the field's default, and what was there is kept among the unnamed
+keys, so that a null is written as null and an absent one not at all.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from os import PathLike
@@ -18,6 +19,9 @@ from etils.epath import Path
 from rlhf_jax.files import JsonError, parse_json, whole
 
 T = TypeVar("T")
+SPLITS = ("train", "valid1", "valid2", "test")  # that comparisons and ratings may be of
+INVISIBLE = {"Cc", "Cf", "Mn", "Zl", "Zp", "Zs"}  # categories of characters that leave no ink by themselves
+FILLERS = set("\u115f\u1160\u2800\u3164\uffa0")  # letters by category, and blank
 
 
 class RecordError(ValueError):
@@ -143,16 +147,44 @@ class AxisRating:
     extra: dict = field(default_factory=dict)
 
 
+Labelled = TypeVar("Labelled", Comparison, AxisRating)
+
+
+def has_text(text: str) -> bool:
+    """Whether anything of it can be seen: not where all is spaces, marks without width and fillers."""
+    return any(unicodedata.category(c) not in INVISIBLE and c not in FILLERS for c in text)
+
+
+def with_reference(records: Sequence[Record], told: str) -> Sequence[Record]:
+    """The records that have a reference.
+
+    Prints how many have none, behind `told`; raises RecordError where that is all of them.
+    """
+    found = [record for record in records if has_text(record.reference)]
+    if len(found) < len(records):
+        how_many = f"{told}: {len(records) - len(found):,} of {len(records):,} records have no reference"
+        if not found:
+            raise RecordError(f"{how_many}, what a person wrote for them, such as a post's summary")
+        print(f"{how_many} and are left out")
+    return found
+
+
 def read_posts(path: str | PathLike[str]) -> Iterator[Post]:
     return read_jsonl(path, lambda record: from_json(Post, record))
 
 
 def read_comparisons(path: str | PathLike[str]) -> Iterator[Comparison]:
-    return read_jsonl(path, lambda record: from_json(Comparison, record))
+    return read_jsonl(path, lambda record: _in_split(from_json(Comparison, record)))
 
 
 def read_axis_ratings(path: str | PathLike[str]) -> Iterator[AxisRating]:
-    return read_jsonl(path, lambda record: from_json(AxisRating, record))
+    return read_jsonl(path, lambda record: _in_split(from_json(AxisRating, record)))
+
+
+def _in_split(record: Labelled) -> Labelled:
+    if record.split not in SPLITS:
+        raise RecordError(f"field split is {record.split!r}, it should be one of {', '.join(SPLITS)}")
+    return record
 
 
 def read_jsonl(path: str | PathLike[str], parse: Callable[[Any], T]) -> Iterator[T]:
@@ -224,7 +256,8 @@ def from_json(cls: type[T], record, where: str = "") -> T:
         if record.get(f.name) is None and _is_optional(f):
             continue
         value = (PARSERS.get(f.name) or PARSERS[f.type])(record[f.name], prefix + f.name)
-        if value or not _is_optional(f):
+        missing = not has_text(value) if isinstance(value, str) else not value
+        if not (missing and _is_optional(f)):
             values[f.name] = value
             del rest[f.name]
     return cls(**values, **{last.name: rest})
@@ -257,7 +290,7 @@ def _string(value, where: str) -> str:
 
 
 def _text(value, where: str) -> str:
-    if not _string(value, where).strip():
+    if not has_text(_string(value, where)):
         raise RecordError(f"field {where} is empty")
     return value
 
@@ -269,11 +302,12 @@ def _object(value, where: str) -> dict:
 
 
 def record_of(value, where: str = "") -> Record:
-    """The record in a JSON object, whose fields tell which kind it is."""
-    fields = _object(value, where)
+    """The record in a JSON object, whose text tells by its field which kind it is; null is none."""
     kinds: dict[str, type[Record]] = {"article": Article, "post": Post, "prompt": Example}
-    kind = next((kinds[name] for name in kinds if name in fields), Post)
-    return from_json(kind, value, where)
+    found = [name for name in kinds if _object(value, where).get(name) is not None]
+    if {"article", "post"} <= set(found):
+        raise RecordError(f"field {where or 'the line'} has both an article and a post: which is the text?")
+    return from_json(kinds[found[0]] if found else Post, value, where)
 
 
 def _summaries(value, where: str) -> tuple[Summary, Summary]:

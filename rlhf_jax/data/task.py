@@ -135,6 +135,14 @@ class Task(ABC):
         While it is too long, the body loses its last line or, when it has one line, its last
         character. Raises RecordError when the prompt without any of the body is still too long.
         """
+        return self._fitted(record, tokenizer)[0]
+
+    def encode_prompts(self, records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[list[int]], int]:
+        """`encode` of each record; and how many lost text."""
+        fitted = [self._fitted(record, tokenizer) for record in records]
+        return [ids for ids, _ in fitted], sum(cut for _, cut in fitted)
+
+    def _fitted(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], bool]:
         (head, body, tail), limit = self.prompt(record), self.data.query_tokens
 
         def encode(end: int) -> list[int]:
@@ -142,14 +150,14 @@ class Task(ABC):
 
         whole = encode(len(body))
         if len(whole) <= limit:
-            return whole
+            return whole, False
         end = _first_fitting_cut(body, lambda end: len(encode(end)), limit)
         if end is None:
             needed = len(encode(0))
             raise RecordError(
                 f"{record.id}: the query takes {needed} tokens without any text, the limit is {limit}"
             )
-        return encode(end)
+        return encode(end), True
 
     def encode_responses(
         self, texts: Sequence[str], tokenizer: Tokenizer, limit: int

@@ -16,7 +16,7 @@ from rlhf_jax import command_line, inference
 from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import Record
+from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.files import write_json
@@ -57,9 +57,10 @@ class Opened:
         return np.array([found[key] for key in keys])
 
     def unseen(self) -> Sequence[Record]:
-        """The records of split test, or of valid where there is none, that pass the filters."""
+        """Those of split test, or of valid where there is none, with a reference and past the filters."""
         splits = self.task.records()
-        return self.task.filtered(splits.get("test") or splits["valid"], self.tokenizer)
+        found = with_reference(splits.get("test") or splits["valid"], "unseen")
+        return self.task.filtered(found, self.tokenizer)
 
     def pairs(self) -> tuple[list[Pair], list[Pair]]:
         """The pairs that the reward model was trained on, and those that it has not seen."""

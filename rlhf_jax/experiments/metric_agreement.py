@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import Bool, Float
 
 from rlhf_jax.data.comparisons import TEMPERATURE, Pair
-from rlhf_jax.data.records import Record
+from rlhf_jax.data.records import Record, has_text
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement, countable, hits
 from rlhf_jax.evaluation.intervals import Estimate, mean
@@ -47,7 +47,8 @@ def measure(run: Opened, count: int, another: Opened | None) -> dict[str, Any]:
     """Kind of pairs → metric → share of the pairs on which it agrees."""
     models = {"reward_model": run} | ({"another_reward_model": another} if another else {})
     splits = run.task.records()
-    references = {record.id: record.reference for records in splits.values() for record in records}
+    records = [record for some in splits.values() for record in some if has_text(record.reference)]
+    references = {record.id: record.reference for record in records}
     train, held_out = run.pairs()
     with run.on_mesh():
         pairs, truths = {"people": held_out}, {"people": np.ones(len(held_out))}

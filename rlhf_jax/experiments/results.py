@@ -21,7 +21,7 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
 from rlhf_jax.experiments import findings
 from rlhf_jax.experiments.findings import Finding
-from rlhf_jax.files import read_object, write_text
+from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report import paper_figures as drawn
 
 
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> int:
 
 def write(folder: Path, out: Path) -> None:
     """Writes results.md and its images."""
-    runs, weak = (sorted(p for p in folder.glob(f"{name}*") if p.is_dir()) for name in ("seed", "weak"))
+    runs, weak = ([p for p in matching(folder, f"{name}*") if p.is_dir()] for name in ("seed", "weak"))
     if not runs:
         raise ConfigError(f"--runs: {folder} has no runs seed0, seed1, …; ./launch/figures.sh makes them")
     texts, summary = [], []
@@ -222,5 +222,6 @@ def judge_of(runs: list[Path]) -> str:
 
 def dates_of(runs: list[Path]) -> str:
     """The days on which the files of runs were made."""
-    made = [date.fromtimestamp(file.stat().mtime).isoformat() for run in runs for file in run.glob("*.json")]
+    files = [file for run in runs for file in matching(run, "*.json")]
+    made = [date.fromtimestamp(file.stat().mtime).isoformat() for file in files]
     return " to ".join(sorted({min(made), max(made)})) if made else "empty"

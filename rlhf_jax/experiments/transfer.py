@@ -31,7 +31,7 @@ from rlhf_jax.config import ConfigError
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
 from rlhf_jax.data.news_ratings import comparisons_of
-from rlhf_jax.data.records import Record
+from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.data.tasks.cnndm import Cnndm
 from rlhf_jax.data.tasks.mini import Mini
 from rlhf_jax.data.tasks.mini_news import MiniNews
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     def measure_and_draw(run: Opened) -> None:
         wanted = {"test": options.count, "train": options.train}
         on_news = on_the_news(run, options.articles, options.query_tokens, wanted)
-        articles = on_news.task.records()
+        articles = {split: with_reference(some, split) for split, some in on_news.task.records().items()}
         with run.on_mesh():
             train_on_news(on_news, articles["train"])
             figures = measure(on_news, articles["test"], options.ratings)

@@ -42,15 +42,19 @@ def gae(
 
 
 def masked_mean(
-    x: Float[Array, "..."], mask: Num[Array, "..."], denominator: float | Num[Array, ""] | None = None
+    x: Float[Array, "..."],
+    mask: Num[Array, "..."],
+    denominator: float | Num[Array, ""] | Num[Array, "B 1"] | None = None,
 ) -> Float[Array, ""]:
     """Sum of x where mask is not 0, over `denominator`: by default the number of such entries.
 
-    With the whole batch's count as denominator, the results of its parts add up to its mean.
+    With the whole batch's count as denominator, the results of its parts add up to its mean; with one of each
+    row, its entries times the batch's rows, to its mean of row means.
     """
     selected = mask != 0
+    counted = jnp.where(selected, x.astype(jnp.float32), 0.0)
     count = jnp.sum(selected) if denominator is None else denominator
-    return jnp.sum(jnp.where(selected, x.astype(jnp.float32), 0.0)) / count
+    return jnp.sum(counted / count) if jnp.ndim(count) else jnp.sum(counted) / count
 
 
 def masked_var(x: Float[Array, "..."], mask: Num[Array, "..."]) -> Float[Array, ""]:

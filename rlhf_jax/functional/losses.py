@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float, Num
 from rlhf_jax.functional.advantages import masked_mean, masked_var
 
 Metrics = dict[str, Float[Array, ""]]
+Denominator = float | Num[Array, ""] | Num[Array, "B 1"] | None  # of `masked_mean`
 
 
 def cross_entropy(
-    logprobs: Float[Array, "B T"], mask: Num[Array, "B T"], denominator: float | Num[Array, ""] | None = None
+    logprobs: Float[Array, "B T"], mask: Num[Array, "B T"], denominator: Denominator = None
 ) -> Float[Array, ""]:
     """Mean of −log p over the target tokens, in nats."""
     return -masked_mean(logprobs, mask, denominator)
@@ -23,9 +24,9 @@ def cross_entropy(
 def bradley_terry(
     chosen: Float[Array, " B"], rejected: Float[Array, " B"]
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Mean of −log σ(r_chosen − r_rejected) over pairs; `accuracy`: share with r_chosen > r_rejected."""
+    """Mean of −log σ(r_chosen − r_rejected) over pairs; `accuracy`: r_chosen > r_rejected, ties one half."""
     margin = chosen.astype(jnp.float32) - rejected.astype(jnp.float32)
-    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": jnp.mean(margin > 0)}
+    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": jnp.mean((1 + jnp.sign(margin)) / 2)}
 
 
 def policy_loss(
@@ -34,7 +35,7 @@ def policy_loss(
     advantages: Float[Array, "B R"],
     mask: Bool[Array, "B R"],
     clip: float,
-    denominator: float | Num[Array, ""] | None = None,
+    denominator: Denominator = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """PPO's clipped objective (Schulman et al. 2017, equation 7), to be minimized.
 
@@ -67,7 +68,7 @@ def value_loss(
     returns: Float[Array, "B R"],
     mask: Bool[Array, "B R"],
     clip: float,
-    denominator: float | Num[Array, ""] | None = None,
+    denominator: Denominator = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """½ · mean of max((v − R)², (v_clipped − R)²), v_clipped = v kept within old_values ± clip.
 

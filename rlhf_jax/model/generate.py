@@ -22,11 +22,13 @@ def generate(
     pad_id: int,
     temperature: float = 1.0,
     samples: int = 1,
+    part: tuple[int | Int[Array, ""], int] = (0, 1),
 ) -> Int[Array, "B*N R"]:
     """Samples N = `samples` responses to each left-padded query, which is read once; temperature 0 is greedy.
 
     Returns R = `response_tokens` ids a row: through the first EOS, then padding. Responses to one query
-    stand together.
+    stand together. The queries are part k of n, `part` = (k, n), of a batch as `mesh.split_rows` takes it
+    apart: their responses are those that the whole batch would get.
     """
     params = transformer.compute_params(params, config)
     if config.gather_to_sample:
@@ -40,7 +42,7 @@ def generate(
 
     def choose(i, hidden, response, ended):
         scores = transformer.logits(params, config, hidden)[:, 0]
-        token = sample(jax.random.fold_in(key, i), scores, temperature)
+        token = sample(jax.random.fold_in(key, i), scores, temperature, part)
         token = jnp.where(ended, pad_id, token)
         response = jax.lax.dynamic_update_slice_in_dim(response, token[:, None], i, axis=1)
         return response, ended | (token == eos_id)
@@ -68,14 +70,31 @@ def without_fsdp(x: jax.Array) -> jax.Array:
     return reshard(x, *(None if axis == "fsdp" else axis for axis in jax.typeof(x).sharding.spec))
 
 
-def sample(key: jax.Array, logits: Float[Array, "B V"], temperature: float) -> Int[Array, "B"]:
-    """One token a row from softmax(logits / temperature)."""
+def sample(
+    key: jax.Array,
+    logits: Float[Array, "B V"],
+    temperature: float,
+    part: tuple[int | Int[Array, ""], int] = (0, 1),
+) -> Int[Array, "B"]:
+    """One token a row from softmax(logits / temperature); `part` says which rows of a batch these are."""
     logits = reshard(logits, ROWS, None)
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    noisy = logits / temperature + reshard(jax.random.gumbel(key, logits.shape, logits.dtype), ROWS, None)
+    noisy = logits / temperature + noise_like(logits, key, *part)
     # The maximum first: argmax of numbers yet to be computed is one loop on one core of a CPU.
     return jnp.argmax(noisy == noisy.max(axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
+
+
+def noise_like(
+    logits: Float[Array, "B V"], key: jax.Array, part: int | Int[Array, ""], parts: int
+) -> Float[Array, "B V"]:
+    """Gumbel noise for one part of the rows of a batch."""
+    rows, vocabulary = logits.shape
+    whole = reshard(jax.random.gumbel(key, (parts * rows, vocabulary), logits.dtype), ROWS, None)
+    if parts == 1:
+        return whole
+    grouped = whole.reshape(rows, parts, vocabulary, out_sharding=layout(ROWS))
+    return jax.lax.dynamic_index_in_dim(grouped, part, axis=1, keepdims=False)
 
 
 def sample_with_logprobs(
@@ -89,6 +108,7 @@ def sample_with_logprobs(
     eos_id: int,
     pad_id: int,
     temperature: float,
+    part: tuple[int | Int[Array, ""], int] = (0, 1),
 ) -> tuple[Int[Array, "B R"], Bool[Array, "B R"], Float[Array, "B R"], Float[Array, "B R"]]:
     """Responses that `policy` draws, their mask, and log-probabilities under it and `reference`, nats."""
     with jax.named_scope("sample"):
@@ -101,6 +121,7 @@ def sample_with_logprobs(
             eos_id=eos_id,
             pad_id=pad_id,
             temperature=temperature,
+            part=part,
         )
     with jax.named_scope("score"):
         logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)

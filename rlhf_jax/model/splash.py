@@ -2,8 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
 LANES = 128  # the kernel's unit of length
@@ -21,6 +19,10 @@ def splash(
     Lengths are padded at the end to the kernel's blocks. Keys there come after every query; queries
     there are cut off, and see earlier keys, so that no softmax is empty.
     """
+    # Imported here: it takes a second, and other platforms never come here.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
     rows, heads, group, queries, size = query.shape
     length = key.shape[2]
     query_block, key_block = block(queries), block(length)

@@ -229,17 +229,22 @@ def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):
     return attended + mlp(w["mlp"], norm(w["mlp_norm"], mlp_input, config), config), cache
 
 
+def cast(params, config: ModelConfig):
+    """The parameters in the type of the computation; its bits are the same as if each pass cast them."""
+    return jax.tree.map(lambda x: x.astype(config.dtype), params)
+
+
 def compute_params(params, config: ModelConfig):
     """The parameters as the computation reads them: cast once, and a list of layers where it is unrolled.
 
     Call it outside of any loop: within one, every step would copy the layers out of their stack again.
     """
-    cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
+    w = cast(params, config)
     if unrolled(config):
-        stacked, structure = jax.tree.flatten(cast["layers"])
+        stacked, structure = jax.tree.flatten(w["layers"])
         split = [jnp.unstack(x) for x in stacked]
-        cast["layers"] = [jax.tree.unflatten(structure, leaves) for leaves in zip(*split, strict=True)]
-    return cast
+        w["layers"] = [jax.tree.unflatten(structure, leaves) for leaves in zip(*split, strict=True)]
+    return w
 
 
 def through_layers(step, x, layers, caches=None, last_step=None, read=everywhere):

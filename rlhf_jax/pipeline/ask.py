@@ -18,7 +18,6 @@ rlhf-jax ask --config=configs/mini.py --workdir=runs/mini \\
 Every two policies meet equally often, the posts take turns, and which summary comes first is drawn.
 """
 
-import glob
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, cycle, islice
@@ -34,10 +33,19 @@ from rlhf_jax.command_line import command
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE, halved
-from rlhf_jax.data.records import Record, RecordError, Summary, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import (
+    Record,
+    RecordError,
+    Summary,
+    read_jsonl,
+    to_json,
+    with_reference,
+    write_jsonl,
+)
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback.tasks import comparison_of
+from rlhf_jax.files import named_by
 from rlhf_jax.inference import NetworkError
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.pipeline import stages
@@ -83,7 +91,7 @@ def ask(config: Config, options: flags.FlagValues) -> None:
     out = Path(options.out)
     if out.exists():
         raise RecordError(f"--out: {out} is there already; name a new file")
-    earlier = sorted(glob.glob(options.not_again))
+    earlier = named_by(options.not_again) if options.not_again else []
     if options.not_again and not earlier:
         raise RecordError(f"--not_again: there is no file {options.not_again}")
     source, task = options.posts or "train", tasks.find(config.data, config.seed)
@@ -92,6 +100,8 @@ def ask(config: Config, options: flags.FlagValues) -> None:
         posts = task.filtered(posts, load_tokenizer(options.workdir))
     if not posts:
         raise RecordError(f"--posts: the data have no posts in {source}")
+    if REFERENCE in options.policies:
+        posts = with_reference(posts, "--policies")
     with jax.set_mesh(make_mesh(config.mesh)):
         policies = find_policies(options.policies, config, Path(options.workdir), options.temperature)
         pairs = draw(policies, posts, options.pairs, config.seed, asked_in(earlier))

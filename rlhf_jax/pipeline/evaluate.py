@@ -13,7 +13,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
+from rlhf_jax.data.records import Record, RecordError, has_text, plain, write_jsonl
 from rlhf_jax.data.task import Judge, Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.evaluation import judges, likert, policies
@@ -29,6 +29,7 @@ from rlhf_jax.mesh import make_mesh
 from rlhf_jax.report.page import write_report
 from rlhf_jax.run import hosts
 from rlhf_jax.run.workdir import read_seconds
+from rlhf_jax.training import inputs
 from rlhf_jax.training.metrics import read_metrics
 
 Texts = dict[str, list[str]]  # policy name → a response to every record
@@ -40,13 +41,21 @@ def run(config: Config, workdir: Path) -> None:
     """Writes samples/test.jsonl, results.json and report.html."""
     start = time.monotonic()
     task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
-    splits = {name: task.filtered(records, tokenizer) for name, records in task.records().items()}
     comparisons = comparisons_of_run(config, workdir)
+    base = config.model.pretrained
+    bases = {"model.pretrained": base} if base else {}
+    inputs.hold(workdir, "eval", tokenizer, ("sft", "reward"), bases, comparisons=comparisons)
     pairs = {name: pairs_of(comparisons, name) for name in ("train", "valid1", "valid2")}
     notes: list[str] = []
+    splits = {
+        name: task.filtered(compared(records, name, notes), tokenizer)
+        for name, records in task.records().items()
+    }
     split = choose_split(splits, "test", "valid", notes)
     held_out = pairs[choose_split(pairs, "valid2", "valid1", notes)]
     records = splits[split][: config.eval.posts]
+    if not records:
+        raise RecordError("eval: no record of split test or valid has a reference to compare with")
     if len(records) < config.eval.posts:
         notes.append(f"Only {len(records)} of {config.eval.posts} posts asked for are there.")
 
@@ -86,6 +95,16 @@ def run(config: Config, workdir: Path) -> None:
     results["seconds"] = seconds | {"eval": seconds.get("eval", 0.0) + time.monotonic() - start}
     write_json(workdir / "results.json", results)
     write_report(workdir)
+
+
+def compared(records: Sequence[Record], split: str, notes: list[str]) -> Sequence[Record]:
+    """The records that have a reference to compare with; how many have none is noted."""
+    found = [record for record in records if has_text(record.reference)]
+    if len(found) < len(records):
+        notes.append(
+            f"Of {len(records)} records of split {split}, {len(records) - len(found)} have no reference."
+        )
+    return found
 
 
 def choose_split(splits: Mapping[str, Sequence], wanted: str, other: str, notes: list[str]) -> str:

@@ -30,7 +30,7 @@ from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.pipeline.rollout import Rollout, Setting, rollout
 from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health
+from rlhf_jax.training import health, inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import (
     TrainState,
@@ -61,12 +61,12 @@ class PpoState(struct.PyTreeNode):
 
 
 def loss(
-    networks, episodes: Rollout, tokens: Float[Array, ""], slots: Float[Array, ""], setting: Setting
+    networks, episodes: Rollout, tokens: losses.Denominator, slots: losses.Denominator, setting: Setting
 ) -> tuple[Float[Array, ""], losses.Metrics]:
     """Clipped policy loss + c · clipped value loss, with their metrics.
 
-    `networks` holds the parameters of `policy` and `value`; `tokens` and `slots` are the response
-    tokens and value slots of the whole minibatch, of which `episodes` may be a part.
+    `networks` holds the parameters of `policy` and `value`; `tokens` and `slots` divide sums over response
+    tokens and value slots, so that what parts of a minibatch give adds up to its means.
     """
     model, options, pad_id = setting.model, setting.options, setting.pad_id
     logp, entropy = response_logprobs(
@@ -92,9 +92,17 @@ def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting
     reaches both, and their learning-rate schedules stay in step.
     """
     policy, value = states
-    tokens, slots = minibatch.mask.sum(), minibatch.value_mask.sum()
+    whole, rows = (minibatch.mask.sum(), minibatch.value_mask.sum()), minibatch.query.shape[0]
+
+    def part_loss(networks, part: Rollout):
+        tokens, slots = whole
+        if setting.options.loss_mean == "rows":
+            own = [mask.sum(axis=1, keepdims=True) for mask in (part.mask, part.value_mask)]
+            tokens, slots = (rows * jnp.maximum(count, 1) for count in own)
+        return loss(networks, part, tokens, slots, setting)
+
     (_, metrics), gradients = value_and_grad_in_parts(
-        lambda networks, part: loss(networks, part, tokens, slots, setting),
+        part_loss,
         {"policy": policy.params, "value": value.params},
         minibatch,
         setting.options.microbatches,
@@ -188,6 +196,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     )
     state = jax.eval_shape(start, reference, reward)
     query = abstract_batch(mesh, QueryPlan.widest(data, options.batch_size))["query"]
+    reference, reward = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)
     return jitted_iteration(setting).trace(state, reference, reward, query)
 
 
@@ -200,8 +209,11 @@ def train(config: Config, workdir: Path) -> None:
         reward = inference.load(workdir, "reward", config=config)
         model, task, tokenizer = reference.model, reference.task, reference.tokenizer
         setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
-        records = task.filtered(task.queries(), tokenizer, references=False)
+        records = task.queries()
+        inputs.hold(workdir, "ppo", tokenizer, ("sft", "reward"), queries=records)
+        records = task.filtered(records, tokenizer, references=False)
         plan = QueryPlan(records, tokenizer, task, options.batch_size, config.seed)
+        plan.tell("ppo")
         iterations = options.episodes // options.batch_size
         updates = iterations * options.epochs * options.minibatches
         schedule = make_schedule(options.optimizer, updates)
@@ -220,15 +232,23 @@ def train(config: Config, workdir: Path) -> None:
         optimizer, sigma = make_optimizer(options.optimizer, updates), config.health.spike_sigma
         state = initial_state(reference.weights, reward.weights, optimizer, options, config.seed, sigma)
         state = training.resume(state)
+        fixed = jax.jit(frozen, static_argnames="model")(reference.weights, reward.weights, model=model)
+        del reference, reward  # in float32
         step = jitted_iteration(setting)
         with training:
             for i in training.steps(state):
                 query = plan.batch(i)["query"]
-                state, metrics = step(state, reference.weights, reward.weights, to_devices(query, mesh))
+                state, metrics = step(state, *fixed, to_devices(query, mesh))
                 responses = options.batch_size * metrics["objective/length"]
                 tokens = np.count_nonzero(query != tokenizer.pad_id) + responses
                 metrics |= {"lr": schedule(state.policy.step - 1), "episodes": (i + 1) * options.batch_size}
                 training.after(state, metrics, episodes=options.batch_size, tokens=tokens)
+
+
+def frozen(reference, reward, model: ModelConfig):
+    """Reference and reward model as every iteration reads them: a cast in each would take memory for both."""
+    body = transformer.cast(reward["transformer"], model)
+    return transformer.cast(reference, model), {"transformer": body, "head": reward["head"]}
 
 
 def initial_state(

@@ -21,14 +21,14 @@ from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import PairPlan
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.records import RecordError, with_reference
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import heads, params
 from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health
+from rlhf_jax.training import health, inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
 
@@ -77,8 +77,10 @@ def train(config: Config, workdir: Path) -> None:
     """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`."""
     checkpoint.require(workdir, "sft")
     task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
-    records = task.filtered(task.records()["train"], tokenizer)
+    records = task.records()["train"]
     comparisons = comparisons_of_run(config, workdir)
+    inputs.hold(workdir, "reward", tokenizer, ("sft",), posts=records, comparisons=comparisons)
+    records = task.filtered(with_reference(records, "reward"), tokenizer)
     with jax.set_mesh(make_mesh(config.mesh)):
         pairs = {split: pairs_of(comparisons, split) for split in ("train", "valid1")}
         for split in pairs:
@@ -88,11 +90,14 @@ def train(config: Config, workdir: Path) -> None:
         candidates = []
         for k in range(config.reward.seeds):  # each has a head and an order of the pairs of its own
             plan = PairPlan(pairs["train"], tokenizer, task, config.reward.batch_size, config.seed + k)
+            if k == 0:
+                plan.tell("reward")
             network = train_one(f"reward_seed{k}", config, plan, workdir)
             margins = network.margins(pairs["valid1"])
-            agreement = float(np.mean(margins > 0))
+            agreement, ties = float(np.mean((1 + np.sign(margins)) / 2)), np.sum(margins == 0)
             print(
                 f"reward model {k}: agrees with people on {agreement:.1%} of {len(margins):,} held-out pairs"
+                + (f", {ties:,} of which tie and count one half" if ties else "")
             )
             candidates.append((agreement, network))
         accuracy, best = max(candidates, key=lambda candidate: candidate[0])

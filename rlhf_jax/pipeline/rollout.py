@@ -3,13 +3,19 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.config import ModelConfig, PpoConfig
+from rlhf_jax.config import ConfigError, ModelConfig, PpoConfig
 from rlhf_jax.functional import advantages, rewards
+from rlhf_jax.mesh import merge_rows, row_shards, split_rows
 from rlhf_jax.model import heads
 from rlhf_jax.model.generate import sample_with_logprobs
+
+# Rows on one device that are sampled together. With more, reading their keys and values for every token
+# outweighs reading the weights, and a row takes as long; with fewer, the weights do.
+AT_ONCE = range(16, 64 + 1)
 
 
 class Rollout(struct.PyTreeNode):
@@ -51,25 +57,37 @@ def rollout(
     """Samples responses with `policy` and turns the four networks' views into advantages.
 
     `policy` and `reference` are parameters of transformers, `value` and `reward` have scalar heads: four
-    trees of one architecture. Everything is float32 from the logits on.
+    trees of one architecture. Everything is float32 from the logits on. So many rows as
+    `options.rollout_rows` are sampled and scored at once, which bounds memory and changes no number.
     """
     model, options, eos_id, pad_id = setting.model, setting.options, setting.eos_id, setting.pad_id
-    response, mask, logp, ref_logp = sample_with_logprobs(
-        policy,
-        reference,
-        query,
-        key,
-        model=model,
-        response_tokens=setting.response_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        temperature=options.temperature,
-    )
-    value_mask = rewards.value_mask(mask, options.score_at)
+    parts = parts_of(options, query.shape[0])
 
-    with jax.named_scope("score"):
-        values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
-        score = heads.score(reward, model, query, response, pad_id)
+    def seen(part):
+        query, index = part
+        response, mask, logp, ref_logp = sample_with_logprobs(
+            policy,
+            reference,
+            query,
+            key,
+            model=model,
+            response_tokens=setting.response_tokens,
+            eos_id=eos_id,
+            pad_id=pad_id,
+            temperature=options.temperature,
+            part=(index, parts),
+        )
+        with jax.named_scope("score"):
+            values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
+            score = heads.score(reward, model, query, response, pad_id)
+        return response, mask, logp, ref_logp, values, score
+
+    if parts == 1:
+        views = seen((query, 0))
+    else:
+        views = merge_rows(jax.lax.map(seen, (split_rows(query, parts), jnp.arange(parts))))
+    response, mask, logp, ref_logp, values, score = views
+    value_mask = rewards.value_mask(mask, options.score_at)
     score = rewards.score_missing_eos(
         score, rewards.has_eos(response, eos_id), options.no_eos, options.no_eos_score
     )
@@ -93,3 +111,18 @@ def rollout(
         advantages=advantages.whiten(raw, mask),
         returns=returns,
     )
+
+
+def parts_of(options: PpoConfig, rows: int) -> int:
+    """Into how many parts the rows of a rollout are split: the fewest with AT_ONCE rows on a device.
+
+    Where their number has no such divisor they stay together; `options.rollout_rows` says it instead.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else row_shards(mesh)
+    each = rows // shards
+    if not options.rollout_rows:
+        return next((n for n in range(1, each + 1) if each % n == 0 and each // n in AT_ONCE), 1)
+    if options.rollout_rows % shards:
+        raise ConfigError(f"ppo.rollout_rows: {options.rollout_rows} do not divide over {shards} row shards")
+    return rows // options.rollout_rows

@@ -22,7 +22,15 @@ from etils.epath import Path
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE
-from rlhf_jax.data.records import Comparison, RecordError, read_comparisons, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import (
+    Comparison,
+    RecordError,
+    read_comparisons,
+    read_jsonl,
+    to_json,
+    with_reference,
+    write_jsonl,
+)
 from rlhf_jax.data.task import Labelers
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback.answers import split_of
@@ -75,7 +83,7 @@ def draw(config: Config, workdir: Path, number: int) -> list[dict]:
         policies = [newest, newest, "sft", ask.REFERENCE]
     asked = ask.asked_in(folder_of(workdir, earlier) / "tasks.jsonl" for earlier in range(1, number))
     task = tasks.find(config.data, config.seed)
-    posts = task.filtered(task.records()["train"], load_tokenizer(workdir))
+    posts = task.filtered(with_reference(task.records()["train"], "round"), load_tokenizer(workdir))
     with jax.set_mesh(make_mesh(config.mesh)):
         found = ask.find_policies(policies, config, workdir, TEMPERATURE)
         pairs = ask.draw(found, posts, config.rounds.pairs[number - 1], config.seed, asked)

@@ -6,7 +6,6 @@ query's tokens (N+).
 """
 
 import functools
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,10 +17,13 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import SftPlan
+from rlhf_jax.data.records import with_reference
+from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.run import hosts
+from rlhf_jax.run import checkpoint, hosts
+from rlhf_jax.training import inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
 
@@ -78,24 +80,31 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
 def train(config: Config, workdir: Path) -> None:
     """Trains `checkpoints/sft`, and `checkpoints/sft_10x` from the bigger base where there is one."""
     task, options = tasks.find(config.data, config.seed), config.sft
-    records = task.records()["train"]
-    base = config.model.pretrained
-    tokenizer = task.make_tokenizer(records, pretrained.folder_of(base) if base else None)
-    if hosts.is_first():
-        tokenizer.save(workdir)
+    records, base = task.records()["train"], config.model.pretrained
+    inputs.hold(workdir, "sft", posts=records)
+    records = with_reference(records, "sft")
+    if checkpoint.latest_step(workdir / "checkpoints" / "sft"):  # its network knows these token ids
+        tokenizer = load_tokenizer(workdir)
+    else:
+        tokenizer = task.make_tokenizer(records, pretrained.folder_of(base) if base else None)
+        if hosts.is_first():
+            tokenizer.save(workdir)
+    inputs.hold(workdir, "sft", tokenizer)
     records = task.filtered(records, tokenizer)
     plan = SftPlan(records, tokenizer, task, options, config.seed)
-    if plan.truncated:
-        print(f"sft: {plan.truncated:,} of {len(records):,} references lose tokens to data.response_tokens")
+    plan.tell("sft")
     bases = {"sft": base} | ({"sft_10x": options.bigger_pretrained} if options.bigger_pretrained else {})
     for name, each in bases.items():
+        if each and not checkpoint.latest_step(workdir / "checkpoints" / name):
+            field = "model.pretrained" if name == "sft" else "sft.bigger_pretrained"
+            inputs.hold(workdir, "sft", bases={field: each})
         fine_tune(name, each, config, plan, tokenizer.vocab_size, workdir)
 
 
 def fine_tune(name: str, base: str, config: Config, plan: SftPlan, vocabulary: int, workdir: Path) -> None:
     """Fine-tunes the pretrained model `base`, or random weights where it is "", into `checkpoints/<name>`."""
     options, mesh = config.sft, make_mesh(config.mesh)
-    model = pretrained.architecture(replace(config.model, pretrained=base))
+    model = inference.architecture_in(workdir, config, name)
     total = plan.total_steps(options.epochs)
     training = Training(config, workdir, name, options, total, ("loss",), inference.describe(model))
     with jax.set_mesh(mesh):

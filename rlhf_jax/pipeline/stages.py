@@ -10,7 +10,7 @@ from etils.epath import Path
 
 from rlhf_jax import inference
 from rlhf_jax.config import Config, ConfigError, ModelConfig
-from rlhf_jax.pipeline import collect, evaluate, ppo, reward, sft
+from rlhf_jax.pipeline import collect, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 
@@ -46,6 +46,13 @@ class Stage:
     def about(self) -> dict:
         """What a work folder keeps of the stage, so that the report can name it without this table."""
         return {"label": self.label, "networks": {name: left.label for name, left in self.networks.items()}}
+
+
+def evaluate(config: Config, workdir: Path) -> None:
+    """The last stage. Its plots and statistics take longer to import than the other stages together."""
+    from rlhf_jax.pipeline import evaluate
+
+    evaluate.run(config, workdir)
 
 
 STAGES = [
@@ -100,7 +107,7 @@ STAGES = [
     Stage(
         "eval",
         "Evaluation",
-        evaluate.run,
+        evaluate,
         programs={"eval.write": inference.traced_write, "eval.read": inference.traced_read},
     ),
 ]

@@ -14,7 +14,7 @@ import numpy as np
 from rlhf_jax.config import flatten
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.records import read_jsonl, record_of
-from rlhf_jax.files import read_object, write_text
+from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report.page_plots import curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import read_metrics
@@ -182,7 +182,7 @@ def settings(config: dict) -> dict[str, dict]:
 
 def training(folder: Path, stages: Mapping[str, str], networks: Mapping[str, str]) -> dict[str, list[dict]]:
     """Title -> curves, of every log in the folder, in the order of the stages; each seed has a log."""
-    logs = {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
+    logs = {path.stem: path for path in matching(folder, "*.jsonl")}
     found = {}
     for stage, title in stages.items():
         for name in [name for name in logs if name == stage or name.startswith(f"{stage}_")]:

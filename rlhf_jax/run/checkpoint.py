@@ -20,8 +20,11 @@ and hashes its part of the files, process 0 writes the rest.
 `rlhf-jax checkpoint list|verify|show WORKDIR` looks at them: rlhf_jax/run/listing.py.
 """
 
+import glob
 import logging
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,6 +35,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils.epath import Path
 
+from rlhf_jax.files import matching
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.run.hosts import HostsError
 from rlhf_jax.run.steps import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
@@ -71,11 +75,12 @@ def start_save(
             steps.write_json(path / SHAPES, shapes | {"dtypes": {n: _dtypes(t) for n, t in items.items()}})
         hosts.gather(f"checkpoint {path}")
         with ExitStack() as writing:  # closing waits for all, also where one fails
+            place = writing.enter_context(_plain(path))
             for name, tree in items.items():
                 apart = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name)
                 orbax = ocp.StandardCheckpointer(multiprocessing_options=apart)
                 writing.callback(orbax.close)
-                orbax.save(path / name, jax.tree.map(_key_to_data, tree))
+                orbax.save(place / name, jax.tree.map(_key_to_data, tree))
             behind = writing.pop_all()
     return _writer.submit(_finish, path, behind, keep)
 
@@ -134,7 +139,7 @@ def require(workdir: PathLike[str], network: str) -> tuple[Path, int]:
     folder = Path(workdir) / "checkpoints" / network
     step = _first_whole(folder, steps.by_preference)
     if step is None:
-        whole = ", ".join(sorted(path.name for path in folder.parent.glob("*") if steps.finished(path)))
+        whole = ", ".join(path.name for path in matching(folder.parent, "*") if steps.finished(path))
         raise CheckpointError(
             f"no whole checkpoint in {folder} (there are: {whole or 'none'}): it is trained by the stage "
             "with which its name begins, rlhf-jax run --stage=…"
@@ -176,8 +181,8 @@ def read_meta(folder: PathLike[str], step: int) -> dict:
 
 def _read(path: Path, name: str, abstract: Any) -> Any:
     _check_shapes(path, name, abstract)
-    with ocp.StandardCheckpointer() as orbax:
-        stored = orbax.restore(_absolute(path / name), jax.tree.map(_abstract_data, abstract))
+    with _plain(_absolute(path)) as place, ocp.StandardCheckpointer() as orbax:
+        stored = orbax.restore(place / name, jax.tree.map(_abstract_data, abstract))
     return jax.tree.map(_data_to_key, abstract, stored)
 
 
@@ -189,6 +194,8 @@ def _checked(folder: PathLike[str], step: int, parts: tuple[str, ...]) -> Path:
         raise CheckpointError(
             f"checkpoint {path} is damaged ({fault}): remove that folder and start again from the step before"
         )
+    if hosts.is_first() and (others := steps.strangers(path)):
+        log.warning("checkpoint %s holds what is not of it: %s", path, ", ".join(others))
     return path
 
 
@@ -235,6 +242,18 @@ def _remove(path: Path) -> None:
 def _absolute(path: Path) -> Path:
     """What Orbax asks for."""
     return path if path.is_absolute() else path.resolve()  # which breaks a gs:// path
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """`path`, or a link to it where it has characters of a pattern: Orbax would look for its files by it."""
+    if not glob.has_magic(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="rlhf_jax_") as folder:
+        link = Path(folder) / "step"
+        os.symlink(path, link)
+        yield link
 
 
 def _own(names: list[str]) -> list[str]:

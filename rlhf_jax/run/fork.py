@@ -15,9 +15,10 @@ from typing import Protocol
 from etils.epath import Path
 
 from rlhf_jax.config import Config, differences, to_dict
+from rlhf_jax.files import matching
 from rlhf_jax.run import steps
 from rlhf_jax.run import workdir as runs
-from rlhf_jax.run.workdir import WorkdirError
+from rlhf_jax.run.workdir import Same, WorkdirError
 
 
 class Row(Protocol):
@@ -31,10 +32,17 @@ class Row(Protocol):
     def files(self) -> tuple[str, ...]: ...
 
 
-def fork(config: Config, source: Path, workdir: Path, rows: Sequence[Row]) -> None:
+def fork(
+    config: Config,
+    source: Path,
+    workdir: Path,
+    rows: Sequence[Row],
+    same: Same = lambda workdir, field: False,
+) -> None:
     """Makes `workdir` a new run of `config` with what it shares with the one in `source`, and says so.
 
-    `rows` are the stages; one that leaves nothing to take over, as evaluation does, has no fields.
+    `rows` are the stages; one that leaves nothing to take over, as evaluation does, has no fields. A field
+    that is the `same` makes no difference.
 
     Does nothing where `workdir` is that run already: the same command resumes. Raises WorkdirError where
     it is another run, where the model differs, or where no stage can be taken over.
@@ -44,7 +52,8 @@ def fork(config: Config, source: Path, workdir: Path, rows: Sequence[Row]) -> No
         if not record.exists() or steps.read_json(record)["from"] != str(source):
             raise WorkdirError(f"{workdir} is a run of its own: --fork makes a new one, in another --workdir")
         return
-    changed = differences(config, to_dict(runs.read_config(source)))
+    stored = to_dict(runs.read_config(source))
+    changed = [line for line in differences(config, stored) if not same(source, line.partition(":")[0])]
     fields = [line.partition(":")[0] for line in changed]
     stages: list[str] = []
     for row in (row for row in rows if row.fields):
@@ -65,22 +74,27 @@ def take_over(source: Path, workdir: Path, stages: Mapping[str, str], rows: Sequ
     """Puts what finished stages left in `source` into `workdir`, and marks them finished there.
 
     `stages` maps their names here to those there: {"sft": "sft_10x"} goes on with the larger model. `rows`
-    are all stages.
+    are all stages. What they read of the data is theirs alone: later stages here may read something else.
     """
     files = {row.name: row.files for row in rows}
     for stage, theirs in stages.items():
         if runs.stage_done(workdir, stage):
             continue
         for pattern in files[stage]:
-            for file in source.glob(pattern):
+            for file in matching(source, pattern):
                 _copy(file, workdir / file.name)
         for pattern in (theirs, f"{theirs}_*"):  # sft and sft_10x
-            for file in source.glob(f"metrics/{pattern}.jsonl"):
+            for file in matching(source, f"metrics/{pattern}.jsonl"):
                 name = file.name.replace(theirs, stage, 1)
                 _copy(file, workdir / "metrics" / name)  # a run may write to its own
-            for training in source.glob(f"checkpoints/{pattern}"):
+            for training in matching(source, f"checkpoints/{pattern}"):
                 _link_steps(training, workdir / "checkpoints" / training.name.replace(theirs, stage, 1))
-        runs.record_stage(workdir, stage, runs.read_seconds(source).get(theirs, 0.0), done=True)
+        read = {
+            name: at
+            for name, at in runs.inputs(source).get(theirs, {}).items()
+            if not name.startswith("data.")
+        }
+        runs.record_stage(workdir, stage, runs.read_seconds(source).get(theirs, 0.0), done=True, read=read)
 
 
 def _link_steps(theirs: Path, ours: Path) -> None:

@@ -22,7 +22,7 @@ from rlhf_jax.run.steps import DAMAGED, MANIFEST, META, SHAPES, CheckpointError
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0; 1 where `verify` finds damage; 2 after an error of use, told in one line."""
+    """Exit status: 0; 1 where `verify` finds anything; 2 after an error of use, told in one line."""
     damaged: list[str] = []
     status = command(argv, lambda: run(argv, damaged))
     return status or (1 if damaged else 0)
@@ -59,7 +59,7 @@ def list_steps(workdir: Path) -> None:
 
 
 def verify(workdir: Path) -> list[str]:
-    """Hashes every file of every finished step; what is damaged, one line each."""
+    """Hashes every file of every finished step; what is damaged or not of a step, one line each."""
     damaged = []
     for folder in steps.trainings(workdir):
         for path in steps.step_folders(folder):
@@ -70,8 +70,10 @@ def verify(workdir: Path) -> list[str]:
                 with tqdm(total=total, desc=str(path), unit="B", unit_scale=True, leave=False) as bar:
                     fault = steps.fault(path, told=bar.update)
                 said = f"is damaged: {fault}" if fault else f"is whole, {human(total)}"
+                if not fault and (others := steps.strangers(path)):
+                    said += f", but holds what is not of it: {', '.join(others)}"
             print(f"{path} {said}", flush=True)
-            if "damaged" in said:
+            if "damaged" in said or "not of it" in said:
                 damaged.append(said)
     return damaged
 

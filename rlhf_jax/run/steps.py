@@ -42,7 +42,7 @@ def step_folders(folder: Path) -> list[Path]:
 
 def finished(folder: Path) -> list[int]:
     """Finished steps, oldest first: those with a manifest."""
-    return sorted(int(p.parent.name) for p in folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
+    return [int(path.name) for path in step_folders(folder) if (path / MANIFEST).exists()]
 
 
 def by_preference(folder: Path) -> list[int]:
@@ -75,17 +75,22 @@ def fault(path: Path, select: Select = list, told: Callable[[int], Any] | None =
             return f"{MANIFEST} is not one"
     except CheckpointError:
         return f"{MANIFEST} is unreadable"
-    there = set(files(path))
+    for name in sorted(manifest.keys() - set(files(path))):  # of all, since a damaged name may hide any
+        return f"{name} is missing"
     for name in select(list(manifest)):
         try:
-            digest = sha256(path / name, told) if name in there else None
+            digest = sha256(path / name, told)
         except FileNotFoundError:  # a link to nowhere, or removed since
-            digest = None
-        if digest is None:
             return f"{name} is missing"
         if digest != manifest[name]:
             return f"{name} is not what was written"
     return None
+
+
+def strangers(path: Path) -> list[str]:
+    """Names of files in a whole step that are not of it; a name that begins with a dot is the system's."""
+    names = set(files(path)) - read_json(path / MANIFEST).keys() - {MANIFEST}
+    return sorted(name for name in names if not name.rpartition("/")[2].startswith("."))
 
 
 def files(folder: Path) -> list[str]:

@@ -1,8 +1,10 @@
 """The folder of a run: the configuration it was started with, and how far it has come."""
 
 import fcntl
+import glob
 import os
 import socket
+from collections.abc import Callable
 from os import PathLike
 from typing import IO
 
@@ -13,6 +15,7 @@ from rlhf_jax.files import read_object, write_json
 from rlhf_jax.run import storage
 from rlhf_jax.validation import validate
 
+Same = Callable[[Path, str], bool]  # (work folder, field) → whether another value of it changes nothing there
 _held: dict[str, IO[str]] = {}  # the locks of this process, by folder; the system frees them at its end
 
 
@@ -20,13 +23,20 @@ class WorkdirError(ValueError):
     """A folder that belongs to another run, or that another process writes."""
 
 
-def open_workdir(path: str | PathLike[str], config: Config, create: bool = True) -> Path:
+def open_workdir(
+    path: str | PathLike[str],
+    config: Config,
+    create: bool = True,
+    same: Same = lambda workdir, field: False,
+) -> Path:
     """The folder, on disk or gs://, created with its config.json where it is not there.
 
     A folder of another configuration is refused untouched; one that differs in where it is computed alone
-    (config.PLACEMENT) is resumed, and its config.json then says where. Hosts that must not `create` it raise
-    WorkdirError where it is missing; the one that creates also locks it.
+    (config.PLACEMENT), or in fields that are the `same`, is resumed, and its config.json then says where.
+    Hosts that must not `create` it raise WorkdirError where it is missing; the one that creates locks it.
     """
+    if "://" in str(path) and glob.has_magic(str(path)):  # where Orbax does not find what it wrote
+        raise WorkdirError(f"{path}: a folder of a bucket can have none of * ? [ in its name; use another")
     with storage.explained(path):
         workdir = Path(path)
         file = workdir / "config.json"
@@ -43,7 +53,7 @@ def open_workdir(path: str | PathLike[str], config: Config, create: bool = True)
             stored = read_object(file, WorkdirError)
         except WorkdirError as error:
             raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
-        changed = differences(config, stored)
+        changed = [line for line in differences(config, stored) if not same(workdir, line.partition(":")[0])]
         if changed:
             raise WorkdirError(
                 f"{file} was written with other values ({'; '.join(changed)}): "
@@ -99,8 +109,8 @@ def read_config(workdir: str | PathLike[str]) -> Config:
 def record_stage(workdir: Path, stage: str, seconds: float = 0.0, **about) -> None:
     """Adds to the seconds a stage has run, over all its starts, and keeps what else is told `about` it.
 
-    That is `done`, once it has finished; `label`, what people call it; and `networks`, which maps the names
-    of the networks that it leaves in checkpoints/ to what people call them.
+    That is `done`, once it has finished; `label`, what people call it; `networks`, which maps the names of
+    the networks that it leaves in checkpoints/ to what people call them; `read`, digests of its inputs.
     """
     record = _progress(workdir)
     entry = record.setdefault(stage, {"seconds": 0.0, "done": False})
@@ -123,6 +133,11 @@ def networks(workdir: Path) -> dict[str, str]:
     """Network → what people call it, of every stage that has started, in their order."""
     told = [entry.get("networks", {}) for entry in _progress(workdir).values()]
     return {name: label for each in told for name, label in each.items()}
+
+
+def inputs(workdir: Path) -> dict[str, dict[str, str]]:
+    """Stage → digests of what it has read, by name, of every stage that has started."""
+    return {stage: entry.get("read", {}) for stage, entry in _progress(workdir).items()}
 
 
 def stage_done(workdir: Path, stage: str) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import socket
 import sys
 import tempfile
 import time
@@ -13,13 +12,10 @@ from typing import Any, Self
 
 import jax
 from etils.epath import Path
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from rlhf_jax.data.records import RecordError, parse_line
-from rlhf_jax.files import naming, write_text
+from rlhf_jax.files import matching, naming, write_text
 from rlhf_jax.run import hosts
 
 
@@ -55,15 +51,17 @@ class MetricsLog:
         self._silent = not hosts.is_first()
         if self._silent:
             return
+        from rlhf_jax.training.tensorboard import EventFile  # it takes long to import
+
         self._place = self._local = Path(workdir)
         if "://" in str(self._place):
             self._local = Path(tempfile.mkdtemp(prefix="rlhf_jax_metrics_"))
         self.path = self._local / "metrics" / f"{stage}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _copy_before(resume_step, self._place / "metrics" / self.path.name, self.path)
-        self._events = _open_events(self._local / "tensorboard" / stage, resume_step)
+        self._events = EventFile(self._local / "tensorboard" / stage, resume_step)
         self._bar = hosts.progress_bar(total, stage, initial=resume_step)
-        self._shown = shown
+        self._shown, self._first = shown, resume_step
 
     def log(self, step: int, metrics: dict[str, Any], **read: Any) -> None:
         """Holds the scalars of `step` and writes those of the step before it.
@@ -80,7 +78,7 @@ class MetricsLog:
         if not self._silent and self._local != self._place:
             with naming(self.path):
                 self._events.flush()
-            for file in (*self._local.glob("metrics/*"), *self._local.glob("tensorboard/*/*")):
+            for file in (*matching(self._local, "metrics/*"), *matching(self._local, "tensorboard/*/*")):
                 (self._place / file.relative_to(self._local)).write_bytes(file.read_bytes())
 
     def _write_held(self) -> None:
@@ -100,11 +98,13 @@ class MetricsLog:
     def _write(self, step: int, values: dict[str, float]) -> None:
         # JSON has no NaN or infinity: they become "nan", "inf" and "-inf", which `float` reads back.
         line = json.dumps({"step": step} | {n: v if math.isfinite(v) else str(v) for n, v in values.items()})
-        scalars = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in values.items()])
         with naming(self.path):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-            self._events.write(_event(step=step, summary=scalars))
+            self._events.write(step, values)
+        if step == self._first:  # it compiles, which tells nothing of the time that the others take
+            self._bar.initial = self._bar.last_print_n = self._bar.n = step
+            self._bar.unpause()
         self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
 
@@ -125,24 +125,6 @@ class MetricsLog:
             self._events.close()
         if self._local != self._place:
             self._local.rmtree()
-
-
-def _open_events(folder: Path, resume_step: int) -> RecordWriter:
-    """A new file of TensorBoard's; what older ones of the folder say of `resume_step` and later is void.
-
-    Written in this thread: tensorboardX's own writer has another one, and waits for it for ever once a full
-    disk has ended that.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-    events = RecordWriter(str(file))
-    events.write(_event(file_version="brain.Event:2"))
-    events.write(_event(step=resume_step, session_log=SessionLog(status=SessionLog.START)))
-    return events
-
-
-def _event(**fields: Any) -> bytes:
-    return Event(wall_time=time.time(), **fields).SerializeToString()
 
 
 def read_metrics(path: PathLike[str]) -> list[dict[str, float]]:

@@ -12,6 +12,8 @@ import jax
 from etils.epath import Path
 from jax.extend.backend import get_backend
 
+from rlhf_jax.files import matching
+
 PHASES = ("sample", "score", "update", "gradients", "optimizer")  # jax.named_scope's; the outermost counts
 WARM_UP = 2  # steps before the profile, of which the first compiles
 STEPS = 2  # in it, so that the time between two shows
@@ -41,7 +43,7 @@ class Profiler:
             return {}
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
-        (trace,) = self._local.glob("plugins/profile/*/*.xplane.pb")
+        (trace,) = matching(self._local, "plugins/profile/*/*.xplane.pb")
         place = self._folder / trace.relative_to(self._local)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(trace.read_bytes())

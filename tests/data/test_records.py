@@ -20,6 +20,7 @@ from rlhf_jax.data.records import (
     read_posts,
     record_of,
     to_json,
+    with_reference,
     write_jsonl,
 )
 
@@ -168,6 +169,9 @@ def test_absent_and_null_read_alike_and_write_apart():
         (COMPARISON | {"worker": None}, "worker should be a string, not null"),
         (COMPARISON | {"extra": []}, "extra should be an object, not a list"),
         (COMPARISON | {"split": "\ud83d"}, "split holds half of a surrogate pair"),
+        (COMPARISON | {"split": "dev"}, "split is 'dev', it should be one of train, valid1, valid2, test"),
+        (COMPARISON | {"info": INFO | {"post": "\u200b\ufeff\u00ad \u3164"}}, "info.post is empty"),
+        (COMPARISON | {"info": INFO | ARTICLE}, "info has both an article and a post"),
     ],
 )
 def test_bad_comparison_names_file_line_and_field(tmp_path, record, message):
@@ -176,6 +180,34 @@ def test_bad_comparison_names_file_line_and_field(tmp_path, record, message):
         list(read_comparisons(path))
     assert str(error.value).startswith(f"{path}, line 2: field {message}")
     assert "\n" not in str(error.value)
+
+
+def test_what_a_record_of_the_hub_s_table_lacks_is_null(tmp_path):
+    """openai/summarize_from_feedback: one table of posts and articles."""
+    nulls = {"article": None, "site": None, "note": None, "summary": None}
+    post, article = nulls | INFO, ARTICLE | {"post": None, "subreddit": None}
+    infos = [
+        c.info
+        for c in read_comparisons(write(tmp_path / "a", *(COMPARISON | {"info": i} for i in (post, article))))
+    ]
+    assert [type(info) for info in infos] == [Post, Article]
+    assert (infos[0].text, infos[0].reference, infos[1].text) == (INFO["post"], "", ARTICLE["article"])
+
+
+@pytest.mark.parametrize("blank", [None, "", " \n", "\u200b", "\u2800\u00ad"])
+def test_a_reference_that_nobody_can_see_is_none(capsys, blank):
+    records = [from_json(Post, POST | {"summary": blank}), from_json(Post, POST | {"summary": "Seen."})]
+    assert records[0].reference == "" and to_json(records[0])["summary"] == blank
+    assert with_reference(records, "sft") == records[1:]
+    assert capsys.readouterr().out == "sft: 1 of 2 records have no reference and are left out\n"
+    with pytest.raises(RecordError, match="^sft: 1 of 1 records have no reference"):
+        with_reference(records[:1], "sft")
+
+
+def test_a_name_that_stands_twice_is_told(tmp_path):
+    (tmp_path / "a.json").write_text('{"choice": 0, "choice": 1}\n')
+    with pytest.raises(RecordError, match="line 1: the name 'choice' stands twice in an object"):
+        list(read_comparisons(tmp_path / "a.json"))
 
 
 def test_line_that_is_no_object_is_named(tmp_path):
@@ -208,7 +240,7 @@ def test_missing_file_is_one_line(tmp_path):
 
 
 def test_lines_end_at_newlines_only(tmp_path):
-    posts = [Post("1", "r", "a\u2028b", "c\u0085d\r e\x0c\N{GRINNING FACE}", "\n"), Post("2", "r", "", "x")]
+    posts = [Post("1", "r", "a\u2028b", "c\u0085d\r e\x0c\N{GRINNING FACE}", "\nf"), Post("2", "r", "", "x")]
     write_jsonl(tmp_path / "new" / "posts.jsonl", posts)
     assert list(read_posts(tmp_path / "new" / "posts.jsonl")) == posts
 

@@ -250,6 +250,44 @@ def test_an_epoch_in_microbatches_is_one_step_down_the_gradient_of_the_loss(
     tiny.assert_close({"policy": policy.params, "value": value.params}, descended, STEP, scale)
 
 
+def test_a_mean_of_row_means_is_that_of_minibatches_of_one_row(reference, reward_model, episodes):
+    """As N+ computes it: its losses are means over the tokens of microbatches of one row."""
+    networks = {"policy": reference, "value": reward_model}
+
+    @jax.jit
+    def of_one(row):
+        row = jax.tree.map(lambda x: x[None], row)
+        return ppo.loss(networks, row, row.mask.sum(), row.value_mask.sum(), SETTING)
+
+    each = jax.device_get([of_one(row) for row in rows_of(episodes)])
+    expected = {name: np.mean([metrics[name] for _, metrics in each]) for name in each[0][1]}
+    for microbatches in (1, 4):
+        options = dataclasses.replace(
+            OPTIONS, epochs=1, minibatches=1, microbatches=microbatches, loss_mean="rows"
+        )
+        state = ppo.initial_state(reference, reward_model, optax.sgd(0.1), options, seed=0)
+        update = jax.jit(functools.partial(ppo.update, setting=SETTING._replace(options=options)))
+        _, metrics = update((state.policy, state.value), episodes, jax.random.key(0))
+        scale = tiny.largest(episodes.logp)
+        tiny.assert_close({name: metrics[name] for name in expected}, expected, SUMS, scale)
+    tokens, slots = episodes.mask.sum(), episodes.value_mask.sum()
+    _, ours = jax.jit(lambda: ppo.loss(networks, episodes, tokens, slots, SETTING))()
+    assert abs(float(ours["policy/loss"]) - expected["policy/loss"]) > 1e-3  # lengths differ, so the means do
+
+
+def test_frozen_networks_in_the_computation_s_type_change_no_bit(reference, reward_model):
+    model = dataclasses.replace(CONFIG, dtype="bfloat16")
+    setting = SETTING._replace(model=model)
+    state = ppo.initial_state(reference, reward_model, OPTIMIZER, OPTIONS, seed=0)
+    step = jax.jit(functools.partial(ppo.iteration, setting=setting))
+    wide = step(state, reference, reward_model, tiny.random_queries(B, Q))
+    cast = ppo.frozen(reference, reward_model, model)
+    assert {x.dtype.name for x in jax.tree.leaves((cast[0], cast[1]["transformer"]))} == {"bfloat16"}
+    narrow = step(state, *cast, tiny.random_queries(B, Q))
+    for ours, theirs in zip(*map(jax.tree.leaves, jax.device_get((wide[1], narrow[1]))), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_minibatch_that_would_harm_one_network_is_skipped_by_both(reference, reward_model, episodes):
     """A return that is not finite enters the loss of the value network alone, in one of two minibatches."""
     options = dataclasses.replace(OPTIONS, epochs=1, minibatches=2)

@@ -12,9 +12,11 @@ import pytest
 import tiny
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import PpoConfig
-from rlhf_jax.model import heads, transformer
+from rlhf_jax.config import ConfigError, MeshConfig, PpoConfig
+from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import ppo
+from rlhf_jax.pipeline import rollout as rollouts
 from rlhf_jax.pipeline.rollout import Rollout, rollout
 
 CONFIG = dataclasses.replace(tiny.NEOX, layers=1)
@@ -175,3 +177,40 @@ def test_whitened_rewards_are_learnt_from_and_the_rewards_themselves_told(networ
     whitened = numpy_reference.whiten(rewards, mask, shift_mean=False)
     _, returns = numpy_reference.gae(whitened, episodes.values, mask, OPTIONS.gamma, OPTIONS.lam)
     tiny.assert_close(np.where(mask, episodes.returns, 0), returns, STEPS, scale)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_rows_sampled_apart_are_those_of_the_whole_batch(networks, shards):
+    """The same tokens from the same noise, on one device and on two; all else to rounding."""
+    mesh = make_mesh(MeshConfig(fsdp=shards), jax.devices()[:shards])
+
+    def rolled(rows):
+        setting = ppo.Setting(CONFIG, dataclasses.replace(OPTIONS, rollout_rows=rows), R, EOS, PAD)
+        placed = [
+            jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(specs, mesh))
+            for each, specs in zip(networks, 2 * [bodies] + 2 * [scalars], strict=True)
+        ]
+        roll = jax.jit(functools.partial(rollout, setting=setting))
+        query = to_devices(tiny.random_queries(B, Q), mesh)
+        return jax.device_get(roll(*placed, query, jax.random.key(3), jnp.float32(KL_COEF)))
+
+    bodies, scalars = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
+    with jax.set_mesh(mesh):
+        whole, apart = rolled(B), rolled(4)
+    for name in ("query", "response", "mask", "value_mask"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(apart, name))
+    for name in ("logp", "ref_logp", "values", "score", "rewards"):
+        tiny.assert_close(getattr(apart, name), getattr(whole, name), SUMS)
+    assert len({row.tobytes() for row in whole.response}) > B // 2  # they differ, so that order shows
+
+
+def test_parts_of_a_rollout():
+    def parts(rows, at_once=0):
+        return rollouts.parts_of(PpoConfig(batch_size=rows, rollout_rows=at_once), rows)
+
+    assert [parts(8), parts(64), parts(65), parts(96), parts(512)] == [1, 1, 1, 2, 8]  # 65 = 5 · 13
+    assert [parts(512, 512), parts(512, 128)] == [1, 4]
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=4), jax.devices()[:4])):
+        assert [parts(256), parts(512), parts(512, 128)] == [1, 2, 4]
+        with pytest.raises(ConfigError, match="ppo.rollout_rows: 2 do not divide over 4 row shards"):
+            parts(512, 2)

@@ -16,6 +16,7 @@ import states
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.run import checkpoint
+from rlhf_jax.run.checkpoint import CheckpointError
 
 FLIPS = 5  # places of a file where one bit is changed
 
@@ -93,6 +94,19 @@ def test_every_damage_to_every_file_is_found(tmp_path, state):
     found = ours(tmp_path, state)
     assert {said for _, said in found} == {"found"}
     assert found["one byte flipped", "found"] > 100 and found["deleted", "found"] > 20
+
+
+def test_a_flipped_byte_in_a_name_of_the_manifest_is_found_whatever_is_read(tmp_path, state):
+    states.save_steps(tmp_path, state, 1)
+    file = tmp_path / "1" / checkpoint.MANIFEST
+    whole, like = file.read_bytes(), states.abstract(state[0])
+    names = [at for at in range(len(whole)) if whole[:at].rpartition(b"\n")[2].count(b'"') == 1]
+    for at in names[:: max(len(names) // 40, 1)]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            checkpoint.restore_params(tmp_path, 1, like)
+    file.write_bytes(whole)
+    checkpoint.restore_params(tmp_path, 1, like)
 
 
 @pytest.mark.parametrize("part", ["params", "rest", "meta.json"])

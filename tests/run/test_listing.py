@@ -76,6 +76,15 @@ def test_verify_reads_every_file_and_names_the_damaged_one(told, workdir):
     assert told("list")[0] == 0  # and nothing was set aside
 
 
+def test_verify_names_a_file_that_is_not_of_a_step(told, workdir):
+    step = workdir / "checkpoints" / "sft" / "20"
+    (step / "params" / "notes.txt").write_text("mine")
+    (step / ".DS_Store").write_text("the system's")
+    status, out, _ = told("verify")
+    assert status == 1 and "sft/20 is whole, " in out and "what is not of it: params/notes.txt\n" in out
+    assert checkpoint.require(workdir, "sft")[1] == 20  # no reason to train it again
+
+
 def test_show_tells_arrays_counts_and_plain_values(told):
     status, out, _ = told("show", "--training=ppo")
     assert status == 0 and "checkpoints/ppo/2\n" in out

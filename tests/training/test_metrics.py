@@ -53,6 +53,15 @@ def test_what_a_step_read_is_written_a_second(tmp_path, monkeypatch):
     assert second == {"step": 1, "pairs_per_second": 128, "tokens_per_second": 2000}
 
 
+def test_the_time_that_is_left_is_told_by_steps_that_do_not_compile(tmp_path):
+    with open_log(tmp_path, resume_step=3) as log:
+        log.log(3, {})
+        compiled = time.time()
+        log.log(4, {})
+        log.log(5, {})
+        assert log._bar.start_t >= compiled and (log._bar.n, log._bar.initial) == (5, 3)
+
+
 def test_flush_writes_the_held_step_once(tmp_path):
     with open_log(tmp_path) as log:
         log.log(0, {"loss": 1.0})

@@ -11,6 +11,7 @@ import bad_inputs
 import pytest
 import tiny
 from bad_inputs import (
+    COMMANDS,
     Bad,
     cut,
     field,
@@ -28,71 +29,7 @@ from bad_inputs import (
     whole,
 )
 
-from rlhf_jax import main
-from rlhf_jax.data import news_ratings
-from rlhf_jax.data.mini import labelers
-from rlhf_jax.data.records import RecordError, read_axis_ratings
-from rlhf_jax.feedback import agreement, answers, serve, viewer
-from rlhf_jax.pipeline import ask, export, pretrain
-from rlhf_jax.plan import fit as plan
-from rlhf_jax.plan import table
 from rlhf_jax.training.metrics import MetricsLog
-
-
-def axis_ratings(argv: list[str]) -> int:
-    """No command reads these; this one stands for those that will."""
-    try:
-        list(read_axis_ratings(argv[1]))
-    except RecordError as error:
-        print(f"axis_ratings: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def start(*more: str) -> tuple:
-    return (main.main, "--config={}/config.py", "--workdir={}/new", "--stage=sft", *more)
-
-
-# Command → (main, arguments, {} standing for the folder of the inputs)
-COMMANDS: dict[str, tuple] = {
-    "sft": start(),
-    "sft, our tokenizer": start("--config.data.tokenizer={}/sp"),
-    "sft, pretrained": start("--config.model.pretrained={}/hf"),
-    "resume": (main.main, "--config={}/config.py", "--workdir={}/run"),
-    "main": (main.main,),
-    "collect": (ask.main,),
-    "not again": (
-        ask.main,
-        "--config={}/config.py",
-        "--workdir={}/run",
-        "--policies=sft,reference",
-        "--out={}/asked.jsonl",
-        "--not_again={}/onboarding.jsonl",
-    ),
-    "export": (export.main, "--workdir={}/run", "--stage=sft", "--out={}/out"),
-    "bare export": (export.main,),
-    "pretrain": (pretrain.main,),
-    "plan": (plan.main,),
-    "plan table": (table.main,),
-    "agreement": (agreement.main, "{}/data/comparisons/pairs.json"),
-    "bare agreement": (agreement.main,),
-    "axis ratings": (axis_ratings, "{}/axis.jsonl"),
-    "news": (news_ratings.main, "--ratings={}/ratings", "--out={}/out"),
-    "bare news": (news_ratings.main,),
-    "viewer": (viewer.main, "--samples={}/samples.jsonl", "--out={}/out"),
-    "bare viewer": (viewer.main,),
-    "serve": (serve.main, "--tasks={}/tasks.jsonl", "--store={}/site.sqlite"),
-    "serve a study": (
-        serve.main,
-        "--tasks={}/tasks.jsonl",
-        "--store={}/site.sqlite",
-        "--study={}/study.toml",
-    ),
-    "bare serve": (serve.main,),
-    "feedback export": (answers.main, "--store={}/store.sqlite", "--out={}/out"),
-    "bare feedback export": (answers.main,),
-    "simulated": (labelers.main,),
-}
 
 POSTS = lines(
     "posts",
@@ -137,6 +74,9 @@ COMPARISONS = lines(
         ("a number for a text", "field summaries[1].text should be a string", "summaries.1.text", 3),
         ("no policy", "field summaries[0].policy is missing", "summaries.0.policy"),
         ("choice 2", "field choice should be 0 or 1, not 2", "choice", 2),
+        ("an unknown split", "field split is 'dev', it should be one of", "split", "dev"),
+        ("a post that nobody can see", "field info.post is empty", "info.post", "\u200b\u2060"),
+        ("a post and an article", "has both an article and a post", "info.article", "It rained."),
         ("choice true", "field choice should be 0 or 1, not true", "choice", True),
         ("choice 1.0", "field choice should be 0 or 1, not 1.0", "choice", 1.0),
         ("no worker", "field worker is missing", "worker"),

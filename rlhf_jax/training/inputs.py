@@ -1,0 +1,144 @@
+"""What the stages of a run have read, by digest: places of texts and models may change, contents may not.
+
+A stage that goes on with other posts, pairs or token ids than it began with trains on, and nobody sees it. So
+`progress.json` keeps, for every stage, the digests of what it read.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_jax.config import Config
+from rlhf_jax.data import task as tasks
+from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.data.records import Comparison, Record, to_json
+from rlhf_jax.data.task import Task
+from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
+from rlhf_jax.files import matching
+from rlhf_jax.model import pretrained
+from rlhf_jax.run import checkpoint, hosts, steps
+from rlhf_jax.run import workdir as runs
+
+TOKENIZER = "tokenizer"  # the name that the run's own is held under
+
+
+class InputError(ValueError):
+    """Texts or a model that changed since a stage read them; the message says which and what to do."""
+
+
+def hold(
+    workdir: Path,
+    stage: str,
+    tokenizer: Tokenizer | None = None,
+    networks: Sequence[str] = (),
+    bases: Mapping[str, str] = {},
+    **records: Sequence[Record] | Sequence[Comparison],
+) -> None:
+    """Keeps the digests of what a stage reads: `posts=` for those of data.posts, networks and bases by name.
+
+    Raises InputError where one is not what the stage began with, nor what finished stages read, and where the
+    hosts of a run read different things.
+    """
+    read = {f"data.{name}": _of_records(found) for name, found in records.items()}
+    read |= {TOKENIZER: _of_tokenizer(tokenizer)} if tokenizer else {}
+    read |= {f"checkpoints/{name}": _of_network(workdir, name) for name in networks}
+    read |= {field: _of_base(name) for field, name in bases.items()}
+    for other in hosts.gather(f"what stage {stage} reads", read):
+        for name in read:
+            if other[name] != read[name]:
+                raise InputError(f"{name}: the hosts of the run read {other[name]}, and {read[name]}")
+    held = _held(workdir, stage)
+    for name, digest in read.items():
+        if held.get(name, digest) != digest:
+            raise InputError(
+                f"{name}: what stage {stage} reads has changed since this run read it ({held[name]} then, "
+                f"{digest} now): restore it, or use another --workdir, where --fork={workdir} goes on with it"
+            )
+    if hosts.is_first():
+        runs.record_stage(workdir, stage, read=runs.inputs(workdir).get(stage, {}) | read)
+
+
+def _held(workdir: Path, stage: str) -> dict[str, str]:
+    """What finished stages have read, and `stage` itself, where it has trained already."""
+    begun = any(steps.finished(folder) for folder in matching(workdir / "checkpoints", f"{stage}*"))
+    held: dict[str, str] = {}
+    for name, read in runs.inputs(workdir).items():
+        if begun if name == stage else runs.stage_done(workdir, name):
+            held |= read
+    return held
+
+
+def same(config: Config) -> runs.Same:
+    """(work folder, field) → whether the field names a place, at which lies what that run has read.
+
+    A place that no stage of it has read yet is as good as any.
+    """
+
+    def is_same(workdir: Path, field: str) -> bool:
+        if field not in PLACES:
+            return False
+        read = runs.inputs(workdir).get(PLACES[field].stage)
+        held = TOKENIZER if field == "data.tokenizer" else field
+        return read is None or (held in read and read[held] == PLACES[field].contents(config))
+
+    return is_same
+
+
+def _of_records(found: Iterable[Record | Comparison]) -> str:
+    lines = [json.dumps(to_json(record), sort_keys=True) for record in found]
+    return f"{len(lines):,} records, {_sha256(lines)}"
+
+
+def _of_tokenizer(tokenizer: Tokenizer) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        files = [file for name in (MODEL_FILE, JSON_FILE) if (file := Path(folder) / name).exists()]
+        return f"{tokenizer.vocab_size:,} tokens, {_of_files(files)}"
+
+
+def _of_base(name: str) -> str:
+    folder = pretrained.folder_of(name)
+    files = [*matching(folder, "config.json"), *matching(folder, "*.safetensors")]
+    return f"{len(files)} files, {_of_files(files)}"
+
+
+def _of_network(workdir: Path, name: str) -> str:
+    folder, step = checkpoint.require(workdir, name)
+    return f"step {step}, {_of_files([folder / str(step) / steps.MANIFEST])}"
+
+
+def _of_files(files: Iterable[Path]) -> str:
+    return _sha256(map(steps.sha256, files))
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+def _task(config: Config) -> Task:
+    return tasks.find(config.data, config.seed)
+
+
+class Place(NamedTuple):
+    """A field that names a place: the stage that reads it first, and the digest of what lies there."""
+
+    stage: str
+    contents: Callable[[Config], str]
+
+
+PLACES = {
+    "data.posts": Place("sft", lambda c: _of_records(_task(c).records()["train"])),
+    "data.tokenizer": Place(
+        "sft", lambda c: _of_tokenizer(load_tokenizer(Path(c.data.tokenizer).expanduser()))
+    ),
+    "model.pretrained": Place("sft", lambda c: _of_base(c.model.pretrained)),
+    "sft.bigger_pretrained": Place("sft", lambda c: _of_base(c.sft.bigger_pretrained)),
+    "data.comparisons": Place("reward", lambda c: _of_records(load_comparisons(c.data, c.reward.batches))),
+    "data.queries": Place("ppo", lambda c: _of_records(_task(c).queries())),
+}

@@ -1,0 +1,111 @@
+"""A run goes on only with what it has read; where that lies does not matter."""
+
+import dataclasses
+import shutil
+
+import jax.numpy as jnp
+import pytest
+import tiny
+from etils.epath import Path
+
+from rlhf_jax.config import Config
+from rlhf_jax.data.records import Post
+from rlhf_jax.data.tokenizer import train_tokenizer
+from rlhf_jax.model import pretrained, transformer
+from rlhf_jax.pipeline.stages import STAGES
+from rlhf_jax.run import checkpoint
+from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.fork import fork
+from rlhf_jax.run.workdir import WorkdirError
+from rlhf_jax.training import inputs
+from rlhf_jax.training.inputs import InputError
+
+POSTS = [Post(str(i), "pets", "A cat", f"It sat {i}.", "Cat.") for i in range(3)]
+
+
+def save_step(workdir, network, step=1, value=0.0):
+    arrays = {"params": {"w": jnp.full(3, value)}, "rest": {"n": jnp.int32(step)}}
+    checkpoint.save(workdir / "checkpoints" / network, step, **arrays, meta={})
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return runs.open_workdir(tmp_path / "run", Config())
+
+
+def test_a_stage_that_has_trained_goes_on_with_the_same_texts_alone(workdir):
+    inputs.hold(workdir, "sft", posts=POSTS)
+    inputs.hold(workdir, "sft", posts=POSTS[:2])  # nothing has come of the first ones
+    save_step(workdir, "sft")
+    inputs.hold(workdir, "sft", posts=POSTS[:2])
+    for other in (POSTS, POSTS[:2][::-1], [POSTS[0], dataclasses.replace(POSTS[1], summary="A cat.")]):
+        with pytest.raises(InputError, match=r"data.posts: .* \(2 records, \w+ then, \d records, \w+ now\)"):
+            inputs.hold(workdir, "sft", posts=other)
+
+
+def test_later_stages_read_what_finished_ones_read(workdir):
+    ours, theirs = (train_tokenizer([text] * 9, 300) for text in ("the cat sat", "a dog ran"))
+    inputs.hold(workdir, "sft", ours, posts=POSTS)
+    save_step(workdir, "sft")
+    runs.record_stage(workdir, "sft", done=True)
+    inputs.hold(workdir, "reward", ours, ("sft",), posts=POSTS)
+    with pytest.raises(InputError, match="tokenizer: what stage reward reads has changed"):
+        inputs.hold(workdir, "reward", theirs)
+    with pytest.raises(InputError, match="data.posts: what stage reward reads has changed"):
+        inputs.hold(workdir, "reward", posts=POSTS[:1])
+
+
+def test_a_network_that_was_trained_again_is_another(workdir):
+    save_step(workdir, "sft")
+    inputs.hold(workdir, "ppo", networks=("sft",))
+    save_step(workdir, "ppo")
+    inputs.hold(workdir, "ppo", networks=("sft",))
+    save_step(workdir, "sft", value=1.0)
+    with pytest.raises(InputError, match="checkpoints/sft: what stage ppo reads has changed .*step 1"):
+        inputs.hold(workdir, "ppo", networks=("sft",))
+
+
+def test_a_base_is_known_by_its_weights_and_not_by_its_place(tmp_path):
+    for name, seed in (("base", 0), ("other", 1)):
+        weights = tiny.parameters(transformer.specs(tiny.LLAMA, tiny.VOCABULARY), seed)
+        pretrained.save(tmp_path / name, weights, tiny.LLAMA)
+    config = Config()
+    config.model.pretrained = str(tmp_path / "base")
+    workdir = runs.open_workdir(tmp_path / "run", config)
+    inputs.hold(workdir, "sft", bases={"model.pretrained": config.model.pretrained})
+    save_step(workdir, "sft")
+    shutil.move(tmp_path / "base", tmp_path / "moved")
+    config.model.pretrained = str(tmp_path / "other")
+    with pytest.raises(WorkdirError, match="model.pretrained: .*base → .*other"):
+        runs.open_workdir(workdir, config, same=inputs.same(config))
+    config.model.pretrained = str(tmp_path / "moved")
+    runs.open_workdir(workdir, config, same=inputs.same(config))
+    assert runs.read_config(workdir).model.pretrained == str(tmp_path / "moved")
+
+
+def test_texts_may_lie_elsewhere_and_may_not_be_others(tmp_path):
+    config = tiny.run_config(tiny.write_data(tmp_path / "data"))
+    workdir = runs.open_workdir(tmp_path / "run", config)
+    posts = inputs.PLACES["data.posts"].contents(config)
+    runs.record_stage(workdir, "sft", read={"data.posts": posts}, done=True)
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    places = {name: str(tmp_path / "copy" / name) for name in ("posts", "comparisons")}
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, **places))
+    runs.open_workdir(workdir, moved, same=inputs.same(moved))  # its comparisons nobody has read yet
+    assert runs.read_config(workdir) == moved
+    file = tmp_path / "data" / "posts" / "train.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(WorkdirError, match=r"\(data.posts: .*copy/posts → .*data/posts\)"):
+        runs.open_workdir(workdir, config, same=inputs.same(config))
+
+
+def test_a_fork_may_read_other_texts_but_knows_the_same_token_ids(workdir, tmp_path):
+    ours, theirs = (train_tokenizer([text] * 9, 300) for text in ("the cat sat", "a dog ran"))
+    inputs.hold(workdir, "sft", ours, posts=POSTS)
+    save_step(workdir, "sft")
+    runs.record_stage(workdir, "sft", done=True)
+    forked = Path(tmp_path / "forked")
+    fork(Config(), Path(workdir), forked, STAGES)
+    inputs.hold(forked, "reward", ours, posts=POSTS[:1])
+    with pytest.raises(InputError, match="tokenizer"):
+        inputs.hold(forked, "reward", theirs)
