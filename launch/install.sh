@@ -60,6 +60,12 @@ refuse() {
         fail "$venv is missing or out of date and cannot be written: copy the repository to where you may write"
 }
 
+give_up() { # pip and venv do not always say that the disk is full
+    local free
+    read -r _ _ _ free _ < <(df -Pk "$venv" | tail -n 1)
+    fail "$1: see above; $((free / 1024)) MiB are free there. Then start again"
+}
+
 make() {
     local version
     [[ ! -L $venv ]] || fail "$venv is a link to an environment that is not whole here: remove the link"
@@ -74,7 +80,7 @@ make() {
     : >>"$venv/pyvenv.cfg"
     echo interrupted >"$venv/stamp"
     find "$venv" -mindepth 1 -maxdepth 1 ! -name pyvenv.cfg ! -name stamp -exec rm -rf {} +
-    "$python" -m venv "$venv" || fail "$python -m venv cannot make $venv: see above, then start again"
+    "$python" -m venv "$venv" || give_up "$python -m venv cannot make $venv"
 }
 
 install() {
@@ -87,7 +93,7 @@ install() {
         sed 's/==[^ ]*//' requirements.txt >"$packages"
     fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$packages" -e ".${extra:+[$extra]}" ||
-        fail "the installation into $venv has failed: see above, then start again"
+        give_up "the installation into $venv has failed"
     was="extra=$extra"$'\n'$(identity) || fail "$venv/bin/python does not run"
     echo "$was" >"$venv/stamp"
 }

@@ -206,7 +206,7 @@ def test_a_python_that_is_missing_or_too_old_is_told_before_anything_is_made(fol
 @pytest.mark.slow
 def test_a_disk_that_is_full_is_told_and_the_next_start_begins_anew(folder):
     status, _, err = ended(start(folder, "ulimit -f 100"))  # KiB a file: not enough for what pip is made of
-    assert status == 2 and "see above, then start again" in err
+    assert status == 2 and "MiB are free there. Then start again" in err
     assert ended(start(folder)) == (0, installing(folder), "")
 
 
