@@ -3,6 +3,10 @@
 # RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. Of SEEDS="0 1 2" the weak reward model
 # and the sizes are of the first alone.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=commands.sh
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
+usage "$@"
+[[ $# == 0 ]] || fail "'$*': it takes variables, no arguments"
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

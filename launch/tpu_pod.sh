@@ -4,7 +4,8 @@
 # PROJECT=… ZONE=… TPU=v5p-128 ./launch/tpu_pod.sh all -- --config=configs/paper_6_7b.py --workdir=gs://BUCKET/paper
 #
 # create | wait | install | run -- ARGUMENTS | logs [WORKER|all] | status | stop | delete | all -- ARGUMENTS, and --dry-run.
-# ARGUMENTS go to rlhf-jax run on every worker. Tracked files are copied there, with uncommitted changes.
+# ARGUMENTS go to rlhf-jax run on every worker. Tracked files are copied there, with uncommitted changes. Slice and
+# ARGUMENTS are checked before anything is asked of Google, by the active environment or by .venv, made where it is not.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source-path=SCRIPTDIR source=commands.sh
@@ -15,20 +16,36 @@ capacity=${CAPACITY:-spot} # spot (cheap, can be taken away), on-demand or reser
 pause=${PAUSE:-60}         # seconds between two looks
 max_starts=5               # on one slice; a run that loses a machine more often than that is given up
 
-create() {
-    local tier=() image=${RUNTIME:-}
+# Sets what a slice is created with: `tier` and `image`.
+choose_slice() {
+    need TPU v5p-128
+    need_slice
     case $capacity in
         spot | reserved) tier=("--$capacity") ;;
-        on-demand) ;;
+        on-demand) tier=() ;;
         *) fail "CAPACITY is '$capacity': spot, on-demand or reserved" ;;
     esac
+    image=${RUNTIME:-}
     [[ -n $image ]] || case $TPU in
         v6e-*) image=v2-alpha-tpuv6e ;;
         v5p-*) image=v2-alpha-tpuv5 ;;
         v5litepod-*) image=v2-alpha-tpuv5-lite ;;
         v4-*) image=tpu-ubuntu2204-base ;;
     esac
-    [[ -n $image ]] || fail "TPU is '$TPU': not v4-N, v5litepod-N, v5p-N or v6e-N; set RUNTIME to its software version"
+    [[ -n $image ]] || fail "TPU is '$TPU': set RUNTIME to its software version"
+}
+
+is_tracked() {
+    git ls-files --error-unmatch -- "$1" >/dev/null 2>&1
+}
+
+check_run() {
+    need_run
+    need_bucket
+    need_copied is_tracked
+}
+
+create() {
     run "${queued[@]}" create "$name" --node-id="$name" "${place[@]}" --accelerator-type="$TPU" \
         --runtime-version="$image" "${tier[@]}"
     dry_state=ACTIVE
@@ -79,8 +96,8 @@ install() {
     local commit
     run mkdir -p runs
     commit=$(run git stash create) # a commit of the changes, which touches nothing; without any, no name
-    run git archive --format=tar.gz --output=runs/rlhf_jax.tar.gz "${commit:-HEAD}"
-    run gcloud compute tpus tpu-vm scp runs/rlhf_jax.tar.gz "$name:rlhf_jax.tar.gz" "${place[@]}" --worker=all
+    run git archive --format=tar.gz --output="runs/$name.tar.gz" "${commit:-HEAD}"
+    run gcloud compute tpus tpu-vm scp "runs/$name.tar.gz" "$name:rlhf_jax.tar.gz" "${place[@]}" --worker=all
     on all 'mkdir -p rlhf_jax && tar -xzf rlhf_jax.tar.gz -C rlhf_jax && rlhf_jax/launch/worker.sh install'
 }
 
@@ -161,9 +178,14 @@ need ZONE us-east5-a
 place=(--project="$PROJECT" --zone="$ZONE")
 queued=(gcloud compute tpus queued-resources)
 now='' standing='' dry_state=ACTIVE
+need_numbers PAUSE
 case ${words[0]:-} in
-    create | all) need TPU v5p-128 ;;&
-    run | all) need_arguments ;;&
+    logs) need_words 2 ;;
+    *) need_words 1 ;;
+esac
+case ${words[0]:-} in
+    create | all) choose_slice ;;&
+    run | all) check_run ;;&
     create) create ;;
     wait) wait_until_active ;;
     install) install ;;

@@ -4,7 +4,8 @@
 # ./launch/worker.sh install | status | stop | start --config=configs/mini.py --workdir=gs://BUCKET/mini
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-mkdir -p runs
+# shellcheck source-path=SCRIPTDIR source=commands.sh
+source launch/commands.sh
 
 # none: never started; running; exit N; gone: ended without a word, as after a reboot.
 standing() {
@@ -19,31 +20,31 @@ standing() {
     fi
 }
 
+usage "${1:-}"
 action=${1:-}
 [[ $# == 0 ]] || shift
+[[ $action == start || $# == 0 ]] || fail "'$1': only start takes arguments"
 case $action in
     install) # the image's Python is older than ours: uv, from PyPI, fetches one
         python3 -m pip install --quiet --user uv
         python3 -m uv python install --quiet 3.11
-        PYTHON=$(python3 -m uv python find --system 3.11) EXTRA=${EXTRA:-tpu} bash -e launch/setup.sh
+        PYTHON=$(python3 -m uv python find --system 3.11) EXTRA=${EXTRA:-tpu} bash launch/install.sh
         ;;
     start)
         if [[ $(standing) == running ]]; then
-            echo "worker.sh: a run goes on here since $(date -r runs/worker.pid), nothing was started" >&2
-            exit 2
+            fail "a run goes on here since $(date -r runs/worker.pid), nothing was started"
         fi
+        .venv/bin/python -Ic 'import rlhf_jax' || fail ".venv is not whole here: worker.sh install makes it"
+        mkdir -p runs
         rm -f runs/worker.exit
         # shellcheck disable=SC2016  # expanded by the inner shell
         nohup setsid bash -c '.venv/bin/rlhf-jax run "$@"; echo $? >runs/worker.exit' run "$@" \
-            >>runs/worker.log 2>&1 </dev/null &
+            >>runs/worker.log 2>&1 </dev/null 3>&- & # 3 is the session's output as well
         echo $! >runs/worker.pid
         ;;
     stop) # the run saves its step and ends with status 143; the shell around it stays to write that down
         [[ $(standing) != running ]] || pkill -TERM --parent "$(<runs/worker.pid)"
         ;;
     status) echo "rlhf_jax: $(standing)" ;;
-    *)
-        echo "worker.sh: install, start, stop or status, not '$action'" >&2
-        exit 2
-        ;;
+    *) fail "'$action' is not install, start, stop or status" ;;
 esac

@@ -16,12 +16,14 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
 --fork=FOLDER         --workdir is new and continues the run in FOLDER: its finished stages are taken over,
                       up to the first whose part of the configuration differs, see rlhf_jax/run/fork.py
 --start_timeout=300   seconds to wait for the other hosts of a run on many
+--check               only reads all this and prints which stages would run where: writes nothing, asks no hub
+                      and no bucket, and leaves the accelerator alone
 """
 
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags, logging
@@ -40,6 +42,17 @@ from rlhf_jax.training import inputs
 from rlhf_jax.validation import check_context
 
 
+class Asked(NamedTuple):
+    """A command line."""
+
+    config: Config  # validated
+    workdir: str
+    fork: str | None  # the run whose finished stages are taken over
+    stage: str | None  # None: all
+    start_timeout: float  # seconds
+    check: bool  # nothing is run
+
+
 def main(argv: list[str]) -> int:
     """Exit status: 0; 2 after an error of use, a full disk or memory that is not enough, told in one line
     without a traceback; 3 where another host of the run ended; 130 after Ctrl-C and 143 after SIGTERM, with
@@ -47,7 +60,11 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax tells every file it writes, and errors that it raises too
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        run(*parse(argv))
+        asked = parse(argv)
+        if asked.check:
+            print(check(asked))
+        else:
+            run(asked)
     except (Exception, KeyboardInterrupt) as error:
         status, told = explain(error)
         if told:
@@ -64,8 +81,8 @@ def _on_terminate(number: int, frame) -> None:
     raise Stopped(number, "")
 
 
-def parse(argv: list[str]) -> tuple[Config, str, str | None, str | None, float]:
-    """(config, workdir, folder to fork, stage or None for all, seconds to start in), validated."""
+def parse(argv: list[str]) -> Asked:
+    """Raises flags.Error and ConfigError."""
     options = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=options)
     flags.DEFINE_string("fork", None, "run whose finished stages are taken over", flag_values=options)
@@ -74,11 +91,23 @@ def parse(argv: list[str]) -> tuple[Config, str, str | None, str | None, float]:
     )
     flags.DEFINE_float("start_timeout", 300, "seconds for all hosts to start", 1, flag_values=options)
     flags.DEFINE_bool("profile", False, "write profiles", flag_values=options)
+    flags.DEFINE_bool("check", False, "run nothing", flag_values=options)
     config = parse_config(argv, options)
     config.profile |= options.profile
     if not options.workdir:
         raise flags.Error("--workdir is missing: the folder of the run, such as --workdir=runs/mini")
-    return config, options.workdir, options.fork, options.stage, options.start_timeout
+    asked = options.workdir, options.fork, options.stage, options.start_timeout, options.check
+    return Asked(config, *asked)
+
+
+def check(asked: Asked) -> str:
+    """WORKDIR: STAGES, of what would run. Raises as `run` does before it writes, except for a hub's model."""
+    config = asked.config
+    tasks.find(config.data, config.seed)
+    name = config.model.pretrained
+    if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
+        check_context(config, architecture(config.model))
+    return f"{asked.workdir}: {asked.stage or ', '.join(stages.names())}"
 
 
 def keep_compiled(folder: str) -> dict[str, Any]:
@@ -95,8 +124,9 @@ def keep_compiled(folder: str) -> dict[str, Any]:
     return place | {"jax_persistent_cache_min_compile_time_secs": 0.2}
 
 
-def run(config: Config, folder: str, source: str | None, stage: str | None, start_timeout: float) -> None:
-    """Runs `stage`, or all stages that have not finished, in `folder`, together with the other hosts."""
+def run(asked: Asked) -> None:
+    """Runs the stage that is asked for, or all that have not finished, together with the other hosts."""
+    config, folder, source, stage, start_timeout, _ = asked
     for option, value in keep_compiled(folder).items():
         if option.upper() not in os.environ:
             jax.config.update(option, value)

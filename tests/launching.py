@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(ROOT.glob("launch/*.sh"))
-BASICS = "basename bash cat date dirname grep nohup rm sed setsid sleep sort"
+BASICS = "basename bash cat cksum date dirname find grep ls nohup rm sed setsid sleep sort"
 TOOLS = "docker env gcloud git mkdir nvidia-smi sbatch scancel scontrol srun xpk"
 AWKWARD = [
     "--config=configs/mini.py",
@@ -28,12 +28,15 @@ AWKWARD = [
 ]
 
 # Records its arguments; answers as answers.json says: {words of the command line: [[output, status], …]}, of
-# which the last is repeated.
+# which the last is repeated. A run that is only checked is always there, and not recorded.
 STAND_IN = """
 import json, os, sys
 name = sys.argv[0] if sys.argv[0].startswith(".venv") else os.path.basename(sys.argv[0])
-with open("{home}/calls.jsonl", "a") as file:
-    file.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
+if "--check" in sys.argv:
+    print("gs://bucket/run: ppo")
+else:
+    with open("{home}/calls.jsonl", "a") as file:
+        file.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
 answers = json.load(open("{home}/answers.json"))
 for words, rows in answers.items():
     if words in " ".join([name, *sys.argv[1:]]):
@@ -73,7 +76,7 @@ class World:
         (home / "bin").mkdir()
         for name in BASICS.split():
             (home / "bin" / name).symlink_to(shutil.which(name) or name)
-        for name in TOOLS.split():
+        for name in (*TOOLS.split(), "rlhf-jax"):
             self.stand_in(home / "bin" / name)
         (self.repository / ".venv/bin").mkdir(parents=True)
         (self.repository / "runs").mkdir()

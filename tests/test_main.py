@@ -103,6 +103,29 @@ def test_missing_workdir_is_asked_for(config_file, capsys):
     assert_one_line((status, *capsys.readouterr()), "--workdir is missing")
 
 
+def test_a_run_that_is_only_checked_leaves_nothing(start, config_file, tmp_path, stages, monkeypatch):
+    monkeypatch.setattr(jax, "devices", None)  # nobody asks for an accelerator
+    assert start("--check") == (0, f"{tmp_path / 'run'}: sft, collect, reward, ppo, eval\n", "")
+    assert start("--check", "--stage=round")[1] == f"{tmp_path / 'run'}: round\n"
+    for wrong, told in [
+        ("--config.ppo.epoch=1", "ppo.epoch: no such field; did you mean ppo.epochs"),
+        ("--config.data.source=tldrr", "data.source: 'tldrr' is none of"),
+        ("--config.model.context=100", "model.context: 100"),
+        ("--workdir=", "--workdir is missing"),
+    ]:
+        assert_one_line(start("--check", wrong), told)
+    assert stages == [] and list(tmp_path.iterdir()) == [config_file]
+
+
+def test_a_check_starts_no_backend(config_file):
+    code = (
+        "import jax, rlhf_jax.main as main\n"
+        f"assert main.main(['run', '--config={config_file}', '--workdir=gs://b/x', '--check']) == 0\n"
+        "assert not jax._src.xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_stages_run_in_order_and_a_second_start_skips_them(start, stages):
     status, stdout, _ = start()
     assert status == 0 and stages == ["sft", "collect", "reward", "ppo", "eval"]

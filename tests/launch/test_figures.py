@@ -25,7 +25,8 @@ def figures(tmp_path):
     launch, bin = tmp_path / "launch", tmp_path / "bin"
     launch.mkdir()
     bin.mkdir()
-    shutil.copy(SCRIPT, launch)
+    for name in ("figures.sh", "commands.sh"):
+        shutil.copy(SCRIPT.with_name(name), launch)
     (launch / "setup.sh").write_text('cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1\n')
     (bin / "rlhf-jax").write_text(COMMAND)
     (bin / "rlhf-jax").chmod(0o755)

@@ -162,7 +162,7 @@ def test_all_says_that_the_slice_is_billed_when_it_dies(world):
 def test_uncommitted_changes_are_copied(world):
     world.answer({"git stash create": ["1234abcd\n"]})
     calls = world.run("tpu_pod.sh", "install", **POD).calls
-    assert ["git", "archive", "--format=tar.gz", "--output=runs/rlhf_jax.tar.gz", "1234abcd"] in calls
+    assert ["git", "archive", "--format=tar.gz", "--output=runs/rlhf-jax.tar.gz", "1234abcd"] in calls
     assert verbs(calls) == ["scp", "install"]
 
 
@@ -225,22 +225,6 @@ def test_stop_asks_the_run_to_end_and_keeps_its_status(world):
     until((world.home / "ready").exists)
     assert world.run("worker.sh", "stop").status == 0
     until(lambda: world.run("worker.sh", "status").out == "rlhf_jax: exit 143\n")
-
-
-def test_setup_installs_the_extra_once(world):
-    file = world.repository / ".venv/bin/python"
-    for name in ("requirements.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, world.repository)
-    (world.home / "bin/cksum").symlink_to(shutil.which("cksum") or "cksum")
-
-    def setup(**extra: str) -> list[list[str]]:
-        before = len(world.calls())
-        assert world.run("setup.sh", PYTHON=str(file), **extra).status == 0
-        return [call for call in world.calls()[before:] if "pip" in call]
-
-    assert [call[-1] for call in setup()] == ["."]
-    assert [call[-1] for call in setup(EXTRA="tpu")] == [".[tpu]"]
-    assert setup(EXTRA="tpu") == []
 
 
 def test_commands_of_the_documentation(world):
