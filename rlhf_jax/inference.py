@@ -9,7 +9,7 @@ that is set; where none is, it sets one over all devices.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
@@ -35,8 +35,9 @@ from rlhf_jax.model.generate import generate, sample_with_logprobs
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
-from rlhf_jax.run.checkpoint import read_meta
+from rlhf_jax.run.checkpoint import CheckpointError, read_meta
 from rlhf_jax.run.hosts import progress_bar
+from rlhf_jax.run.steps import finished
 
 SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
@@ -254,8 +255,11 @@ def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> Model
 def architecture_in(workdir: str | PathLike[str], config: Config, name: str = "sft") -> ModelConfig:
     """The architecture of network `name` of a run; once it has a checkpoint, without its base model."""
     folder = Path(workdir) / "checkpoints" / name
-    step = checkpoint.latest_step(folder)
-    return architecture_of(config, name, read_meta(folder, step) if step else {})
+    meta: Mapping[str, Any] = {}
+    for step in finished(folder):
+        with suppress(CheckpointError):  # of a damaged one tells who reads its weights
+            meta = read_meta(folder, step)
+    return architecture_of(config, name, meta)
 
 
 def task_fields(data: DataConfig) -> dict[str, Any]:

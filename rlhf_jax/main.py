@@ -33,6 +33,7 @@ from rlhf_jax import inference
 from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
+from rlhf_jax.model.pretrained import architecture
 from rlhf_jax.pipeline import stages
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs

@@ -44,7 +44,7 @@ def run(config: Config, workdir: Path) -> None:
     comparisons = comparisons_of_run(config, workdir)
     base = config.model.pretrained
     bases = {"model.pretrained": base} if base else {}
-    inputs.hold(workdir, "eval", tokenizer, ("sft", "reward"), bases, comparisons=comparisons)
+    inputs.hold(workdir, "eval", tokenizer, bases=bases, comparisons=comparisons)
     pairs = {name: pairs_of(comparisons, name) for name in ("train", "valid1", "valid2")}
     notes: list[str] = []
     splits = {

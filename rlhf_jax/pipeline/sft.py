@@ -22,7 +22,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.run import checkpoint, hosts
+from rlhf_jax.run import hosts, steps
 from rlhf_jax.training import inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
@@ -83,7 +83,7 @@ def train(config: Config, workdir: Path) -> None:
     records, base = task.records()["train"], config.model.pretrained
     inputs.hold(workdir, "sft", posts=records)
     records = with_reference(records, "sft")
-    if checkpoint.latest_step(workdir / "checkpoints" / "sft"):  # its network knows these token ids
+    if steps.finished(workdir / "checkpoints" / "sft"):  # its network knows these token ids
         tokenizer = load_tokenizer(workdir)
     else:
         tokenizer = task.make_tokenizer(records, pretrained.folder_of(base) if base else None)
@@ -95,7 +95,7 @@ def train(config: Config, workdir: Path) -> None:
     plan.tell("sft")
     bases = {"sft": base} | ({"sft_10x": options.bigger_pretrained} if options.bigger_pretrained else {})
     for name, each in bases.items():
-        if each and not checkpoint.latest_step(workdir / "checkpoints" / name):
+        if each and not steps.finished(workdir / "checkpoints" / name):
             field = "model.pretrained" if name == "sft" else "sft.bigger_pretrained"
             inputs.hold(workdir, "sft", bases={field: each})
         fine_tune(name, each, config, plan, tokenizer.vocab_size, workdir)

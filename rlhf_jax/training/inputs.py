@@ -19,7 +19,7 @@ from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
 from rlhf_jax.files import matching
 from rlhf_jax.model import pretrained
-from rlhf_jax.run import checkpoint, hosts, steps
+from rlhf_jax.run import hosts, steps
 from rlhf_jax.run import workdir as runs
 
 TOKENIZER = "tokenizer"  # the name that the run's own is held under
@@ -106,7 +106,8 @@ def _of_base(name: str) -> str:
 
 
 def _of_network(workdir: Path, name: str) -> str:
-    folder, step = checkpoint.require(workdir, name)
+    folder = workdir / "checkpoints" / name
+    step = steps.by_preference(folder)[0]
     return f"step {step}, {_of_files([folder / str(step) / steps.MANIFEST])}"
 
 
