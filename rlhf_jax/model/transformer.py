@@ -75,7 +75,7 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Arra
 def output_matrix(params, config: ModelConfig) -> Float[Array, "V D"]:
     """In the type of the computation."""
     matrix = params["embed"]["tokens"] if config.tied_head else params["head"].T
-    return matrix.astype(config.dtype)
+    return jnp.asarray(matrix).astype(config.dtype)
 
 
 def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"], config: ModelConfig):
@@ -234,7 +234,7 @@ def compute_params(params, config: ModelConfig):
 
     Call it outside of any loop: within one, every step would copy the layers out of their stack again.
     """
-    cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
+    cast = jax.tree.map(lambda x: jnp.asarray(x).astype(config.dtype), params)
     if unrolled(config):
         stacked, structure = jax.tree.flatten(cast["layers"])
         split = [jnp.unstack(x) for x in stacked]
