@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.mesh import ROWS, layout, reshard
+from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import attention
 from rlhf_jax.model.params import ParamSpec, constant, normal, stack
 from rlhf_jax.model.products import multiply, unrolled
@@ -272,7 +272,9 @@ def apply(
     """
     attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
     positions = attention.positions_of(segments)
-    return _fold(params, config, tokens, positions, attend, attend, lambda x: x[:, outputs_from:])
+    return _fold(
+        params, config, tokens, positions, attend, attend, lambda x: in_rows_of(x, x[:, outputs_from:])
+    )
 
 
 def apply_at(
