@@ -29,7 +29,7 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.files import read_object
-from rlhf_jax.mesh import abstract_rows, make_mesh, row_shards, to_devices, to_host
+from rlhf_jax.mesh import abstract_rows, in_rows_of, make_mesh, row_shards, to_devices, to_host
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.model.generate import generate, sample_with_logprobs
 from rlhf_jax.model.likelihood import response_logprobs
@@ -54,8 +54,9 @@ read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))
 @functools.partial(jax.jit, static_argnames=("config", "pad_id"))
 def response_logp(weights, config: ModelConfig, query, responses, pad_id: int):
     """Log-probability [B, 1] of the one whole response to each query, nats."""
-    logp, _ = response_logprobs(weights, config, query, responses[:, 0], pad_id, temperature=1.0)
-    return jnp.sum(jnp.where(responses[:, 0] != pad_id, logp, 0.0), axis=1, keepdims=True)
+    response = in_rows_of(responses, responses[:, 0])
+    logp, _ = response_logprobs(weights, config, query, response, pad_id, temperature=1.0)
+    return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1, keepdims=True)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_id", "pad_id", "temperature"))

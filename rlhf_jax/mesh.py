@@ -52,6 +52,11 @@ def reshard(x: jax.Array, *axes) -> jax.Array:
     return x if layout() is None else jax.reshard(x, P(*axes))
 
 
+def in_rows_of(x: jax.Array, part: jax.Array) -> jax.Array:
+    """`part` of x with its rows laid out as those of x, which JAX forgets where a single entry is left."""
+    return part if layout() is None else reshard(part, jax.typeof(x).sharding.spec[0])
+
+
 def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts the rows of a batch are split: batch sizes must be multiples of it."""
     return math.prod(mesh.shape[axis] for axis in ROWS)

@@ -269,10 +269,20 @@ def _encoded_queries(
     queries = [np.asarray(ids, np.int32) for ids in encoded]
     if task.data.padding == "space":  # OpenAI's: filled to the bucket with spaces, which are attended to
         buckets = task.data.query_buckets
-        (space,) = tokenizer.encode(" ")
+        space = _space(tokenizer)
         widths = [buckets[bisect_left(buckets, len(query))] for query in queries]
         queries = [left_pad([query], width, space)[0] for query, width in zip(queries, widths, strict=True)]
     return queries, cut
+
+
+def _space(tokenizer: Tokenizer) -> int:
+    ids = tokenizer.encode(" ")
+    if len(ids) != 1 or set(tokenizer.decode(ids * 3)) != {" "}:  # of three, as some drop the first
+        raise BatchError(
+            "data.padding: space needs a tokenizer with a token for a space, which this one has not; "
+            "masked needs none"
+        )
+    return ids[0]
 
 
 def _encoded_responses(

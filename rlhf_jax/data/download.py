@@ -37,7 +37,9 @@ def download(url: str, path: str | Path, size: int | None = None) -> Path:
                 else:
                     _complete(url, file, partial, size)
                     os.replace(partial, path)
-    except (OSError, HTTPException) as error:
+    except DownloadError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:  # the last of what is no address
         reason = getattr(error, "reason", None) or error
         message = f"cannot download {url} ({reason}): run again, or put the file at {path}"
         raise DownloadError(message) from None
@@ -76,6 +78,8 @@ def _fetch_rest(url: str, file: BinaryIO) -> int:
         file.truncate(0)
         return _fetch_rest(url, file)
     with response:
+        if response.headers.get_content_type() == "text/html":
+            raise DownloadError(f"{url}: a web page answers; perhaps this network asks to log in first")
         if response.status != 206:
             file.truncate(0)
         shutil.copyfileobj(response, file)

@@ -8,7 +8,7 @@ tokenizer is taken as it is; a byte-level one is lossless too, unless it normali
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from os import PathLike
 from typing import Protocol
@@ -44,7 +44,11 @@ class Tokenizer(Protocol):
     prefix: tuple[int, ...]  # what the model expects before every text, such as Llama's BOS; often nothing
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text` without the prefix; never a special one, whatever the text says."""
+        """Token ids of `text` without the prefix; never a special one, whatever the text says.
+
+        A tokenizer that puts a space before every text, as Llama 2's does, puts none before one that
+        begins with a space: it follows another.
+        """
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first EOS, without padding and ids that no token has."""
@@ -64,8 +68,12 @@ class SentencePieceTokenizer:
         self.vocab_size = self.pad_id = vocab_size
         self.eos_id = processor.eos_id()
         self.prefix = prefix
+        self._puts_space = _puts_space(processor.normalize)
 
     def encode(self, text: str) -> list[int]:
+        if self._puts_space:  # a model of others, which reads the character ▁ as a space
+            space = [self._processor.piece_to_id(META_SPACE)]
+            return space if text == " " else self._processor.encode(text.removeprefix(" "))
         first, *others = self._processor.encode(text.split(META_SPACE))
         for part in others:  # sentencepiece would read the character itself as a space
             first += self._meta_space + part
@@ -102,8 +110,13 @@ class HuggingFaceTokenizer:
         framed = tokenizer.encode("a")
         specials = sum(takewhile(bool, framed.special_tokens_mask))
         self.prefix = tuple(framed.ids[:specials])
+        self._puts_space = bool(tokenizer.normalizer) and _puts_space(tokenizer.normalizer.normalize_str)
 
     def encode(self, text: str) -> list[int]:
+        if self._puts_space and text == " ":
+            space = self._tokenizer.token_to_id(META_SPACE)
+            return [] if space is None else [space]
+        text = text.removeprefix(" ") if self._puts_space else text
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -205,6 +218,14 @@ def _embedding_rows(path: Path, tokens: int) -> int:
 def _token_count(tokenizer: tokenizers.Tokenizer) -> int:
     """One more than the largest id: ids may have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def _puts_space(normalize: Callable[[str], str]) -> bool:
+    """Whether a tokenizer that reads what `normalize` makes of a text puts a space before it, and before any.
+
+    Those that do so later, for each word, leave the space with which a text begins alone.
+    """
+    return normalize("a") in (" a", f"{META_SPACE}a")
 
 
 def _before(eos_id: int, ids: Iterable[int]) -> list[int]:

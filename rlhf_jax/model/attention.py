@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.mesh import ROWS, layout
+from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model.splash import pad, splash
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to is uniform and not NaN
@@ -30,6 +30,7 @@ def positions_of(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """
     index = jnp.arange(segments.shape[1])
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    starts = in_rows_of(segments, starts)
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
@@ -168,7 +169,8 @@ def attend_to_both(
     to_query = jnp.where(valid[:, None, None], to_query * size**-0.5, MASKED)
     to_own = jnp.where(jnp.arange(to_own.shape[-1]) < used, to_own * size**-0.5, MASKED)
     weights = jax.nn.softmax(jnp.concatenate([to_query, together(to_own)], axis=-1), axis=-1)
-    of_query, of_own = jnp.split(weights.astype(query.dtype), [slots], axis=-1)
+    both = jnp.split(weights.astype(query.dtype), [slots], axis=-1)
+    of_query, of_own = (reshard(x, ROWS, "tensor") for x in both)
     from_query = jnp.einsum("bhmq,bhqk->bhmk", of_query, shared[1])
     return apart(from_query) + jnp.einsum("bxgs,bxsk->bxgk", apart(of_own), own[1])
 

@@ -24,6 +24,13 @@ RUN_FIELDS = "pretrained dtype layer_loop attention rematerialize gather_to_samp
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 ACTIVATIONS |= {"gelu": "gelu", "silu": "silu", "swish": "silu"}
 ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu", "silu": "silu"}
+# Of config.json in every family: what only this value of is computed here.
+ONLY = {
+    "is_causal": True,
+    "quantization_config": None,
+    "per_layer_config": None,
+    "transformers_weights": None,
+}
 # Fields of ModelConfig whose 0 stands for a value, and the property that gives it.
 SPELLED_OUT = {"ff": "hidden_units", "kv_heads": "key_value_heads", "head_size": "head_dimension"}
 
@@ -101,9 +108,12 @@ class Family:
     only: dict[str, Any]  # of config.json, where another value computes what we do not have
     rotary: Callable[[HfConfig], RotaryConfig] = lambda c: RotaryConfig()
     written: Callable[[RotaryConfig], dict[str, Any]] = lambda rotary: {}  # beside `fields`
+    # Second names of `fields`, which go before them.
+    aliases: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def read(self, c: HfConfig) -> ModelConfig:
-        c.refuse(**self.only)
+        c.refuse(**ONLY, **self.only)
+        c = c.renamed(self.aliases)
         return ModelConfig(
             **{field.ours: c.get(field.name, field.kind, field.default) for field in self.fields},
             **self.always,
@@ -121,6 +131,8 @@ class Family:
 
 
 def _neox_rotary(c: HfConfig) -> RotaryConfig:
+    # transformers takes head_dim for the rotary dimensions alone, and not for the heads.
+    c.refuse(head_dim=c.get("hidden_size", int, 6144) // c.get("num_attention_heads", int, 64))
     return c.rotary(c.get("rotary_pct", float, 0.25), c.get("rotary_emb_base", float, 10_000.0))
 
 
@@ -129,7 +141,10 @@ def _neox_rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
 
 
 def _llama_rotary(c: HfConfig) -> RotaryConfig:
-    return dataclasses.replace(c.rotary(base=c.get("rope_theta", float, 10_000.0)), fraction=1.0)
+    rotary = c.rotary(base=c.get("rope_theta", float, 10_000.0))
+    if rotary.fraction != 1:
+        raise ConfigError(f"{c.file}: partial_rotary_factor {rotary.fraction} is not supported, only 1.0")
+    return rotary
 
 
 def _llama_rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
@@ -156,6 +171,12 @@ GPT2 = Family(
     always={},
     only=dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
     written=lambda rotary: {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},  # as trained here
+    aliases={
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+    },
     output="lm_head.weight",
     buffers=(".attn.bias", ".attn.masked_bias"),
     tensors=(
@@ -270,16 +291,27 @@ def read(fields: dict[str, Any], file: object) -> tuple[Family, ModelConfig]:
     c = HfConfig(fields, file)
     family: Family = c.choose("model_type", FAMILIES, "(none)")
     model = family.read(c)
-    heads = model.key_value_heads
+    _check_heads(model, file)
+    return family, model
+
+
+def _check_heads(model: ModelConfig, place: object) -> None:
+    heads, size = model.key_value_heads, model.head_dimension
     if model.heads % heads or (not model.head_size and model.width % model.heads):
         raise ConfigError(
-            f"{file}: {model.heads} heads do not fit width {model.width} and {heads} key-value heads"
+            f"{place}: {model.heads} heads do not fit width {model.width} and {heads} key-value heads"
         )
-    return family, model
+    rotating = int(size * model.rotary.fraction)
+    if model.positions == "rotary" and rotating % 2:
+        raise ConfigError(
+            f"{place}: of {size} dimensions of a head {rotating} rotate, an odd number, which transformers "
+            "computes otherwise; an even one is the same in both"
+        )
 
 
 def family_of(model: ModelConfig) -> Family:
     """The family whose `config.json` can say what `model` is."""
+    _check_heads(model, "model")
     for family in FAMILIES.values():
         try:
             described = family.read(HfConfig(family.write(model), family.name))

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.functional import rewards
-from rlhf_jax.mesh import ROWS, layout, reshard
+from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import kv_cache, transformer
 from rlhf_jax.model.likelihood import response_logprobs
 
@@ -53,7 +53,7 @@ def generate(
 
     def step(carry):
         i, cache, response, ended = carry
-        last = jax.lax.dynamic_slice_in_dim(response, i - 1, 1, axis=1)
+        last = in_rows_of(response, jax.lax.dynamic_slice_in_dim(response, i - 1, 1, axis=1))
         hidden, cache = kv_cache.decode(params, config, last, cache)
         response, ended = choose(i, hidden, response, ended)
         return i + 1, cache, response, ended

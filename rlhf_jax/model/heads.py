@@ -6,6 +6,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
+from rlhf_jax.mesh import in_rows_of
 from rlhf_jax.model import transformer
 from rlhf_jax.model.params import ParamSpec, constant, normal
 
@@ -63,4 +64,5 @@ def score(
     params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
 ) -> Float[Array, "B"]:
     """The reward of one response to each query."""
-    return scores(params, config, query, response[:, None], pad_id)[:, 0]
+    of_one = scores(params, config, query, response[:, None], pad_id)
+    return in_rows_of(of_one, of_one[:, 0])

@@ -15,45 +15,52 @@ class HfConfig:
     """The fields of a `config.json`, read with errors that name file and field."""
 
     def __init__(self, fields: dict[str, Any], file: object):
-        self._fields, self._file = fields, file
+        self._fields, self.file = fields, file
 
     def get(self, name: str, kind: Any, default: Any = None) -> Any:
         """A field of type `kind`; absent or null gives `default`, and is an error without one."""
         value = self._fields.get(name)
         if value is None:
             if default is None:
-                raise ConfigError(f"{self._file}: field {name} is missing")
+                raise ConfigError(f"{self.file}: field {name} is missing")
             return default
         if type(value) is not kind and not (kind is float and type(value) is int):
             wanted = "an object" if kind is dict else f"of type {kind.__name__}"
-            raise ConfigError(f"{self._file}: field {name} is {value!r}, it should be {wanted}")
+            raise ConfigError(f"{self.file}: field {name} is {value!r}, it should be {wanted}")
         if kind in (int, float) and not 0 < value < LARGEST:
             wanted = "positive" if value <= 0 else f"below {LARGEST:g}"
-            raise ConfigError(f"{self._file}: field {name} is {value!r}, it should be {wanted}")
+            raise ConfigError(f"{self.file}: field {name} is {value!r}, it should be {wanted}")
         return kind(value)
 
     def choose(self, name: str, choices: dict[str, Any], default: str) -> Any:
         """What `choices` gives for a field; other values are not supported."""
         value = self.get(name, str, default)
         if value not in choices:
-            raise ConfigError(f"{self._file}: {name} {value!r} is not supported; {', '.join(choices)} are")
+            raise ConfigError(f"{self.file}: {name} {value!r} is not supported; {', '.join(choices)} are")
         return choices[value]
 
     def refuse(self, **only: Any) -> None:
         """Fields that change the computation in ways we do not have: each may only have the value given."""
         for name, value in only.items():
             if self._fields.get(name, value) not in (value, None):
-                raise ConfigError(
-                    f"{self._file}: {name} {self._fields[name]!r} is not supported, only {value!r}"
-                )
+                known = "" if value is None else f", only {value!r}"
+                raise ConfigError(f"{self.file}: {name} {self._fields[name]!r} is not supported{known}")
+
+    def renamed(self, names: dict[str, str]) -> "HfConfig":
+        """The same with some fields under other names, also where these are there too."""
+        named = {names[name]: value for name, value in self._fields.items() if name in names}
+        return HfConfig(self._fields | named, self.file)
 
     def rotary(self, fraction: float = 1.0, base: float = 10_000.0) -> RotaryConfig:
-        """Rotary positions in either spelling: `rope_parameters`, or `rope_scaling` beside other fields."""
-        place = "rope_parameters" if self._fields.get("rope_parameters") is not None else "rope_scaling"
+        """Rotary positions in either spelling: `rope_parameters`, or `rope_scaling` beside other fields.
+
+        Where both are there, transformers reads rope_scaling and nothing of the other.
+        """
+        place = "rope_scaling" if self._fields.get("rope_scaling") else "rope_parameters"
         fields = self.get(place, dict, {})
-        inner = HfConfig(fields, f"{self._file}, {place}")
+        inner = HfConfig(fields, f"{self.file}, {place}")
         inner.refuse(mscale=None, mscale_all_dim=None, truncate=True)
-        name = "rope_type" if "rope_type" in fields or "type" not in fields else "type"
+        name = "type" if fields.get("rope_type") is None else "rope_type"
         scaling = inner.choose(name, SCALINGS, "default")
         rotary = RotaryConfig(
             fraction=inner.get("partial_rotary_factor", float, fraction),
@@ -62,14 +69,15 @@ class HfConfig:
         )
         if rotary.fraction > 1:
             raise ConfigError(
-                f"{self._file}: the share of dimensions that rotate is {rotary.fraction}, above 1"
+                f"{self.file}: the share of dimensions that rotate is {rotary.fraction}, above 1"
             )
         if scaling == "plain":
             return rotary
         context = self.get("max_position_embeddings", int, 2048)
         rotary.factor = inner.get("factor", float)
         if scaling != "linear":
-            rotary.original_context = inner.get("original_max_position_embeddings", int, context)
+            original = "original_max_position_embeddings"  # beside them it goes before the one within
+            rotary.original_context = self.get(original, int, inner.get(original, int, context))
         if scaling == "llama3":
             rotary.low_frequency = inner.get("low_freq_factor", float)
             rotary.high_frequency = inner.get("high_freq_factor", float)
@@ -77,7 +85,7 @@ class HfConfig:
             rotary.beta_fast = inner.get("beta_fast", float, 32.0)
             rotary.beta_slow = inner.get("beta_slow", float, 1.0)
             rotary.attention_factor = inner.get("attention_factor", float, 0.0)
-        check_rotary(rotary, f"{self._file}, {place}")
+        check_rotary(rotary, f"{self.file}, {place}")
         return rotary
 
 

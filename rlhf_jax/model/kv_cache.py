@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.mesh import ROWS, layout
+from rlhf_jax.mesh import ROWS, in_rows_of, layout
 from rlhf_jax.model import attention, transformer
 
 
@@ -41,7 +41,7 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
         return transformer.layer(w, x, config, positions, attend, read)
 
     def last(x):
-        return x[:, -1:]
+        return in_rows_of(x, x[:, -1:])
 
     def room(x):
         *stack, rows, heads, _, size = x.shape
@@ -50,7 +50,8 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
 
     last_step = functools.partial(step, read=last)
     x, query = transformer.through_layers(step, x, params["layers"], last_step=last_step, read=last)
-    position, x = (repeat_rows(y, samples) for y in (positions[:, -1] + 1, x))
+    place = in_rows_of(positions, positions[:, -1])
+    position, x = (repeat_rows(y, samples) for y in (place + 1, x))
     cache = KVCache(query, jax.tree.map(room, query), segments > 0, jnp.int32(0), position)
     return transformer.norm(params["norm"], x, config), cache
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.functional import logprobs
-from rlhf_jax.mesh import ROWS, layout
+from rlhf_jax.mesh import ROWS, in_rows_of, layout
 from rlhf_jax.model import transformer
 
 MOST_LOGITS = 2**26  # at once on one device: 256 MB in float32
@@ -88,7 +88,7 @@ def response_logprobs(
 
     The query's tokens are read and never predicted.
     """
-    tokens = jnp.concatenate([query, response[:, :-1]], axis=1)
+    tokens = jnp.concatenate([query, in_rows_of(response, response[:, :-1])], axis=1)
     segments = transformer.valid_segments(tokens, pad_id)
     hidden = transformer.apply(params, config, tokens, segments, query.shape[1] - 1)
     return token_logprobs(params, config, hidden, response, temperature)

@@ -6,7 +6,9 @@ holds more than one tensor beside them.
 """
 
 import dataclasses
+import math
 from collections.abc import Container, Iterator
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import jax
 import ml_dtypes  # noqa: F401  teaches numpy, and so safetensors, what bfloat16 is
 import numpy as np
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -26,6 +29,8 @@ from rlhf_jax.model.families import Family, Tensor
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"  # of PEFT
+COMPARED = 2**24  # elements of two tensors that are compared at once
 DTYPES = ("F64", "F32", "F16", "BF16")  # of safetensors, that weights may have
 SHARD_BYTES = 5_000_000_000  # of a file of weights that we write
 SCORE = Tensor("score.weight", ("weight",), "1 d -> d")  # the scalar head in transformers' classifiers
@@ -35,8 +40,9 @@ SHIFT = "reward_shift"  # in config.json: our head's bias, which transformers' c
 # Finding and describing ----------------------------------------------------------------------
 
 
-def folder_of(name: str) -> Path:
+def folder_of(name: str | PathLike[str]) -> Path:
     """The folder that `model.pretrained` names: one on disk, `mini/<name>` of this package, or the hub's."""
+    name = fspath(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -46,19 +52,33 @@ def folder_of(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except HFValidationError:
         raise ConfigError(f"pretrained model {name!r}: neither a folder nor a name on the hub") from None
-    except LocalEntryNotFoundError:
-        raise ConfigError(
-            f"pretrained model {name!r}: no such folder, and the hub cannot be reached to look there"
-        ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
-        raise ConfigError(
-            f"pretrained model {name!r}: the hub does not give it to us ({status}); check the name, "
-            "and HF_TOKEN if its owner asks for a licence"
-        ) from None
+    except Exception as error:  # of the hub's library and of the one below it that speaks HTTP
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+            place = error.filename or HF_HUB_CACHE  # a full disk does not name it
+            raise OSError(error.errno, error.strerror, place) from None
+        raise ConfigError(f"pretrained model {name!r}: {_told(error)}") from None
 
 
-def architecture(model: ModelConfig, name: str | None = None) -> ModelConfig:
+def _told(error: Exception) -> str:
+    """What went wrong at the hub."""
+    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    response = getattr(answer, "response", None)
+    if response is not None and response.status_code in (401, 403, 404):
+        return (
+            f"the hub does not give it to us ({response.status_code}); check the name, and HF_TOKEN if its "
+            "owner asks for a licence"
+        )
+    if response is not None:
+        return f"the hub answers with {response.status_code} and gives nothing; try again later"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "no such folder, and the hub cannot be reached to look there"
+    if isinstance(error, ValueError):
+        return "what answers is not the hub; perhaps this network asks to log in first"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the download broke off ({reason}); run again; the files that came whole are kept"
+
+
+def architecture(model: ModelConfig, name: str | PathLike[str] | None = None) -> ModelConfig:
     """`model` with the fields that its pretrained model, or the one named, decides."""
     name = model.pretrained if name is None else name
     if not name:
@@ -71,6 +91,9 @@ def architecture(model: ModelConfig, name: str | None = None) -> ModelConfig:
 def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
     file = folder / "config.json"
     fields = read_object(file, ConfigError)
+    adapter = folder / ADAPTER
+    if adapter.is_file():
+        raise ConfigError(f"{adapter}: an adapter of another model; merge it into that model's weights first")
     return *families.read(fields, file), fields
 
 
@@ -78,41 +101,55 @@ def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
 
 
 class Tensors:
-    """The tensors of a folder, read one at a time."""
+    """The tensors of a folder, read one at a time. As in transformers, a whole file goes before an index."""
 
     def __init__(self, folder: Path):
-        index = folder / f"{WEIGHTS}.index.json"
-        if index.is_file():
+        whole, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
+        self.source = whole if whole.is_file() else index
+        if whole.is_file():
+            self._files = dict.fromkeys(_open(whole).keys(), whole)
+        elif index.is_file():
             self._files = {name: folder / file for name, file in _weight_map(index).items()}
-        elif (folder / WEIGHTS).is_file():
-            file = folder / WEIGHTS
-            self._files = dict.fromkeys(set(_open(file).keys()), file)
+            self._check_shards()
         else:
             hint = "; convert its .bin weights to safetensors" if list(folder.glob("*.bin")) else ""
             raise ConfigError(f"{folder} has no {WEIGHTS} and no {WEIGHTS}.index.json{hint}")
         self._opened: dict[Path, Any] = {}
-        self.source = index if index.is_file() else folder / WEIGHTS
 
     def names(self) -> set[str]:
         return set(self._files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file(name).get_slice(name).get_shape())
+        return tuple(self.rows_of(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        return self._file(name).get_slice(name).get_dtype()
+        return self.rows_of(name).get_dtype()
 
     def read(self, name: str) -> np.ndarray:
         return self._file(name).get_tensor(name)
+
+    def rows_of(self, name: str):
+        """What reads rows of it where it is indexed."""
+        return self._file(name).get_slice(name)
+
+    def _check_shards(self) -> None:
+        """Raises ConfigError unless the shards hold what the index says: transformers reads all they hold."""
+        for file in sorted(set(self._files.values())):
+            held = set(_open(file).keys())
+            promised = {name for name, place in self._files.items() if place == file}
+            for name in sorted(promised - held):
+                raise ConfigError(f"{file}: tensor {name} is missing, which {self.source.name} promises")
+            for name in sorted(held - promised):
+                raise ConfigError(
+                    f"{file}: tensor {name} is here, and not where {self.source.name} says; "
+                    "one of the two is of another model"
+                )
 
     def _file(self, name: str):
         file = self._files[name]
         if file not in self._opened:
             self._opened = {file: _open(file)}  # one at a time: an open file keeps what was read of it
-        opened = self._opened[file]
-        if name not in set(opened.keys()):
-            raise ConfigError(f"{file}: tensor {name} is missing, which {self.source.name} promises")
-        return opened
+        return self._opened[file]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -132,18 +169,21 @@ def _open(file: Path):
         raise ConfigError(f"{file}: not a whole safetensors file ({error})") from None
 
 
-def load(folder: Path, like):
+def load(folder: str | PathLike[str], like):
     """The weights of a folder, as the abstract tree `like` says: float32, each in its shards.
 
     `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. Raises
     ConfigError naming the first tensor that is missing, left over or of another shape.
     """
+    folder = Path(folder).expanduser()
     family, model, fields = _read_config(folder)
     tensors, leaves = Tensors(folder), _leaves(like)
     vocabulary = leaves["embed.tokens"].shape[0]
     bare = not any(name.startswith(family.prefix) for name in tensors.names())
     table = list(_table(family, leaves, bare))
     _check(tensors, family, model, vocabulary, table)
+    if model.tied_head and "weight" not in leaves and family.output in tensors.names():
+        _check_tied(tensors, family.output, table[0].name)
     loaded: dict[str, jax.Array] = {}
     for line in table:
         loaded |= _load_line(line, leaves, tensors, model, vocabulary)
@@ -202,6 +242,21 @@ def _check(
             )
 
 
+def _check_tied(tensors: Tensors, output: str, embedding: str) -> None:
+    """Raises ConfigError where a tied output matrix is not the embedding: transformers keeps these apart."""
+    rows, *columns = tensors.shape(embedding)
+    step = max(COMPARED // math.prod(columns), 1)
+    parts = (slice(i, min(i + step, rows)) for i in range(0, rows, step))
+    alike = tensors.shape(output) == (rows, *columns) and all(
+        np.array_equal(tensors.rows_of(output)[part], tensors.rows_of(embedding)[part]) for part in parts
+    )
+    if not alike:
+        raise ConfigError(
+            f"{tensors.source}: tensor {output} differs from {embedding}, and config.json ties them: set its "
+            "tie_word_embeddings to false to use both, or delete the tensor"
+        )
+
+
 def _names(line: Tensor, model: ModelConfig) -> Iterator[str]:
     return (line.name.format(i) for i in range(model.layers if line.of_layer else 1))
 
@@ -235,13 +290,19 @@ def _assemble(like, shards: dict[jax.Device, np.ndarray]) -> jax.Array:
 # Writing -------------------------------------------------------------------------------------
 
 
-def save(folder: Path, params, model: ModelConfig, dtype: str = "float32", extra: dict | None = None) -> None:
+def save(
+    folder: str | PathLike[str],
+    params,
+    model: ModelConfig,
+    dtype: str = "float32",
+    extra: dict | None = None,
+) -> None:
     """Writes `config.json` and the weights, for `AutoModelForCausalLM` or, with a scalar head,
     `AutoModelForSequenceClassification`. `extra` are more fields of `config.json`.
 
     Raises ConfigError where no family of the transformers library has this architecture.
     """
-    family, leaves = families.family_of(model), _leaves(params)
+    folder, family, leaves = Path(folder).expanduser(), families.family_of(model), _leaves(params)
     vocabulary, scalar = leaves["embed.tokens"].shape[0], "transformer" in params
     task = "ForSequenceClassification" if scalar else "ForCausalLM"
     fields = family.write(model) | {

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.mesh import ROWS, layout, reshard
+from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import attention
 from rlhf_jax.model.params import ParamSpec, constant, normal, stack
 from rlhf_jax.model.products import multiply, unrolled
@@ -75,7 +75,7 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Arra
 def output_matrix(params, config: ModelConfig) -> Float[Array, "V D"]:
     """In the type of the computation."""
     matrix = params["embed"]["tokens"] if config.tied_head else params["head"].T
-    return matrix.astype(config.dtype)
+    return jnp.asarray(matrix).astype(config.dtype)
 
 
 def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"], config: ModelConfig):
@@ -231,7 +231,7 @@ def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):
 
 def cast(params, config: ModelConfig):
     """The parameters in the type of the computation; its bits are the same as if each pass cast them."""
-    return jax.tree.map(lambda x: x.astype(config.dtype), params)
+    return jax.tree.map(lambda x: jnp.asarray(x).astype(config.dtype), params)
 
 
 def compute_params(params, config: ModelConfig):
@@ -277,7 +277,9 @@ def apply(
     """
     attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
     positions = attention.positions_of(segments)
-    return _fold(params, config, tokens, positions, attend, attend, lambda x: x[:, outputs_from:])
+    return _fold(
+        params, config, tokens, positions, attend, attend, lambda x: in_rows_of(x, x[:, outputs_from:])
+    )
 
 
 def apply_at(

@@ -12,6 +12,7 @@ rlhf-jax export --workdir=runs/mini --stage=reward --out=exported/reward
 Beside the weights: tokenizer, generation settings and a model card, README.md.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from rlhf_jax.data.sentencepiece_json import tokenizer_json
 from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE
 from rlhf_jax.files import read_object, whole_folder, write_json, write_text
 from rlhf_jax.inference import Network
-from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.pipeline import stages
 from rlhf_jax.run import workdir as runs
 
@@ -117,9 +118,10 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    results = workdir / "results.json"
+    results, specs = workdir / "results.json", (heads if network.is_scalar else transformer).specs
     stage = next(stage for stage in stages.STAGES if name in stage.networks)
     shown = ("model.", "data.", f"{stage.name}.")
+    described = replace(config, model=network.model)  # a pretrained model's fields are not those of the run
     return environment.get_template("model_card.md.jinja").render(
         name=name,
         task=network.task,
@@ -129,7 +131,7 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
         description=stages.networks()[name].description,
         run=workdir.resolve().name,
         config=config,
-        parameters=params.count(transformer.specs(network.model, network.tokenizer.vocab_size)),
-        settings=[(field, value) for field, _, value in fields_of(config) if field.startswith(shown)],
+        parameters=params.count(specs(network.model, network.tokenizer.vocab_size)),
+        settings=[(field, value) for field, _, value in fields_of(described) if field.startswith(shown)],
         results=read_object(results, ConfigError) if results.exists() else {},
     )

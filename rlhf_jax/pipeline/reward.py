@@ -40,7 +40,8 @@ def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[F
     """Bradley–Terry loss and accuracy of part of a batch, summed and divided by the batch's `pairs`."""
     responses = jnp.stack([batch["chosen"], batch["rejected"]], axis=1)
     scores = heads.scores(weights, model, batch["query"], responses, pad_id)
-    chosen, rejected = scores[:, 0], scores[:, 1]
+    # Sums, as JAX forgets the layout of a single entry that is indexed, and so that of its gradient.
+    chosen, rejected = (jnp.sum(scores * one, axis=1) for one in jnp.eye(2))
     value, metrics = bradley_terry(chosen, rejected)
     metrics |= {"loss": value, "margin": jnp.mean(chosen - rejected)}
     return jax.tree.map(lambda x: x * chosen.shape[0] / pairs, (value, metrics))

@@ -153,6 +153,16 @@ def test_queries_are_padded_on_the_left():
             assert row.tolist() == [PAD] * (len(row) - len(ids)) + ids
 
 
+@pytest.mark.parametrize("read_as", ["", "?", "  "])
+def test_space_padding_needs_a_token_for_a_space(read_as):
+    class Spaceless(Characters):
+        def encode(self, text):
+            return super().encode(text.replace(" ", read_as))
+
+    with pytest.raises(BatchError, match="data.padding: space needs a tokenizer with a token for a space"):
+        QueryPlan(posts_of(3), Spaceless(), Tldr(data(5, padding="space")), 1, seed=0)
+
+
 def test_space_padding_is_attended_to():
     posts = posts_of(3, 5, 9, 10)
     batches = [batch["query"] for batch, _ in query_plan(posts, data(5, 10, padding="space"), 2).in_order()]

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.paths, self.ranges = [], []
         self.cut_at = None
         self.resumes = self.tells_length = True
+        self.content_type = "application/octet-stream"
         self.slow = 0.0
 
 
@@ -54,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
+        self.send_header("Content-Type", server.content_type)
         if server.tells_length:
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -202,3 +204,17 @@ def test_posts_and_comparisons_come_from_the_published_layout(server, tmp_path):
     server.paths.clear()
     assert [c.batch for c in load_comparisons(data, ("batch4",))] == ["batch4"]
     assert server.paths == [f"/dataset/comparisons/{name}.json" for name in PUBLISHED]
+
+
+def test_a_log_in_page_is_not_kept_as_the_file(server, tmp_path):
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="a web page answers; perhaps this network asks to log in"):
+        download(f"{server.url}/file", tmp_path / "file")
+    server.content_type = "application/octet-stream"
+    assert download(f"{server.url}/file", tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["file", "//file", "ftp:/file", "http://a b/file", "http://[1/file"])
+def test_what_is_no_address_is_told(tmp_path, url):
+    with pytest.raises(DownloadError, match="cannot download .* put the file at"):
+        download(url, tmp_path / "file")

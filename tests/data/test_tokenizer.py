@@ -8,7 +8,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rlhf_jax.config import Config
 from rlhf_jax.data.tokenizer import (
@@ -117,7 +117,7 @@ def test_saved_tokenizer_is_read_from_folder_and_file(tmp_path, tokenizer):
         assert loaded.encode(TEXTS[3]) == tokenizer.encode(TEXTS[3])
 
 
-def foreign_sentencepiece(path: Path) -> Path:
+def foreign_sentencepiece(path: Path, **options) -> Path:
     """A model with BOS, as Llama's has it: 1 is <s>, 2 is </s>."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -126,6 +126,7 @@ def foreign_sentencepiece(path: Path) -> Path:
         vocab_size=40,
         hard_vocab_limit=False,
         minloglevel=2,
+        **options,
     )
     path.write_bytes(model.getvalue())
     return path
@@ -141,6 +142,62 @@ def test_a_sentencepiece_model_with_bos_puts_it_before_texts_unless_told_not_to(
         assert 1 not in loaded.encode("<s> robin")
         loaded.save(tmp_path / "saved")
         assert load_tokenizer(tmp_path / "saved").prefix == prefix
+
+
+def characters(normalizer, pre_tokenizer=None) -> tokenizers.Tokenizer:
+    """Letters, bytes, ▁, and two of it as one token: 2 ends a text, decoding drops one space in front."""
+    names = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        *"▁abcdefghijklmnopqrstuvwxyz",
+        "▁▁",
+    ]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    merges = [("▁", "▁")]
+    made = tokenizers.Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True)
+    )
+    made.normalizer, made.pre_tokenizer = normalizer, pre_tokenizer
+    drop_one = decoders.Strip(" ", 1, 0)
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), drop_one]
+    )
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return made
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        characters(normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])),
+        characters(normalizers.Sequence([normalizers.Replace(" ", "▁"), normalizers.Prepend("▁")])),
+        characters(None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
+        characters(None, pre_tokenizers.Metaspace(prepend_scheme="always", split=False)),
+    ],
+    ids=["Llama 2", "space last", "Llama 2 in transformers 5", "always"],
+)
+def test_one_space_stands_between_a_query_and_a_response_encoded_apart(tmp_path, made):
+    ours = load_tokenizer(write_folder(tmp_path, made, tokenizer_config={"eos_token": "</s>"}))
+    query, response = ours.encode("robin sued"), ours.encode(" taylor")
+    assert query + response == made.encode("robin sued taylor", add_special_tokens=False).ids
+    assert [made.id_to_token(i) for i in query[:3]] == ["▁", "r", "o"]  # as in pretraining
+    assert [made.id_to_token(i) for i in response[:3]] == ["▁", "t", "a"]
+    assert ours.decode(query + response) == "robin sued taylor"
+    assert [made.id_to_token(i) for i in ours.encode(" ")] == ["▁"]
+
+
+@pytest.mark.parametrize("cleans", [True, False])
+def test_one_space_stands_between_texts_of_a_sentencepiece_model_that_puts_one_before_each(tmp_path, cleans):
+    file = foreign_sentencepiece(tmp_path / "tokenizer.model", remove_extra_whitespaces=cleans)
+    whole = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    ours = load_tokenizer(file)
+    assert ours.encode("robin sued") + ours.encode(" taylor") == whole.encode("robin sued taylor")
+    assert ours.encode(" ") == [whole.piece_to_id("▁")]
+    assert ours.encode("robin▁sued") == whole.encode(
+        "robin sued"
+    )  # which a model of others cannot tell apart
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])

@@ -70,6 +70,45 @@ def test_both_spellings_of_rotary_say_the_same():
     assert read(newer) == read(LLAMA_3)
 
 
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LLAMA_1 = {k: v for k, v in LLAMA_3.items() if k not in ("rope_theta", "rope_scaling")}
+GPT_2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rotary"),
+    [
+        # rope_scaling is all that counts, where it says something.
+        (
+            LLAMA_1 | {"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": LINEAR},
+            RotaryConfig(base=10_000.0, scaling="linear", factor=4.0),
+        ),
+        (LLAMA_1 | {"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": {}}, RotaryConfig(base=500.0)),
+        (
+            LLAMA_1 | {"rope_theta": 777.0, "rope_parameters": {"rope_theta": 500.0}},
+            RotaryConfig(base=500.0),
+        ),
+        (LLAMA_1 | {"rope_scaling": LINEAR | {"rope_type": "default", "type": "linear"}}, RotaryConfig()),
+        (
+            LLAMA_3 | {"original_max_position_embeddings": 16},
+            RotaryConfig(1.0, 500_000.0, "llama3", 32.0, 16, 1.0, 4.0),
+        ),
+        (
+            PYTHIA | {"rope_parameters": {"partial_rotary_factor": 0.5}, "rope_scaling": LINEAR},
+            RotaryConfig(0.25, 10_000.0, "linear", 4.0),
+        ),
+    ],
+)
+def test_of_two_places_that_disagree_the_one_that_transformers_reads_counts(fields, rotary):
+    assert read(fields).rotary == rotary
+
+
+def test_a_second_name_of_a_field_of_gpt2_goes_before_the_first():
+    assert read(GPT_2 | {"num_attention_heads": 2}) == read(GPT_2 | {"n_head": 2})
+    unnamed = {name: value for name, value in GPT_2.items() if name != "n_layer"}
+    assert read(unnamed | {"num_hidden_layers": 2}) == read(GPT_2)
+
+
 @pytest.mark.parametrize("model", [*tiny.FAMILIES.values(), ModelConfig(), ModelConfig(positions="rotary")])
 def test_what_is_written_reads_as_the_same_model(model):
     family = families.family_of(model)
@@ -115,12 +154,30 @@ def test_a_mixture_has_no_family(model):
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: rope_type 'longrope' is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: field factor is missing"),
         ({"rope_scaling": 3}, "field rope_scaling is 3, it should be an object"),
+        ({"is_causal": False}, "is_causal False is not supported, only True"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config {'bits': 4} is not supported$"),
+        ({"per_layer_config": {"0": {}}}, "per_layer_config {'0': {}} is not supported$"),
+        ({"transformers_weights": "a.safetensors"}, "transformers_weights 'a.safetensors' is not supported$"),
+        ({"head_dim": 8}, "head_dim 8 is not supported, only 64"),
+        ({"rotary_pct": 0.05}, "of 64 dimensions of a head 3 rotate, an odd number"),
     ],
 )
 def test_an_unknown_architecture_is_named(change, message):
     with pytest.raises(ConfigError, match=message) as error:
         read(PYTHIA | change)
     assert str(error.value).startswith("x/config.json")
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling", None])
+def test_llama_turns_whole_heads(place):
+    partial = {"partial_rotary_factor": 0.5}
+    with pytest.raises(ConfigError, match="partial_rotary_factor 0.5 is not supported, only 1.0"):
+        read(LLAMA_1 | ({place: partial} if place else partial))
+
+
+def test_an_odd_number_of_turning_dimensions_has_no_family():
+    with pytest.raises(ConfigError, match="model: of 9 dimensions of a head 9 rotate, an odd number"):
+        families.family_of(dataclasses.replace(tiny.LLAMA, width=72))
 
 
 def test_fused_projections_are_laid_out_as_gpt2_and_neox_do():

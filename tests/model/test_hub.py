@@ -1,9 +1,11 @@
 """Names on the hub, against a server on this machine that answers as the hub does."""
 
+import errno
 import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from rlhf_jax.command_line import explain
 from rlhf_jax.model import pretrained, transformer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -21,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def hub(tmp_path):
-    """(address, list of files asked for) of a hub that has one model and one behind a licence."""
+    """(address, list of files asked for) of a hub that has one model and one behind a licence.
+
+    Of someone/cut the connection breaks in the weights, someone/portal is a log-in page.
+    """
     folder = tmp_path / "published"
     pretrained.save(folder, tiny.parameters(transformer.specs(tiny.LLAMA, tiny.VOCABULARY)), tiny.LLAMA)
     (folder / "pytorch_model.bin").write_text("a copy nobody needs")
@@ -36,7 +42,11 @@ def hub(tmp_path):
 
         def do_GET(self):
             path = self.path.split("?")[0]
-            if path.startswith(f"/api/models/{NAME}"):
+            if "portal" in path:
+                self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
+            elif "busy" in path:
+                self.answer(503, b"busy")
+            elif path.startswith((f"/api/models/{NAME}", "/api/models/someone/cut")):
                 siblings = [{"rfilename": file.name} for file in folder.iterdir()]
                 files = [
                     {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"}
@@ -44,6 +54,9 @@ def hub(tmp_path):
                 ]
                 info = {"id": NAME, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
                 self.answer(200, json.dumps(files if "/tree/" in path else info).encode())
+            elif path.startswith("/someone/cut/resolve/"):
+                weights = path.endswith(".safetensors")
+                self.answer(200, (folder / path.rsplit("/")[-1]).read_bytes(), cut=weights)
             elif path.startswith(f"/{NAME}/resolve/"):
                 asked.append(path.rsplit("/")[-1])
                 self.answer(200, (folder / asked[-1]).read_bytes())
@@ -52,7 +65,7 @@ def hub(tmp_path):
             else:
                 self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-        def answer(self, status, body, headers=()):
+        def answer(self, status, body, headers=(), cut=False):
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
@@ -61,7 +74,7 @@ def hub(tmp_path):
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2] if cut else body)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -105,3 +118,25 @@ def test_names_that_the_hub_does_not_give_are_one_line(hub, tmp_path):
     assert "(401)" in licensed and "HF_TOKEN" in licensed and "\n" not in licensed
     unreachable = find("someone/else", "http://127.0.0.1:9", tmp_path / "cache")
     assert "the hub cannot be reached" in unreachable and "\n" not in unreachable
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cut", r"the download broke off \(.*\); run again"),
+        ("portal", "what answers is not the hub; perhaps this network asks to log in first$"),
+        ("busy", "the hub answers with 503 and gives nothing; try again later$"),
+    ],
+)
+def test_a_hub_that_does_not_answer_as_one_is_one_line(hub, tmp_path, name, told):
+    found = find(f"someone/{name}", hub[0], tmp_path / "cache")
+    assert re.match(f"ConfigError pretrained model 'someone/{name}': {told}", found) and "\n" not in found
+
+
+def test_a_full_disk_is_told_as_one(monkeypatch):
+    def download(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    status, told = explain(pytest.raises(OSError, pretrained.folder_of, "someone/else").value)
+    assert status == 2 and told.startswith(pretrained.HF_HUB_CACHE) and "No space left on device" in told

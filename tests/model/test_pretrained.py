@@ -146,12 +146,62 @@ def test_damaged_files_are_named_in_one_line(folder):
             pretrained.load(folder, like)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_head_beside_a_tied_embedding_is_read_only_if_it_is_the_same(tmp_path, monkeypatch, name):
+    model = dataclasses.replace(tiny.FAMILIES[name], tied_head=True)
+    specs = transformer.specs(model, tiny.VOCABULARY)
+    like = params.abstract(specs, make_mesh())
+    weights = tiny.parameters(specs)
+    pretrained.save(tmp_path, weights, model)
+    monkeypatch.setattr(pretrained, "COMPARED", 7 * model.width)  # 40 rows in parts of 7
+    embedding = np.asarray(weights["embed"]["tokens"])
+    edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight": embedding}))
+    tiny.assert_same(pretrained.load(tmp_path, like), weights)
+    for other in (embedding + np.eye(*embedding.shape, k=-8), embedding[1:]):
+        edit(tmp_path, lambda tensors, x=other: tensors.update({"lm_head.weight": x.astype(np.float32)}))
+        with pytest.raises(ConfigError, match=r"lm_head.weight differs from .* tie_word_embeddings to false"):
+            pretrained.load(tmp_path, like)
+    reward = heads.specs(model, tiny.VOCABULARY)  # which has no use for an output matrix
+    edit(tmp_path, lambda tensors: tensors.update({"score.weight": np.ones((1, model.width), np.float32)}))
+    tiny.assert_same(pretrained.load(tmp_path, params.abstract(reward, make_mesh()))["transformer"], weights)
+
+
+def test_one_file_goes_before_an_index_as_in_transformers(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "other.safetensors"}}')
+    tiny.assert_same(pretrained.load(folder, params.abstract(SPECS, make_mesh())), tiny.parameters(SPECS))
+
+
+def test_shards_hold_what_the_index_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "SHARD_BYTES", 20_000)
+    pretrained.save(tmp_path, tiny.parameters(SPECS), tiny.LLAMA)
+    first, *_, last = sorted(tmp_path.glob("*.safetensors"))
+    name = next(iter(load_file(first)))
+    save_file(load_file(last) | {name: load_file(first)[name] * 2}, last)
+    with pytest.raises(ConfigError, match=f"{last.name}: tensor {name} is here, and not where .*index.json"):
+        pretrained.load(tmp_path, params.abstract(SPECS, make_mesh()))
+
+
+def test_an_adapter_is_told_and_not_left_out(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="adapter_config.json: an adapter of another model; merge it"):
+        pretrained.architecture(ModelConfig(pretrained=str(folder)))
+
+
+def test_a_folder_is_named_by_a_text_or_a_path(folder):
+    like = params.abstract(SPECS, make_mesh())
+    tiny.assert_same(pretrained.load(str(folder), like), pretrained.load(folder, like))
+    assert pretrained.folder_of(folder) == pretrained.folder_of(str(folder)) == folder
+    pretrained.save(str(folder / "copy"), tiny.parameters(SPECS), tiny.LLAMA)
+    assert pretrained.architecture(ModelConfig(), folder / "copy").width == tiny.LLAMA.width
+
+
 def test_an_index_that_promises_too_much(folder):
     index = folder / "model.safetensors.index.json"
+    (folder / "model.safetensors").rename(folder / "x.safetensors")
     for text, message in (
         ("{}", "not the index of a sharded model"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "weight_map.a: .* is no file of this folder"),
-        ('{"weight_map": {"a": "x.safetensors"}}', "tensor .* is missing"),
+        ('{"weight_map": {"a": "x.safetensors"}}', "tensor a is missing, which .*index.json promises"),
     ):
         index.write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -310,3 +310,17 @@ def test_bfloat16_stays_within_five_percent(config, tokens):
         exact[real]
     )
     assert (low.astype(jnp.bfloat16).astype(np.float32) != low).any()  # and did not round the logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_may_be_numpy_s(name):
+    config = FAMILIES[name]
+    weights = tiny.parameters(transformer.specs(config, VOCABULARY))
+    tokens = tiny.random_tokens(2, Q)
+    segments = np.ones_like(tokens)
+    ours = transformer.apply(weights, config, jnp.asarray(tokens), jnp.asarray(segments))
+    plain = jax.device_get(weights)
+    hidden = transformer.apply(plain, config, tokens, segments)
+    np.testing.assert_array_equal(hidden, ours)
+    logits = transformer.logits(weights, config, ours)
+    np.testing.assert_array_equal(transformer.logits(plain, config, hidden), logits)

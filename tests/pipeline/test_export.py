@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import tiny
 import tokenizers
 
-from rlhf_jax.config import ModelConfig
+from rlhf_jax import inference
+from rlhf_jax.config import Config, ModelConfig, fields_of
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.files import write_text
@@ -14,7 +16,7 @@ from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.pipeline import export
 from rlhf_jax.run import checkpoint
-from rlhf_jax.run.workdir import open_workdir
+from rlhf_jax.run import workdir as runs
 from rlhf_jax.validation import validate
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
@@ -25,7 +27,7 @@ def run(tmp_path_factory):
     """A run's folder with random networks: (folder, its tokenizer, stage → parameters)."""
     config = tiny.run_config(tiny.write_data(tmp_path_factory.mktemp("data")))
     config.model = MODEL
-    workdir = open_workdir(tmp_path_factory.mktemp("run"), validate(config))
+    workdir = runs.open_workdir(tmp_path_factory.mktemp("run"), validate(config))
     tokenizer = tasks.find(config.data, 0).make_tokenizer(tiny.posts(40, 0), None)
     tokenizer.save(workdir)
     weights = {
@@ -105,6 +107,40 @@ def test_the_card_says_what_it_is(run, policy, reward):
     assert "reward_shift" in (reward / "README.md").read_text()
     count = params.count(transformer.specs(MODEL, run[1].vocab_size))
     assert f"{count:,} parameters" in card
+
+
+def architecture_in(card: str) -> dict[str, str]:
+    """The fields of the model that a card's table of settings shows."""
+    return dict(re.findall(r"^\| `model\.(\S+)` \| `(.*)` \|$", card, re.MULTILINE))
+
+
+@pytest.mark.parametrize("base", [None, tiny.LLAMA], ids=["from scratch", "pretrained"])
+@pytest.mark.parametrize("stage", ["ppo", "reward"])
+def test_the_card_shows_the_architecture_of_the_model_beside_it(run, tmp_path, base, stage):
+    config = runs.read_config(run[0])
+    model = MODEL
+    if base:
+        pretrained.save(tmp_path / "base", tiny.parameters(transformer.specs(base, tiny.VOCABULARY)), base)
+        config.model = ModelConfig(pretrained=str(tmp_path / "base"))
+        model = pretrained.architecture(config.model)
+    workdir = runs.open_workdir(tmp_path / "run", config)
+    run[1].save(workdir)
+    specs = (heads if stage == "reward" else transformer).specs(model, run[1].vocab_size)
+    meta = inference.describe(model, stage == "reward")
+    folder = workdir / "checkpoints" / stage
+    checkpoint.save(folder, 1, params=tiny.parameters(specs), rest={"x": np.zeros(1)}, meta=meta)
+    export.export(workdir, stage, tmp_path / "out")
+    card, written = (tmp_path / "out" / "README.md").read_text(), read(tmp_path / "out" / "config.json")
+    shown = architecture_in(card)
+    assert (shown["width"], shown["layers"], shown["heads"], shown["positions"]) == (
+        str(written["hidden_size"]),
+        str(written["num_hidden_layers"]),
+        str(written["num_attention_heads"]),
+        "rotary",
+    )
+    described = {name: str(value) for name, _, value in fields_of(Config(model=model))}
+    assert shown == {name: described[f"model.{name}"] for name in shown}
+    assert f"{params.count(specs):,} parameters" in card
 
 
 def test_the_card_has_the_results(run, tmp_path):
