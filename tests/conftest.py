@@ -1,6 +1,7 @@
 import os
 
 import compiling
+import hypothesis
 import jax
 
 compiling.compile_fast()
@@ -9,6 +10,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = (
 )
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 8)
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one takes as long as it takes
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser):

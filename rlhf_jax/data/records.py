@@ -7,7 +7,6 @@ keys, so that a null is written as null and an absent one not at all.
 """
 
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
@@ -16,12 +15,11 @@ from typing import Any, ClassVar, TypeVar
 
 from etils.epath import Path
 
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.files import JsonError, parse_json, whole
 
 T = TypeVar("T")
 SPLITS = ("train", "valid1", "valid2", "test")  # that comparisons and ratings may be of
-INVISIBLE = {"Cc", "Cf", "Mn", "Zl", "Zp", "Zs"}  # categories of characters that leave no ink by themselves
-FILLERS = set("\u115f\u1160\u2800\u3164\uffa0")  # letters by category, and blank
 
 
 class RecordError(ValueError):
@@ -148,11 +146,6 @@ class AxisRating:
 
 
 Labelled = TypeVar("Labelled", Comparison, AxisRating)
-
-
-def has_text(text: str) -> bool:
-    """Whether anything of it can be seen: not where all is spaces, marks without width and fillers."""
-    return any(unicodedata.category(c) not in INVISIBLE and c not in FILLERS for c in text)
 
 
 def with_reference(records: Sequence[Record], told: str) -> Sequence[Record]:

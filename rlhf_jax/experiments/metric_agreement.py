@@ -20,7 +20,8 @@ from absl import flags
 from jaxtyping import Bool, Float
 
 from rlhf_jax.data.comparisons import TEMPERATURE, Pair
-from rlhf_jax.data.records import Record, has_text
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement, countable, hits
 from rlhf_jax.evaluation.intervals import Estimate, mean

@@ -35,7 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from rlhf_jax.feedback.text import blank
+from rlhf_jax.data.visible import has_text
 
 KINDS = ("comparison", "likert", "demonstration", "edit", "explanation")
 STEPS = ("interpret", "choose")
@@ -118,7 +118,7 @@ def _table(cls: type, table, where: str) -> Any:
     return cls(**{name: hints[name].__metadata__[0](value, prefix + name) for name, value in table.items()})
 
 
-_text = _value("a text", lambda value: isinstance(value, str) and not blank(value))
+_text = _value("a text", lambda value: isinstance(value, str) and has_text(value))
 _word = _value("one word, such as accuracy", lambda value: isinstance(value, str) and value.isidentifier())
 _share = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 _kinds = _value(

@@ -27,8 +27,9 @@ from rlhf_jax.data.records import (
     record_of,
     to_json,
 )
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.feedback.study import Axis, Study
-from rlhf_jax.feedback.text import blank, find
+from rlhf_jax.feedback.text import find
 
 LONGEST = 5_000  # characters of one field
 SPLITS = ("train", "valid1", "valid2", "test")  # some of OpenAI's axis ratings are of test
@@ -216,4 +217,4 @@ def _spans(task: Task, fields: Mapping[str, str]) -> list[dict]:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.split("\n") if not blank(line)]
+    return [line.strip() for line in text.split("\n") if has_text(line)]

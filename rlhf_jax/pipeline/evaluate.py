@@ -13,9 +13,10 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import Record, RecordError, has_text, plain, write_jsonl
+from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
 from rlhf_jax.data.task import Judge, Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.evaluation import judges, likert, policies
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement

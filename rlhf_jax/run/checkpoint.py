@@ -20,10 +20,12 @@ and hashes its part of the files, process 0 writes the rest.
 `rlhf-jax checkpoint list|verify|show WORKDIR` looks at them: rlhf_jax/run/listing.py.
 """
 
+import functools
 import glob
 import logging
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,6 +67,7 @@ def start_save(
     """
     path = _absolute(Path(folder)) / str(step)
     items = {"params": params, "rest": rest}
+    _overhear_closed_loops()
     with _failing_for(path):
         if hosts.is_first():
             _remove_unfinished(path.parent)
@@ -102,6 +105,22 @@ def _finish(path: Path, writing: ExitStack, keep: int) -> None:
 def wait_for_saves() -> None:
     """Until what was begun to be saved is written, or has failed."""
     _writer.submit(lambda: None).result()
+
+
+@functools.cache
+def _overhear_closed_loops() -> None:
+    """Keeps quiet what says no more than the one line that tells what is wrong.
+
+    Where one array cannot be written, Orbax ends its loop; each thread of TensorStore that comes to it later
+    with another array would print a traceback.
+    """
+    told = sys.unraisablehook
+
+    def tell(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            told(unraisable)
+
+    sys.unraisablehook = tell
 
 
 @contextmanager

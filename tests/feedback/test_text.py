@@ -4,7 +4,8 @@ import unicodedata
 
 import pytest
 
-from rlhf_jax.feedback.text import INVISIBLE, blank, clean, find
+from rlhf_jax.data.visible import INVISIBLE, has_text
+from rlhf_jax.feedback.text import clean, find
 
 SOFT, ZERO, JOINER = "\u00ad", "\u200b", "\u200d"
 
@@ -22,14 +23,14 @@ def test_no_character_that_shows_is_invisible():
     "text", ["", " \n\t", ZERO, SOFT, "\ufeff", f" {JOINER} \u00a0\u3000", "\u2800", "\x00\x1b"]
 )
 def test_a_text_of_which_nothing_shows_is_empty(text):
-    assert blank(text) and clean(text) == ""
+    assert not has_text(text) and clean(text) == ""
 
 
 @pytest.mark.parametrize(
     "text", ["a", "0", ".", "é", "字", "❤\ufe0f", f"👩{JOINER}🚀", f"می{chr(0x200C)}روم"]
 )
 def test_what_shows_is_kept_with_what_joins_it(text):
-    assert not blank(text) and clean(f" {text}\r\n") == text
+    assert has_text(text) and clean(f" {text}\r\n") == text
 
 
 @pytest.mark.parametrize(
