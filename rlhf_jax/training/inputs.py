@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
@@ -74,15 +73,17 @@ def _held(workdir: Path, stage: str) -> dict[str, str]:
 def same(config: Config) -> runs.Same:
     """(work folder, field) → whether the field names a place, at which lies what that run has read.
 
-    A place that no stage of it has read yet is as good as any.
+    A place that no stage of it has read yet is as good as any. Folders of versions that kept no digests do
+    not tell.
     """
 
     def is_same(workdir: Path, field: str) -> bool:
-        if field not in PLACES:
+        stages = runs.inputs(workdir)
+        held = {name: digest for read in stages.values() for name, digest in read.items()}
+        name = TOKENIZER if field == "data.tokenizer" else field
+        if field not in CONTENTS:
             return False
-        read = runs.inputs(workdir).get(PLACES[field].stage)
-        held = TOKENIZER if field == "data.tokenizer" else field
-        return read is None or (held in read and read[held] == PLACES[field].contents(config))
+        return held[name] == CONTENTS[field](config) if name in held else bool(held) or not stages
 
     return is_same
 
@@ -126,20 +127,11 @@ def _task(config: Config) -> Task:
     return tasks.find(config.data, config.seed)
 
 
-class Place(NamedTuple):
-    """A field that names a place: the stage that reads it first, and the digest of what lies there."""
-
-    stage: str
-    contents: Callable[[Config], str]
-
-
-PLACES = {
-    "data.posts": Place("sft", lambda c: _of_records(_task(c).records()["train"])),
-    "data.tokenizer": Place(
-        "sft", lambda c: _of_tokenizer(load_tokenizer(Path(c.data.tokenizer).expanduser()))
-    ),
-    "model.pretrained": Place("sft", lambda c: _of_base(c.model.pretrained)),
-    "sft.bigger_pretrained": Place("sft", lambda c: _of_base(c.sft.bigger_pretrained)),
-    "data.comparisons": Place("reward", lambda c: _of_records(load_comparisons(c.data, c.reward.batches))),
-    "data.queries": Place("ppo", lambda c: _of_records(_task(c).queries())),
+CONTENTS: dict[str, Callable[[Config], str]] = {  # of fields that name places: the digest of what lies there
+    "data.posts": lambda config: _of_records(_task(config).records()["train"]),
+    "data.queries": lambda config: _of_records(_task(config).queries()),
+    "data.comparisons": lambda config: _of_records(load_comparisons(config.data, config.reward.batches)),
+    "data.tokenizer": lambda config: _of_tokenizer(load_tokenizer(Path(config.data.tokenizer).expanduser())),
+    "model.pretrained": lambda config: _of_base(config.model.pretrained),
+    "sft.bigger_pretrained": lambda config: _of_base(config.sft.bigger_pretrained),
 }

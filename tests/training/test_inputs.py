@@ -86,7 +86,7 @@ def test_a_base_is_known_by_its_weights_and_not_by_its_place(tmp_path):
 def test_texts_may_lie_elsewhere_and_may_not_be_others(tmp_path):
     config = tiny.run_config(tiny.write_data(tmp_path / "data"))
     workdir = runs.open_workdir(tmp_path / "run", config)
-    posts = inputs.PLACES["data.posts"].contents(config)
+    posts = inputs.CONTENTS["data.posts"](config)
     runs.record_stage(workdir, "sft", read={"data.posts": posts}, done=True)
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
     places = {name: str(tmp_path / "copy" / name) for name in ("posts", "comparisons")}
