@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,8 +47,7 @@ def main() -> int:
             os._exit(status)
         return status
     except KeyboardInterrupt:  # while modules are imported
-        print(f"rlhf-jax {words[0]}: stopped by SIGINT", file=sys.stderr)
-        return 130
+        return _stopped(words[0])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its end
         if HELP.isdisjoint(words):  # of which head may have enough
@@ -72,7 +72,17 @@ def run(words: list[str]) -> int:
     if not HELP.isdisjoint(arguments):
         print(usage(module))
         return 0
-    return importlib.import_module(module).main([f"rlhf-jax {name}", *map(at_home, arguments)])
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # whose exception an extension that is being imported may lose
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(_stopped(name)))
+    command = importlib.import_module(module).main
+    signal.signal(signal.SIGINT, usual)
+    return command([f"rlhf-jax {name}", *map(at_home, arguments)])
+
+
+def _stopped(name: str) -> int:
+    print(f"rlhf-jax {name}: stopped by SIGINT", file=sys.stderr, flush=True)
+    return 130
 
 
 def at_home(argument: str) -> str:

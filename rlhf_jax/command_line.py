@@ -1,6 +1,7 @@
 """What all commands share: their flags, and errors for people in one line."""
 
 import errno
+import math
 import os
 import re
 import signal
@@ -50,6 +51,9 @@ def parse_flags(argv: Sequence[str], options: flags.FlagValues) -> flags.FlagVal
     unknown = options(argv)[1:]
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    for name, value in options.flag_values_dict().items():
+        if isinstance(value, float) and math.isnan(value):  # which no bound refuses
+            raise flags.Error(f"--{name}: nan is no number")
     return options
 
 

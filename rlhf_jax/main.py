@@ -20,6 +20,7 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
                       and no bucket, and leaves the accelerator alone
 """
 
+import functools
 import os
 import signal
 import sys
@@ -108,7 +109,17 @@ def check(asked: Asked) -> str:
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
         check_context(config, architecture(config.model))
-    return f"{asked.workdir}: {asked.stage or ', '.join(stages.names())}"
+    todo = [asked.stage] if asked.stage else stages.names()
+    folder = Path(asked.workdir)
+    if "://" not in asked.workdir:
+        if folder.is_file():
+            raise runs.WorkdirError(f"--workdir: {folder} is a file; name a folder")
+        if (folder / "config.json").exists():
+            runs.refuse_another(folder, config, inputs.same(config))
+            todo = [name for name in todo if asked.stage or not runs.stage_done(folder, name)]
+    if asked.fork and "://" not in asked.fork:
+        runs.read_config(asked.fork)
+    return f"{folder}: {', '.join(todo) or 'nothing; all stages have finished'}"
 
 
 def keep_compiled(folder: str) -> dict[str, Any]:
@@ -136,7 +147,8 @@ def run(asked: Asked) -> None:
     check_context(config, inference.architecture_in(folder, config))
     same = inputs.same(config)
     if source and hosts.is_first():
-        fork(config, Path(source), Path(folder), stages.STAGES, same)
+        others = functools.partial(inputs.others, config)
+        fork(config, Path(source), Path(folder), stages.STAGES, same, others)
     workdir = hosts.after_first(
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first(), same)
     )

@@ -135,6 +135,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
+    if data.tokenizer and config.model.pretrained:
+        raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
     if not config.rounds.pairs:
         raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:

@@ -1,6 +1,7 @@
 """rlhf-jax: every command is there under its name, and so are the configurations, from any folder."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def test_job_scripts_that_run_the_module_run_the_command(words):
 
 
 def test_without_a_place_to_print_the_status_is_the_command_s_own(tmp_path):
-    script = f"{sys.executable} -m rlhf_jax checkpoint list {tmp_path / 'nowhere'} >&-"
+    words = [sys.executable, "-m", "rlhf_jax", "checkpoint", "list", str(tmp_path / "nowhere")]
+    script = f"{shlex.join(words)} >&-"
     done = subprocess.run(script, shell=True, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 

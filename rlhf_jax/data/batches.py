@@ -49,6 +49,9 @@ class Plan:
         for count, what in self.lost:
             if count:
                 print(f"{stage}: {count:,} of {what}")
+        rows = len(self._bucket_of)
+        if left := rows % self.batch_size:
+            print(f"{stage}: {left:,} of {rows:,} rows fill no batch; others do in each epoch")
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         """The arrays of some rows [B], which a bucket of `width` tokens holds; `index` [B] is `rows`."""

@@ -163,7 +163,11 @@ def with_reference(records: Sequence[Record], told: str) -> Sequence[Record]:
 
 
 def read_posts(path: str | PathLike[str]) -> Iterator[Post]:
-    return read_jsonl(path, lambda record: from_json(Post, record))
+    def parse(record: Any) -> Post:
+        _check_one_text(record, "the line")
+        return from_json(Post, record)
+
+    return read_jsonl(path, parse)
 
 
 def read_comparisons(path: str | PathLike[str]) -> Iterator[Comparison]:
@@ -297,10 +301,14 @@ def _object(value, where: str) -> dict:
 def record_of(value, where: str = "") -> Record:
     """The record in a JSON object, whose text tells by its field which kind it is; null is none."""
     kinds: dict[str, type[Record]] = {"article": Article, "post": Post, "prompt": Example}
-    found = [name for name in kinds if _object(value, where).get(name) is not None]
-    if {"article", "post"} <= set(found):
-        raise RecordError(f"field {where or 'the line'} has both an article and a post: which is the text?")
-    return from_json(kinds[found[0]] if found else Post, value, where)
+    found = [kind for name, kind in kinds.items() if _object(value, where).get(name) is not None]
+    _check_one_text(value, f"field {where}" if where else "the line")
+    return from_json(found[0] if found else Post, value, where)
+
+
+def _check_one_text(value: Any, where: str) -> None:
+    if isinstance(value, dict) and None not in (value.get("article"), value.get("post")):
+        raise RecordError(f"{where} has both an article and a post: which is the text?")
 
 
 def _summaries(value, where: str) -> tuple[Summary, Summary]:

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -211,7 +212,10 @@ def _module(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"rlhf_jax_task_{path.stem}", path)
         if path.is_file() and spec and spec.loader:
             module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # as dataclasses want it
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except (Exception, SystemExit) as error:  # it is a person's program
+                raise _broken(str(path), error) from error
             return module
     elif name and not name.startswith("."):
         for place in (f"rlhf_jax.data.tasks.{name}", name):
@@ -219,9 +223,17 @@ def _module(name: str) -> ModuleType:
                 return importlib.import_module(place)
             except ModuleNotFoundError as error:
                 if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-                    raise  # something that the module itself imports
+                    raise _broken(place, error) from error  # something that the module itself imports
+            except (Exception, SystemExit) as error:
+                raise _broken(place, error) from error
     ours = ", ".join(sorted(file.stem for file in Path(__file__).parent.glob("tasks/[a-z]*.py")))
     raise ConfigError(f"data.source: {name!r} is none of {ours}, no module and no file here")
+
+
+def _broken(place: str, error: BaseException) -> ConfigError:
+    last = traceback.extract_tb(error.__traceback__)[-1]  # of a syntax error, the message tells
+    where = f"{last.filename}, line {last.lineno}" if last.filename.endswith(".py") else place
+    return ConfigError(f"data.source: {where}: {type(error).__name__}: {error}")
 
 
 def _first_fitting_cut(body: str, tokens: Callable[[int], int], limit: int) -> int | None:

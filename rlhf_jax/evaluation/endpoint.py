@@ -108,8 +108,8 @@ class EndpointJudge:
     """
 
     def __init__(self, endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> None:
-        if not endpoint.url.startswith(("http://", "https://")):
-            raise EndpointError(f"{endpoint.url!r} is no address: it should start with https:// or http://")
+        if not re.match(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/|$)", endpoint.url):
+            raise EndpointError(f"{endpoint.url!r} is no address, such as https://api.example.com/v1")
         missing = [place for place in PLACES if place not in endpoint.prompt]
         if missing:
             raise EndpointError(f"the prompt has no place for {', '.join(missing)}")

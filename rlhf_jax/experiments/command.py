@@ -1,6 +1,7 @@
 """A finished run, opened to measure its networks; and what the commands of this package share."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def numbers(flag: str, values: Sequence[str]) -> list[float]:
         found = [float(value) for value in values]
     except ValueError:
         found = []
-    if not found or min(found) < 0:
+    if not found or not all(0 <= number < math.inf for number in found):
         raise ConfigError(f"--{flag}: {','.join(values)!r} should be numbers with commas, none below 0")
     return found
 

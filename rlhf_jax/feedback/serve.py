@@ -19,6 +19,7 @@ Beyond your own machine, put the site behind a proxy that speaks HTTPS.
 """
 
 import contextlib
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -85,6 +86,8 @@ def _address(host: str, port: int, url: str) -> tuple[str, list[str]]:
         number = parts.port
     except ValueError as error:
         raise StudyError(f"--url: {url} is no address ({error})") from None
+    if not re.fullmatch(r"[\w.:-]+", name):
+        raise StudyError(f"--url: {url} is no address (its host is {name!r})")
     more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
     if parts.scheme not in PORTS or not name or more:
         raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")

@@ -16,6 +16,7 @@ from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE, comparisons_of_run
 from rlhf_jax.data.records import Comparison, write_jsonl
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.run import hosts
 
@@ -28,7 +29,11 @@ def run(config: Config, workdir: Path) -> None:
         if hosts.is_first():
             write_jsonl(file, made)
         hosts.gather("the comparisons")
-    splits = Counter(comparison.split for comparison in comparisons_of_run(config, workdir))
+    comparisons = comparisons_of_run(config, workdir)
+    splits = Counter(comparison.split for comparison in comparisons)
+    blank = sum(not has_text(one.summaries[one.choice].text) for one in comparisons)
+    if blank:
+        print(f"collect: in {blank:,} of {len(comparisons):,} comparisons the preferred text is blank")
     print(f"collect: {', '.join(f'{count:,} comparisons in {split}' for split, count in splits.items())}")
 
 

@@ -45,12 +45,13 @@ def run(config: Config, workdir: Path) -> None:
     comparisons = comparisons_of_run(config, workdir)
     base = config.model.pretrained
     bases = {"model.pretrained": base} if base else {}
-    inputs.hold(workdir, "eval", tokenizer, bases=bases, comparisons=comparisons)
+    every = task.records()
+    unseen = {f"posts ({split})": every[split] for split in ("valid", "test") if split in every}
+    inputs.hold(workdir, "eval", tokenizer, ("sft", "reward"), bases, comparisons=comparisons, **unseen)
     pairs = {name: pairs_of(comparisons, name) for name in ("train", "valid1", "valid2")}
     notes: list[str] = []
     splits = {
-        name: task.filtered(compared(records, name, notes), tokenizer)
-        for name, records in task.records().items()
+        name: task.filtered(compared(records, name, notes), tokenizer) for name, records in every.items()
     }
     split = choose_split(splits, "test", "valid", notes)
     held_out = pairs[choose_split(pairs, "valid2", "valid1", notes)]

@@ -214,7 +214,9 @@ def train(config: Config, workdir: Path) -> None:
         records = task.filtered(records, tokenizer, references=False)
         plan = QueryPlan(records, tokenizer, task, options.batch_size, config.seed)
         plan.tell("ppo")
-        iterations = options.episodes // options.batch_size
+        iterations, left = divmod(options.episodes, options.batch_size)
+        if left:
+            print(f"ppo: {left:,} of {options.episodes:,} episodes do not fill a batch and are left out")
         updates = iterations * options.epochs * options.minibatches
         schedule = make_schedule(options.optimizer, updates)
         usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward"))["usual_scores"]

@@ -9,7 +9,7 @@ folders share bytes, and removing one leaves the other. What was taken over stan
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from etils.epath import Path
@@ -38,6 +38,7 @@ def fork(
     workdir: Path,
     rows: Sequence[Row],
     same: Same = lambda workdir, field: False,
+    others: Callable[[Path], list[str]] = lambda workdir: [],
 ) -> None:
     """Makes `workdir` a new run of `config` with what it shares with the one in `source`, and says so.
 
@@ -54,6 +55,7 @@ def fork(
         return
     stored = to_dict(runs.read_config(source))
     changed = [line for line in differences(config, stored) if not same(source, line.partition(":")[0])]
+    changed += others(source)
     fields = [line.partition(":")[0] for line in changed]
     stages: list[str] = []
     for row in (row for row in rows if row.fields):
@@ -89,12 +91,9 @@ def take_over(source: Path, workdir: Path, stages: Mapping[str, str], rows: Sequ
                 _copy(file, workdir / "metrics" / name)  # a run may write to its own
             for training in matching(source, f"checkpoints/{pattern}"):
                 _link_steps(training, workdir / "checkpoints" / training.name.replace(theirs, stage, 1))
-        read = {
-            name: at
-            for name, at in runs.inputs(source).get(theirs, {}).items()
-            if not name.startswith("data.")
-        }
-        runs.record_stage(workdir, stage, runs.read_seconds(source).get(theirs, 0.0), done=True, read=read)
+        read = (runs.inputs(source).get(theirs) or {}).items()
+        kept = {name: digest for name, digest in read if not name.startswith("data.")}
+        runs.record_stage(workdir, stage, runs.read_seconds(source).get(theirs, 0.0), done=True, read=kept)
 
 
 def _link_steps(theirs: Path, ours: Path) -> None:

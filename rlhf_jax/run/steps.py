@@ -36,7 +36,11 @@ def trainings(workdir: Path) -> list[Path]:
 
 def step_folders(folder: Path) -> list[Path]:
     """Those of all steps, oldest first, finished or not."""
-    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    found = (
+        [path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
+        if folder.is_dir()
+        else []
+    )
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -122,6 +126,8 @@ def write_json(file: Path, value: Any) -> None:
 def _meta(path: Path) -> dict:
     """The plain values of a step; those of a damaged file are none, which its hash tells."""
     try:
-        return read_json(path / META)
+        meta = read_json(path / META)
     except CheckpointError:
         return {}
+    judged = isinstance(meta.get("best"), str) and isinstance(meta.get("value"), int | float | None)
+    return meta if judged and "value" in meta else {}

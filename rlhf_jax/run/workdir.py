@@ -49,21 +49,28 @@ def open_workdir(
             lock(workdir)
             write_json(file, to_dict(config))
             return workdir
-        try:
-            stored = read_object(file, WorkdirError)
-        except WorkdirError as error:
-            raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
-        changed = [line for line in differences(config, stored) if not same(workdir, line.partition(":")[0])]
-        if changed:
-            raise WorkdirError(
-                f"{file} was written with other values ({'; '.join(changed)}): "
-                "use another --workdir, or the values of the first start"
-            )
+        stored = refuse_another(workdir, config, same)
         if create:
             lock(workdir)
         if create and stored != to_dict(config):
             write_json(file, to_dict(config))
         return workdir
+
+
+def refuse_another(workdir: Path, config: Config, same: Same) -> dict:
+    """The stored configuration of a run. Raises WorkdirError where it is another than `config`."""
+    file = workdir / "config.json"
+    try:
+        stored = read_object(file, WorkdirError)
+    except WorkdirError as error:
+        raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
+    changed = [line for line in differences(config, stored) if not same(workdir, line.partition(":")[0])]
+    if changed:
+        raise WorkdirError(
+            f"{file} was written with other values ({'; '.join(changed)}): "
+            "use another --workdir, or the values of the first start"
+        )
+    return stored
 
 
 def lock(workdir: Path) -> None:
@@ -113,7 +120,7 @@ def record_stage(workdir: Path, stage: str, seconds: float = 0.0, **about) -> No
     the networks that it leaves in checkpoints/ to what people call them; `read`, digests of its inputs.
     """
     record = _progress(workdir)
-    entry = record.setdefault(stage, {"seconds": 0.0, "done": False})
+    entry = record.setdefault(stage, {"seconds": 0.0, "done": False, "read": {}})
     entry["seconds"] += seconds
     entry |= about
     write_json(workdir / "progress.json", record)
@@ -135,9 +142,9 @@ def networks(workdir: Path) -> dict[str, str]:
     return {name: label for each in told for name, label in each.items()}
 
 
-def inputs(workdir: Path) -> dict[str, dict[str, str]]:
-    """Stage → digests of what it has read, by name, of every stage that has started."""
-    return {stage: entry.get("read", {}) for stage, entry in _progress(workdir).items()}
+def inputs(workdir: Path) -> dict[str, dict[str, str] | None]:
+    """Stage → digests of what it has read, by name, of every stage that has started; None of old versions."""
+    return {stage: entry.get("read") for stage, entry in _progress(workdir).items()}
 
 
 def stage_done(workdir: Path, stage: str) -> bool:

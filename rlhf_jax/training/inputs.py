@@ -10,18 +10,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rlhf_jax.config import Config
+from rlhf_jax.config import Config, flatten, to_dict
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.records import Comparison, Record, to_json
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
-from rlhf_jax.files import matching
+from rlhf_jax.files import matching, named_by
 from rlhf_jax.model import pretrained
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.run import workdir as runs
 
 TOKENIZER = "tokenizer"  # the name that the run's own is held under
+OF_DATA = ("data.posts", "data.queries", "data.comparisons")  # texts, which a fork may have others of
 
 
 class InputError(ValueError):
@@ -49,15 +50,16 @@ def hold(
         for name in read:
             if other[name] != read[name]:
                 raise InputError(f"{name}: the hosts of the run read {other[name]}, and {read[name]}")
-    held = _held(workdir, stage)
+    stages, held = runs.inputs(workdir), _held(workdir, stage)
     for name, digest in read.items():
         if held.get(name, digest) != digest:
+            fork = f", where --fork={workdir} goes on with it" if name in OF_DATA and len(stages) > 1 else ""
             raise InputError(
                 f"{name}: what stage {stage} reads has changed since this run read it ({held[name]} then, "
-                f"{digest} now): restore it, or use another --workdir, where --fork={workdir} goes on with it"
+                f"{digest} now): restore it, or use another --workdir{fork}"
             )
     if hosts.is_first():
-        runs.record_stage(workdir, stage, read=runs.inputs(workdir).get(stage, {}) | read)
+        runs.record_stage(workdir, stage, read=(stages.get(stage) or {}) | read)
 
 
 def _held(workdir: Path, stage: str) -> dict[str, str]:
@@ -66,7 +68,7 @@ def _held(workdir: Path, stage: str) -> dict[str, str]:
     held: dict[str, str] = {}
     for name, read in runs.inputs(workdir).items():
         if begun if name == stage else runs.stage_done(workdir, name):
-            held |= read
+            held |= read or {}
     return held
 
 
@@ -78,14 +80,30 @@ def same(config: Config) -> runs.Same:
     """
 
     def is_same(workdir: Path, field: str) -> bool:
-        stages = runs.inputs(workdir)
-        held = {name: digest for read in stages.values() for name, digest in read.items()}
-        name = TOKENIZER if field == "data.tokenizer" else field
-        if field not in CONTENTS:
+        names = [name for name in CONTENTS if name.partition(" ")[0] == field.replace("data.token", "token")]
+        if not names or not _is_here(flatten(to_dict(config))[field]):
             return False
-        return held[name] == CONTENTS[field](config) if name in held else bool(held) or not stages
+        reads = list(runs.inputs(workdir).values())
+        held = {name: digest for read in reads for name, digest in (read or {}).items()}
+        known = [name for name in names if name in held]
+        return all(held[name] == CONTENTS[name](config) for name in known) if known else None not in reads
 
     return is_same
+
+
+def others(config: Config, workdir: Path) -> list[str]:
+    """Lines of the fields of texts at whose places lies something else than what a run in `workdir` read."""
+    held: dict[str, str] = {}
+    for read in runs.inputs(workdir).values():
+        held |= read or {}
+    places = flatten(to_dict(config))
+    now = {name: CONTENTS[name](config) for name in OF_DATA if name in held and _is_here(places[name])}
+    return [f"{name}: {held[name]} → {now[name]}" for name in now if now[name] != held[name]]
+
+
+def _is_here(place: str) -> bool:
+    """Whether a place can be looked at without downloading anything."""
+    return bool(place) and not place.startswith("tfds:") and bool(named_by(place))
 
 
 def _of_records(found: Iterable[Record | Comparison]) -> str:
@@ -108,7 +126,9 @@ def _of_base(name: str) -> str:
 
 def _of_network(workdir: Path, name: str) -> str:
     folder = workdir / "checkpoints" / name
-    step = steps.by_preference(folder)[0]
+    step = next(iter(steps.by_preference(folder)), None)
+    if step is None:
+        return "no step"
     return f"step {step}, {_of_files([folder / str(step) / steps.MANIFEST])}"
 
 
@@ -129,9 +149,11 @@ def _task(config: Config) -> Task:
 
 CONTENTS: dict[str, Callable[[Config], str]] = {  # of fields that name places: the digest of what lies there
     "data.posts": lambda config: _of_records(_task(config).records()["train"]),
+    "data.posts (valid)": lambda config: _of_records(_task(config).records().get("valid", [])),
+    "data.posts (test)": lambda config: _of_records(_task(config).records().get("test", [])),
     "data.queries": lambda config: _of_records(_task(config).queries()),
     "data.comparisons": lambda config: _of_records(load_comparisons(config.data, config.reward.batches)),
-    "data.tokenizer": lambda config: _of_tokenizer(load_tokenizer(Path(config.data.tokenizer).expanduser())),
+    TOKENIZER: lambda config: _of_tokenizer(load_tokenizer(Path(config.data.tokenizer).expanduser())),
     "model.pretrained": lambda config: _of_base(config.model.pretrained),
     "sft.bigger_pretrained": lambda config: _of_base(config.sft.bigger_pretrained),
 }

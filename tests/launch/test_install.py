@@ -69,7 +69,7 @@ def start(folder: Path, before: str = "", **variables: str) -> subprocess.Popen:
 
 
 def ended(started: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = started.communicate(timeout=120)
+    out, err = started.communicate(timeout=600)
     return started.returncode, out, err
 
 

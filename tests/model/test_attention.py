@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.config import ConfigError, MeshConfig
 from rlhf_jax.mesh import ROWS, make_mesh, to_devices
-from rlhf_jax.model import attention, splash
+from rlhf_jax.model import attention
 
 T, HEADS, GROUP, K = 300, 2, 3, 4  # more than two blocks of queries
 
@@ -58,8 +59,8 @@ def test_blocks_of_queries_equal_one_masked_attention(case, last):
 @pytest.fixture
 def without_accelerator(monkeypatch):
     """Splash interpreted, and cuDNN's arguments computed by XLA."""
-    make = functools.partial(splash.kernel.make_splash_mha, interpret=True)
-    monkeypatch.setattr(splash.kernel, "make_splash_mha", make)
+    make = functools.partial(splash_kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash_kernel, "make_splash_mha", make)
     plain = jax.nn.dot_product_attention
 
     def by_xla(*arrays, implementation, **options):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.stats import chi2
@@ -14,7 +15,7 @@ from tiny import EOS, FAMILIES, PAD, VOCABULARY
 from rlhf_jax.config import MeshConfig, ModelConfig
 from rlhf_jax.data.batches import left_pad, right_pad
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import attention, heads, params, splash, transformer
+from rlhf_jax.model import attention, heads, params, transformer
 
 CONFIG = FAMILIES["neox"]
 QUERIES = [tiny.random_tokens(1, length, seed=length)[0] for length in (3, 5, 4, 2)]
@@ -130,8 +131,8 @@ KINDS = {  # of model and of computation
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_query_is_computed_once_for_all_responses_and_nothing_changes(monkeypatch, kind):
-    make = functools.partial(splash.kernel.make_splash_mha, interpret=True)
-    monkeypatch.setattr(splash.kernel, "make_splash_mha", make)
+    make = functools.partial(splash_kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash_kernel, "make_splash_mha", make)
     plain = jax.nn.dot_product_attention
     by_xla = lambda *qkv, implementation, **options: plain(*qkv, **options, implementation="xla")  # noqa: E731
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
-from rlhf_jax.model import kv_cache, splash, transformer
+from rlhf_jax.model import kv_cache, transformer
 
 Q, R = 8, 6
 T = Q + R
@@ -279,8 +280,8 @@ def test_rematerializing_changes_no_gradient(loop, tokens):
 
 def test_the_splash_kernel_changes_nothing(monkeypatch, tokens):
     """Interpreted, inside of a loop over rematerialized layers, with grouped queries."""
-    make = functools.partial(splash.kernel.make_splash_mha, interpret=True)
-    monkeypatch.setattr(splash.kernel, "make_splash_mha", make)
+    make = functools.partial(splash_kernel.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash_kernel, "make_splash_mha", make)
     segments = transformer.valid_segments(tokens, PAD)
 
     @functools.partial(jax.jit, static_argnames="config")

@@ -1,6 +1,7 @@
 """A run goes on only with what it has read; where that lies does not matter."""
 
 import dataclasses
+import json
 import shutil
 
 import jax.numpy as jnp
@@ -109,3 +110,50 @@ def test_a_fork_may_read_other_texts_but_knows_the_same_token_ids(workdir, tmp_p
     inputs.hold(forked, "reward", ours, posts=POSTS[:1])
     with pytest.raises(InputError, match="tokenizer"):
         inputs.hold(forked, "reward", theirs)
+
+
+def test_a_fork_trains_anew_what_read_other_texts(tmp_path):
+    """Comparisons that were changed where they lie: the reward model is not taken over, and it is told."""
+    config = tiny.run_config(tiny.write_data(tmp_path / "data"))
+    source, forked = Path(runs.open_workdir(tmp_path / "run", config)), Path(tmp_path / "forked")
+    for stage, field in (("sft", "data.posts"), ("reward", "data.comparisons")):
+        save_step(source, stage)
+        runs.record_stage(source, stage, read={field: inputs.CONTENTS[field](config)}, done=True)
+    assert inputs.others(config, source) == []
+    file = tmp_path / "data" / "comparisons" / "pairs.json"
+    file.write_text(file.read_text().replace('"choice": 0', '"choice": 1'))
+    (line,) = inputs.others(config, source)
+    assert line.startswith("data.comparisons: 40 records, ") and " → 40 records, " in line
+    fork(config, source, forked, STAGES, others=lambda folder: inputs.others(config, folder))
+    assert runs.stage_done(forked, "sft") and not runs.stage_done(forked, "reward")
+
+
+def test_unseen_texts_may_move_but_not_become_others(tmp_path):
+    config = tiny.run_config(tiny.write_data(tmp_path / "data"))
+    workdir = runs.open_workdir(tmp_path / "run", config)
+    for name in ("data.posts", "data.posts (valid)"):
+        runs.record_stage(
+            workdir, "eval", read=runs.inputs(workdir).get("eval", {}) | {name: inputs.CONTENTS[name](config)}
+        )
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    moved = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, posts=str(tmp_path / "copy" / "posts"))
+    )
+    assert inputs.same(moved)(workdir, "data.posts")
+    file = tmp_path / "copy" / "posts" / "valid.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    assert not inputs.same(moved)(workdir, "data.posts")
+
+
+def test_what_nobody_has_read_may_lie_anywhere_unless_the_folder_is_older_than_digests(workdir, tmp_path):
+    config = Config()
+    config.data.posts = str(tmp_path)
+    runs.record_stage(workdir, "sft")
+    assert inputs.same(config)(workdir, "data.posts")
+    config.data.posts = ""  # OpenAI's, which would have to be downloaded
+    assert not inputs.same(config)(workdir, "data.posts")
+    config.data.posts = str(tmp_path)
+    progress = json.loads((workdir / "progress.json").read_text())
+    del progress["sft"]["read"]
+    (workdir / "progress.json").write_text(json.dumps(progress))
+    assert not inputs.same(config)(workdir, "data.posts")

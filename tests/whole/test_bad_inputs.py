@@ -338,11 +338,23 @@ SAFETENSORS = single(
     + [("gone", gone("hf/model.safetensors"), ("hf", "has no model.safetensors"))],
 )
 INDEX = "model.safetensors.index.json"
+
+
+def indexed(text: str):
+    """An index in the place of the one file, which would go before it."""
+
+    def edit(place):
+        gone("hf/model.safetensors")(place)
+        put(f"hf/{INDEX}", text)(place)
+
+    return edit
+
+
 SAFETENSORS += single(
     "safetensors",
     "sft, pretrained",
     [
-        (what, put(f"hf/{INDEX}", text), (INDEX, words))
+        (what, indexed(text), (INDEX, words))
         for what, text, words in (
             ("an index that is no JSON", "{", "not JSON"),
             ("an index of a list", "[]", "should be a JSON object"),
