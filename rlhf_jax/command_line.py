@@ -52,7 +52,8 @@ def parse_flags(argv: Sequence[str], options: flags.FlagValues) -> flags.FlagVal
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
     for name, value in options.flag_values_dict().items():
-        if isinstance(value, float) and math.isnan(value):  # which no bound refuses
+        named = not name.startswith("config.")  # of these tells the configuration
+        if named and isinstance(value, float) and math.isnan(value):  # which no bound refuses
             raise flags.Error(f"--{name}: nan is no number")
     return options
 

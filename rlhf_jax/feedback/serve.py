@@ -86,7 +86,7 @@ def _address(host: str, port: int, url: str) -> tuple[str, list[str]]:
         number = parts.port
     except ValueError as error:
         raise StudyError(f"--url: {url} is no address ({error})") from None
-    if not re.fullmatch(r"[\w.:-]+", name):
+    if name and not re.fullmatch(r"[\w.:-]+", name):
         raise StudyError(f"--url: {url} is no address (its host is {name!r})")
     more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
     if parts.scheme not in PORTS or not name or more:

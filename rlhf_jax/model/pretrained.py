@@ -157,7 +157,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(names, dict):
         raise ConfigError(f"{index}: not the index of a sharded model (weight_map: tensor → file)")
     for tensor, file in names.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
+        named = isinstance(file, str) and file.endswith(".safetensors") and Path(file).name == file
+        if not named or not (index.parent / file).is_file():
             raise ConfigError(f"{index}: field weight_map.{tensor}: {file!r} is no file of this folder")
     return names
 

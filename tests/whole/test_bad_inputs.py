@@ -596,7 +596,7 @@ USE = [
         ("agreement", ("--json={}/config.py/x",), ("config.py", "File exists")),
         ("bare news", (), ("--ratings",)),
         ("news", ("--gap=0",), ("--gap: 0.0 should be above 0",)),
-        ("news", ("--gap=nan",), ("--gap: nan should be above 0",)),
+        ("news", ("--gap=nan",), ("--gap: nan is no number",)),
         ("news", ("--gap=wide",), ("gap", "wide")),
         ("news", ("more",), ("unexpected argument 'more'",)),
         ("bare viewer", (), ("--samples",)),
