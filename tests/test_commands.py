@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,23 @@ def test_a_platform_that_is_not_there_is_told_in_one_line(tmp_path, platform):
         f"x: JAX_PLATFORMS={platform}: JAX has no such device here"
     )
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6])
+def test_ctrl_c_while_a_command_starts_ends_it(seconds):
+    """Also while extensions are imported, which may lose Python's exception."""
+    words = [sys.executable, "-m", "rlhf_jax", "ask", "--workdir=nowhere", "--policies=sft,ref", "--out=x"]
+    started = subprocess.Popen([*words, "--config=mini"], stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate(timeout=600)
+    assert (started.returncode, told) == (130, "rlhf-jax ask: stopped by SIGINT\n")
+
+
+def test_no_option_is_no_number(call):
+    for word in ("nan", "NaN", "-nan"):
+        status, _, err = call("ratings", "--ratings=x", "--out=y", f"--gap={word}")
+        assert status == 2 and "--gap: nan is no number" in err
 
 
 def test_a_former_name_is_told_the_new_one(call):

@@ -117,6 +117,14 @@ def test_a_run_that_is_only_checked_leaves_nothing(start, config_file, tmp_path,
     assert stages == [] and list(tmp_path.iterdir()) == [config_file]
 
 
+def test_a_check_looks_into_folders_of_this_machine(start, config_file, tmp_path, stages):
+    assert start()[0] == 0
+    assert_one_line(start("--check", "--config.seed=9"), "written with other values (seed: 0 → 9)")
+    assert_one_line(start("--check", f"--workdir={config_file}"), "is a file; name a folder")
+    assert_one_line(start("--check", f"--fork={tmp_path / 'nowhere'}"), "is not the folder of a run")
+    assert start("--check")[1] == f"{tmp_path / 'run'}: nothing; all stages have finished\n"
+
+
 def test_a_check_starts_no_backend(config_file):
     code = (
         "import jax, rlhf_jax.main as main\n"

@@ -76,6 +76,13 @@ def test_verify_reads_every_file_and_names_the_damaged_one(told, workdir):
     assert told("list")[0] == 0  # and nothing was set aside
 
 
+@pytest.mark.parametrize("meta", ['{"best": "-loss", "valve": 2.0}', '{"best": 5, "value": "x"}', "[]", "{"])
+def test_a_damaged_description_is_no_reason_to_read_a_step(told, workdir, meta):
+    (workdir / "checkpoints" / "sft" / "20" / "meta.json").write_text(meta)
+    assert told("list")[0] == 0 and told("verify")[0] == 1
+    assert checkpoint.require(workdir, "sft")[1] == 30
+
+
 def test_verify_names_a_file_that_is_not_of_a_step(told, workdir):
     step = workdir / "checkpoints" / "sft" / "20"
     (step / "params" / "notes.txt").write_text("mine")
