@@ -65,11 +65,13 @@ def hold(
 def _held(workdir: Path, stage: str) -> dict[str, str]:
     """What finished stages have read, and `stage` itself, where it has trained already."""
     begun = any(steps.finished(folder) for folder in matching(workdir / "checkpoints", f"{stage}*"))
-    held: dict[str, str] = {}
-    for name, read in runs.inputs(workdir).items():
-        if begun if name == stage else runs.stage_done(workdir, name):
-            held |= read or {}
-    return held
+    stages = runs.inputs(workdir)
+    return _merged(stages, [s for s in stages if (begun if s == stage else runs.stage_done(workdir, s))])
+
+
+def _merged(stages: Mapping[str, dict[str, str] | None], wanted: Iterable[str]) -> dict[str, str]:
+    """The digests of several stages, by name."""
+    return {name: digest for stage in wanted for name, digest in (stages[stage] or {}).items()}
 
 
 def same(config: Config) -> runs.Same:
@@ -80,23 +82,24 @@ def same(config: Config) -> runs.Same:
     """
 
     def is_same(workdir: Path, field: str) -> bool:
-        names = [name for name in CONTENTS if name.partition(" ")[0] == field.replace("data.token", "token")]
+        own = TOKENIZER if field == "data.tokenizer" else field
+        names = [name for name in CONTENTS if name.partition(" ")[0] == own]
         if not names or not _is_here(flatten(to_dict(config))[field]):
             return False
-        reads = list(runs.inputs(workdir).values())
-        held = {name: digest for read in reads for name, digest in (read or {}).items()}
+        stages = runs.inputs(workdir)
+        held = _merged(stages, stages)
         known = [name for name in names if name in held]
-        return all(held[name] == CONTENTS[name](config) for name in known) if known else None not in reads
+        if not known:
+            return None not in stages.values()
+        return all(held[name] == CONTENTS[name](config) for name in known)
 
     return is_same
 
 
 def others(config: Config, workdir: Path) -> list[str]:
     """Lines of the fields of texts at whose places lies something else than what a run in `workdir` read."""
-    held: dict[str, str] = {}
-    for read in runs.inputs(workdir).values():
-        held |= read or {}
-    places = flatten(to_dict(config))
+    stages = runs.inputs(workdir)
+    held, places = _merged(stages, stages), flatten(to_dict(config))
     now = {name: CONTENTS[name](config) for name in OF_DATA if name in held and _is_here(places[name])}
     return [f"{name}: {held[name]} → {now[name]}" for name in now if now[name] != held[name]]
 
