@@ -1,5 +1,6 @@
 """rlhf-jax: every command is there under its name, and so are the configurations, from any folder."""
 
+import functools
 import os
 import shlex
 import signal
@@ -103,7 +104,10 @@ def test_a_platform_that_is_not_there_is_told_in_one_line(tmp_path, platform):
 def test_ctrl_c_while_a_command_starts_ends_it(seconds):
     """Also while extensions are imported, which may lose Python's exception."""
     words = [sys.executable, "-m", "rlhf_jax", "ask", "--workdir=nowhere", "--policies=sft,ref", "--out=x"]
-    started = subprocess.Popen([*words, "--config=mini"], stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # jobs in the background ignore it
+    started = subprocess.Popen([*words, "--config=mini"], stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     time.sleep(seconds)
     started.send_signal(signal.SIGINT)
     _, told = started.communicate(timeout=600)

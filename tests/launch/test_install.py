@@ -65,6 +65,9 @@ def start(folder: Path, before: str = "", **variables: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which jobs in the background ignore
     )
 
 
