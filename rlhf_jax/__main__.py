@@ -75,8 +75,10 @@ def run(words: list[str]) -> int:
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:  # whose exception an extension that is being imported may lose
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(_stopped(name)))
-    command = importlib.import_module(module).main
-    signal.signal(signal.SIGINT, usual)
+    try:
+        command = importlib.import_module(module).main
+    finally:
+        signal.signal(signal.SIGINT, usual)
     return command([f"rlhf-jax {name}", *map(at_home, arguments)])
 
 

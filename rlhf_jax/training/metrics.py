@@ -102,11 +102,14 @@ class MetricsLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             self._events.write(step, values)
-        if step == self._first:  # it compiles, which tells nothing of the time that the others take
-            self._bar.initial = self._bar.last_print_n = self._bar.n = step
-            self._bar.unpause()
         self._bar.set_postfix({n: f"{values[n]:.4g}" for n in self._shown if n in values}, refresh=False)
-        self._bar.update(step + 1 - self._bar.n)
+        if step > self._first:
+            self._bar.update(step + 1 - self._bar.n)
+            return
+        # It compiles, which tells nothing of the time that the others take: these are counted from here.
+        self._bar.initial = self._bar.last_print_n = self._bar.n = step + 1
+        self._bar.unpause()
+        self._bar.refresh()
 
     def __enter__(self) -> Self:
         return self
