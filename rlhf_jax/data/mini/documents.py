@@ -1,20 +1,21 @@
 """Documents to pretrain a base model on: posts of the train split and what people say under them.
 
-A document is a list of (text, weight) spans; a token's loss is multiplied by the weight of
-its span. Story text cannot be predicted and would drown the rest, so it weighs little.
-Comments carry the skills that fine-tuning needs: restating facts, finding the point and
-the cause, telling what a post says from what it does not. None of them rates a summary,
-and the summaries among them are what anyone writes: fine-tuning data is filtered, this is not.
-Document i depends on (seed, i) alone.
+A document is a list of (text, weight) spans; a token's loss is multiplied by the weight of its span. Story
+text cannot be predicted and would drown the rest, so it weighs little. Comments carry the skills that
+fine-tuning needs: restating facts, answering questions about them, telling what a post says from what it
+does not, finding the point. None of them rates a summary, and the summaries among them are what anyone
+writes: fine-tuning data is filtered, this is not. Document i depends on (seed, i) alone.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from rlhf_jax.config import DataConfig
-from rlhf_jax.data.mini.posts import UNFILTERED, tell, write_post
-from rlhf_jax.data.mini.world import Story, falsify, other_question, pick, pick_weighted
+from rlhf_jax.data.mini.posts import UNFILTERED, write_post
+from rlhf_jax.data.mini.wording import Writer
+from rlhf_jax.data.mini.world import CHANGES, Fact, Story, falsify, other_question, pick, pick_weighted
 from rlhf_jax.data.task import SHOT_SEPARATOR
 from rlhf_jax.data.tasks.tldr import Tldr
 
@@ -22,14 +23,16 @@ Spans = list[tuple[str, float]]
 
 TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
-KINDS = {"tldr": 0.10, "restate": 0.11, "issue": 0.11, "check": 0.50, "who": 0.08, "copy": 0.05}
-KINDS |= {"thread": 0.05}
-CLAIMS = 8  # in a "check" comment
+KINDS = {"check": 0.50, "restate": 0.15, "answer": 0.15, "issue": 0.06, "tldr": 0.09, "thread": 0.05}
+FACTS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.2}  # shorter stories than those of a run: short texts teach to read
+VARIETIES = (0.0, 0.5, 1.0)
+CLAIMS = 14  # in a "check" comment
+ANSWERS = 10  # in an "answer" comment, at most
 SEED_STREAM = 3  # apart from the streams of the splits
 
 
 def documents(seed: int, count: int, start: int = 0) -> Iterator[Spans]:
-    """Documents `start` to `start + count`; at most 144 tokens each."""
+    """Documents `start` to `start + count`."""
     for i in range(start, start + count):
         yield document(np.random.default_rng([seed, SEED_STREAM, i]))
 
@@ -39,86 +42,88 @@ def document(rng: np.random.Generator) -> Spans:
     kind = pick_weighted(rng, KINDS)
     if kind == "thread":
         return _thread(rng)
-    story = tell(rng, "train")
-    if kind == "copy":
-        return _copy(story, rng)
-    post = write_post(story, rng, "", UNFILTERED)
+    variety = pick(rng, VARIETIES)
+    post, story = write_post(rng, "train", "", UNFILTERED, FACTS, variety)
     query = TLDR.prompt(post).text
     if kind == "tldr":
         return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
-    comment = {"restate": _restate, "issue": _issue, "check": _check, "who": _who}[kind]
-    return [(query.removesuffix("TL;DR:") + "COMMENT:", STORY_WEIGHT), *comment(story, rng)]
+    comment = {"restate": _restate, "issue": _issue, "check": _check, "answer": _answers}[kind]
+    return [(query.removesuffix("TL;DR:") + "COMMENT:", STORY_WEIGHT), *comment(story, Writer(rng, pronouns=0.1, variety=variety))]
 
 
-def _copy(story: Story, rng: np.random.Generator) -> Spans:
-    """The facts, then the same facts in another order."""
-    facts = "".join(f" {fact}." for fact in story.facts)
-    return [(facts, STORY_WEIGHT), *_restate(story, rng)]
+def _restate(story: Story, writer: Writer) -> Spans:
+    """All facts in another order and other words."""
+    facts = [story.facts[i] for i in writer.rng.permutation(len(story.facts))]
+    return [("".join(f" {one}" for one in writer.sentences(facts, joined=0.1)), 1.0)]
 
 
-def _restate(story: Story, rng: np.random.Generator) -> Spans:
-    shuffled = (story.facts[i] for i in rng.permutation(len(story.facts)))
-    return [("".join(f" {fact}." for fact in shuffled), 1.0)]
-
-
-def _issue(story: Story, rng: np.random.Generator) -> Spans:
-    """The key fact, the cause and the question, in any order, each announced."""
-    sentences = [
-        f" the real issue is that {story.key_fact}.",
-        f" it started because {story.cause_fact}.",
-        f" you ask {story.question}",
+def _issue(story: Story, writer: Writer) -> Spans:
+    """What matters most and the question, each announced."""
+    return [
+        (f" the real issue is that {writer.fact(story.key_fact)}.", 1.0),
+        (f" you ask {writer.question(story.question)}", 1.0),
     ]
-    return [("".join(sentences[i] for i in rng.permutation(3)), 1.0)]
 
 
-def _claim(story: Story, rng: np.random.Generator) -> tuple[str, str]:
-    """A statement about the post and the verdict: false, true, main or cause; half are false."""
-    if rng.random() < 0.2:
+def draw_claim(story: Story, rng: np.random.Generator, kind: str) -> tuple[Fact, Fact] | None:
+    """A fact as a comment tells it, perhaps without some details, and the same with one part changed."""
+    fact = pick(rng, story.facts)
+    for part in ("place", "day", "effect"):
+        if part != kind and rng.random() < 0.4:
+            fact = replace(fact, **{part: ""} | ({"affected": ""} if part == "effect" else {}))
+    false = falsify(story, fact, kind, rng)
+    return None if false is None else (fact, false)
+
+
+def _check(story: Story, writer: Writer) -> Spans:
+    """Claims, each followed by its verdict; half are false, each part as often as the others."""
+    rng, spans = writer.rng, []
+    while len(spans) < 2 * CLAIMS:
+        kind = pick(rng, (*CHANGES, "question"))
         false = rng.random() < 0.5
-        question = other_question(story, rng) if false else story.question
-        return str(question), "false" if false else "true"
-    i = int(rng.integers(len(story.facts)))
-    if rng.random() < 0.25:
-        i = story.key
-    fact = story.facts[i]
-    if rng.random() < 0.5:
-        return f"{fact}.", {story.key: "main", story.cause: "cause"}.get(i, "true")
-    kind = pick_weighted(rng, {"roles": 0.40, "person": 0.25, "verb": 0.20, "place": 0.05, "other": 0.10})
-    if kind == "other":
-        return f"{_fact_of_another_story(story, rng)}.", "false"
-    return f"{falsify(story, fact, kind, rng)}.", "false"
-
-
-def _fact_of_another_story(story: Story, rng: np.random.Generator):
-    while True:
-        fact = pick(rng, tell(rng, "train").facts)
-        if not story.holds(fact):
-            return fact
-
-
-def _check(story: Story, rng: np.random.Generator) -> Spans:
-    """Claims, each followed by its verdict."""
-    spans: Spans = []
-    for _ in range(CLAIMS):
-        claim, verdict = _claim(story, rng)
-        spans += [(f" {claim}", STORY_WEIGHT), (f" {verdict}.", 1.0)]
+        writer.named.clear()
+        if kind == "question":
+            said = writer.question(other_question(story, rng) if false else story.question)
+        elif drawn := draw_claim(story, rng, kind):
+            said = f"{writer.fact(drawn[false])}."
+        else:
+            continue
+        spans += [(f" {said}", STORY_WEIGHT), (" false." if false else " true.", 1.0)]
     return spans
 
 
-def _who(story: Story, rng: np.random.Generator) -> Spans:
-    """Who did what to whom, asked and answered."""
-    spans: Spans = []
-    for i in rng.permutation(len(story.facts))[:3]:
+def _answers(story: Story, writer: Writer) -> Spans:
+    """What is missing in a fact, asked and answered; only where one answer is right."""
+    rng, spans = writer.rng, []
+    for i in rng.permutation(len(story.facts)):
         fact = story.facts[i]
-        spans += [(f" who {fact.verb} {fact.object}?", STORY_WEIGHT), (f" {fact.subject}.", 1.0)]
+        for part in rng.permutation(("subject", "object", "deed", "place", "day")):
+            word = getattr(fact, part)
+            others = [getattr(one, part) for one in story.facts if _alike(one, fact, str(part))]
+            if not word or len(others) > 1 or len(spans) >= 2 * ANSWERS:
+                continue
+            told = replace(fact, effect="", affected="")
+            asked = _hide(Writer(rng, pronouns=0.0, variety=0.0).fact(told), part, word)
+            spans += [(f" {asked}?", STORY_WEIGHT), (f" {word}.", 1.0)]
     return spans
+
+
+def _alike(one: Fact, other: Fact, part: str) -> bool:
+    """True if two facts agree in all that a question about `part` tells."""
+    parts = [name for name in ("subject", "deed", "object", "place", "day", "denied") if name != part]
+    return all(getattr(one, name) == getattr(other, name) for name in parts)
+
+
+def _hide(said: str, part: str, word: str) -> str:
+    hidden = {"subject": "who", "object": "who", "deed": "did", "place": "where", "day": "when"}[part]
+    return " ".join(hidden if one == word else one for one in said.split())
 
 
 def _thread(rng: np.random.Generator) -> Spans:
     """Two posts with their summaries, in the format of the base model's few-shot prompt."""
     spans: Spans = []
     for i in range(2):
-        post = write_post(tell(rng, "train"), rng, "", UNFILTERED)
+        post, _ = write_post(rng, "train", "", UNFILTERED)
         lines = TLDR.shot(post).text
         spans += [(SHOT_SEPARATOR * (i > 0) + lines, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     return spans
