@@ -134,7 +134,8 @@ class DataConfig:
     padding: str = setting("masked", choices=("masked", "space"))  # what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
-    mini_sampled: int = 4_000  # the miniature: train posts that the SFT policy summarizes for comparison
+    # The miniature: whose summaries are compared, every two equally often; a name that stands twice meets itself.
+    mini_policies: tuple[str, ...] = ("base", "sft", "sft", "reference", "editor")
     mini_test: int = 1_000  # the miniature: posts in valid and in test
 
 

@@ -29,7 +29,6 @@ MOST_TOKENS_MERGED = 64  # a longer text has at most so many tokens less than a 
 
 Judge = Callable[[Record, str], Mapping[str, float]]  # ratings of a response, 1 to 7: overall, and other axes
 Splits = Mapping[str, Sequence[Record]]
-Samples = Callable[[Sequence[Record], int], list[list[str]]]  # (records, N) → N responses of a policy to each
 
 
 class Prompt(NamedTuple):
@@ -47,14 +46,11 @@ class Prompt(NamedTuple):
 class Labelers(Protocol):
     """Simulated people, who answer at once."""
 
-    def compare(self, samples: Samples) -> list[Comparison]:
-        """Comparisons to train on and to hold out; `samples` are those of the fine-tuned policy."""
-
     def answer(self, asked: Sequence[Comparison]) -> list[Comparison]:
         """What they say of comparisons that have no choice yet."""
 
-    def edit(self, record: Record, rng: np.random.Generator) -> str:
-        """The record's reference as a careful editor leaves it."""
+    def revise(self, record: Record, response: str, rng: np.random.Generator) -> str:
+        """A response with one thing changed by one of them, mostly for the better."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ Spans = list[tuple[str, float]]
 
 TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
-KINDS = {"check": 0.50, "restate": 0.15, "answer": 0.15, "issue": 0.06, "tldr": 0.09, "thread": 0.05}
+KINDS = {"copy": 0.15, "check": 0.45, "restate": 0.12, "answer": 0.10, "issue": 0.05, "tldr": 0.08, "thread": 0.05}
 FACTS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.2}  # shorter stories than those of a run: short texts teach to read
 VARIETIES = (0.0, 0.5, 1.0)
 CLAIMS = 14  # in a "check" comment
@@ -45,10 +45,19 @@ def document(rng: np.random.Generator) -> Spans:
     variety = pick(rng, VARIETIES)
     post, story = write_post(rng, "train", "", UNFILTERED, FACTS, variety)
     query = TLDR.prompt(post).text
+    if kind == "copy":
+        return _copy(story, Writer(rng, variety=variety))
     if kind == "tldr":
         return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     comment = {"restate": _restate, "issue": _issue, "check": _check, "answer": _answers}[kind]
     return [(query.removesuffix("TL;DR:") + "COMMENT:", STORY_WEIGHT), *comment(story, Writer(rng, pronouns=0.1, variety=variety))]
+
+
+def _copy(story: Story, writer: Writer) -> Spans:
+    """The facts, then the same sentences in another order, twice."""
+    said = [f" {Writer(writer.rng, pronouns=0.0, variety=writer.variety).fact(fact)}." for fact in story.facts]
+    again = [said[i] for _ in range(2) for i in writer.rng.permutation(len(said))]
+    return [("".join(said), STORY_WEIGHT), ("".join(again), 1.0)]
 
 
 def _restate(story: Story, writer: Writer) -> Spans:
@@ -85,7 +94,8 @@ def _check(story: Story, writer: Writer) -> Spans:
         if kind == "question":
             said = writer.question(other_question(story, rng) if false else story.question)
         elif drawn := draw_claim(story, rng, kind):
-            said = f"{writer.fact(drawn[false])}."
+            stop = "." if rng.random() < 0.5 else ""
+            said = f"{writer.fact(drawn[false])}{stop}"
         else:
             continue
         spans += [(f" {said}", STORY_WEIGHT), (" false." if false else " true.", 1.0)]

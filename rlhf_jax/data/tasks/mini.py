@@ -8,17 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_jax.data.comparisons import halved
-from rlhf_jax.data.mini.judge import edited, has_key_fact, judge
-from rlhf_jax.data.mini.labelers import label
-from rlhf_jax.data.mini.pairs import Unlabelled, pairs
+from rlhf_jax.data.mini.editor import revised
+from rlhf_jax.data.mini.judge import has_key_fact, judge
+from rlhf_jax.data.mini.labelers import answer
 from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.records import Comparison, Record
-from rlhf_jax.data.task import Judge, Samples, Splits
+from rlhf_jax.data.task import Judge, Splits
 from rlhf_jax.data.tasks.tldr import Tldr
-
-SAMPLES = 2  # summaries that the SFT policy writes for a post
-LEAST_HELD_OUT = 500  # pairs of valid1 and of valid2
 
 
 def rate(record: Record, summary: str) -> dict[str, float]:
@@ -46,7 +42,7 @@ class Mini(Tldr):
 
     @property
     def labelers(self) -> "MiniLabelers":
-        return MiniLabelers(self)
+        return MiniLabelers(self.seed)
 
     def records(self) -> Splits:
         sizes = {"train": self.data.mini_posts, "valid": self.data.mini_test, "test": self.data.mini_test}
@@ -58,34 +54,15 @@ class Mini(Tldr):
 
 @dataclass(frozen=True)
 class MiniLabelers:
-    """People who see the gold judge's score through noise: data/mini/labelers.py."""
+    """People who see the gold judge's score through noise, one of whom edits: data/mini/labelers.py, editor.py."""
 
-    task: Mini
-
-    def compare(self, samples: Samples) -> list[Comparison]:
-        """`mini_pairs` pairs in train; a twentieth of that, LEAST_HELD_OUT at least, in valid1 and valid2."""
-        data, seed = self.task.data, self.task.seed
-        splits = halved(self.task.records())
-        held_out = len(splits["valid"]) // 2, max(LEAST_HELD_OUT, data.mini_pairs // 20)
-        wanted = {"train": (data.mini_sampled, data.mini_pairs), "valid1": held_out, "valid2": held_out}
-        labelled = []
-        for split, (sampled, count) in wanted.items():
-            some = splits[split][:sampled]
-            written = {
-                post.id: [(text, "sft") for text in texts]
-                for post, texts in zip(some, samples(some, SAMPLES), strict=True)
-            }
-            labelled += label(pairs(splits[split], count, seed, written), seed, split)
-        return labelled
+    seed: int
 
     def answer(self, asked: Sequence[Comparison]) -> list[Comparison]:
-        texts = [(one.info, *one.summaries) for one in asked]
-        return label(
-            [Unlabelled(info, a.text, b.text, a.policy, b.policy) for info, a, b in texts], self.task.seed
-        )
+        return answer(asked, self.seed)
 
-    def edit(self, record: Record, rng: np.random.Generator) -> str:
-        return edited(record, rng)
+    def revise(self, record: Record, response: str, rng: np.random.Generator) -> str:
+        return revised(record, response, rng)
 
 
 TASK = Mini
