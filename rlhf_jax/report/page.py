@@ -25,7 +25,7 @@ COLUMNS = {
     "preference_at_equal_length.value": (
         "At equal length",
         "{:.1%}",
-        "the preferred share, were the summaries as long as the references",
+        "the share that the judge prefers, were the summaries as long as the references",
     ),
     "gold.overall": ("Overall", "{:.2f}", "the gold judge's mean rating, 1 to 7"),
     "gold.accuracy": ("Accuracy", "{:.2f}", "of the gold judge, 1 to 7: what is said is true of the post"),

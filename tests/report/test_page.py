@@ -157,11 +157,11 @@ def test_the_reward_model_is_shown_by_kind_of_change(page):
 
 
 def test_every_verdict_says_whose_it_is(page):
-    assert "of posts by the gold judge, on 55.0 ± 2.2% of posts by simulated people" in page.text
+    assert "of posts by the gold judge, on 55.0 ± 2.2% by simulated people" in page.text
     assert (
         "The gold judge compared each summary with the post’s reference; so did simulated people" in page.text
     )
-    assert "bars: gold judge; dots: simulated people" in page.text
+    assert "by gold judge (bars) and simulated people (dots)" in page.text
     assert "Picks what simulated people prefer of two held-out summaries 67.1%" in page.text
     assert "A scorer blind to the post, against the gold judge 61.0%" in page.text
 
