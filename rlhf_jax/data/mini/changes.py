@@ -10,12 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from rlhf_jax.data.mini.errors import falsehoods
 from rlhf_jax.data.mini.judge import read_post
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.mini.world import CHANGES, Fact, Question, Story, falsify, pick
 from rlhf_jax.data.records import Record
 
 TRIES = 20  # draws of a change before a fact is given up
+DENIED_ANEW = 0.6  # of the posts without a denial, as two in five have one
 
 
 def changes(post: Record, rng: np.random.Generator) -> Mapping[str, tuple[str, str]]:
@@ -42,22 +44,22 @@ def changes(post: Record, rng: np.random.Generator) -> Mapping[str, tuple[str, s
 def _candidates(story: Story, kind: str, rng: np.random.Generator) -> list[Fact]:
     """The facts to change, the weightiest first.
 
-    Of denials, those that the post tells: as every third post does, half of the others are left out.
+    Of denials, those that the post tells; other facts are denied so often that "never" tells nothing.
     """
     facts = [story.facts[i] for i in story.ranked]
     if kind != "denied":
         return facts
-    return [fact for fact in facts if fact.denied] or facts * (rng.random() < 0.5)
+    return [fact for fact in facts if fact.denied] or facts * (rng.random() < DENIED_ANEW)
 
 
 def _change(story: Story, fact: Fact, kind: str, rng: np.random.Generator) -> tuple[Fact, Fact] | None:
-    """The fact and a false one of which all parts are the story's; None where there is none."""
+    """The fact and one that is false in this alone, of parts that the story has; None where there is none."""
     if kind == "denied":  # what did not happen has no effect
         fact = replace(fact, effect="", affected="")
     known = {part for one in story.facts for part in _parts(one)}
     for _ in range(TRIES):
         false = falsify(story, fact, kind, rng)
-        if false is not None and _parts(false) <= known:
+        if false is not None and _parts(false) <= known and falsehoods(story, false) == {kind}:
             return fact, false
     return None
 

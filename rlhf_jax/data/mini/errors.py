@@ -33,7 +33,7 @@ def errors(post: Record, text: str) -> frozenset[str]:
     found: set[str] = set()
     if story is not None:
         for claim in reading.facts:
-            found |= _false(story, claim)
+            found |= falsehoods(story, claim)
         if any(question != story.question for question in reading.questions):
             found.add("question")
     told = Counter([*(fact.triple for fact in reading.facts), *reading.questions])
@@ -46,7 +46,8 @@ def errors(post: Record, text: str) -> frozenset[str]:
     return frozenset(found | {kind for kind, so in holds.items() if so})
 
 
-def _false(story: Story, claim: Fact) -> set[str]:
+def falsehoods(story: Story, claim: Fact) -> set[str]:
+    """The kinds of error in one claim, none where it is told as the story tells it."""
     fact = story.find(claim.triple)
     if fact is None:
         nearest = max(story.facts, key=lambda one: _likeness(claim, one))

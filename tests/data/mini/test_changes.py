@@ -30,13 +30,10 @@ def pairs():
 @pytest.mark.parametrize("kind", [*CHANGES, "question"])
 def test_one_thing_is_false_and_the_judge_says_so(pairs, kind):
     assert len(pairs[kind]) >= 100
-    made = defaultdict(int)
     for post, true, false in pairs[kind]:
         assert judge(post, true).overall > judge(post, false).overall
         assert errors(post, true) == frozenset()
-        [error] = errors(post, false)
-        made[error] += 1
-    assert made[kind] / len(pairs[kind]) > 0.8  # another fact may be nearer to what is made of this one
+        assert errors(post, false) == {kind}
 
 
 @pytest.mark.parametrize("kind", [*CHANGES, "question"])
@@ -48,7 +45,7 @@ def test_no_word_and_no_form_tells_which_is_false(pairs, kind):
             assert form(true) == form(false)
             assert words(false) - words(true) <= words(post.text)
     if kind == "denied":
-        assert 0.4 < np.mean(["never" in true for _, true, _ in pairs[kind]]) < 0.6
+        assert 0.42 < np.mean(["never" in true for _, true, _ in pairs[kind]]) < 0.58
 
 
 def words(text):
