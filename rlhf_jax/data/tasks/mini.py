@@ -3,18 +3,24 @@
 The world, its judge and its labelers are those of data/mini/. The posts have the format of TL;DR.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rlhf_jax.data.mini import labelers
+from rlhf_jax.data.mini.baselines import baselines
+from rlhf_jax.data.mini.changes import changes
 from rlhf_jax.data.mini.editor import revised
-from rlhf_jax.data.mini.judge import has_key_fact, judge
-from rlhf_jax.data.mini.labelers import answer
+from rlhf_jax.data.mini.errors import KINDS, errors
+from rlhf_jax.data.mini.form import form
+from rlhf_jax.data.mini.judge import has_key_fact, ideal, judge
 from rlhf_jax.data.mini.posts import posts
+from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.records import Comparison, Record
-from rlhf_jax.data.task import Judge, Splits
+from rlhf_jax.data.task import Judge, Splits, Task
 from rlhf_jax.data.tasks.tldr import Tldr
+from rlhf_jax.data.tokenizer import Tokenizer
 
 
 def rate(record: Record, summary: str) -> dict[str, float]:
@@ -22,7 +28,32 @@ def rate(record: Record, summary: str) -> dict[str, float]:
     return judge(record, summary)._asdict() | {"key_fact": has_key_fact(record, summary)}
 
 
-class Mini(Tldr):
+class Readable(Task):
+    """A task in the miniature's language: whatever is said in it can be read and held against the truth."""
+
+    @property
+    def judge(self) -> Judge:
+        return rate
+
+    def ideal(self, record: Record) -> str:
+        return ideal(record)
+
+    def claims(self, response: str) -> frozenset:
+        reading = read(response)
+        return frozenset((*reading.claims, *reading.questions))
+
+    def form(self, response: str) -> str:
+        return form(response)
+
+    def errors(self, record: Record, response: str) -> Mapping[str, bool]:
+        made = errors(record, response)
+        return {kind: kind in made for kind in KINDS}
+
+    def changes(self, record: Record, rng: np.random.Generator) -> Mapping[str, tuple[str, str]]:
+        return changes(record, rng)
+
+
+class Mini(Readable, Tldr):
     """Posts that depend on the seed alone: `data.mini_posts` to train on, `data.mini_test` to hold out."""
 
     @property
@@ -37,10 +68,6 @@ class Mini(Tldr):
         )
 
     @property
-    def judge(self) -> Judge:
-        return rate
-
-    @property
     def labelers(self) -> "MiniLabelers":
         return MiniLabelers(self.seed)
 
@@ -51,6 +78,9 @@ class Mini(Tldr):
     def queries(self) -> Sequence[Record]:
         return posts(self.seed, "train", self.data.mini_posts)
 
+    def baselines(self, records: Sequence[Record], tokenizer: Tokenizer) -> dict[str, list[str]]:
+        return {"title": [record.title for record in records]} | baselines(records)
+
 
 @dataclass(frozen=True)
 class MiniLabelers:
@@ -59,7 +89,7 @@ class MiniLabelers:
     seed: int
 
     def answer(self, asked: Sequence[Comparison]) -> list[Comparison]:
-        return answer(asked, self.seed)
+        return labelers.answer(asked, self.seed)
 
     def revise(self, record: Record, response: str, rng: np.random.Generator) -> str:
         return revised(record, response, rng)
