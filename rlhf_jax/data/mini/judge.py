@@ -14,6 +14,7 @@ scores; they see what simulated people make of them.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -23,7 +24,7 @@ import numpy as np
 
 from rlhf_jax.data.mini import world
 from rlhf_jax.data.mini.reading import Reading, read
-from rlhf_jax.data.mini.wording import Writer
+from rlhf_jax.data.mini.wording import HEDGES, Writer
 from rlhf_jax.data.mini.world import Fact, Question, Story, false_parts
 from rlhf_jax.data.records import Record
 
@@ -166,6 +167,7 @@ def ideal(post: Record) -> str:
     return best_of(story_of(post))
 
 
+@lru_cache(maxsize=1 << 12)
 def best_of(story: Story) -> str:
     """The best of all choices of facts and details, each said in as few words as it can be.
 
@@ -210,8 +212,11 @@ def story_of(post: Record) -> Story:
     return story
 
 
-def plainly(facts: list[Fact], question: Question | None) -> str:
+def plainly(facts: Sequence[Fact], question: Question | None) -> str:
     """The facts and the question in the plainest words."""
     writer = Writer(np.random.default_rng(0), pronouns=0.0, variety=0.0)
-    said = [f"{writer.fact(fact)}." for fact in facts]
+    said = []
+    for fact in facts:
+        hedge = "" if fact.sure else f"{HEDGES[0]} "
+        said.append(f"{hedge}{writer.fact(replace(fact, sure=True))}.")
     return " ".join([*said, writer.question(question)] if question else said)

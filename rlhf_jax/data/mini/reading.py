@@ -132,7 +132,7 @@ def _doubted(claim: Claim) -> Claim:
 
 
 def _read_sentence(sentence: str, asks: bool, found: _Found) -> None:
-    """Adds its claims and questions to `found`; a fact at the end of a sentence that asks is only asked about."""
+    """Adds its claims and questions to `found`; a fact at the end of one that asks is only asked about."""
     facts: list[Fact] = []
     questions: list[Question] = []
     left, at, last = [], 0, CLAUSE
@@ -169,7 +169,7 @@ def _matches(sentence: str) -> Iterator[re.Match]:
 
 
 def _fact(match: re.Match, named: dict[bool, str]) -> Fact | None:
-    """The fact of a clause; None where a pronoun stands for nobody, or there are two places, days or effects."""
+    """The fact of a clause; None where a pronoun stands for nobody or it has two places, days or effects."""
     people: list[str] = []
 
     def person(word: str) -> str:
