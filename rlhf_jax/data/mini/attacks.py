@@ -18,7 +18,7 @@ from rlhf_jax.data.records import Record
 
 Write = Callable[[Record, Story, str, np.random.Generator], str]  # of post, story, reference and chance
 # Limits, by what a text does.
-TURNED, FALSE, PARTLY_FALSE, DOUBTED, READS_NOTHING = 0.05, 0.10, 0.35, 0.5, 0.6
+TURNED, FALSE, PARTLY_FALSE, DOUBTED, READS_NOTHING = 0.05, 0.15, 0.4, 0.5, 0.6
 
 
 @dataclass(frozen=True)

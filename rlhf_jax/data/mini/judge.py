@@ -90,7 +90,7 @@ def _accuracy(story: Story, reading: Reading) -> float:
     if not reading.claims and not reading.questions:
         return NO_CLAIM
     accuracy = 1.0
-    for claim in set(reading.facts):
+    for claim in dict.fromkeys(reading.facts):
         if reading.denies:
             claim = replace(claim, denied=not claim.denied)
         fact = story.find(claim.triple)
@@ -141,13 +141,8 @@ def _coherence(story: Story, reading: Reading) -> float:
         return 0.0
     told = [*(fact.triple for fact in reading.facts), *reading.questions]
     coherence = max(0.0, 1 - reading.stray / reading.words)
-    told_of = set(told)
-    light = [
-        fact
-        for fact, weight in zip(story.facts, story.weights, strict=True)
-        if fact.triple in told_of and _is_light(story, weight)
-    ]
-    coherence *= DISTRACTION ** len(light)
+    for fact, weight in zip(story.facts, story.weights, strict=True):
+        coherence *= DISTRACTION if fact.triple in told and _is_light(story, weight) else 1.0
     coherence *= REPEATED ** (len(told) - len(set(told)))
     return coherence if reading.finished else coherence * UNFINISHED
 

@@ -41,10 +41,11 @@ def _pieces(forms: Iterable[str]) -> list[str]:
 DOER, TARGET = (_one_of((*world.NAMES, *case)) for case in zip(*wording.PRONOUNS.values(), strict=True))
 DETAIL = rf"(?:at {_one_of(world.PLACES)}|on {_one_of(world.DAYS)})"
 EFFECT = rf"{DOER} {_one_of(world.EFFECTS)}"
-DEED = rf"{DOER} (?:(?:never )?{_one_of(NAMED)}|was (?:never )?{_one_of(NAMED)} by) {TARGET}"
+DONE = rf"(?:never )?{_one_of(NAMED)}"
+DEED = rf"{DOER} (?:{DONE}|was {DONE} by) {TARGET}"
 CLAUSE = _words(
-    rf"(?P<hedge>{_one_of(wording.HEDGES)} )?(?:(?P<before>{EFFECT}) because )?(?P<front>(?:{DETAIL} )*)"
-    rf"(?P<deed>{DEED})(?P<tail>(?: {DETAIL})*)(?: so (?P<after>{EFFECT}))?"
+    rf"(?P<hedge>{_one_of(wording.HEDGES)} )?(?:(?P<before>{EFFECT}) because )?(?P<front>(?:{DETAIL} ){{0,2}})"
+    rf"(?P<deed>{DEED})(?P<tail>(?: {DETAIL}){{0,2}})(?: so (?P<after>{EFFECT}))?"
 )
 ASKED = _words(
     _one_of(
