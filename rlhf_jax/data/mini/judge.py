@@ -91,10 +91,8 @@ def _accuracy(story: Story, reading: Reading) -> float:
         return NO_CLAIM
     accuracy = 1.0
     for claim in dict.fromkeys(reading.facts):
-        if reading.denies:
-            claim = replace(claim, denied=not claim.denied)
         fact = story.find(claim.triple)
-        if fact is None or fact.denied != claim.denied:
+        if fact is None or fact.denied != claim.denied or reading.denies:
             accuracy *= FALSE_FACT
             continue
         accuracy *= FALSE_PART ** len(false_parts(claim, fact))

@@ -44,8 +44,9 @@ EFFECT = rf"{DOER} {_one_of(world.EFFECTS)}"
 DONE = rf"(?:never )?{_one_of(NAMED)}"
 DEED = rf"{DOER} (?:{DONE}|was {DONE} by) {TARGET}"
 CLAUSE = _words(
-    rf"(?P<hedge>{_one_of(wording.HEDGES)} )?(?:(?P<before>{EFFECT}) because )?(?P<front>(?:{DETAIL} ){{0,2}})"
-    rf"(?P<deed>{DEED})(?P<tail>(?: {DETAIL}){{0,2}})(?: so (?P<after>{EFFECT}))?"
+    rf"(?P<hedge>{_one_of(wording.HEDGES)} )?(?:(?P<before>{EFFECT}) because )?"
+    rf"(?P<front>(?:{DETAIL} ){{0,2}})(?P<deed>{DEED})(?P<tail>(?: {DETAIL}){{0,2}})"
+    rf"(?: so (?P<after>{EFFECT}))?"
 )
 ASKED = _words(
     _one_of(
@@ -93,7 +94,7 @@ class Reading:
 
     @property
     def denies(self) -> bool:
-        """True if foreign words deny what is claimed."""
+        """True if foreign words deny: then nothing counts as truly claimed."""
         return any(word in DENYING or word.endswith("n't") for word in self.foreign)
 
 
