@@ -184,5 +184,8 @@ def test_denials_are_read():
     ):
         scores = judge(POST, text)
         assert scores.accuracy < 3.2 and scores.overall == 1, text
+    assert (
+        judge(POST, "leo never robbed mia. never should i sue leo?").accuracy < 3.2
+    )  # and is not true again
     assert judge(POST, "ben hired mia.").accuracy == judge(POST, "leo never robbed mia.").accuracy < 3.2
     assert story_of(POST).question == Question("sue", "leo")
