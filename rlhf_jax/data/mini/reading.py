@@ -1,12 +1,14 @@
 """What a text of the miniature claims: the inverse of data/mini/wording.py, for any text whatever.
 
-A sentence is read as a whole or not at all. Where words are left over that the language does not have at
-that place, its facts are `unclear`: nobody can be sure that they are claimed. Where such words deny, as
-"it is not true that" does, they are taken as denied. So nothing is gained by words that only surround a fact.
+The language is what wording.py writes, and nothing else is understood. A sentence is read as a whole or not
+at all: where words are left over, its facts are not `clear`, nor are facts that it only asks about. Words
+left over may be pieces of the language, as a cut sentence leaves them. Any others are `foreign`: they may
+deny, quote or take back all that was said, in more ways than can be listed, so that a reader who wants to be
+sure believes nothing of such a text. A few known words deny it outright.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -14,26 +16,39 @@ from rlhf_jax.data.mini import wording, world
 from rlhf_jax.data.mini.world import Fact, Question
 
 PRONOUNS = {word: man for man, words in wording.PRONOUNS.items() for word in words}  # → of a man?
-DENYING = set(
-    "not no never none nobody nothing false untrue lie lied lies lying liar wrong deny denied denies doubt "
-    "doubts fake invented nonsense cannot neither nor without unless if fiction dream dreamt pretend".split()
-)
 NAMED = {word: deed for deed, other in world.DEEDS.items() for word in (deed, other)}
-
-
-def _one_of(words) -> str:
-    return f"(?:{'|'.join(words)})"
-
-
-PERSON = _one_of((*world.NAMES, *PRONOUNS))
-DETAIL = rf"(?:at {_one_of(world.PLACES)}|on {_one_of(world.DAYS)})"
-EFFECT = rf"{PERSON} {_one_of(world.EFFECTS)}"
-DEED = rf"(?:{PERSON} (?:never )?{_one_of(NAMED)} {PERSON}|{PERSON} was (?:never )?{_one_of(NAMED)} by {PERSON})"
-CLAUSE = re.compile(
-    rf"\b(?P<hedge>{_one_of(wording.HEDGES)} )?(?:(?P<before>{EFFECT}) because )?(?P<front>(?:{DETAIL} )*)"
-    rf"(?P<deed>{DEED})(?P<tail>(?: {DETAIL})*)(?: so (?P<after>{EFFECT}))?\b"
+DENYING = frozenset(
+    "not no never none nobody nothing false untrue lie lied lies lying liar wrong deny denied denies doubt "
+    "doubts fake invented nonsense cannot neither nor without unless if fiction dream dreamt pretend kidding "
+    "joking opposite".split()
 )
-ASKED = re.compile(
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return f"(?:{'|'.join(sorted(words, key=len, reverse=True))})"
+
+
+def _words(form: str) -> re.Pattern:
+    """`form` between spaces or at an end."""
+    return re.compile(rf"(?<!\S){form}(?!\S)")
+
+
+def _pieces(forms: Iterable[str]) -> list[str]:
+    """What stands before and behind the gaps of `forms`."""
+    return [piece.strip(" .?") for form in forms for piece in form.split("{}") if piece.strip(" .?")]
+
+
+DOER, TARGET = (_one_of((*world.NAMES, *case)) for case in zip(*wording.PRONOUNS.values(), strict=True))
+DETAIL = rf"(?:at {_one_of(world.PLACES)}|on {_one_of(world.DAYS)})"
+EFFECT = rf"{DOER} {_one_of(world.EFFECTS)}"
+DONE = rf"(?:never )?{_one_of(NAMED)}"
+DEED = rf"{DOER} (?:{DONE}|was {DONE} by) {TARGET}"
+CLAUSE = _words(
+    rf"(?P<hedge>{_one_of(wording.HEDGES)} )?(?:(?P<before>{EFFECT}) because )?"
+    rf"(?P<front>(?:{DETAIL} ){{0,2}})(?P<deed>{DEED})(?P<tail>(?: {DETAIL}){{0,2}})"
+    rf"(?: so (?P<after>{EFFECT}))?"
+)
+ASKED = _words(
     _one_of(
         form.removesuffix("?").format(
             f"(?P<action{i}>{_one_of(world.ACTIONS)})", f"(?P<person{i}>{_one_of(world.NAMES)})"
@@ -41,8 +56,17 @@ ASKED = re.compile(
         for i, form in enumerate(wording.QUESTIONS)
     )
 )
-GLUE = _one_of((*wording.LINKS, "but", "basically", "so", "now"))
-JOIN = re.compile(rf"(?:and |but )?(?:{GLUE} )?")
+JOIN = re.compile(rf"(?:and|(?:and )?{_one_of(wording.LINKS)})?")
+HEDGE = _words(_one_of(wording.HEDGES))
+FORMS = (*wording.HEDGES, *wording.QUESTIONS, *wording.TITLES, *wording.VAGUE_TITLES, *wording.FILLERS)
+PIECE = _words(
+    _one_of(
+        [*_pieces(FORMS), *wording.LINKS, *"and so because was by at on".split(), *PRONOUNS, *NAMED]
+        + [*world.NAMES, *world.PLACES, *world.DAYS, *world.EFFECTS, *world.ACTIONS]
+    )
+)
+WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s.,;?!]")
+SENTENCE = re.compile(r"([^.?!]*)([.?!\s]*)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,8 @@ class Reading:
 
     claims: tuple[Claim, ...]
     questions: tuple[Question, ...]
-    stray: int  # words outside of all that could be read
+    foreign: tuple[str, ...]  # words outside of all that could be read that are no piece of the language
+    stray: int  # words, and idle full stops, outside of all that could be read
     words: int
     finished: bool  # ends with a full stop or a question mark
 
@@ -67,48 +92,70 @@ class Reading:
     def facts(self) -> tuple[Fact, ...]:
         return tuple(claim.fact for claim in self.claims)
 
+    @property
+    def denies(self) -> bool:
+        """True if foreign words deny: then nothing counts as truly claimed."""
+        return any(word in DENYING or word.endswith("n't") for word in self.foreign)
+
+
+@dataclass
+class _Found:
+    """What was read so far."""
+
+    claims: list[Claim]
+    questions: list[Question]
+    foreign: list[str]
+    stray: int
+    named: dict[bool, str]  # man? → who was named last
+    doubt: bool  # a hedge stands by itself
+
 
 @lru_cache(maxsize=1 << 16)
 def read(text: str) -> Reading:
     """Takes a text apart into facts, questions and other words."""
-    text = " ".join(text.lower().replace("’", "'").split())
-    claims: list[Claim] = []
-    questions: list[Question] = []
-    named: dict[bool, str] = {}
-    stray = 0
-    for sentence in re.split(r"(?<=[.?!])\s*", text):
-        found, asked, left = _read_sentence(" ".join(re.findall(r"[\w']+|[^\w\s.?!,]", sentence)), named)
-        claims += found
-        questions += asked
-        stray += left
+    text = text.lower().replace("’", "'")
+    found = _Found([], [], [], 0, {}, False)
+    for sentence, end in SENTENCE.findall(text):
+        marks = "".join(end.split())
+        found.stray += len(marks[1:])
+        _read_sentence(" ".join(WORD.findall(sentence)), "?" in marks, found)
     return Reading(
-        tuple(claims),
-        tuple(questions),
-        stray,
-        words=len(re.findall(r"[\w']+|[^\w\s.,;:?!]", text)),
-        finished=text.endswith((".", "?", "!")),
+        tuple(_doubted(claim) if found.doubt else claim for claim in found.claims),
+        tuple(found.questions),
+        tuple(found.foreign),
+        found.stray,
+        words=len(WORD.findall(text)),
+        finished=text.rstrip().endswith((".", "?", "!")),
     )
 
 
-def _read_sentence(sentence: str, named: dict[bool, str]) -> tuple[list[Claim], list[Question], int]:
-    """Its claims and questions, and how many words belong to none; `named` is brought up to date."""
+def _doubted(claim: Claim) -> Claim:
+    return replace(claim, fact=replace(claim.fact, sure=False))
+
+
+def _read_sentence(sentence: str, asks: bool, found: _Found) -> None:
+    """Adds its claims and questions to `found`; a fact at the end of one that asks is only asked about."""
     facts: list[Fact] = []
     questions: list[Question] = []
-    left, at = [], 0
+    left, at, last = [], 0, CLAUSE
     for match in _matches(sentence):
-        left.append(sentence[at : match.start()])
-        at = match.end()
+        before, at, last = sentence[at : match.start()].strip(), match.end(), match.re
+        if not JOIN.fullmatch(before):
+            left.append(before)
         if match.re is ASKED:
-            questions.append(_question(match, named))
-        elif (fact := _fact(match, named)) is not None:
+            questions.append(_question(match, found.named))
+        elif (fact := _fact(match, found.named)) is not None:
             facts.append(fact)
         else:
             left.append(match[0])
-    left.append(sentence[at:])
-    rest = [word for part in left if not JOIN.fullmatch(f"{part.strip()} ") and part.strip() for word in part.split()]
-    denied = any(word in DENYING or word.endswith("n't") for word in rest)
-    flipped = [replace(fact, denied=not fact.denied) for fact in facts] if denied else facts
-    return [Claim(fact, clear=not rest) for fact in flipped], [] if rest else questions, len(rest)
+    left.append(sentence[at:].strip())
+    only_asked = asks and last is CLAUSE and bool(facts)
+    clear = not any(left) and not only_asked
+    found.claims += [Claim(fact, clear) for fact in facts]
+    found.questions += questions if clear else []
+    found.stray += len(sentence.split()) if only_asked else sum(len(part.split()) for part in left)
+    found.foreign += [word for part in left for word in PIECE.sub("", part).split()]
+    found.doubt |= not facts and any(HEDGE.search(part) for part in left)
 
 
 def _matches(sentence: str) -> Iterator[re.Match]:
@@ -124,7 +171,7 @@ def _matches(sentence: str) -> Iterator[re.Match]:
 
 
 def _fact(match: re.Match, named: dict[bool, str]) -> Fact | None:
-    """The fact of a clause; None where a pronoun stands for nobody."""
+    """The fact of a clause; None where a pronoun stands for nobody or it has two places, days or effects."""
     people: list[str] = []
 
     def person(word: str) -> str:
@@ -144,10 +191,11 @@ def _fact(match: re.Match, named: dict[bool, str]) -> Fact | None:
     if match["after"]:
         word, effect = match["after"].split()
         affected = person(word)
-    if not all(people):
+    said = re.findall(r"(at|on) (\w+)", f"{match['front']} {match['tail']}")
+    details = dict(said)
+    if not all(people) or len(details) < len(said) or (match["before"] and match["after"]):
         return None
     subject, object_ = (other, one) if "by" in words else (one, other)
-    details = dict(re.findall(r"(at|on) (\w+)", f"{match['front']} {match['tail']}"))
     return Fact(
         subject,
         deed,
