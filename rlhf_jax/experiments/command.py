@@ -17,9 +17,10 @@ from rlhf_jax import command_line, inference
 from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import Record, with_reference
-from rlhf_jax.data.task import Task
+from rlhf_jax.data.records import Comparison, Record, Summary, with_reference
+from rlhf_jax.data.task import Labelers, Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.evaluation.judges import PairJudge, by_score, gold_scores
 from rlhf_jax.files import write_json
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
@@ -49,6 +50,16 @@ class Opened:
     def tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.workdir)
 
+    @property
+    def truths(self) -> dict[str, PairJudge]:
+        """Who says which of two summaries is better, where the task has them: "people" and "gold judge"."""
+        found: dict[str, PairJudge] = {}
+        if labelers := self.task.labelers:
+            found["people"] = asking(labelers)
+        if judge := self.task.judge:
+            found["gold judge"] = by_score(functools.partial(gold_scores, judge))
+        return found
+
     def score(self, records: Sequence[Record], texts: Sequence[str]) -> Float[np.ndarray, "N"]:
         """The reward model's scores; a text that stands several times under one record is read once."""
         keys = [(record.id, text) for record, text in zip(records, texts, strict=True)]
@@ -73,6 +84,17 @@ class Opened:
 def open_run(workdir: PathLike[str]) -> Opened:
     config = runs.read_config(Path(workdir))
     return Opened(Path(workdir), config, tasks.find(config.data, config.seed))
+
+
+def asking(labelers: Labelers) -> PairJudge:
+    """The judge that asks one of the simulated people about each pair."""
+
+    def judge(infos, first, second):
+        pairs = [(Summary(a, "first"), Summary(b, "second")) for a, b in zip(first, second, strict=True)]
+        asked = [Comparison(info, pair, 0, "", "", "test") for info, pair in zip(infos, pairs, strict=True)]
+        return np.array([1.0 - one.choice for one in labelers.answer(asked)])
+
+    return judge
 
 
 def command(argv: list[str], options: flags.FlagValues, run: Callable[[Opened], None]) -> int:

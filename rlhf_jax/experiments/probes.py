@@ -46,7 +46,8 @@ def measure(run: Opened, count: int) -> dict[str, Any]:
         pairs["edited"] = edits(comparisons_of_run(run.config, run.workdir))
     with run.on_mesh():
         found = {name: accuracy(run, each) for name, each in pairs.items()}
-    return {"seed": run.config.seed, "posts": len(posts), "probes": found}
+    truth = "gold judge" if run.task.judge else "people"
+    return {"seed": run.config.seed, "posts": len(posts), "truth": truth, "probes": found}
 
 
 def accuracy(run: Opened, pairs: Sequence[Pair]) -> dict[str, Any]:
