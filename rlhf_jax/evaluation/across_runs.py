@@ -64,7 +64,7 @@ def together(figures: Sequence[Any]) -> Any:
         return {
             name: together([each[name] for each in figures]) for name in first if _all_have(name, figures)
         }
-    if isinstance(first, float):
+    if isinstance(first, float) and any(each != first for each in figures):
         return float(np.mean(figures))
     return first
 

@@ -87,12 +87,13 @@ def open_run(workdir: PathLike[str]) -> Opened:
 
 
 def asking(labelers: Labelers) -> PairJudge:
-    """The judge that asks one of the simulated people about each pair."""
+    """The judge that asks one of the simulated people about each pair; equal texts tie."""
 
     def judge(infos, first, second):
         pairs = [(Summary(a, "first"), Summary(b, "second")) for a, b in zip(first, second, strict=True)]
-        asked = [Comparison(info, pair, 0, "", "", "test") for info, pair in zip(infos, pairs, strict=True)]
-        return np.array([1.0 - one.choice for one in labelers.answer(asked)])
+        asked = [Comparison(*each, 0, "", "", "test") for each in zip(infos, pairs, strict=True)]
+        won = np.array([1.0 - one.choice for one in labelers.answer(asked)])
+        return np.where([a.text == b.text for a, b in pairs], 0.5, won)
 
     return judge
 
