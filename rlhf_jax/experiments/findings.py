@@ -177,11 +177,9 @@ def overoptimization(runs: Sequence[dict]) -> Finding:
         rise = lead(*([one["score"]["reward model"] for one in each] for each in (farthest, peaks)))
         held[who] = change["high"] < 0 <= rise["value"]
         place = listed([one["kl_coef"] for one in peaks], "{:g}")
-        body.append(
-            f"From the peak by {by(who)} (β {place}) to the farthest policy preference changes by "
-            f"{points(change)} points, and the reward by {plain(rise)}."
-        )
-        body += grown(peaks, farthest)
+        told = f"From the peak by {by(who)} (β {place}) to the farthest policy preference changes by "
+        told += f"{points(change)} points, and the reward by {plain(rise)}."
+        body.append(told + grown(peaks, farthest))
     body += errors_along(policies)
     percentile = listed([run["reference_percentile"] for run in runs], "{:.2f}")
     body.append(f"The {runs[0]['percentile']}th percentile of the references' rewards is {percentile}.")
@@ -211,19 +209,15 @@ def shares_of(kind: str, policies: Sequence[dict]) -> list[Estimate]:
     return [one["errors"].get(kind, {"value": 0.0, "low": 0.0, "high": 0.0}) for one in policies]
 
 
-def grown(peaks: Sequence[dict], farthest: Sequence[dict]) -> list[str]:
-    """Which errors become more frequent between the two, the most first."""
+def grown(peaks: Sequence[dict], farthest: Sequence[dict]) -> str:
+    """The errors that become more frequent between the two for sure, the three that do most."""
     kinds = kinds_of([*peaks, *farthest])
     growth = {kind: lead(shares_of(kind, farthest), shares_of(kind, peaks)) for kind in kinds}
-    most = sorted((kind for kind in kinds if above(growth[kind])), key=lambda kind: -growth[kind]["value"])[
-        :3
-    ]
-    if not kinds:
-        return []
-    told = (
-        listed([f"{spoken(kind)} {points(growth[kind])}" for kind in most], "{}") if most else "none for sure"
-    )
-    return [f"Errors that grow most on that way, in points: {told}."]
+    most = sorted(filter(lambda kind: above(growth[kind]), kinds), key=lambda kind: -growth[kind]["value"])
+    if not most:
+        return " No kind of error is shown to grow." if kinds else ""
+    told = listed([f"{spoken(kind)} {points(growth[kind])}" for kind in most[:3]], "{}")
+    return f" The errors that grow most on that way are, in points: {told}."
 
 
 def errors_along(policies: Sequence[Sequence[dict]]) -> list[str]:

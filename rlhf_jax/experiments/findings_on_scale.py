@@ -48,7 +48,9 @@ def reward_models(runs: Sequence[dict], models: Sequence[list[dict]], grows: str
         gained = gain(models[0], models[-1], who)
         held[who] = above(gained)
         slopes = [run["per_doubling"][who].get(grows) for run in runs]
-        doubled = "" if None in slopes else f", and a doubling adds {listed(slopes, '{:+.1%}')}"
+        doubled = ""
+        if None not in slopes:
+            doubled = f", and a doubling adds {listed([100 * slope for slope in slopes], '{:+.1f}')}"
         text = f"From the fewest to the most {grows} a reward model gains {points(gained)} points"
         told.append(f"{text} by {by(who)}{doubled}.")
     for one in map(together, models):

@@ -41,10 +41,10 @@ def overoptimization_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     level = together(runs)["reference_percentile"]
     scored = list(series["PPO"][0]["score"])
     kinds = sorted({kind for one in series["PPO"] for kind in one["errors"]})
-    figure = Figure(
-        figsize=(PANEL[0] * (1 + len(scored) + bool(kinds)) * 0.85, PANEL[1]), layout="constrained"
-    )
-    panels = figure.subplots(1, 1 + len(scored) + bool(kinds))
+    count = 1 + len(scored) + bool(kinds)
+    rows = (count + 1) // 2
+    figure = Figure(figsize=(2 * PANEL[0], rows * PANEL[1]), layout="constrained")
+    panels = [figure.add_subplot(rows, 2, i + 1) for i in range(count)]
     rates, scores = panels[0], panels[1 : 1 + len(scored)]
     for (source, policies), marker, line in zip(series.items(), "os", LINES, strict=False):
         style = {"marker": marker, "linestyle": line}
@@ -66,6 +66,7 @@ def overoptimization_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     for axes in panels:
         axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
         axes.set_xlim(left=0)
+        axes.set_xticks([root**2 for root in range(1 + int(axes.get_xlim()[1] ** 0.5))])
         axes.set_xlabel("KL from the supervised policy, nats (root scale)", fontsize=9)
         _quiet(axes)
     for axes in (rates, panels[-1]) if kinds else (rates,):

@@ -317,7 +317,7 @@ def test_the_peak_of_a_run_is_that_of_the_others():
 def test_the_errors_that_grow_beyond_the_peak_are_named():
     body = findings.overoptimization([OVEROPTIMIZATION]).body
     # 30 points ± √(0.02² + 0²); day's 2 ± 2.8 may be none.
-    assert "Errors that grow most on that way, in points: roles +30.0 (28.0 to 32.0)." in body
+    assert "The errors that grow most on that way are, in points: roles +30.0 (28.0 to 32.0)." in body
     assert "| 0.001 | 16.00 | 12.0% (10.0 to 14.0) | 30.0% (28.0 to 32.0) |" in body
 
 
