@@ -51,7 +51,7 @@ def measure(run: Opened, count: int) -> dict[str, Any]:
 
 
 def accuracy(run: Opened, pairs: Sequence[Pair]) -> dict[str, Any]:
-    if judge := run.task.judge:
+    if pairs and (judge := run.task.judge):
         pairs = [pair for pair, gap in zip(pairs, gaps(judge, pairs), strict=True) if gap > 0]
     if not pairs:
         return {"pairs": 0}

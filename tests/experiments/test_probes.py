@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from rlhf_jax.config import DataConfig
 from rlhf_jax.data.mini import posts as mini
-from rlhf_jax.data.mini.judge import edited, ideal, read_post
+from rlhf_jax.data.mini.judge import ideal, plainly, story_of
+from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.records import Comparison, Post, Summary
-from rlhf_jax.data.tasks.mini import rate
+from rlhf_jax.data.tasks.mini import Mini, rate
 from rlhf_jax.evaluation.alterations import WORSE, better, shortened, swapped_roles, worse
 from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.probes import edits
@@ -15,9 +17,9 @@ POSTS = mini.posts(0, "test", 60)
 
 def test_roles_of_a_fact_are_exchanged():
     post = POSTS[0]
-    fact = read_post(post.post).key_fact
-    swapped = swapped_roles(post, f"{fact}. what now", RNG)
-    assert swapped.startswith(f"{fact.object} {fact.verb} {fact.subject}") and swapped.endswith("what now")
+    fact = story_of(post).key_fact
+    (swapped,) = read(swapped_roles(post, plainly([fact], None), RNG)).facts
+    assert swapped.triple == (fact.object, fact.deed, fact.subject)
 
 
 def test_roles_of_people_are_exchanged_and_exchanged_again():
@@ -46,7 +48,7 @@ def test_the_words_of_a_shuffled_summary_are_the_same():
 
 
 def test_the_editor_makes_references_better():
-    pairs = better(edited, POSTS)
+    pairs = better(Mini(DataConfig(source="mini")).labelers.edit, POSTS)
     assert gaps(rate, pairs).mean() > 1
     assert {pair.rejected for pair in pairs} <= {post.summary for post in POSTS}
 
