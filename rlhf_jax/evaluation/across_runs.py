@@ -33,7 +33,7 @@ def over_runs(estimates: Sequence[Mapping[str, float]]) -> Estimate:
         return interval(values[0], estimates[0]["low"], estimates[0]["high"])
     seeds = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     posts = math.hypot(*map(_margin, estimates)) / len(values)
-    mean, margin = np.mean(values), max(seeds, posts)
+    mean, margin = sum(values) / len(values), max(seeds, posts)
     return interval(mean, mean - margin, mean + margin)
 
 

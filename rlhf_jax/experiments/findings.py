@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 def above(estimate: Mapping[str, float] | None, level: float = 0.0) -> bool:
     """Whether the whole interval is."""
-    return bool(estimate) and "low" in estimate and estimate["low"] > level
+    return estimate is not None and "low" in estimate and estimate["low"] > level
 
 
 def rates_of(runs: Sequence[dict], judge: str) -> Rates:
@@ -90,7 +90,7 @@ def equal_length(runs: Sequence[dict]) -> Finding:
     judge, pooled = runs[0]["judge"], together(runs)["policies"]
     names = [name for name, one in pooled.items() if one["preference_at_equal_length"]]
     rates = [{name: run["policies"][name]["preference_at_equal_length"] for name in names} for run in runs]
-    held = above(together(rates)["ppo"], 0.5) and above(*leads(rates, [("ppo", "sft")]))
+    held = above(together(rates)["ppo"], 0.5) and all(map(above, leads(rates, [("ppo", "sft")])))
     rows = [
         [spoken(name), percent(pooled[name]["preference_at_equal_length"]), f"{pooled[name]['tokens']:.1f}"]
         for name in names
@@ -273,7 +273,9 @@ def agreement(runs: Sequence[dict]) -> Finding:
     said = {"held_out": "held-out pairs", "sft": "SFT samples", "ppo": "PPO samples"}
     pooled = together([run["agreement"] for run in runs])
     names = [name for name in pooled["held_out"]["people"] if name != "lead_over_rougeL"]
-    rows, held, behind = [], {}, []
+    rows: list[Row] = []
+    held: dict[str, bool] = {}
+    behind: list[str] = []
     for kind, truths in pooled.items():
         for who, found in truths.items():
             shares = [percent(found.get(name)) for name in names]

@@ -57,8 +57,9 @@ def measure(run: Opened, count: int, another: Opened | None) -> dict[str, Any]:
         if run.truths:
             pairs |= {name: sampled_twice(run, name, splits["test"][:count]) for name in ("sft", "ppo")}
         for kind, some in pairs.items():
-            infos, first, second = ([pair[i] for pair in some] for i in range(3))
-            truths = {who: judge(infos, first, second) - 0.5 for who, judge in run.truths.items()}
+            infos = [pair.info for pair in some]
+            texts = [pair.chosen for pair in some], [pair.rejected for pair in some]
+            truths = {who: judge(infos, *texts) - 0.5 for who, judge in run.truths.items()}
             if kind == "held_out":
                 truths["people"] = np.ones(len(some))  # as they chose
             known = np.array([info.id in references for info in infos])

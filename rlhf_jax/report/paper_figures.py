@@ -3,7 +3,7 @@
 Each is of the JSON of runs, one a seed, and shows their means with intervals over posts and seeds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -103,7 +103,7 @@ def scaling_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     sizes = [one["size"] for one in models]
     most = max(one["share"] for one in models)
     policies = [together(some) for some in matched(runs, "policies", "size").values()]
-    panels = [
+    panels: list[tuple[Callable, list[dict], str]] = [
         (_reward_models, [one for one in models if sizes.count(one["size"]) > 1] or models, "comparisons")
     ]
     if len(set(sizes)) > 1:
