@@ -24,8 +24,7 @@ EXCHANGED = {
 # A pronoun of the miniature → its two cases.
 CASES = {PRONOUNS[man][case]: PRONOUNS[man] for man in PRONOUNS for case in (SUBJECTIVE, OBJECTIVE)}
 
-Edit = Callable[[Record, np.random.Generator], str]  # a reference, better
-Alter = Callable[[Record, str, np.random.Generator], str]
+Alter = Callable[[Record, str, np.random.Generator], str]  # of a text and a response to it, another response
 
 
 def swapped_roles(info: Record, summary: str, rng: np.random.Generator) -> str:
@@ -65,10 +64,10 @@ def worse(alter: Alter, infos: Sequence[Record], summaries: Sequence[str]) -> li
     return [pair for pair in pairs if pair.chosen != pair.rejected]
 
 
-def better(edit: Edit, infos: Sequence[Record]) -> list[Pair]:
-    """The references as a careful editor leaves them, before the references, where they differ."""
+def better(revise: Alter, infos: Sequence[Record]) -> list[Pair]:
+    """The references as an editor leaves them, before the references, where they differ."""
     rng = np.random.default_rng(0)
-    pairs = [Pair(info, edit(info, rng), info.reference) for info in infos]
+    pairs = [Pair(info, revise(info, info.reference, rng), info.reference) for info in infos]
     return [pair for pair in pairs if pair.chosen != pair.rejected]
 
 

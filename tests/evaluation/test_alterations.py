@@ -54,10 +54,10 @@ def test_the_words_of_a_shuffled_summary_are_the_same():
 
 
 def test_what_an_editor_leaves_as_it_was_is_no_pair():
-    def edit(post, rng):
-        return ideal(post) if post.id.endswith("0") else post.summary
+    def revise(post, text, rng):
+        return ideal(post) if post.id.endswith("0") else text
 
-    pairs = better(edit, POSTS)
+    pairs = better(revise, POSTS)
     assert [pair.info.id for pair in pairs] == [post.id for post in POSTS[::10]]
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [(ideal(p), p.summary) for p in POSTS[::10]]
 

@@ -108,11 +108,3 @@ def improved(story: Story, text: str, rng: np.random.Generator) -> str:
 def _weight(story: Story, felt: np.ndarray, facts: Sequence[Fact]) -> float:
     triples = [fact.triple for fact in story.facts]
     return max((float(felt[triples.index(fact.triple)]) for fact in facts if fact.triple in triples), default=0.0)
-
-
-def corrected(post: Record, rng: np.random.Generator) -> str:
-    """The reference as a careful editor leaves it: true, with what matters most and the question."""
-    story = story_of(post)
-    facts = [story.facts[i] for i in story.ranked[: 1 + (rng.random() < 0.6)]]
-    writer = Writer(rng, pronouns=0.0)
-    return " ".join([*writer.sentences(facts), writer.question(story.question)])

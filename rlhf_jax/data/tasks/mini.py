@@ -35,6 +35,10 @@ class Readable(Task):
     def judge(self) -> Judge:
         return rate
 
+    @property
+    def labelers(self) -> "MiniLabelers":
+        return MiniLabelers(self.seed)
+
     def ideal(self, record: Record) -> str:
         return ideal(record)
 
@@ -66,10 +70,6 @@ class Mini(Readable, Tldr):
             "Invented posts in a language of fewer than 200 words, and comparisons by simulated labelers: "
             "a model to study the method with, and to use for nothing else."
         )
-
-    @property
-    def labelers(self) -> "MiniLabelers":
-        return MiniLabelers(self.seed)
 
     def records(self) -> Splits:
         sizes = {"train": self.data.mini_posts, "valid": self.data.mini_test, "test": self.data.mini_test}
