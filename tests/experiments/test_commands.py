@@ -17,7 +17,6 @@ from rlhf_jax.experiments import (
     scaling,
     transfer,
 )
-from rlhf_jax.experiments.command import asking
 from rlhf_jax.report.paper_figures import agreement_figure
 
 

@@ -7,8 +7,9 @@ does not, finding the point. None of them rates a summary, and the summaries amo
 writes: fine-tuning data is filtered, this is not. Document i depends on (seed, i) alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,11 @@ Spans = list[tuple[str, float]]
 
 TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
-KINDS = {"copy": 0.15, "check": 0.45, "restate": 0.12, "answer": 0.10, "issue": 0.05, "tldr": 0.08, "thread": 0.05}
+KINDS = {"slips": 0.25, "check": 0.30, "copy": 0.10, "restate": 0.10, "answer": 0.10, "issue": 0.05}
+KINDS |= {"tldr": 0.06, "thread": 0.04}
 FACTS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.2}  # shorter stories than those of a run: short texts teach to read
 VARIETIES = (0.0, 0.5, 1.0)
+SLIPS = ("subject", "deed", "object", "place", "day", "effect")
 CLAIMS = 14  # in a "check" comment
 ANSWERS = 10  # in an "answer" comment, at most
 SEED_STREAM = 3  # apart from the streams of the splits
@@ -49,7 +52,7 @@ def document(rng: np.random.Generator) -> Spans:
         return _copy(story, Writer(rng, variety=variety))
     if kind == "tldr":
         return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
-    comment = {"restate": _restate, "issue": _issue, "check": _check, "answer": _answers}[kind]
+    comment = {"restate": _restate, "slips": _slips, "issue": _issue, "check": _check, "answer": _answers}[kind]
     return [(query.removesuffix("TL;DR:") + "COMMENT:", STORY_WEIGHT), *comment(story, Writer(rng, pronouns=0.1, variety=variety))]
 
 
@@ -64,6 +67,33 @@ def _restate(story: Story, writer: Writer) -> Spans:
     """All facts in another order and other words."""
     facts = [story.facts[i] for i in writer.rng.permutation(len(story.facts))]
     return [("".join(f" {one}" for one in writer.sentences(facts, joined=0.1)), 1.0)]
+
+
+def _slips(story: Story, writer: Writer) -> Spans:
+    """All facts and the question, some words wrong and put right at once: "dan robbed mia no eve"."""
+    said = []
+    for _ in range(2):
+        for i in writer.rng.permutation(len(story.facts)):
+            writer.named.clear()
+            fact = story.facts[i]
+            false = falsify(story, fact, pick(writer.rng, SLIPS), writer.rng)
+            said.append(_put_right(writer, lambda one: f" {writer.fact(one)}.", fact, false))
+        other = other_question(story, writer.rng) if writer.rng.random() < 0.5 else None
+        said.append(_put_right(writer, lambda one: f" {writer.question(one)}", story.question, other))
+    return [("".join(said), 1.0)]
+
+
+def _put_right(writer: Writer, say: Callable, true: Any, false: Any) -> str:
+    """What is true, in which the first word that what is false says otherwise stands before, and "no"."""
+    state = writer.rng.bit_generator.state
+    words = say(true).split(" ")
+    if false is None or writer.rng.random() < 0.3:
+        return " ".join(words)
+    writer.rng.bit_generator.state = state
+    for i, (right, wrong) in enumerate(zip(words, say(false).split(" "), strict=True)):
+        if right != wrong:
+            return " ".join([*words[:i], wrong.strip(".?"), "no", *words[i:]])
+    return " ".join(words)
 
 
 def _issue(story: Story, writer: Writer) -> Spans:
