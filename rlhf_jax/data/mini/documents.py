@@ -1,66 +1,107 @@
-"""Documents to pretrain a base model on: posts of the train split and what people say under them.
+"""Documents to pretrain a base model on: what happened, told on the train split, and what people say of it.
 
-A document is a list of (text, weight) spans; a token's loss is multiplied by the weight of its span. Story
-text cannot be predicted and would drown the rest, so it weighs little. Comments carry the skills that
-fine-tuning needs: restating facts, answering questions about them, telling what a post says from what it
-does not, finding the point. None of them rates a summary, and the summaries among them are what anyone
-writes: fine-tuning data is filtered, this is not. Document i depends on (seed, i) alone.
+A document is a list of (text, weight) spans; a token's loss is multiplied by the weight of its span. What
+happened cannot be predicted and would drown the rest, so it weighs little. Comments carry the skills that
+fine-tuning needs: restating facts, putting slips right, telling what was said from what was not, answering
+questions, finding the point. None of them rates a summary, and the summaries among them are what anyone
+writes: fine-tuning data is filtered, this is not.
+
+They make a course (`COURSE`). A slip that is put right at the next word, in a text of a few lines, teaches to
+compare what is read with what was read before; posts come when that is known. From posts alone small models
+learn to copy, and of comparing nothing in ten times as many tokens. Document i of a course of n depends on
+(seed, i, n) alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.config import DataConfig
+from rlhf_jax.data.mini import world
 from rlhf_jax.data.mini.posts import UNFILTERED, write_post
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.mini.world import CHANGES, Fact, Story, falsify, other_question, pick, pick_weighted
+from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import SHOT_SEPARATOR
 from rlhf_jax.data.tasks.tldr import Tldr
 
 Spans = list[tuple[str, float]]
 
+
+class Lesson(NamedTuple):
+    """What documents are drawn from, until a share of the course has passed."""
+
+    until: float
+    kinds: dict[str, float]
+    facts: dict[int, float]  # how many a document tells
+    bare: float = 0.0  # share of the documents whose facts have neither place, day nor effect
+    posts: float = 1.0  # share of the documents that begin with a post; the others, with its sentences alone
+    varieties: Sequence[float] = (0.0, 0.5, 1.0, 1.0)  # of the wording
+
+
 TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
-KINDS = {"slips": 0.25, "check": 0.30, "copy": 0.10, "restate": 0.10, "answer": 0.10, "issue": 0.05}
-KINDS |= {"tldr": 0.06, "thread": 0.04}
-FACTS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.2}  # shorter stories than those of a run: short texts teach to read
-VARIETIES = (0.0, 0.5, 1.0)
-SLIPS = ("subject", "deed", "object", "place", "day", "effect")
-CLAIMS = 14  # in a "check" comment
-ANSWERS = 10  # in an "answer" comment, at most
+STATEMENTS = 6  # in a comment that checks or slips
+COURSE = (
+    Lesson(0.12, {"slips": 1.0}, {1: 0.5, 2: 0.3, 3: 0.2}, bare=1.0, posts=0.0, varieties=(0.0,)),
+    Lesson(
+        0.30,
+        {"slips": 0.5, "check": 0.4, "restate": 0.1},
+        {1: 0.3, 2: 0.3, 3: 0.2, 4: 0.2},
+        bare=0.3,
+        posts=0.1,
+    ),
+    Lesson(
+        1.0,
+        {"slips": 0.26, "check": 0.36, "restate": 0.12, "answer": 0.07, "issue": 0.05, "tldr": 0.1, "thread": 0.04},
+        {1: 0.1, 2: 0.2, 3: 0.2, 4: 0.25, 5: 0.25},
+        posts=0.6,
+    ),
+)
+KINDS = (*CHANGES, "question")  # of what can be changed in a statement
+IN_A_THREAD = {1: 0.4, 2: 0.4, 3: 0.2}  # facts, so that two posts fit
 SEED_STREAM = 3  # apart from the streams of the splits
 
 
-def documents(seed: int, count: int, start: int = 0) -> Iterator[Spans]:
-    """Documents `start` to `start + count`."""
-    for i in range(start, start + count):
-        yield document(np.random.default_rng([seed, SEED_STREAM, i]))
+def documents(seed: int, start: int, end: int, total: int) -> Iterator[Spans]:
+    """Documents `start` to `end` of a course of `total`."""
+    for i in range(start, end):
+        lesson = next(lesson for lesson in COURSE if i < lesson.until * total or lesson is COURSE[-1])
+        yield document(lesson, np.random.default_rng([seed, SEED_STREAM, i]))
 
 
-def document(rng: np.random.Generator) -> Spans:
+def document(lesson: Lesson, rng: np.random.Generator) -> Spans:
     """One document of a random kind."""
-    kind = pick_weighted(rng, KINDS)
+    kind = pick_weighted(rng, lesson.kinds)
     if kind == "thread":
         return _thread(rng)
-    variety = pick(rng, VARIETIES)
-    post, story = write_post(rng, "train", "", UNFILTERED, FACTS, variety)
-    query = TLDR.prompt(post).text
-    if kind == "copy":
-        return _copy(story, Writer(rng, variety=variety))
+    variety = pick(rng, lesson.varieties)
     if kind == "tldr":
-        return [(query, STORY_WEIGHT), (f" {post.summary}", 1.0)]
-    comment = {"restate": _restate, "slips": _slips, "issue": _issue, "check": _check, "answer": _answers}[kind]
-    return [(query.removesuffix("TL;DR:") + "COMMENT:", STORY_WEIGHT), *comment(story, Writer(rng, pronouns=0.1, variety=variety))]
+        post, _ = write_post(rng, "train", "", UNFILTERED, lesson.facts, variety)
+        return [(TLDR.prompt(post).text, STORY_WEIGHT), (f" {post.summary}", 1.0)]
+    said, story = _told(lesson, variety, rng)
+    comment = {"restate": _restate, "slips": _slips, "check": _check, "answer": _answers, "issue": _issue}[kind]
+    return [(said, STORY_WEIGHT), *comment(story, Writer(rng, pronouns=0.0, variety=variety))]
 
 
-def _copy(story: Story, writer: Writer) -> Spans:
-    """The facts, then the same sentences in another order, twice."""
-    said = [f" {Writer(writer.rng, pronouns=0.0, variety=writer.variety).fact(fact)}." for fact in story.facts]
-    again = [said[i] for _ in range(2) for i in writer.rng.permutation(len(said))]
-    return [("".join(said), STORY_WEIGHT), ("".join(again), 1.0)]
+def commented(post: Record) -> str:
+    """A post, and where a comment on it begins."""
+    return TLDR.prompt(post).text.removesuffix("TL;DR:") + "COMMENT:"
+
+
+def _told(lesson: Lesson, variety: float, rng: np.random.Generator) -> tuple[str, Story]:
+    """What is commented on: a post, or a few sentences."""
+    if rng.random() < lesson.posts:
+        post, story = write_post(rng, "train", "", UNFILTERED, lesson.facts, variety)
+        return commented(post), story
+    story = world.tell(rng, "train", lesson.facts)
+    if rng.random() < lesson.bare:
+        story = replace(story, facts=tuple(Fact(*fact.triple) for fact in story.facts))
+    writer = Writer(rng, pronouns=0.0, variety=variety)
+    said = writer.sentences(story.facts, joined=0.0)
+    return " " + " ".join([*said, writer.question(story.question)]), story
 
 
 def _restate(story: Story, writer: Writer) -> Spans:
@@ -70,38 +111,30 @@ def _restate(story: Story, writer: Writer) -> Spans:
 
 
 def _slips(story: Story, writer: Writer) -> Spans:
-    """All facts and the question, some words wrong and put right at once: "dan robbed mia no eve"."""
-    said = []
-    for _ in range(2):
-        for i in writer.rng.permutation(len(story.facts)):
-            writer.named.clear()
-            fact = story.facts[i]
-            false = falsify(story, fact, pick(writer.rng, SLIPS), writer.rng)
-            said.append(_put_right(writer, lambda one: f" {writer.fact(one)}.", fact, false))
-        other = other_question(story, writer.rng) if writer.rng.random() < 0.5 else None
-        said.append(_put_right(writer, lambda one: f" {writer.question(one)}", story.question, other))
+    """Facts and the question, some words wrong and put right at once: "dan robbed mia no eve"."""
+    rng, said = writer.rng, []
+    while len(said) < STATEMENTS:
+        kind = pick(rng, KINDS)
+        if kind == "question":
+            false = other_question(story, rng)
+            said.append(_put_right(rng, lambda one: f" {writer.question(one)}", story.question, false))
+        elif claims := draw_claim(story, rng, kind):
+            said.append(_put_right(rng, lambda one: f" {writer.fact(one)}.", *claims))
     return [("".join(said), 1.0)]
 
 
-def _put_right(writer: Writer, say: Callable, true: Any, false: Any) -> str:
-    """What is true, in which the first word that what is false says otherwise stands before, and "no"."""
-    state = writer.rng.bit_generator.state
+def _put_right(rng: np.random.Generator, say: Callable[[Any], str], true: Any, false: Any) -> str:
+    """What is true; mostly with the first word that what is false says otherwise, and "no", before it."""
+    state = rng.bit_generator.state
     words = say(true).split(" ")
-    if false is None or writer.rng.random() < 0.3:
-        return " ".join(words)
-    writer.rng.bit_generator.state = state
-    for i, (right, wrong) in enumerate(zip(words, say(false).split(" "), strict=True)):
-        if right != wrong:
-            return " ".join([*words[:i], wrong.strip(".?"), "no", *words[i:]])
+    after = rng.bit_generator.state
+    rng.bit_generator.state = state
+    others = say(false).split(" ")
+    rng.bit_generator.state = after
+    if len(words) == len(others) and rng.random() < 0.7:
+        i = next(i for i, (right, wrong) in enumerate(zip(words, others, strict=True)) if right != wrong)
+        return " ".join([*words[:i], others[i].strip(".?"), "no", *words[i:]])
     return " ".join(words)
-
-
-def _issue(story: Story, writer: Writer) -> Spans:
-    """What matters most and the question, each announced."""
-    return [
-        (f" the real issue is that {writer.fact(story.key_fact)}.", 1.0),
-        (f" you ask {writer.question(story.question)}", 1.0),
-    ]
 
 
 def draw_claim(story: Story, rng: np.random.Generator, kind: str) -> tuple[Fact, Fact] | None:
@@ -114,37 +147,39 @@ def draw_claim(story: Story, rng: np.random.Generator, kind: str) -> tuple[Fact,
     return None if false is None else (fact, false)
 
 
+def claims_of(story: Story, writer: Writer, kind: str) -> tuple[str, str] | None:
+    """A true statement and the same with one thing of a kind changed; None where the story has no such thing."""
+    if kind == "question":
+        return writer.question(story.question), writer.question(other_question(story, writer.rng))
+    drawn = draw_claim(story, writer.rng, kind)
+    return drawn and (f"{writer.fact(drawn[0])}.", f"{writer.fact(drawn[1])}.")
+
+
 def _check(story: Story, writer: Writer) -> Spans:
-    """Claims, each followed by its verdict; half are false, each part as often as the others."""
-    rng, spans = writer.rng, []
-    while len(spans) < 2 * CLAIMS:
-        kind = pick(rng, (*CHANGES, "question"))
-        false = rng.random() < 0.5
-        writer.named.clear()
-        if kind == "question":
-            said = writer.question(other_question(story, rng) if false else story.question)
-        elif drawn := draw_claim(story, rng, kind):
-            stop = "." if rng.random() < 0.5 else ""
-            said = f"{writer.fact(drawn[false])}{stop}"
-        else:
-            continue
-        spans += [(f" {said}", STORY_WEIGHT), (" false." if false else " true.", 1.0)]
+    """Statements, each followed by its verdict; half are false, each part as often as the others."""
+    rng = writer.rng
+    spans: Spans = []
+    while len(spans) < 2 * STATEMENTS:
+        if claims := claims_of(story, writer, pick(rng, KINDS)):
+            false = rng.random() < 0.5
+            said = claims[false].rstrip(".") if rng.random() < 0.3 else claims[false]
+            spans += [(f" {said}", STORY_WEIGHT), (" false." if false else " true.", 1.0)]
     return spans
 
 
 def _answers(story: Story, writer: Writer) -> Spans:
     """What is missing in a fact, asked and answered; only where one answer is right."""
-    rng, spans = writer.rng, []
+    rng = writer.rng
+    spans: Spans = []
     for i in rng.permutation(len(story.facts)):
         fact = story.facts[i]
         for part in rng.permutation(("subject", "object", "deed", "place", "day")):
             word = getattr(fact, part)
             others = [getattr(one, part) for one in story.facts if _alike(one, fact, str(part))]
-            if not word or len(others) > 1 or len(spans) >= 2 * ANSWERS:
-                continue
-            told = replace(fact, effect="", affected="")
-            asked = _hide(Writer(rng, pronouns=0.0, variety=0.0).fact(told), part, word)
-            spans += [(f" {asked}?", STORY_WEIGHT), (f" {word}.", 1.0)]
+            if word and len(others) == 1 and len(spans) < 2 * STATEMENTS:
+                told = replace(fact, effect="", affected="")
+                asked = _hide(Writer(rng, pronouns=0.0, variety=0.0).fact(told), part, word)
+                spans += [(f" {asked}?", STORY_WEIGHT), (f" {word}.", 1.0)]
     return spans
 
 
@@ -159,11 +194,19 @@ def _hide(said: str, part: str, word: str) -> str:
     return " ".join(hidden if one == word else one for one in said.split())
 
 
+def _issue(story: Story, writer: Writer) -> Spans:
+    """What matters most and the question, each announced."""
+    return [
+        (f" the real issue is that {writer.fact(story.key_fact)}.", 1.0),
+        (f" you ask {writer.question(story.question)}", 1.0),
+    ]
+
+
 def _thread(rng: np.random.Generator) -> Spans:
     """Two posts with their summaries, in the format of the base model's few-shot prompt."""
     spans: Spans = []
     for i in range(2):
-        post, _ = write_post(rng, "train", "", UNFILTERED)
+        post, _ = write_post(rng, "train", "", UNFILTERED, IN_A_THREAD)
         lines = TLDR.shot(post).text
         spans += [(SHOT_SEPARATOR * (i > 0) + lines, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     return spans

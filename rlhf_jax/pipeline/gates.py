@@ -1,0 +1,84 @@
+"""Gates of a base model of the miniature: does it tell what a post says from what it does not?
+
+A statement stands under an unseen post, and the base says whether it is true or false, as comments in its
+pretraining do. For every kind of change (data/mini/world.CHANGES, and the question) it is asked about true
+statements and about the same with one thing of that kind changed. It passes where it is right on `PASS` of
+each kind: an average over kinds would hide one that it cannot read. The figures stand in `gates.json`, in the
+folder of each base.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.config import ModelConfig
+from rlhf_jax.data.mini.documents import KINDS, claims_of, commented
+from rlhf_jax.data.mini.posts import write_post
+from rlhf_jax.data.mini.wording import Writer
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.model import transformer
+
+PASS = 0.95
+PAIRS = 500  # of a true and a changed statement, of each kind
+TRUE, FALSE = " true.", " false."
+AT_ONCE = 100
+
+Gates = dict[str, dict[str, float]]  # kind → accuracy, auc, pairs
+
+
+def measure(weights, model: ModelConfig, tokenizer: Tokenizer, pairs: int = PAIRS, seed: int = 0) -> Gates:
+    """Of each kind: `accuracy`, the mean share of true and of changed statements called so; and `auc`, how
+    often a changed statement is called false with more probability than a true one. Needs a mesh set."""
+    verdicts = [tokenizer.encode(verdict)[0] for verdict in (TRUE, FALSE)]
+
+    @jax.jit
+    def logits(weights, tokens, last):
+        hidden = transformer.apply(
+            weights, model, tokens, transformer.valid_segments(tokens, tokenizer.pad_id)
+        )
+        at_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
+        return transformer.logits(weights, model, at_last)[:, 0]
+
+    def leaning(texts: list[str]) -> np.ndarray:
+        """By how many nats each text is rather called false than true."""
+        ids = [tokenizer.encode(text) for text in texts]
+        tokens = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
+        for row, one in zip(tokens, ids, strict=True):
+            row[: len(one)] = one
+        found = [
+            np.asarray(logits(weights, tokens[i : i + AT_ONCE], np.array([len(one) - 1 for one in ids[i : i + AT_ONCE]])))
+            for i in range(0, len(ids), AT_ONCE)
+        ]
+        true, false = np.concatenate(found)[:, verdicts].T
+        return false - true
+
+    gates = {}
+    for kind in KINDS:
+        made = statements(kind, np.random.default_rng([seed, KINDS.index(kind)]))
+        drawn = [next(made) for _ in range(pairs)]
+        leans = leaning([text for pair in drawn for text in pair])
+        gates[kind] = {**told_apart(leans[::2], leans[1::2]), "pairs": pairs}
+    return gates
+
+
+def statements(kind: str, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """Posts of the valid split, under each of which stands a true statement, or the same changed."""
+    while True:
+        post, story = write_post(rng, "valid", "")
+        if claims := claims_of(story, Writer(rng, pronouns=0.0), kind):
+            true, false = (f"{commented(post)} {claim}" for claim in claims)
+            yield true, false
+
+
+def told_apart(true: np.ndarray, false: np.ndarray) -> dict[str, float]:
+    """`true` and `false` [N] say by how much a true and a changed statement is rather called false."""
+    accuracy = (np.mean(true < 0) + np.mean(false > 0)) / 2
+    above = np.mean((np.sign(false[:, None] - true[None]) + 1) / 2)
+    return {"accuracy": float(accuracy), "auc": float(above)}
+
+
+def failed(gates: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The kinds of which too many statements were judged wrongly."""
+    return [kind for kind, found in gates.items() if found["accuracy"] < PASS]
