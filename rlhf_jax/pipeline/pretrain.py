@@ -57,11 +57,12 @@ SIZES = {
     "large": Size(248, 4, 2e-3),
 }
 LAYERS = 4
-ROWS = 32  # of an update
+ROWS = 16  # of an update
 ROW_TOKENS = 128  # of a packed row; a document is cut there
 ROW_FILLED = 0.85  # of a packed row, on average
 OPEN_ROWS = 8  # that wait for documents that fit
 DOCUMENTS = 4 * ROWS  # set apart for an update, more than it can hold
+ON_THE_WAY = 100  # pairs of each kind at the gates, whenever a checkpoint is saved
 VOCABULARY = 768
 MICROBATCH_ROWS = 4  # computed at once; what fits a CPU's cache
 
@@ -196,13 +197,20 @@ def train(options: flags.FlagValues) -> None:
                 batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
                 state, metrics = step(state, to_devices(batch, mesh))
                 training.after(state, metrics, rows=ROWS, tokens=np.count_nonzero(batch["segments"]))
+                if (i + 1) % options.save_every == 0:
+                    print(f"\n{i + 1}: {told(gates.measure(state.params, model, tokenizer, ON_THE_WAY))}")
         pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
         kinds = gates.measure(state.params, model, tokenizer)
     about = {"tokens": options.tokens, "parameters": params.count(specs), "learning_rate": rate}
     write_json(out / "gates.json", about | {"kinds": kinds})
-    print("\n".join(f"{kind:9s} {found['accuracy']:6.1%} told rightly" for kind, found in kinds.items()))
+    print(f"{out}: {told(kinds)}")
     if failed := gates.failed(kinds):
         raise GateError(
             f"{out}: right on fewer than {gates.PASS:.0%} of the statements of kind {', '.join(failed)}; "
             "--tokens says for how long it is trained"
         )
+
+
+def told(kinds: gates.Gates) -> str:
+    """How many of the statements of each kind were judged rightly."""
+    return ", ".join(f"{kind} {found['accuracy']:.1%}" for kind, found in kinds.items())
