@@ -14,12 +14,12 @@ from rlhf_jax.data.records import Comparison, Summary
 @cache
 def pairs(split: str, of_posts: int) -> tuple[Comparison, ...]:
     """Each post's reference beside the same revised and beside an ideal, whichever comes first."""
-    made = []
+    made, named = [], {"valid": "valid1"}.get(split, split)
     for i, post in enumerate(posts(0, split, of_posts)):
         rng = np.random.default_rng(i)
         for text, policy in ((revised(post, post.summary, rng), "editor"), (ideal(post), "ideal")):
             if text != post.summary:
                 both = Summary(post.summary, "ref"), Summary(text, policy)
                 ordered = both if rng.random() < 0.5 else both[::-1]
-                made.append(Comparison(replace(post, summary=""), ordered, 0, "", "mini", split))
+                made.append(Comparison(replace(post, summary=""), ordered, 0, "", "mini", named))
     return tuple(made)
