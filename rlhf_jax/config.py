@@ -136,7 +136,7 @@ class DataConfig:
     padding: str = setting("masked", choices=("masked", "space"))  # what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
-    # The miniature: whose summaries are compared, every two equally often; a name that stands twice meets itself.
+    # The miniature: whose summaries are compared, as `rlhf-jax ask --policies` names them.
     mini_policies: tuple[str, ...] = ("base", "sft", "sft", "reference", "editor")
     mini_test: int = 1_000  # the miniature: posts in valid and in test
 

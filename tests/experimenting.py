@@ -30,8 +30,8 @@ def config() -> Config:
     data = DataConfig(
         source="mini",
         tokenizer=str(SHIPPED / "small"),
-        query_tokens=48,
-        query_buckets=(48,),
+        query_tokens=80,
+        query_buckets=(80,),
         response_tokens=8,
         reward_response_tokens=24,
         mini_posts=24,

@@ -5,11 +5,11 @@ rlhf-jax ask --config=configs/mini.py --workdir=runs/mini \\
 
 --config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf-jax run
 --policies=LIST    two or more whose summaries are compared, with commas: reference is the post's own summary;
-                   sft, sft_10x and ppo are of the work folder, base is the pretrained model with an example in
+                   sft, sft_10x and ppo are of the work folder; base is the pretrained model with examples in
                    its prompt; NAME:FOLDER is another one, FOLDER an exported model or another run's
                    checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a policy that is named
                    twice are also compared with each other. In a task with simulated people, editor is one
-                   of them who revises the summary that it meets
+                   of them, who revises the summary that it meets
 --out=FILE         where to write: comparison records without a choice, for rlhf-jax serve
 --pairs=NUMBER     how many pairs to write (1000)
 --posts=SPLIT      posts of train, valid1, valid2 (the halves of valid) or test, which the records then name;
@@ -114,16 +114,19 @@ def ask(config: Config, options: flags.FlagValues) -> None:
     print(f"{out}: {len(pairs):,} pairs; rlhf-jax serve --tasks={out} asks them")
 
 
-def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperature: float) -> list[Policy]:
+def find_policies(
+    specs: Sequence[str], config: Config, workdir: Path, temperature: float, setting: str = "--policies"
+) -> list[Policy]:
     """The policies of a list such as sft, reference, old:runs/a/checkpoints/ppo, each loaded once.
 
-    A name without a folder is that of a network in `workdir`. Needs a mesh set. Raises TaskError or
-    CheckpointError where one does not exist.
+    A name without a folder is that of a network in `workdir`. Needs a mesh set. Raises TaskError, which names
+    the `setting` that holds the list, where one does not exist.
     """
     if len(specs) < 2:
-        raise TaskError("--policies: name two or more, such as sft,reference, or sft,sft for its own samples")
-    if specs.count(REFERENCE) > 1:
-        raise TaskError(f"--policies: a post has one {REFERENCE}: name it once")
+        raise TaskError(f"{setting}: name two or more, such as sft,reference, or sft,sft for its own samples")
+    for once in (REFERENCE, EDITOR):
+        if specs.count(once) > 1:
+            raise TaskError(f"{setting}: {once} is not compared with itself: name it once")
     task = tasks.find(config.data, config.seed)
     own = inference.policies_of(workdir) if (workdir / "checkpoints").exists() else []
     known = [REFERENCE, *[BASE] * bool(config.model.pretrained), *own, *[EDITOR] * bool(task.labelers)]
@@ -132,11 +135,11 @@ def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperatu
         name, _, folder = spec.partition(":")
         if not folder and name not in known:
             raise TaskError(
-                f"--policies: {spec!r} is none of {', '.join(known)}; another one needs a name and a folder, "
+                f"{setting}: {spec!r} is none of {', '.join(known)}; another one needs a name and a folder, "
                 "NAME:FOLDER"
             )
         if folder:
-            policy = Policy(name, _writer(folder, task, config, temperature))
+            policy = Policy(name, _writer(folder, task, config, temperature, setting))
         elif name == REFERENCE:
             policy = Policy("ref", lambda records, seed: [record.reference for record in records])
         elif name == BASE:
@@ -145,9 +148,10 @@ def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperatu
             assert task.labelers
             policy = Policy(name, revise=task.labelers.revise)
         else:
-            policy = Policy(name, _writer(workdir / "checkpoints" / name, task, config, temperature))
+            place = workdir / "checkpoints" / name
+            policy = Policy(name, _writer(place, task, config, temperature, setting))
         if policy.name in {"", REFERENCE, *(other.name for other in found.values())}:
-            raise TaskError(f"--policies: {spec!r} needs a name of its own, NAME:FOLDER")
+            raise TaskError(f"{setting}: {spec!r} needs a name of its own, NAME:FOLDER")
         found[spec] = policy
     return [found[spec] for spec in specs]
 
@@ -164,19 +168,19 @@ def _prompted(task: Task, config: Config, temperature: float) -> Writer:
     return write
 
 
-def _writer(place: str | Path, task: Task, config: Config, temperature: float) -> Writer:
+def _writer(place: str | Path, task: Task, config: Config, temperature: float, setting: str) -> Writer:
     """Samples of the policy in a folder: an exported model, or the checkpoints of a network."""
     exported = (Path(place).expanduser() / "config.json").is_file()  # which a run computes as it likes
     try:
         network = inference.load(place, config=config if exported else None, task=task)
     except NetworkError as error:
-        raise TaskError(f"--policies: {error}") from None
+        raise TaskError(f"{setting}: {error}") from None
     if network.is_scalar:
-        raise TaskError(f"--policies: {place} is of a reward model, which writes nothing")
+        raise TaskError(f"{setting}: {place} is of a reward model, which writes nothing")
     longest = config.data.query_tokens + config.data.response_tokens
     if network.model.positions == "learned" and longest > network.model.context:
         raise TaskError(
-            f"--policies: {place} reads {network.model.context} tokens; query and summary are {longest}"
+            f"{setting}: {place} reads {network.model.context} tokens; query and summary are {longest}"
         )
     return lambda records, seed: network.write(records, temperature, seed)
 
@@ -244,7 +248,9 @@ def _write(
     """The two texts of every pair drawn; who revises does so after the others have written."""
     texts = [["", ""] for _ in drawn]
     for policy in dict.fromkeys(policies):
-        places = [(i, side) for i, (_, who) in enumerate(drawn) for side in (0, 1) if who[side] == policy.name]
+        places = [
+            (i, side) for i, (_, who) in enumerate(drawn) for side in (0, 1) if policy.name == who[side]
+        ]
         if policy.write and places:
             written = policy.write([drawn[i][0] for i, _ in places], int(rng.integers(2**31)))
             for (i, side), text in zip(places, written, strict=True):

@@ -52,7 +52,8 @@ def simulated(config: Config, workdir: Path) -> list[Comparison]:
     held_out = max(LEAST_HELD_OUT, data.mini_pairs // 20)
     asked = []
     with jax.set_mesh(make_mesh(config.mesh)):
-        policies = ask.find_policies(data.mini_policies, config, workdir, TEMPERATURE)
+        names = data.mini_policies
+        policies = ask.find_policies(names, config, workdir, TEMPERATURE, "data.mini_policies")
         for split, count in {"train": data.mini_pairs, "valid1": held_out, "valid2": held_out}.items():
             for pair in ask.draw(policies, posts[split], count, config.seed):
                 asked.append(comparison_of(pair, choice=0, split=split, batch="mini"))

@@ -1,7 +1,6 @@
 """Agreement and probes as commands, on a run with random networks."""
 
 import json
-from dataclasses import replace
 
 import experimenting
 import numpy as np

@@ -29,8 +29,9 @@ def figures(workdir):
 
 
 def test_policies_and_baselines_are_there(figures):
-    names = ["reference", "lead_3", "sft", "ppo", "best_of_2", "sft_on_news"]
-    assert list(figures["policies"]) == names  # no titles
+    baselines = ["lead_3", "first_sentence", "first_two_sentences", "template", "key_sentences"]
+    policies = ["sft", "ppo", "best_of_2", "sft_on_news"]
+    assert list(figures["policies"]) == ["reference", *baselines, *policies]  # no titles
     for name, one in figures["policies"].items():
         assert ("preference" in one) == (name != "reference")
         assert "gold judge" in one.get("preference", {"gold judge": None})

@@ -5,8 +5,9 @@ that makes a statement false, a weighty fact or the question that is missing, a 
 slips: it puts a wrong word in, of every kind as often as of the others.
 """
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +21,9 @@ from rlhf_jax.data.records import Record
 
 SLIPS = 0.35  # of what it changes
 NOTICES = 0.8  # of the statements that are false
+ASKS = 0.6  # of the summaries without the question that get it first
 UNDECIDED = 0.25  # how much it misjudges what matters: standard deviation of the logarithm
+LIGHT = 0.4  # of the weightiest fact's weight; who tells less than that may as well not
 EXCHANGED = {
     "person": world.NAMES,
     "deed": tuple(NAMED),
@@ -53,7 +56,8 @@ def falsehoods(story: Story, reading: Reading) -> int:
 def exchanges(text: str) -> Iterator[tuple[str, str]]:
     """What kind of change, and the text with one word exchanged for another of its kind.
 
-    Also with two people exchanged who stand next to each other, and with "never" put in or taken out.
+    Also with two people of a sentence exchanged who stand next to each other, and with "never" put in or
+    taken out.
     """
     words = re.findall(r"\w+|\W+", text)
     people = [i for i, word in enumerate(words) if word in world.NAMES]
@@ -68,7 +72,7 @@ def exchanges(text: str) -> Iterator[tuple[str, str]]:
         elif word in NAMED and "never" not in words[:i][-2:]:
             yield "denied", "".join([*words[:i], "never ", *words[i:]])
     for i, j in pairwise(people):
-        if words[i] != words[j]:
+        if words[i] != words[j] and not {".", "?", "!"} & set("".join(words[i + 1 : j])):
             yield "roles", "".join([*words[:i], words[j], *words[i + 1 : j], words[i], *words[j + 1 :]])
 
 
@@ -84,27 +88,37 @@ def slip(story: Story, text: str, rng: np.random.Generator) -> str:
 
 
 def improved(story: Story, text: str, rng: np.random.Generator) -> str:
-    """A weighty fact or the question put in, or a sentence of little weight taken out."""
-    reading, writer = read(text), Writer(rng, pronouns=0.0)
-    told = {fact.triple for fact in reading.facts}
+    """The question or a weighty fact put in; a light sentence taken out, or a weightier fact in its place."""
+    text, reading, writer = text.strip(), read(text), Writer(rng, pronouns=0.0)
+    if story.question not in reading.questions and rng.random() < ASKS:
+        return f"{text} {writer.question(story.question)}".strip()
+    felt = _felt(story, rng)
+    told, light = {fact.triple for fact in reading.facts}, LIGHT * max(felt.values())
+    missing = [fact for fact in felt if fact.triple not in told]
+    added, gain = (f"{writer.fact(missing[0])}.", felt[missing[0]]) if missing else ("", 0.0)
+    if len(told) < 2:
+        return f"{added} {text}".strip() if gain >= light else text
+    sentences = re.findall(r"[^.?!]+[.?!]*", text)
+    loss, place = _lightest(sentences, felt)
+    if loss < light and (len(told) > 2 or rng.random() < 0.5):
+        del sentences[place]
+    elif loss < gain:
+        sentences[place] = f" {added}"
+    else:
+        return text
+    return "".join(sentences).strip()
+
+
+def _felt(story: Story, rng: np.random.Generator) -> dict[Fact, float]:
+    """The facts, the weightiest first, and how much each seems to matter."""
     felt = np.array(story.weights) * np.exp(UNDECIDED * rng.standard_normal(len(story.facts)))
-    missing = [i for i in np.argsort(-felt) if story.facts[i].triple not in told]
-    if story.question not in reading.questions and rng.random() < 0.6:
-        return f"{text.rstrip()} {writer.question(story.question)}"
-    sentences = re.findall(r"[^.?!]+[.?!]?", text)
-    if len(told) >= 2 and (len(told) > 2 or rng.random() < 0.5):
-        light = [s for s in sentences if (facts := read(s).facts) and _weight(story, felt, facts) < 0.4 * max(felt)]
-        if light:
-            return "".join(s for s in sentences if s != light[0]).strip()
-    if missing:
-        added = f"{writer.fact(story.facts[missing[0]])}."
-        if len(told) >= 2 and sentences:
-            sentences[0] = added
-            return " ".join(s.strip() for s in sentences)
-        return f"{added} {text.lstrip()}"
-    return text
+    return {story.facts[i]: float(felt[i]) for i in np.argsort(-felt)}
 
 
-def _weight(story: Story, felt: np.ndarray, facts: Sequence[Fact]) -> float:
-    triples = [fact.triple for fact in story.facts]
-    return max((float(felt[triples.index(fact.triple)]) for fact in facts if fact.triple in triples), default=0.0)
+def _lightest(sentences: Sequence[str], felt: Mapping[Fact, float]) -> tuple[float, int]:
+    """How much the least of the sentences matters, of those that tell facts by themselves, and its place."""
+    weights = [(math.inf, -1)]
+    for i, sentence in enumerate(sentences):
+        if told := {fact.triple for fact in read(sentence).facts}:
+            weights.append((max((felt[fact] for fact in felt if fact.triple in told), default=0.0), i))
+    return min(weights)

@@ -5,14 +5,13 @@ punctuation marks.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from rlhf_jax.data.mini import wording, world
 from rlhf_jax.data.mini.wording import Writer
-from rlhf_jax.data.mini.world import Fact, Story, falsify, other_question, pick, pick_weighted
+from rlhf_jax.data.mini.world import Fact, Story, falsify, pick, pick_weighted
 from rlhf_jax.data.records import Post
 
 POST_WORDS = 52
@@ -32,7 +31,12 @@ def posts(seed: int, split: str, count: int) -> list[Post]:
 
 
 def write_post(
-    rng: np.random.Generator, split: str, id: str, authors: dict = AUTHORS, facts: dict = FACTS, variety: float = 1.0
+    rng: np.random.Generator,
+    split: str,
+    id: str,
+    authors: dict = AUTHORS,
+    facts: dict = FACTS,
+    variety: float = 1.0,
 ) -> tuple[Post, Story]:
     """A post that fits into the limit, and its story."""
     while True:

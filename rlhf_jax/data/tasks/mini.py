@@ -84,7 +84,7 @@ class Mini(Readable, Tldr):
 
 @dataclass(frozen=True)
 class MiniLabelers:
-    """People who see the gold judge's score through noise, one of whom edits: data/mini/labelers.py, editor.py."""
+    """People who see the gold judge's score through noise (data/mini/labelers.py), and an editor."""
 
     seed: int
 

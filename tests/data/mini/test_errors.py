@@ -29,7 +29,7 @@ STORY = Post("1", "drama", "", TEXT)
         ("adam hit ben so adam fled.", "effect"),
         ("adam never hit ben.", "denied"),
         ("ben hugged cora.", "denied"),
-        ("it is not true that adam hit ben.", "denied unclear"),
+        ("it is not true that adam hit ben.", "unclear"),
         ("cora mocked dora.", "too_sure"),
         ("people say adam hit ben.", "hedged"),
         ("adam hit ben. should i sue dora?", "question"),

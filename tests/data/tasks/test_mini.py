@@ -1,12 +1,14 @@
 """The miniature and its news as tasks; their worlds, judge and labelers are tested in tests/data/mini/."""
 
+import mini_pairs
 import numpy as np
 
 from rlhf_jax.config import DataConfig
-from rlhf_jax.data.mini import news
+from rlhf_jax.data.mini import labelers, news
+from rlhf_jax.data.mini.editor import revised
 from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.mini.judge import has_key_fact, ideal, judge
-from rlhf_jax.data.records import Comparison, Post, Summary
+from rlhf_jax.data.records import Post
 from rlhf_jax.data.tasks.mini import Mini
 from rlhf_jax.data.tasks.mini_news import MiniNews
 
@@ -35,21 +37,17 @@ def test_the_gold_judge_of_the_task_is_that_of_the_miniature():
         }
 
 
-def test_labelers_answer_what_is_asked_and_an_editor_improves_references():
-    task = Mini(DataConfig(mini_test=60))
-    posts = task.records()["test"]
-    asked = [
-        Comparison(post, (Summary(post.summary, "ref"), Summary(ideal(post), "ideal")), 0, "", "b", "test")
-        for post in posts
-    ]
-    answered = task.labelers.answer(asked)
-    assert [(one.info.id, one.summaries) for one in answered] == [
-        (one.info.id, one.summaries) for one in asked
-    ]
-    assert {one.choice for one in answered} == {0, 1}
-    edits = [task.labelers.edit(post, np.random.default_rng(0)) for post in posts]
-    gains = [judge(p, e).overall - judge(p, p.summary).overall for p, e in zip(posts, edits, strict=True)]
-    assert np.mean(gains) > 0
+def test_the_labelers_of_the_task_are_those_of_the_miniature():
+    asked = mini_pairs.pairs("valid", 30)
+    for seed in (0, 1):
+        people = Mini(DATA, seed).labelers
+        assert people.answer(asked) == labelers.answer(asked, seed)
+        for i, one in enumerate(asked):
+            made = [
+                revise(one.info, one.summaries[0].text, np.random.default_rng(i))
+                for revise in (people.revise, revised)
+            ]
+            assert made[0] == made[1]
 
 
 def test_baselines_are_named_and_of_every_post():
