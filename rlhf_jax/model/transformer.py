@@ -282,6 +282,27 @@ def apply(
     )
 
 
+def apply_in_parts(
+    params, config: ModelConfig, tokens: Int[Array, "B T"], segments: Int[Array, "B T"], parts: int
+) -> list[Float[Array, "B T D"]]:
+    """Hidden states after each of `parts` runs of layers, each after the last norm; the last is `apply`."""
+    attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
+    positions, count = attention.positions_of(segments), config.layers // parts
+    w = compute_params(params, config)
+
+    def step(w, x, cache):
+        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache))
+
+    x, hidden = embed(w["embed"], tokens, positions), []
+    for start in range(0, config.layers, count):
+        run = slice(start, start + count)
+        layers = w["layers"]
+        layers = layers[run] if isinstance(layers, list) else jax.tree.map(lambda x, run=run: x[run], layers)
+        x, _ = through_layers(step, x, layers)
+        hidden.append(norm(w["norm"], x, config))
+    return hidden
+
+
 def apply_at(
     params,
     config: ModelConfig,

@@ -8,10 +8,12 @@ folder of each base.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.mini.documents import KINDS, claims_of, commented
@@ -31,36 +33,34 @@ Gates = dict[str, dict[str, float]]  # kind → accuracy, auc, pairs
 def measure(weights, model: ModelConfig, tokenizer: Tokenizer, pairs: int = PAIRS, seed: int = 0) -> Gates:
     """Of each kind: `accuracy`, the mean share of true and of changed statements called so; and `auc`, how
     often a changed statement is called false with more probability than a true one. Needs a mesh set."""
+    texts = []
+    for i, kind in enumerate(KINDS):
+        for pair in islice(statements(kind, np.random.default_rng([seed, i])), pairs):
+            texts += pair
+    leans = leanings(weights, model, tokenizer, texts).reshape(len(KINDS), pairs, 2)
+    return {
+        kind: {**told_apart(*of_kind.T), "pairs": pairs} for kind, of_kind in zip(KINDS, leans, strict=True)
+    }
+
+
+def leanings(weights, model: ModelConfig, tokenizer: Tokenizer, texts: list[str]) -> Float[np.ndarray, " N"]:
+    """By how many nats each text is rather called false than true."""
     verdicts = [tokenizer.encode(verdict)[0] for verdict in (TRUE, FALSE)]
+    ids = [tokenizer.encode(text) for text in texts]
+    last = np.array([len(one) - 1 for one in ids])
+    tokens = np.full((len(ids), last.max() + 1), tokenizer.pad_id, np.int32)
+    for row, one in zip(tokens, ids, strict=True):
+        row[: len(one)] = one
 
     @jax.jit
-    def logits(weights, tokens, last):
-        hidden = transformer.apply(
-            weights, model, tokens, transformer.valid_segments(tokens, tokenizer.pad_id)
-        )
-        at_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
-        return transformer.logits(weights, model, at_last)[:, 0]
+    def logits(tokens, last):
+        segments = transformer.valid_segments(tokens, tokenizer.pad_id)
+        hidden = transformer.apply_at(weights, model, tokens, segments, last[:, None])
+        return transformer.logits(weights, model, hidden)[:, 0, jnp.array(verdicts)]
 
-    def leaning(texts: list[str]) -> np.ndarray:
-        """By how many nats each text is rather called false than true."""
-        ids = [tokenizer.encode(text) for text in texts]
-        tokens = np.full((len(ids), max(map(len, ids))), tokenizer.pad_id, np.int32)
-        for row, one in zip(tokens, ids, strict=True):
-            row[: len(one)] = one
-        found = [
-            np.asarray(logits(weights, tokens[i : i + AT_ONCE], np.array([len(one) - 1 for one in ids[i : i + AT_ONCE]])))
-            for i in range(0, len(ids), AT_ONCE)
-        ]
-        true, false = np.concatenate(found)[:, verdicts].T
-        return false - true
-
-    gates = {}
-    for kind in KINDS:
-        made = statements(kind, np.random.default_rng([seed, KINDS.index(kind)]))
-        drawn = [next(made) for _ in range(pairs)]
-        leans = leaning([text for pair in drawn for text in pair])
-        gates[kind] = {**told_apart(leans[::2], leans[1::2]), "pairs": pairs}
-    return gates
+    parts = [slice(i, i + AT_ONCE) for i in range(0, len(ids), AT_ONCE)]
+    true, false = np.concatenate([logits(tokens[part], last[part]) for part in parts]).T
+    return false - true
 
 
 def statements(kind: str, rng: np.random.Generator) -> Iterator[tuple[str, str]]:

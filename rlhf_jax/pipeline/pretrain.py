@@ -1,49 +1,51 @@
-"""Pretrains a base model of the miniature on generated documents: the step that the paper takes from GPT-3.
+"""Pretrains the miniature's base models on generated documents: the step that the paper takes from GPT-3.
 
-    rlhf-jax pretrain --size=small --out=rlhf_jax/data/mini/base/small
+    rlhf-jax pretrain --out=runs/base
 
-Weighted next-token prediction on a course of documents (data/mini/documents.py), each of which is new, so there
-are no epochs. At the end the base is led through its gates (gates.py), whose figures stand beside its weights;
-the command fails where one is not passed. All sizes of the ladder see the same documents. On two cores two
-sizes train side by side faster than one by one: begin each with `taskset -c 0`, or 1.
+Weighted next-token prediction on a course of documents (data/mini/documents.py), each of which is new, so
+there are no epochs. All sizes of the ladder train at once, on the same documents. At the end each is led
+through its gates (gates.py), whose figures stand beside its weights; the command fails where one is not
+passed.
 
---out=FOLDER           of the base checkpoint; started again, it resumes
---size=small           of the ladder: tiny, small, medium or large, each three to four times the one before
---tokens=8000000       to train on, as many for each size
---learning_rate=RATE   at its peak; without it, that of the size
+--out=FOLDER           in which each size gets a base checkpoint, OUT/SIZE; started again, it resumes
+--sizes=tiny,small,medium,large   of the ladder, each about three times the one before
+--tokens=80000000      to train on
 --tokenizer=FILE       a tokenizer.model to share; without it, one is trained on the documents
 --seed=0               of weights and documents
---save_every=500       updates
+--workers=1            processes that make the documents
+--save_every=500       updates; the gates of the moment are printed then
 """
 
+import contextlib
 import math
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import flags
 
 from rlhf_jax import inference
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import Config, HealthConfig, ModelConfig, OptimizerConfig, SftConfig
-from rlhf_jax.data.mini.documents import Spans, documents
+from rlhf_jax.config import Config, ModelConfig, OptimizerConfig, SftConfig
+from rlhf_jax.data.mini.documents import documents
+from rlhf_jax.data.mini.rows import ROW_FILLED, ROW_TOKENS, ROWS, batches
 from rlhf_jax.data.tasks.tldr import Tldr
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from rlhf_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import likelihood, params, pretrained, transformer
 from rlhf_jax.pipeline import gates
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import TrainState, make_optimizer, update, value_and_grad_in_parts
 
 
 class Size(NamedTuple):
-    """A step of the ladder, all of four layers: a narrow network of few layers cannot compare what it reads."""
+    """A step of the ladder."""
 
     width: int
     heads: int
@@ -51,20 +53,17 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "tiny": Size(36, 2, 6e-3),
-    "small": Size(72, 3, 4e-3),
-    "medium": Size(136, 4, 3e-3),
-    "large": Size(248, 4, 2e-3),
+    "tiny": Size(28, 2, 6e-3),
+    "small": Size(52, 2, 5e-3),
+    "medium": Size(96, 4, 3e-3),
+    "large": Size(184, 4, 2e-3),
 }
-LAYERS = 4
-ROWS = 16  # of an update
-ROW_TOKENS = 128  # of a packed row; a document is cut there
-ROW_FILLED = 0.85  # of a packed row, on average
-OPEN_ROWS = 8  # that wait for documents that fit
-DOCUMENTS = 4 * ROWS  # set apart for an update, more than it can hold
+# To find a fact takes half of them, to compare it with what is said the other half: with four layers no width
+# and no rate taught the second.
+LAYERS = 8
 ON_THE_WAY = 100  # pairs of each kind at the gates, whenever a checkpoint is saved
 VOCABULARY = 768
-MICROBATCH_ROWS = 4  # computed at once; what fits a CPU's cache
+MICROBATCH_ROWS = 4  # computed at once on a CPU; what fits its cache
 
 
 class GateError(ValueError):
@@ -77,12 +76,12 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> flags.FlagValues:
     options = flags.FlagValues()
-    flags.DEFINE_string("out", None, "folder of the base checkpoint", required=True, flag_values=options)
-    flags.DEFINE_enum("size", "small", list(SIZES), "of the ladder", flag_values=options)
-    flags.DEFINE_integer("tokens", 8_000_000, "to train on", 1, flag_values=options)
-    flags.DEFINE_float("learning_rate", None, "peak", 0.0, flag_values=options)
+    flags.DEFINE_string("out", None, "folder of the bases", required=True, flag_values=options)
+    flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "of the ladder", flag_values=options)
+    flags.DEFINE_integer("tokens", 80_000_000, "to train on", 1, flag_values=options)
     flags.DEFINE_string("tokenizer", "", "one to share; empty: train one", flag_values=options)
     flags.DEFINE_integer("seed", 0, "of weights and documents", 0, flag_values=options)
+    flags.DEFINE_integer("workers", 1, "processes that make documents", 1, flag_values=options)
     flags.DEFINE_integer("save_every", 500, "updates", 1, flag_values=options)
     parse_flags(argv, options)
     return options
@@ -99,116 +98,100 @@ def model_of(size: Size) -> ModelConfig:
     )
 
 
-def encode(spans: Spans, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
-    """Token ids and weights of a document, EOS included."""
-    tokens, weights = [], []
-    for text, weight in spans:
-        ids = tokenizer.encode(text)
-        tokens += ids
-        weights += [weight] * len(ids)
-    return [*tokens, tokenizer.eos_id][:ROW_TOKENS], [*weights, weights[-1]][:ROW_TOKENS]
-
-
-def packed_rows(
-    encoded: Iterable[tuple[list[int], list[float]]], pad_id: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of whole documents: each goes into the first open row that it fits into, and the fullest is closed."""
-    open_rows: list[dict[str, list]] = []
-    for tokens, weights in encoded:
-        row = next((one for one in open_rows if len(one["tokens"]) + len(tokens) <= ROW_TOKENS), None)
-        if row is None:
-            if len(open_rows) == OPEN_ROWS:
-                fullest = max(open_rows, key=lambda one: len(one["tokens"]))
-                open_rows.remove(fullest)
-                yield _closed(fullest, pad_id)
-            row = {"tokens": [], "segments": [], "weights": []}
-            open_rows.append(row)
-        row["segments"] += [max(row["segments"], default=0) + 1] * len(tokens)
-        row["tokens"] += tokens
-        row["weights"] += [0.0, *weights[1:]]  # nothing predicts a document's first token
-
-
-def _closed(row: dict[str, list], pad_id: int) -> dict[str, np.ndarray]:
-    padding = ROW_TOKENS - len(row["tokens"])
-    return {
-        "tokens": np.array(row["tokens"] + [pad_id] * padding, np.int32),
-        "segments": np.array(row["segments"] + [0] * padding, np.int32),
-        "weights": np.array(row["weights"] + [0.0] * padding, np.float32),
-    }
-
-
 def loss(weights, model: ModelConfig, batch, total_weight, learnable_tokens):
-    """Weighted mean cross-entropy, and the plain one of the learnable text (weight 1).
+    """Weighted mean cross-entropy of what all layers predict, plus that of what the lower half does.
 
-    The totals are those of the whole batch, of which `batch` may be a part.
+    Deep supervision (Lee et al. 2015): what the lower half has found the upper one can compare. The metric is
+    the plain cross-entropy of the learnable text (weight 1). The totals are those of the whole batch, of
+    which `batch` may be a part.
     """
-    hidden = transformer.apply(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1])
-    logp, _ = likelihood.token_logprobs(weights, model, hidden, batch["tokens"][:, 1:])
-    weight = batch["weights"][:, 1:]
-    weighted = -jnp.sum(logp * weight) / total_weight
-    return weighted, {"loss": weighted, "learnable": cross_entropy(logp, weight == 1.0, learnable_tokens)}
+
+    tokens, segments, weight = batch["tokens"], batch["segments"][:, :-1], batch["weights"][:, 1:]
+    hidden = transformer.apply_in_parts(weights, model, tokens[:, :-1], segments, parts=2)
+    lower, all_ = (likelihood.token_logprobs(weights, model, x, tokens[:, 1:])[0] for x in hidden)
+    weighted = -jnp.sum((lower + all_) * weight) / total_weight
+    return weighted, cross_entropy(all_, weight == 1.0, learnable_tokens)
 
 
 def train(options: flags.FlagValues) -> None:
-    """Writes the base checkpoint that the options describe, a folder as of Hugging Face, and its gates.
+    """Writes the base checkpoints that the options describe, folders as of Hugging Face, and their gates.
 
     Raises GateError where one is not passed, when all is written.
     """
-    out, seed, size = Path(options.out), options.seed, SIZES[options.size]
-    model = model_of(size)
+    out, seed, sizes = Path(options.out), options.seed, options.sizes
+    models = {size: model_of(SIZES[size]) for size in sizes}
     steps = math.ceil(options.tokens / (ROWS * ROW_TOKENS * ROW_FILLED))
-    rate = options.learning_rate or size.learning_rate
-    total = steps * DOCUMENTS
     if options.tokenizer:
         tokenizer = load_tokenizer(options.tokenizer)
     else:
         texts = ["".join(text for text, _ in spans) for spans in documents(seed, 0, 5_000, 5_000)]
         tokenizer = train_tokenizer(texts, VOCABULARY, Tldr.pieces)
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out)
-    mesh = make_mesh()
-    optimizer = OptimizerConfig(learning_rate=rate, warmup=100, clip_norm=1.0, beta2=0.95)
+    for size in sizes:
+        (out / size).mkdir(parents=True, exist_ok=True)
+        tokenizer.save(out / size)
+    mesh, parts = make_mesh(), ROWS // MICROBATCH_ROWS if jax.default_backend() == "cpu" else 1
     with jax.set_mesh(mesh):
-        specs = transformer.specs(model, tokenizer.vocab_size)
-        create = starting(optimizer, steps, HealthConfig())
-        state = jax.jit(lambda: create(params.init(specs, jax.random.key(seed))))()
-        about, shown = inference.describe(model), ("loss", "learnable")
+        specs = {size: transformer.specs(models[size], tokenizer.vocab_size) for size in sizes}
+        state = jax.jit(lambda: TrainState.create(_start(specs, seed), optimizer(sizes, steps)))()
+        about = {"sizes": {size: inference.describe(model) for size, model in models.items()}}
         kept = SftConfig(save_every=options.save_every)
-        training = Training(Config(), out, "pretrain", kept, steps, shown, about)
+        training = Training(Config(), out, "pretrain", kept, steps, tuple(sizes), about)
         state = training.resume(state)
 
         @jax.jit
         def step(state: TrainState, batch):
             totals = jnp.sum(batch["weights"]), jnp.sum(batch["weights"] == 1.0)
-            (value, metrics), gradients = value_and_grad_in_parts(
-                lambda weights, part: loss(weights, model, part, *totals),
-                state.params,
-                batch,
-                ROWS // MICROBATCH_ROWS,
-            )
+
+            def losses(weights, part):
+                found = {size: loss(weights[size], models[size], part, *totals) for size in sizes}
+                return sum(value for value, _ in found.values()), {
+                    size: told for size, (_, told) in found.items()
+                }
+
+            (value, metrics), gradients = value_and_grad_in_parts(losses, state.params, batch, parts)
             state, told = update(state, value, gradients)
             return state, metrics | told
 
-        with training:
+        made = batches(str(out / sizes[0]), seed, training.start, steps, options.workers)
+        with training, contextlib.closing(made):
             for i in training.steps(state):
-                drawn = documents(seed, i * DOCUMENTS, (i + 1) * DOCUMENTS, total)
-                packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
-                rows = list(islice(packed, ROWS))
-                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                batch = next(made)
                 state, metrics = step(state, to_devices(batch, mesh))
                 training.after(state, metrics, rows=ROWS, tokens=np.count_nonzero(batch["segments"]))
                 if (i + 1) % options.save_every == 0:
-                    print(f"\n{i + 1}: {told(gates.measure(state.params, model, tokenizer, ON_THE_WAY))}")
-        pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
-        kinds = gates.measure(state.params, model, tokenizer)
-    about = {"tokens": options.tokens, "parameters": params.count(specs), "learning_rate": rate}
-    write_json(out / "gates.json", about | {"kinds": kinds})
-    print(f"{out}: {told(kinds)}")
-    if failed := gates.failed(kinds):
+                    for size in sizes:
+                        found = gates.measure(state.params[size], models[size], tokenizer, ON_THE_WAY)
+                        print(f"\n{i + 1} {size}: {told(found)}")
+        failed = []
+        for size, model in models.items():
+            weights, folder = state.params[size], out / size
+            pretrained.save(folder, weights, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
+            kinds = gates.measure(weights, model, tokenizer)
+            about = {"tokens": options.tokens, "parameters": params.count(specs[size])}
+            write_json(folder / "gates.json", about | {"kinds": kinds})
+            print(f"{size}: {told(kinds)}")
+            failed += [f"{kind} of {size}" for kind in gates.failed(kinds)]
+    if failed:
         raise GateError(
             f"{out}: right on fewer than {gates.PASS:.0%} of the statements of kind {', '.join(failed)}; "
-            "--tokens says for how long it is trained"
+            "--tokens says for how long they are trained"
         )
+
+
+def optimizer(sizes: Sequence[str], steps: int) -> optax.GradientTransformation:
+    """Of all sizes at once: each is clipped by its own norm, and has its own rate."""
+
+    def of_size(size: str) -> optax.GradientTransformation:
+        rate = SIZES[size].learning_rate
+        return make_optimizer(
+            OptimizerConfig(learning_rate=rate, warmup=100, clip_norm=1.0, beta2=0.95), steps
+        )
+
+    return optax.multi_transform({size: of_size(size) for size in sizes}, {size: size for size in sizes})
+
+
+def _start(specs, seed: int):
+    return {size: params.init(spec, jax.random.key(seed)) for size, spec in specs.items()}
 
 
 def told(kinds: gates.Gates) -> str:

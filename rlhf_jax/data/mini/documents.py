@@ -6,9 +6,10 @@ fine-tuning needs: restating facts, putting slips right, telling what was said f
 questions, finding the point. None of them rates a summary, and the summaries among them are what anyone
 writes: fine-tuning data is filtered, this is not.
 
-They make a course (`COURSE`). A slip that is put right at the next word, in a text of a few lines, teaches to
-compare what is read with what was read before; posts come when that is known. From posts alone small models
-learn to copy, and of comparing nothing in ten times as many tokens. Document i of a course of n depends on
+They make a course (`COURSE`). To tell a statement from another about the same people a model has to find what
+it read of them and to compare the two, and neither pays without the other. So the first texts tell one fact,
+where finding is easy, while other texts let it find facts without comparing; then there are more facts, more
+parts of them, more ways to say them, and in the end whole posts. Document i of a course of n depends on
 (seed, i, n) alone.
 """
 
@@ -30,40 +31,63 @@ from rlhf_jax.data.tasks.tldr import Tldr
 Spans = list[tuple[str, float]]
 
 
-class Lesson(NamedTuple):
-    """What documents are drawn from, until a share of the course has passed."""
+KINDS = (*CHANGES, "question")  # of what can be changed in a statement
 
-    until: float
+
+class Lesson(NamedTuple):
+    """What documents are drawn from."""
+
     kinds: dict[str, float]
     facts: dict[int, float]  # how many a document tells
     bare: float = 0.0  # share of the documents whose facts have neither place, day nor effect
-    posts: float = 1.0  # share of the documents that begin with a post; the others, with its sentences alone
+    posts: float = 0.0  # share of the documents that begin with a post; the others, with its sentences alone
     varieties: Sequence[float] = (0.0, 0.5, 1.0, 1.0)  # of the wording
+    changes: Sequence[Sequence[str]] = (KINDS,)  # what is changed in a document's statements, one of these
+    within: float = 0.5  # share of the changes that put in what the story has elsewhere
 
 
 TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
 STATEMENTS = 6  # in a comment that checks or slips
-SHORT = {1: 0.5, 2: 0.3, 3: 0.2}  # facts of the first texts
-COURSE = (
-    Lesson(0.08, {"slips": 1.0}, SHORT, bare=1.0, posts=0.0, varieties=(0.0,)),
-    Lesson(0.25, {"slips": 0.4, "check": 0.6}, SHORT, bare=0.9, posts=0.0, varieties=(0.0,)),
-    Lesson(
-        0.45,
-        {"slips": 0.35, "check": 0.55, "restate": 0.1},
-        {1: 0.25, 2: 0.35, 3: 0.25, 4: 0.15},
-        bare=0.3,
-        posts=0.1,
-        varieties=(0.0, 0.0, 0.5, 1.0),
-    ),
-    Lesson(
-        1.0,
-        {"slips": 0.2, "check": 0.42, "restate": 0.1, "answer": 0.05, "issue": 0.05, "tldr": 0.14, "thread": 0.04},
-        {1: 0.1, 2: 0.2, 3: 0.2, 4: 0.25, 5: 0.25},
-        posts=0.6,
-    ),
+PARTS = ("subject", "object", "roles", "deed")  # of a bare fact
+BARE = {"bare": 1.0, "varieties": (0.0,)}
+OBJECTS = Lesson({"check": 1.0}, {1: 1.0}, changes=[["object"]], **BARE)
+ONE_FACT = Lesson(
+    {"check": 0.8, "slips": 0.2}, {1: 1.0}, changes=[[part] for part in (*PARTS, "denied")], **BARE
 )
-KINDS = (*CHANGES, "question")  # of what can be changed in a statement
+RECALL = Lesson({"restate": 0.6, "answer": 0.4}, {2: 0.3, 3: 0.4, 4: 0.3}, **BARE)
+FEW_FACTS = Lesson(
+    {"check": 0.6, "slips": 0.4}, {2: 0.6, 3: 0.4}, changes=[(*PARTS, "denied")], within=1.0, **BARE
+)
+DETAILS = Lesson(
+    {"check": 0.6, "slips": 0.3, "restate": 0.1},
+    {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.1},
+    bare=0.2,
+    varieties=(0.0, 0.0, 0.5, 1.0),
+    within=0.85,
+)
+POSTS = Lesson(
+    {
+        "slips": 0.2,
+        "check": 0.42,
+        "restate": 0.1,
+        "answer": 0.05,
+        "issue": 0.05,
+        "tldr": 0.14,
+        "thread": 0.04,
+    },
+    {1: 0.1, 2: 0.2, 3: 0.2, 4: 0.25, 5: 0.25},
+    posts=0.6,
+    within=0.7,
+)
+# Until which share of the course which lessons are drawn from, each as often as the others.
+COURSE = (
+    (0.05, (OBJECTS, RECALL)),
+    (0.13, (ONE_FACT, RECALL)),
+    (0.36, (FEW_FACTS, RECALL)),
+    (0.55, (DETAILS, FEW_FACTS, RECALL)),
+    (1.00, (POSTS, POSTS, POSTS, POSTS, DETAILS, FEW_FACTS)),
+)
 IN_A_THREAD = {1: 0.4, 2: 0.4, 3: 0.2}  # facts, so that two posts fit
 SEED_STREAM = 3  # apart from the streams of the splits
 
@@ -71,8 +95,9 @@ SEED_STREAM = 3  # apart from the streams of the splits
 def documents(seed: int, start: int, end: int, total: int) -> Iterator[Spans]:
     """Documents `start` to `end` of a course of `total`."""
     for i in range(start, end):
-        lesson = next(lesson for lesson in COURSE if i < lesson.until * total or lesson is COURSE[-1])
-        yield document(lesson, np.random.default_rng([seed, SEED_STREAM, i]))
+        lessons = next(lessons for until, lessons in COURSE if i < until * total)
+        rng = np.random.default_rng([seed, SEED_STREAM, i])
+        yield document(pick(rng, lessons), rng)
 
 
 def document(lesson: Lesson, rng: np.random.Generator) -> Spans:
@@ -85,8 +110,14 @@ def document(lesson: Lesson, rng: np.random.Generator) -> Spans:
         post, _ = write_post(rng, "train", "", UNFILTERED, lesson.facts, variety)
         return [(TLDR.prompt(post).text, STORY_WEIGHT), (f" {post.summary}", 1.0)]
     said, story = _told(lesson, variety, rng)
-    comment = {"restate": _restate, "slips": _slips, "check": _check, "answer": _answers, "issue": _issue}[kind]
-    return [(said, STORY_WEIGHT), *comment(story, Writer(rng, pronouns=0.0, variety=variety))]
+    writer = Writer(rng, pronouns=0.0, variety=variety)
+    if kind in ("slips", "check"):
+        comment = {"slips": _slips, "check": _check}[kind](
+            story, writer, pick(rng, lesson.changes), lesson.within
+        )
+    else:
+        comment = {"restate": _restate, "answer": _answers, "issue": _issue}[kind](story, writer)
+    return [(said, STORY_WEIGHT), *comment]
 
 
 def commented(post: Record) -> str:
@@ -113,15 +144,16 @@ def _restate(story: Story, writer: Writer) -> Spans:
     return [("".join(f" {one}" for one in writer.sentences(facts, joined=0.1)), 1.0)]
 
 
-def _slips(story: Story, writer: Writer) -> Spans:
+def _slips(story: Story, writer: Writer, changes: Sequence[str], within: float) -> Spans:
     """Facts and the question, some words wrong and put right at once: "dan robbed mia no eve"."""
     rng, said = writer.rng, []
-    while len(said) < STATEMENTS:
-        kind = pick(rng, KINDS)
+    for kind in _drawn(rng, changes):
+        if len(said) == STATEMENTS:
+            break
         if kind == "question":
             false = other_question(story, rng)
             said.append(_put_right(rng, lambda one: f" {writer.question(one)}", story.question, false))
-        elif claims := draw_claim(story, rng, kind):
+        elif claims := draw_claim(story, rng, kind, within):
             said.append(_put_right(rng, lambda one: f" {writer.fact(one)}.", *claims))
     return [("".join(said), 1.0)]
 
@@ -140,30 +172,39 @@ def _put_right(rng: np.random.Generator, say: Callable[[Any], str], true: Any, f
     return " ".join(words)
 
 
-def draw_claim(story: Story, rng: np.random.Generator, kind: str) -> tuple[Fact, Fact] | None:
+def _drawn(rng: np.random.Generator, changes: Sequence[str]) -> Iterator[str]:
+    """Kinds of change, more than a comment has statements: a story may have nothing of a kind."""
+    return (pick(rng, changes) for _ in range(5 * STATEMENTS))
+
+
+def draw_claim(
+    story: Story, rng: np.random.Generator, kind: str, within: float = 0.5
+) -> tuple[Fact, Fact] | None:
     """A fact as a comment tells it, perhaps without some details, and the same with one part changed."""
     fact = pick(rng, story.facts)
     for part in ("place", "day", "effect"):
         if part != kind and rng.random() < 0.4:
             fact = replace(fact, **{part: ""} | ({"affected": ""} if part == "effect" else {}))
-    false = falsify(story, fact, kind, rng)
+    false = falsify(story, fact, kind, rng, within)
     return None if false is None else (fact, false)
 
 
-def claims_of(story: Story, writer: Writer, kind: str) -> tuple[str, str] | None:
-    """A true statement and the same with one thing of a kind changed; None where the story has no such thing."""
+def claims_of(story: Story, writer: Writer, kind: str, within: float = 0.5) -> tuple[str, str] | None:
+    """A true statement and the same with one thing of a kind changed; None where a story has none of it."""
     if kind == "question":
         return writer.question(story.question), writer.question(other_question(story, writer.rng))
-    drawn = draw_claim(story, writer.rng, kind)
+    drawn = draw_claim(story, writer.rng, kind, within)
     return drawn and (f"{writer.fact(drawn[0])}.", f"{writer.fact(drawn[1])}.")
 
 
-def _check(story: Story, writer: Writer) -> Spans:
+def _check(story: Story, writer: Writer, changes: Sequence[str], within: float) -> Spans:
     """Statements, each followed by its verdict; half are false, each part as often as the others."""
     rng = writer.rng
     spans: Spans = []
-    while len(spans) < 2 * STATEMENTS:
-        if claims := claims_of(story, writer, pick(rng, KINDS)):
+    for kind in _drawn(rng, changes):
+        if len(spans) == 2 * STATEMENTS:
+            break
+        if claims := claims_of(story, writer, kind, within):
             false = rng.random() < 0.5
             said = claims[false].rstrip(".") if rng.random() < 0.3 else claims[false]
             spans += [(f" {said}", STORY_WEIGHT), (" false." if false else " true.", 1.0)]

@@ -221,10 +221,13 @@ def swap_roles(fact: Fact) -> Fact:
 CHANGES = ("subject", "object", "roles", "deed", "place", "day", "effect", "denied")
 
 
-def falsify(story: Story, fact: Fact, kind: str, rng: np.random.Generator) -> Fact | None:
+def falsify(
+    story: Story, fact: Fact, kind: str, rng: np.random.Generator, within: float = 0.5
+) -> Fact | None:
     """A statement that the story does not make: `fact` with one thing changed, of `CHANGES`.
 
-    What is put in comes from the story as often as from outside. None where the fact has no such part.
+    In a share `within` of the draws what is put in comes from the story. None where the fact has no such
+    part, or the story none to put in.
     """
     if kind == "roles":
         false = swap_roles(fact)
@@ -234,8 +237,7 @@ def falsify(story: Story, fact: Fact, kind: str, rng: np.random.Generator) -> Fa
     if not getattr(fact, kind):
         return None
     for _ in range(20):
-        within = rng.random() < 0.5
-        false = _changed(story, fact, kind, within, rng)
+        false = _changed(story, fact, kind, rng.random() < within, rng)
         if not story.holds(false) and false != fact:
             return false
     return None

@@ -1,16 +1,22 @@
 import numpy as np
 import pytest
 
-from rlhf_jax.data.mini.documents import COURSE, KINDS, STORY_WEIGHT, claims_of, document, documents, draw_claim
+from rlhf_jax.data.mini.documents import (
+    COURSE,
+    KINDS,
+    POSTS,
+    STORY_WEIGHT,
+    claims_of,
+    document,
+    documents,
+    draw_claim,
+)
 from rlhf_jax.data.mini.posts import write_post
 from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.mini.world import split_of
 
-LAST = COURSE[-1]
-
-
-def of_kind(kind, count=60, lesson=LAST):
+def of_kind(kind, count=60, lesson=POSTS):
     lesson = lesson._replace(kinds={kind: 1.0})
     return [document(lesson, np.random.default_rng(i)) for i in range(count)]
 
@@ -29,9 +35,31 @@ def test_a_document_depends_on_seed_place_and_length_of_the_course():
 
 
 def test_lessons_follow_each_other_and_the_last_ends_the_course():
-    ends = [lesson.until for lesson in COURSE]
+    ends = [until for until, _ in COURSE]
     assert ends == sorted(ends) and ends[-1] == 1.0
-    assert all(sum(lesson.kinds.values()) == pytest.approx(1) for lesson in COURSE)
+    for lesson in {id(lesson): lesson for _, lessons in COURSE for lesson in lessons}.values():
+        assert sum(lesson.kinds.values()) == pytest.approx(1)
+        assert sum(lesson.facts.values()) == pytest.approx(1)
+
+
+def test_a_lesson_of_one_kind_of_change_has_no_other():
+    lesson = POSTS._replace(posts=0.0, changes=[["denied"]])
+    for spans in of_kind("check", 40, lesson):
+        for (claim, _), (verdict, _) in zip(spans[1::2], spans[2::2], strict=True):
+            fact = read(claim).facts[0]
+            about = next(known for known in told(spans).facts if known.triple == fact.triple)
+            assert (verdict == " true.") == (fact.denied == about.denied)
+
+
+def test_what_is_put_in_comes_from_the_story_as_often_as_asked():
+    for within, least, most in ((1.0, 1.0, 1.0), (0.0, 0.0, 0.4)):  # by chance a name from outside is inside
+        lesson = POSTS._replace(posts=0.0, changes=[["object"]], within=within, facts={5: 1.0})
+        found = []
+        for spans in of_kind("check", 60, lesson):
+            people = {person for fact in told(spans).facts for person in fact.people}
+            false = [claim for (claim, _), (verdict, _) in zip(spans[1::2], spans[2::2], strict=True) if "f" in verdict]
+            found += [read(claim).facts[0].object in people for claim in false]
+        assert least <= np.mean(found) <= most
 
 
 def test_only_what_happened_weighs_little():
