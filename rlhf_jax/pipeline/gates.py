@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -25,12 +24,12 @@ from rlhf_jax.model import transformer
 PASS = 0.95
 PAIRS = 500  # of a true and a changed statement, of each kind
 TRUE, FALSE = " true.", " false."
-AT_ONCE = 100
+AT_ONCE = 128
 
 Gates = dict[str, dict[str, float]]  # kind → accuracy, auc, pairs
 
 
-def measure(weights, model: ModelConfig, tokenizer: Tokenizer, pairs: int = PAIRS, seed: int = 0) -> Gates:
+def measure(weights, model: ModelConfig, tokenizer: Tokenizer, pairs: int, seed: int = 0) -> Gates:
     """Of each kind: `accuracy`, the mean share of true and of changed statements called so; and `auc`, how
     often a changed statement is called false with more probability than a true one. Needs a mesh set."""
     texts = []
@@ -56,10 +55,14 @@ def leanings(weights, model: ModelConfig, tokenizer: Tokenizer, texts: list[str]
     def logits(tokens, last):
         segments = transformer.valid_segments(tokens, tokenizer.pad_id)
         hidden = transformer.apply_at(weights, model, tokens, segments, last[:, None])
-        return transformer.logits(weights, model, hidden)[:, 0, jnp.array(verdicts)]
+        return transformer.logits(weights, model, hidden)[:, 0]
 
-    parts = [slice(i, i + AT_ONCE) for i in range(0, len(ids), AT_ONCE)]
-    true, false = np.concatenate([logits(tokens[part], last[part]) for part in parts]).T
+    whole = (
+        -(-len(ids) // AT_ONCE) * AT_ONCE
+    )  # one shape to compile: the last texts are followed by the first
+    parts = np.resize(tokens, (whole, tokens.shape[1])), np.resize(last, whole)
+    found = [np.asarray(logits(*(x[i : i + AT_ONCE] for x in parts))) for i in range(0, whole, AT_ONCE)]
+    true, false = np.concatenate(found)[: len(ids), verdicts].T
     return false - true
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from rlhf_jax.data.mini.documents import Spans, documents
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 
-ROWS = 32  # of an update
+ROWS = 16  # of an update
 ROW_TOKENS = 128  # of a packed row; a document is cut there
 ROW_FILLED = 0.85  # of a packed row, on average
 OPEN_ROWS = 8  # that wait for documents that fit
-DOCUMENTS = 4 * ROWS  # set apart for an update, more than it can hold
+DOCUMENTS = 6 * (ROWS + OPEN_ROWS)  # set apart for an update, more than it can hold
 AHEAD = 64  # batches that are made before they are asked for
 
 Batch = dict[str, np.ndarray]  # tokens, segments and weights, each [ROWS, ROW_TOKENS]

@@ -16,6 +16,7 @@ from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.mini.world import split_of
 
+
 def of_kind(kind, count=60, lesson=POSTS):
     lesson = lesson._replace(kinds={kind: 1.0})
     return [document(lesson, np.random.default_rng(i)) for i in range(count)]
@@ -57,7 +58,11 @@ def test_what_is_put_in_comes_from_the_story_as_often_as_asked():
         found = []
         for spans in of_kind("check", 60, lesson):
             people = {person for fact in told(spans).facts for person in fact.people}
-            false = [claim for (claim, _), (verdict, _) in zip(spans[1::2], spans[2::2], strict=True) if "f" in verdict]
+            false = [
+                claim
+                for (claim, _), (verdict, _) in zip(spans[1::2], spans[2::2], strict=True)
+                if "f" in verdict
+            ]
             found += [read(claim).facts[0].object in people for claim in false]
         assert least <= np.mean(found) <= most
 
@@ -78,7 +83,9 @@ def test_people_of_documents_meet_in_training_alone():
 
 def test_restated_facts_are_those_of_the_post():
     for spans in of_kind("restate"):
-        assert {fact.triple for fact in read(spans[1][0]).facts} == {fact.triple for fact in told(spans).facts}
+        assert {fact.triple for fact in read(spans[1][0]).facts} == {
+            fact.triple for fact in told(spans).facts
+        }
 
 
 def test_verdicts_are_right():
@@ -95,7 +102,9 @@ def test_verdicts_are_right():
                 about = known.get(fact.triple)
                 right = about is not None and fact.denied == about.denied
                 right = right and fact.place in ("", about.place) and fact.day in ("", about.day)
-                right = right and (not fact.effect or (fact.effect, fact.affected) == (about.effect, about.affected))
+                right = right and (
+                    not fact.effect or (fact.effect, fact.affected) == (about.effect, about.affected)
+                )
             assert verdict == (" true." if right else " false.")
             seen.add(right)
     assert seen == {True, False}

@@ -32,8 +32,6 @@ def test_a_document_goes_into_the_first_row_with_room_and_the_fullest_of_eight_i
 
 
 def test_nothing_predicts_the_first_token_of_a_document_or_padding():
-    (row,) = packed(3, 4, *[126] * 8)[:1] or [None]
-    assert row is not None
     row = packed(*[120] * 8, 3, 4, 128, 128)[-1]
     assert row["weights"][0] == 0 and row["weights"][1:120].all()
     assert row["tokens"].shape == row["segments"].shape == (rows.ROW_TOKENS,)
