@@ -22,7 +22,6 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.model import transformer
 
 PASS = 0.95
-PAIRS = 500  # of a true and a changed statement, of each kind
 TRUE, FALSE = " true.", " false."
 AT_ONCE = 128
 

@@ -13,12 +13,13 @@ passed.
 --tokenizer=FILE       a tokenizer.model to share; without it, one is trained on the documents
 --seed=0               of weights and documents
 --workers=1            processes that make the documents
---save_every=500       updates; the gates of the moment are printed then
+--save_every=500       updates; the bases are written then as they are, and what they would pass is printed
+--pairs=500            of a true and a changed statement, of each kind, at the gates
 """
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ from rlhf_jax.config import Config, ModelConfig, OptimizerConfig, SftConfig
 from rlhf_jax.data.mini.documents import documents
 from rlhf_jax.data.mini.rows import ROW_FILLED, ROW_TOKENS, ROWS, batches
 from rlhf_jax.data.tasks.tldr import Tldr
-from rlhf_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
@@ -61,7 +62,7 @@ SIZES = {
 # To find a fact takes half of them, to compare it with what is said the other half: with four layers no width
 # and no rate taught the second.
 LAYERS = 8
-ON_THE_WAY = 100  # pairs of each kind at the gates, whenever a checkpoint is saved
+ON_THE_WAY = 100  # pairs at the gates, at most, whenever a checkpoint is saved
 VOCABULARY = 768
 MICROBATCH_ROWS = 4  # computed at once on a CPU: what fits its cache takes two thirds of the time
 
@@ -83,6 +84,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("seed", 0, "of weights and documents", 0, flag_values=options)
     flags.DEFINE_integer("workers", 1, "processes that make documents", 1, flag_values=options)
     flags.DEFINE_integer("save_every", 500, "updates", 1, flag_values=options)
+    flags.DEFINE_integer("pairs", 500, "of statements of each kind at the gates", 1, flag_values=options)
     parse_flags(argv, options)
     return options
 
@@ -160,16 +162,18 @@ def train(options: flags.FlagValues) -> None:
                 state, metrics = step(state, to_devices(batch, mesh))
                 training.after(state, metrics, rows=ROWS, tokens=np.count_nonzero(batch["segments"]))
                 if (i + 1) % options.save_every == 0:
-                    for size in sizes:
-                        found = gates.measure(state.params[size], models[size], tokenizer, ON_THE_WAY)
+                    _write(out, state, models, tokenizer)
+                    for size, model in models.items():
+                        found = gates.measure(
+                            state.params[size], model, tokenizer, min(options.pairs, ON_THE_WAY)
+                        )
                         print(f"\n{i + 1} {size}: {told(found)}")
+        _write(out, state, models, tokenizer)
         failed = []
         for size, model in models.items():
-            weights, folder = state.params[size], out / size
-            pretrained.save(folder, weights, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
-            kinds = gates.measure(weights, model, tokenizer, gates.PAIRS)
+            kinds = gates.measure(state.params[size], model, tokenizer, options.pairs)
             about = {"tokens": options.tokens, "parameters": params.count(specs[size])}
-            write_json(folder / "gates.json", about | {"kinds": kinds})
+            write_json(out / size / "gates.json", about | {"kinds": kinds})
             print(f"{size}: {told(kinds)}")
             failed += [f"{kind} of {size}" for kind in gates.failed(kinds)]
     if failed:
@@ -193,6 +197,13 @@ def optimizer(sizes: Sequence[str], steps: int) -> optax.GradientTransformation:
 
 def _start(specs, seed: int):
     return {size: params.init(spec, jax.random.key(seed)) for size, spec in specs.items()}
+
+
+def _write(out: Path, state: TrainState, models: Mapping[str, ModelConfig], tokenizer: Tokenizer) -> None:
+    """The bases as they are, which a run that is cut short leaves, too."""
+    for size, model in models.items():
+        about = {"eos_token_id": tokenizer.eos_id}
+        pretrained.save(out / size, state.params[size], model, "bfloat16", about)
 
 
 def told(kinds: gates.Gates) -> str:

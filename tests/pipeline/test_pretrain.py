@@ -35,12 +35,12 @@ def run(tokenizer, tmp_path_factory):
 
     def pretrained_to(name, *sizes):
         given = [f"--out={folder / name}", f"--tokenizer={folder}/tokenizer", f"--tokens={TWO_UPDATES}"]
+        given.append("--pairs=10")
         return pretrain.main(["pretrain", *given, *(f"--sizes={size}" for size in sizes)]), folder / name
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrain, "SIZES", SIZES)
         patch.setattr(pretrain, "LAYERS", 2)
-        patch.setattr(gates, "PAIRS", 20)
         yield pretrained_to
 
 
