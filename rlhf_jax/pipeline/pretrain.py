@@ -9,7 +9,7 @@ passed.
 
 --out=FOLDER           in which each size gets a base checkpoint, OUT/SIZE; started again, it resumes
 --sizes=tiny,small,medium,large   of the ladder, each about three times the one before
---tokens=30000000      to train on
+--tokens=40000000      to train on
 --tokenizer=FILE       a tokenizer.model to share; without it, one is trained on the documents
 --seed=0               of weights and documents
 --workers=1            processes that make the documents
@@ -79,7 +79,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     options = flags.FlagValues()
     flags.DEFINE_string("out", None, "folder of the bases", required=True, flag_values=options)
     flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "of the ladder", flag_values=options)
-    flags.DEFINE_integer("tokens", 30_000_000, "to train on", 1, flag_values=options)
+    flags.DEFINE_integer("tokens", 40_000_000, "to train on", 1, flag_values=options)
     flags.DEFINE_string("tokenizer", "", "one to share; empty: train one", flag_values=options)
     flags.DEFINE_integer("seed", 0, "of weights and documents", 0, flag_values=options)
     flags.DEFINE_integer("workers", 1, "processes that make documents", 1, flag_values=options)

@@ -73,7 +73,7 @@ STAGES = [
         "Comparisons",
         collect.run,
         needs=("sft",),
-        fields=("data.comparisons", "data.mini_pairs", "data.mini_policies"),
+        fields=("data.comparisons", "data.mini_pairs", "data.mini_policies", "eval.shots"),
         files=("comparisons.jsonl",),
     ),
     Stage(

@@ -57,23 +57,29 @@ ONE_FACT = Lesson(
 )
 RECALL = Lesson({"restate": 0.6, "answer": 0.4}, {2: 0.3, 3: 0.4, 4: 0.3}, **BARE)
 FEW_FACTS = Lesson(
-    {"check": 0.6, "slips": 0.4}, {2: 0.6, 3: 0.4}, changes=[(*PARTS, "denied")], within=1.0, **BARE
+    {"check": 0.6, "slips": 0.4},
+    {2: 0.6, 3: 0.4},
+    changes=[(*PARTS, "denied", "question")],
+    within=1.0,
+    **BARE,
 )
+FEW_VARIED = FEW_FACTS._replace(varieties=(0.0, 0.5, 1.0))
+RECALL_VARIED = RECALL._replace(varieties=(0.0, 0.5, 1.0))
 DETAILS = Lesson(
     {"check": 0.6, "slips": 0.3, "restate": 0.1},
     {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.1},
     bare=0.2,
-    varieties=(0.0, 0.0, 0.5, 1.0),
+    varieties=(0.0, 0.5, 1.0),
     within=0.85,
 )
 POSTS = Lesson(
     {
-        "slips": 0.2,
         "check": 0.42,
+        "slips": 0.2,
+        "tldr": 0.14,
         "restate": 0.1,
         "answer": 0.05,
         "issue": 0.05,
-        "tldr": 0.14,
         "thread": 0.04,
     },
     {1: 0.1, 2: 0.2, 3: 0.2, 4: 0.25, 5: 0.25},
@@ -82,11 +88,12 @@ POSTS = Lesson(
 )
 # Until which share of the course which lessons are drawn from, each as often as the others.
 COURSE = (
-    (0.05, (OBJECTS, RECALL)),
-    (0.13, (ONE_FACT, RECALL)),
-    (0.36, (FEW_FACTS, RECALL)),
-    (0.55, (DETAILS, FEW_FACTS, RECALL)),
-    (1.00, (POSTS, POSTS, POSTS, POSTS, DETAILS, FEW_FACTS)),
+    (0.03, (OBJECTS, RECALL)),
+    (0.08, (ONE_FACT, RECALL)),
+    (0.22, (FEW_FACTS, RECALL)),
+    (0.42, (FEW_VARIED, FEW_VARIED, RECALL_VARIED)),
+    (0.60, (DETAILS, FEW_VARIED, RECALL_VARIED)),
+    (1.00, (POSTS, POSTS, POSTS, POSTS, DETAILS, FEW_VARIED)),
 )
 IN_A_THREAD = {1: 0.4, 2: 0.4, 3: 0.2}  # facts, so that two posts fit
 SEED_STREAM = 3  # apart from the streams of the splits
