@@ -63,6 +63,8 @@ FEW_FACTS = Lesson(
     within=1.0,
     **BARE,
 )
+# In the passive the doer comes last; that is learned of one fact, as comparing was.
+ONE_VARIED = ONE_FACT._replace(varieties=(0.5, 1.0))
 FEW_VARIED = FEW_FACTS._replace(varieties=(0.0, 0.5, 1.0))
 RECALL_VARIED = RECALL._replace(varieties=(0.0, 0.5, 1.0))
 DETAILS = Lesson(
@@ -91,7 +93,7 @@ COURSE = (
     (0.03, (OBJECTS, RECALL)),
     (0.08, (ONE_FACT, RECALL)),
     (0.22, (FEW_FACTS, RECALL)),
-    (0.42, (FEW_VARIED, FEW_VARIED, RECALL_VARIED)),
+    (0.42, (ONE_VARIED, FEW_VARIED, FEW_VARIED, RECALL_VARIED)),
     (0.60, (DETAILS, FEW_VARIED, RECALL_VARIED)),
     (1.00, (POSTS, POSTS, POSTS, POSTS, DETAILS, FEW_VARIED)),
 )
@@ -229,7 +231,8 @@ def _answers(story: Story, writer: Writer) -> Spans:
             others = [getattr(one, part) for one in story.facts if _alike(one, fact, str(part))]
             if word and len(others) == 1 and len(spans) < 2 * STATEMENTS:
                 told = replace(fact, effect="", affected="")
-                asked = _hide(Writer(rng, pronouns=0.0, variety=0.0).fact(told), part, word)
+                said = Writer(rng, pronouns=0.0, variety=0.0 if part == "deed" else writer.variety).fact(told)
+                asked = _hide(said, part, word)
                 spans += [(f" {asked}?", STORY_WEIGHT), (f" {word}.", 1.0)]
     return spans
 
