@@ -216,7 +216,10 @@ def judge_of(runs: list[Path]) -> str:
     if not results:
         return "None has finished yet."
     if results[0]["judge"] == "gold judge":
-        return "The judge is the miniature's gold judge, who knows what happened and whom no model has seen."
+        return (
+            "The judge is the miniature's gold judge, who knows what happened. No model sees its scores; the "
+            "labelers choose by them, and by them their pairs are chosen."
+        )
     return "The judge is each run's own reward model: what it prefers is no measure of quality."
 
 

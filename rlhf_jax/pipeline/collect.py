@@ -3,7 +3,8 @@
 Where people were asked, this stage only reads their answers, so that a faulty file is reported before hours
 of training. A task with simulated labelers asks them: the fine-tuned policy writes responses, pairs of them
 and of others are made, and the labelers say which they prefer. Their choices are kept in OpenAI's format in
-`<workdir>/comparisons.jsonl`. The labelers know a gold judge; their choices are all that a model sees of it.
+`<workdir>/comparisons.jsonl`. The miniature's labelers know a gold judge, which also has a say in what they
+are asked: of pairs that it calls close, or whose winner their form betrays, all or most are left out.
 """
 
 from collections import Counter

@@ -4,7 +4,8 @@ It reads the post's own text, so posts from any file will do, and reads the summ
 claims (facts and questions) and other words. With accuracy A, coverage C and coherence H
 in [0, 1], overall = 1 + 6 · (0.94 · A · C · H + 0.06 · H): a summary that says the key
 fact, its cause and the question, nothing false and nothing else, gets nearly 7.
-Models never see these scores; they see what simulated labelers make of them.
+Models never see these scores; they see what simulated labelers make of them, on pairs that
+pairs.py chooses by these scores.
 """
 
 import re
