@@ -5,7 +5,7 @@ claims (facts and questions) and other words. With accuracy A, coverage C and co
 in [0, 1], overall = 1 + 6 · (0.94 · A · C · H + 0.06 · H): a summary that says the key
 fact, its cause and the question, nothing false and nothing else, gets nearly 7.
 Models never see these scores; they see what simulated labelers make of them, on pairs that
-pairs.py chooses by these scores.
+pairs.py, where it makes them, chooses by these scores.
 """
 
 import re
