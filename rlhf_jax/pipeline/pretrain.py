@@ -59,12 +59,11 @@ SIZES = {
     "medium": Size(96, 4, 3e-3),
     "large": Size(184, 4, 2e-3),
 }
-# To find a fact takes half of them, to compare it with what is said the other half: with four layers no width
-# and no rate taught the second.
+# The lower half is taught to find a fact, so that the upper one can compare it with what is said.
 LAYERS = 8
 ON_THE_WAY = 100  # pairs at the gates, at most, whenever a checkpoint is saved
 VOCABULARY = 768
-MICROBATCH_ROWS = 4  # computed at once on a CPU: what fits its cache takes two thirds of the time
+MICROBATCH_ROWS = 4  # computed at once on a CPU: what fits its cache
 
 
 class GateError(ValueError):

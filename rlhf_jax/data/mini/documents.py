@@ -63,7 +63,7 @@ FEW_FACTS = Lesson(
     within=1.0,
     **BARE,
 )
-# In the passive the doer comes last; that is learned of one fact, as comparing was.
+# In the passive the doer comes last, which one fact alone shows best.
 ONE_VARIED = ONE_FACT._replace(varieties=(0.5, 1.0))
 FEW_VARIED = FEW_FACTS._replace(varieties=(0.0, 0.5, 1.0))
 RECALL_VARIED = RECALL._replace(varieties=(0.0, 0.5, 1.0))
