@@ -15,6 +15,7 @@ COMMANDS = {  # its module, and what it does
     "answers": ("feedback.answers", "what people answered there, as comparisons, ratings and demonstrations"),
     "agreement": ("feedback.agreement", "how much the people agree with each other and with researchers"),
     "view": ("feedback.viewer", "a site for reading samples side by side"),
+    "compare": ("report.compare", "runs on one page: settings, final figures, curves; and as a table"),
     "export": ("pipeline.export", "a trained network as a folder that transformers opens"),
     "checkpoint": ("run.listing", "the steps of a run: list, verify, show"),
     "plan": ("plan.fit", "whether a run fits a machine that is not there"),

@@ -232,6 +232,8 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    # A service that is sent every step, the configuration and samples, by its own package.
+    track: str = setting("none", choices=("none", "wandb", "trackio", "mlflow"), placement=True)
     profile: bool = setting(False, placement=True)  # two steps of each training, into the work folder
 
 
@@ -254,16 +256,20 @@ PLACEMENT = {name for name, f, _ in fields_of(Config()) if f.metadata.get("place
 def differences(ours: Config, theirs: dict) -> list[str]:
     """Lines 'field: there → here' for every leaf in which a stored configuration differs.
 
-    Those of PLACEMENT may: a run resumes on another mesh. A field that an older version did not have counts
-    as its default.
+    Those of PLACEMENT may: a run resumes on another mesh.
     """
-    stored = flatten(to_dict(Config())) | flatten(upgraded(theirs))
+    stored = stored_fields(theirs)
     current = flatten(to_dict(ours))
     return [
         f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
         for name in sorted((stored.keys() | current.keys()) - PLACEMENT)
         if stored.get(name, "absent") != current.get(name, "absent")
     ]
+
+
+def stored_fields(tree: dict) -> dict[str, Any]:
+    """Dotted name → value of a stored configuration; what an older version did not have is its default."""
+    return flatten(to_dict(Config())) | flatten(upgraded(tree))
 
 
 def to_dict(config) -> dict:

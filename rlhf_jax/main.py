@@ -40,7 +40,7 @@ from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.config_flags import parse_config
 from rlhf_jax.run.fork import fork
-from rlhf_jax.training import inputs
+from rlhf_jax.training import inputs, tracking
 from rlhf_jax.validation import check_context
 
 
@@ -106,6 +106,7 @@ def check(asked: Asked) -> str:
     """WORKDIR: STAGES, of what would run. Raises as `run` does before it writes, except for a hub's model."""
     config = asked.config
     tasks.find(config.data, config.seed)
+    tracking.require(config.track)
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
         check_context(config, architecture(config.model))
@@ -145,6 +146,8 @@ def run(asked: Asked) -> None:
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
     check_context(config, inference.architecture_in(folder, config))
+    if hosts.is_first():  # which alone sends
+        tracking.require(config.track)
     same = inputs.same(config)
     if source and hosts.is_first():
         others = functools.partial(inputs.others, config)

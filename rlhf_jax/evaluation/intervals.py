@@ -1,4 +1,4 @@
-"""Estimates with their 95% intervals, by bootstrap over posts.
+"""Estimates with their 95% intervals, by bootstrap over posts; and over seeds.
 
 What is measured about one post hangs together, so posts are drawn again, with all that belongs to them.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 
 from rlhf_jax.feedback.estimates import bootstrap, interval
 
@@ -47,3 +48,15 @@ def joint(
     drawn = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(FITS))
     ends = np.nanquantile([statistic(again) for again in drawn], [0.025, 0.975], axis=0)
     return [interval(*each) for each in zip(statistic(np.arange(len(owner))), *ends, strict=True)]
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of the same figure of runs that differ in their seed, with Student's interval if they are several.
+
+    mean ± t s / √n, with s² the unbiased variance and t the 97.5th percentile at n − 1 degrees of freedom.
+    """
+    center = float(np.mean(values))
+    if len(values) < 2:
+        return {"value": center}
+    arm = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return {"value": center, "low": center - arm, "high": center + arm}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config
+from rlhf_jax.config import Config, flatten, to_dict
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
@@ -27,11 +27,15 @@ from rlhf_jax.evaluation.preference import outcomes, preference
 from rlhf_jax.evaluation.rouge import rouge
 from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.report.figures import figures
 from rlhf_jax.report.page import write_report
 from rlhf_jax.run import hosts
 from rlhf_jax.run.workdir import read_seconds
 from rlhf_jax.training import inputs
-from rlhf_jax.training.metrics import read_metrics
+from rlhf_jax.training.metrics import read_metrics, show_results
+from rlhf_jax.training.tracking import Table
+
+SHOWN = 100  # records of the table that TensorBoard and a tracker have
 
 Texts = dict[str, list[str]]  # policy name → a response to every record
 Scores = dict[str, Float[np.ndarray, "N"]]  # policy name → a number for every record
@@ -97,6 +101,9 @@ def run(config: Config, workdir: Path) -> None:
     results["seconds"] = seconds | {"eval": seconds.get("eval", 0.0) + time.monotonic() - start}
     write_json(workdir / "results.json", results)
     write_report(workdir)
+    values = {name: estimate["value"] for name, estimate in figures(results).items()}
+    fields = flatten(to_dict(config))
+    show_results(workdir, "eval", config.track, fields, values, table_of_samples(records, texts))
 
 
 def compared(records: Sequence[Record], split: str, notes: list[str]) -> Sequence[Record]:
@@ -215,6 +222,15 @@ def ppo_figures(records: list[dict[str, float]]) -> dict[str, float]:
         "episodes": int(records[-1]["episodes"]),
         "episodes_per_second": float(np.median([record["episodes_per_second"] for record in records])),
     }
+
+
+def table_of_samples(records: Sequence[Record], texts: Texts) -> Table:
+    """The first records, and every policy's response beside them."""
+    shown = records[:SHOWN]
+    rows = zip(
+        (record.text for record in shown), *(written[:SHOWN] for written in texts.values()), strict=True
+    )
+    return Table(["post", *texts], [[text.strip() for text in row] for row in rows])
 
 
 def write_samples(

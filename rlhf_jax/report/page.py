@@ -5,7 +5,7 @@ It loads nothing from the network, and no text of a post can become markup.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jinja2
@@ -91,7 +91,10 @@ def write_report(workdir: Path) -> None:
         table=policy_table(results),
         reward_model=facts(results.get("reward_model") or {}),
         ppo=facts(results.get("ppo") or {}),
-        training=training(workdir / "metrics", stages, networks),
+        training={
+            title: curves(read_metrics(path))
+            for title, path in named_logs(workdir / "metrics", stages, networks).items()
+        },
         seconds=results.get("seconds") or {},
         samples=list(read_jsonl(samples, side_by_side)),
         settings=settings(config),
@@ -180,15 +183,15 @@ def settings(config: dict) -> dict[str, dict]:
     return {"run": {name: value for name, value in config.items() if name not in sections}} | sections
 
 
-def training(folder: Path, stages: Mapping[str, str], networks: Mapping[str, str]) -> dict[str, list[dict]]:
-    """Title -> curves, of every log in the folder, in the order of the stages; each seed has a log."""
+def named_logs(folder: Path, stages: Mapping[str, str], networks: Mapping[str, str]) -> dict[str, Path]:
+    """Title → file, of every log in the folder, in the order of the stages; each seed has a log."""
     logs = {path.stem: path for path in matching(folder, "*.jsonl")}
     found = {}
     for stage, title in stages.items():
         for name in [name for name in logs if name == stage or name.startswith(f"{stage}_")]:
             seed = re.fullmatch(rf"{stage}_seed(\d+)", name)
             said = f"{title}, seed {seed[1]}" if seed else title if name == stage else titled(name, networks)
-            found[said] = curves(read_metrics(logs.pop(name)))
+            found[said] = logs.pop(name)
     return found
 
 
@@ -196,7 +199,7 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
     """One {name, last, leading, plot} a metric, the leading ones first."""
     names = dict.fromkeys(name for record in records for name in record if name != "step")
     panels = []
-    for name in sorted(names, key=lambda name: LEADING.index(name) if name in LEADING else len(LEADING)):
+    for name in leading_first(names):
         logged = [(record["step"], record[name]) for record in records if name in record]
         steps, values = np.array(logged).T
         panels.append(
@@ -208,6 +211,10 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
             }
         )
     return panels
+
+
+def leading_first(metrics: Iterable[str]) -> list[str]:
+    return sorted(metrics, key=lambda name: LEADING.index(name) if name in LEADING else len(LEADING))
 
 
 def read_json(path: Path) -> dict:

@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,7 +15,18 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 # Colours drawn by matplotlib, and the variables of the page's light and dark palettes that replace them.
 INK, SOFT, LINE, ACCENT = "#000001", "#000002", "#000003", "#000004"
+SERIES = [f"#0001{number:02}" for number in range(8)]  # of lines that are told apart
 PALETTE = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
+PALETTE |= {color: f"var(--series-{number})" for number, color in enumerate(SERIES)}
+DASHES = [(), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2)]  # of the first eight lines, the next eight, …
+
+
+class Band(NamedTuple):
+    """A curve and what is around it: N means, and between which values they lie; NaN where there is nothing."""
+
+    mean: Float[np.ndarray, "N"]
+    low: Float[np.ndarray, "N"]
+    high: Float[np.ndarray, "N"]
 
 
 def curve_plot(steps: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"]) -> Markup:
@@ -27,6 +39,55 @@ def curve_plot(steps: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"]) ->
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     quiet(axes)
+    return inline_svg(figure)
+
+
+def overlay_plot(steps: Float[np.ndarray, "N"], bands: Mapping[int, Band]) -> Markup:
+    """Curves in one plot, each in the look of its number and in a group of the class `setting-<number>`."""
+    figure = Figure(figsize=(4.4, 2.3), layout="constrained")
+    axes = figure.subplots()
+    for number, band in bands.items():
+        color, group = SERIES[number % len(SERIES)], {"gid": f"setting-{number}"}
+        if not np.array_equal(band.low, band.high, equal_nan=True):
+            axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0, **group)
+        alone = np.isfinite(band.mean).sum() == 1
+        axes.plot(
+            steps, band.mean, color=color, linewidth=1.4, linestyle=(0, dashes(number)) if dashes(number) else "-",
+            marker="o" if alone else "", markersize=2.5, **group,
+        )  # fmt: skip
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    quiet(axes)
+    return inline_svg(figure)
+
+
+def dashes(number: int) -> tuple[float, ...]:
+    """The dashes of a line, in its widths; none of a solid one."""
+    return DASHES[number // len(SERIES) % len(DASHES)]
+
+
+def estimates_plot(estimates: Mapping[str, tuple[int, Mapping[str, float]]], even: float) -> Markup:
+    """A point a line with its interval, where it has one, and a dashed line where both sides are `even`.
+
+    `estimates` maps what each is called to its number, as of `overlay_plot`, and its value, low and high.
+    """
+    figure = Figure(figsize=(7, 0.32 * len(estimates) + 0.5), layout="constrained")
+    axes = figure.subplots()
+    for place, (number, one) in enumerate(estimates.values()):
+        style = {"color": SERIES[number % len(SERIES)], "gid": f"setting-{number}"}
+        axes.plot([one.get("low", one["value"]), one.get("high", one["value"])], [place] * 2, **style)
+        axes.plot([one["value"]], [place], marker="o", markersize=5, **style)
+    axes.axvline(even, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_yticks(range(len(estimates)), list(estimates))
+    axes.set_ylim(len(estimates) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    quiet(axes)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=10)
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)  # a folder may have $ in its name
     return inline_svg(figure)
 
 
@@ -94,6 +155,7 @@ def inline_svg(figure: Figure) -> Markup:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]  # without the XML prolog
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"| id="\w+_\d+"', "", svg)
+    svg = re.sub(r' id="(setting-\d+)"', r' class="\1"', svg)  # which stands there once a line
     for color, variable in PALETTE.items():
         svg = svg.replace(color, variable)
     return Markup(svg)

@@ -102,15 +102,21 @@ def lock(workdir: Path) -> None:
 
 def read_config(workdir: str | PathLike[str]) -> Config:
     """The configuration a run was started with."""
-    file = Path(workdir) / "config.json"
-    with storage.explained(workdir):
-        stored = read_object(file, WorkdirError, missing={})
-    if not stored:
-        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
+    stored = read_stored(workdir)
     try:
         return validate(from_dict(upgraded(stored)))
     except ConfigError as error:
+        file = Path(workdir) / "config.json"
         raise WorkdirError(f"{file}: {error}; was it written by another version?") from None
+
+
+def read_stored(workdir: str | PathLike[str]) -> dict:
+    """The same as it was written, which may have been by another version."""
+    with storage.explained(workdir):
+        stored = read_object(Path(workdir) / "config.json", WorkdirError, missing={})
+    if not stored:
+        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
+    return stored
 
 
 def record_stage(workdir: Path, stage: str, seconds: float = 0.0, **about) -> None:

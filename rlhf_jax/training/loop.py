@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 from etils.epath import Path
 
 from rlhf_jax.command_line import Stopped
-from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.config import Config, ConfigError, flatten, to_dict
 from rlhf_jax.run import checkpoint, hosts
 from rlhf_jax.training import health
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
@@ -75,7 +75,10 @@ class Training:
         self.start = checkpoint.latest_step(self.folder) or 0
         self._config, self._options, self._network = config, options, network
         watch = health.Watch(self.folder, config.health, updates, signs)
-        self._open_log = functools.partial(MetricsLog, workdir, name, self.start, total, shown, watch)
+        fields = flatten(to_dict(config))
+        self._open_log = functools.partial(
+            MetricsLog, workdir, name, self.start, total, shown, watch, config.track, fields
+        )
         self._profile = workdir / "profile" / name
 
     def resume(self, state: State) -> State:

@@ -6,13 +6,14 @@ full disk has ended that. To be imported where a log is opened: the library brin
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils.epath import Path
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import hparams, text
 
 
 class EventFile:
@@ -28,6 +29,21 @@ class EventFile:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._write(step=step, summary=Summary(value=scalars))
+
+    def hyperparameters(self, step: int, fields: Mapping[str, Any], figures: Sequence[str] = ()) -> None:
+        """What stands under HParams, beside the scalars that are named."""
+        told = {
+            name: value if isinstance(value, int | float) else str(value) for name, value in fields.items()
+        }
+        for summary in hparams(told, dict.fromkeys(figures)):
+            self._write(step=step, summary=summary)
+
+    def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """What stands under Text."""
+        lines = [columns, ["---"] * len(columns), *rows]
+        cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
+        markdown = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+        self._write(step=step, summary=text(name, markdown))
 
     def flush(self) -> None:
         self._writer.flush()

@@ -1,0 +1,30 @@
+"""The final figures of a run, each under its dotted name in results.json, with an interval where it has one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlhf_jax.evaluation.intervals import Estimate
+
+
+def figures(results: Mapping[str, Any]) -> dict[str, Estimate]:
+    """{"ppo": {"kl": 6.3}} → {"ppo.kl": {"value": 6.3}}; what has a `low` and a `high` keeps them."""
+    found = dict(_figures(results, ""))
+    for name in [
+        name for name in found if ".intervals." in name
+    ]:  # of a figure that stands there without one
+        found[name.replace(".intervals.", ".")] = found.pop(name)
+    return found
+
+
+def _figures(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Estimate]]:
+    for name, item in tree.items():
+        if not isinstance(item, dict):
+            estimate = {"value": item}
+        elif "value" in item or "rate" in item:
+            estimate = {"value": item.get("value", item.get("rate"))}
+            estimate |= {end: item[end] for end in ("low", "high") if end in item}
+        else:
+            yield from _figures(item, f"{prefix}{name}.")
+            continue
+        if all(isinstance(value, int | float) for value in estimate.values()):
+            yield f"{prefix}{name}", estimate
