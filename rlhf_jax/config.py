@@ -232,8 +232,8 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
-    # A service that is sent every step, the configuration and samples, by its own package.
-    track: str = setting("none", choices=("none", "wandb", "trackio", "mlflow"), placement=True)
+    # A service that is sent every step, the configuration and samples; empty: none.
+    track: str = setting("", choices=("", "wandb", "trackio", "mlflow"), placement=True)
     profile: bool = setting(False, placement=True)  # two steps of each training, into the work folder
 
 

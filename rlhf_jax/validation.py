@@ -22,7 +22,8 @@ def validate(config: Config) -> Config:
         _check_range(name, value, field.metadata)
         choices = field.metadata.get("choices")
         if choices and value not in choices:
-            raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+            named = ", ".join(choice or "empty" for choice in choices)
+            raise ConfigError(f"{name}: {value!r} is not one of {named}")
     _check_together(config)
     return config
 

@@ -51,7 +51,7 @@ def joint(
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of the same figure of runs that differ in their seed, with Student's interval if they are several.
+    """The mean of a figure of runs that differ in the seed, with Student's interval where there are several.
 
     mean ± t s / √n, with s² the unbiased variance and t the 97.5th percentile at n − 1 degrees of freedom.
     """

@@ -6,9 +6,9 @@ rlhf-jax compare runs/* --out=sweep.html
 RUN…          work folders, on disk or gs://; of a run that has not finished, what is there is shown
 --out=FILE    the page, comparison.html unless another one is named; the table lies beside it, as a .csv
 
-The page has the fields in which the configurations differ, final figures with intervals of 95%, and the curves of
-all trainings over each other. Runs that differ in the seed alone are one setting: its curves are means, with the
-range of the seeds around them, and its figures means with Student's interval over the seeds.
+The page has the fields in which the configurations differ, final figures with intervals of 95%, and the
+curves of all trainings over each other. Runs that differ in the seed alone are one setting: its curves are
+means, with the range of the seeds around them, and its figures means with Student's interval over the seeds.
 """
 
 import csv
@@ -167,15 +167,17 @@ def fact_columns(found: Sequence[Run], part: str) -> Columns:
 
 
 def figure_table(groups: Sequence[Setting], columns: Columns) -> dict[str, Any]:
-    """Headings with their meanings, and a row of (value, interval, of how many runs) a setting, all as texts.
+    """Headings with their meanings, and a setting's number → (value, interval, of how many runs), as texts.
 
-    Columns without any value are left out, and of a setting without any, its row is empty.
+    Columns and settings without any value are left out.
     """
     rows = [{name: cell(setting, name, columns[name][1]) for name in columns} for setting in groups]
     shown = [name for name in columns if any(row[name] for row in rows)]
     return {
         "columns": [(columns[name][0], columns[name][2]) for name in shown],
-        "rows": [[row[name] for name in shown] for row in rows],
+        "rows": {
+            number: [row[name] for name in shown] for number, row in enumerate(rows) if any(row.values())
+        },
     }
 
 
@@ -183,11 +185,11 @@ def cell(setting: Setting, figure: str, form: str) -> tuple[str, str, str] | Non
     estimate = setting.figure(figure)
     if estimate is None:
         return None
-    interval = ""
-    if "low" in estimate:
-        interval = f"{text(estimate['low'], form)} to {text(estimate['high'], form)}"
+    low, high = (estimate.get(end, estimate["value"]) for end in ("low", "high"))
+    interval = f"{text(low, form)} to {text(high, form)}" if low < high else ""
     having = sum(figure in one.figures for one in setting.runs)
-    return text(estimate["value"], form), interval, f"of {having}" if having < len(setting.runs) else ""
+    value = int(estimate["value"]) if form == "{:,}" else estimate["value"]  # a count
+    return text(value, form), interval, f"of {having}" if having < len(setting.runs) else ""
 
 
 def curves(groups: Sequence[Setting]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

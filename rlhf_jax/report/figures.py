@@ -1,4 +1,4 @@
-"""The final figures of a run, each under its dotted name in results.json, with an interval where it has one."""
+"""The final figures of a run by their dotted names in results.json, with the intervals that are there."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

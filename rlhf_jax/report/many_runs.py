@@ -1,4 +1,4 @@
-"""Runs beside each other: what each has come to, in which fields they differ, which are seeds of one setting."""
+"""Runs beside each other: what each has come to, where they differ, which are seeds of one setting."""
 
 import functools
 import json

@@ -22,7 +22,7 @@ DASHES = [(), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2)]  # of the first eight lines, t
 
 
 class Band(NamedTuple):
-    """A curve and what is around it: N means, and between which values they lie; NaN where there is nothing."""
+    """A curve of N means, and the range around each; NaN where there is nothing."""
 
     mean: Float[np.ndarray, "N"]
     low: Float[np.ndarray, "N"]
@@ -51,10 +51,9 @@ def overlay_plot(steps: Float[np.ndarray, "N"], bands: Mapping[int, Band]) -> Ma
         if not np.array_equal(band.low, band.high, equal_nan=True):
             axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0, **group)
         alone = np.isfinite(band.mean).sum() == 1
-        axes.plot(
-            steps, band.mean, color=color, linewidth=1.4, linestyle=(0, dashes(number)) if dashes(number) else "-",
-            marker="o" if alone else "", markersize=2.5, **group,
-        )  # fmt: skip
+        line = (0, dashes(number)) if dashes(number) else "-"
+        style = {"color": color, "linewidth": 1.4, "linestyle": line, "markersize": 2.5}
+        axes.plot(steps, band.mean, marker="o" if alone else "", **style, **group)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -83,7 +82,7 @@ def estimates_plot(estimates: Mapping[str, tuple[int, Mapping[str, float]]], eve
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.set_ylim(len(estimates) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     quiet(axes)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=10)
     for label in axes.get_yticklabels():

@@ -41,14 +41,14 @@ class MetricsLog:
         total: int,
         shown: tuple[str, ...] = (),
         watch: Callable[[int, dict[str, float]], list[str]] = lambda step, values: [],
-        track: str = "none",
+        track: str = "",
         fields: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """`total` counts the steps of the whole stage; `shown` names the metrics beside the bar.
 
-        `track` is a service of rlhf_jax/training/tracking.py, and `fields` are the hyperparameters, which it
-        and TensorBoard show. What `watch(step, metrics)` has to say is written as warnings. Every process asks its own, so that
-        an error that it raises ends all of them after the same step.
+        What `watch(step, metrics)` has to say is written as warnings. Every process asks its own, so that
+        an error that it raises ends all of them after the same step. `track` is a service of tracking.py, and
+        `fields` are the hyperparameters, which it and TensorBoard show.
         """
         self._watch = watch
         self._held: tuple[int, dict[str, Any], dict[str, Any], float] | None = None
@@ -66,9 +66,10 @@ class MetricsLog:
         source = self._place / "metrics"
         before = _copy_before(resume_step, source / self.path.name, self.path)
         self._events = EventFile(self._local / "tensorboard" / stage, resume_step)
-        self._events.hyperparameters(resume_step, fields)
+        if fields:
+            self._events.hyperparameters(resume_step, fields)
         self._tracker = None
-        if track != "none":
+        if track:
             self._tracker = Tracker(track, group_of(self._place), stage, fields, source, self.path.parent)
             self._tracker.hold(map(_step_and_values, before))
             self._tracker.send()
@@ -172,7 +173,7 @@ def show_results(
         events.write(0, values)
         events.table(0, "samples", *samples)
         events.close()
-        if track != "none":
+        if track:
             (local / "metrics").mkdir()
             tracker = Tracker(track, group_of(workdir), stage, fields, workdir / "metrics", local / "metrics")
             tracker.hold([(tracker.next, values)], samples)

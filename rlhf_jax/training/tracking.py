@@ -1,9 +1,9 @@
 """Every step of a training sent to a service that watches runs, once: `--config.track=wandb|trackio|mlflow`.
 
 A training is a run there, and so is an evaluation, in a group with the name of the work folder; so the steps
-keep the numbers that they have in the loop. Beside the log lies `metrics/<training>.<service>`: the id of the run
-there, then a line for each step that was sent. After a resume the service gets what it lacks and nothing twice,
-though steps behind the last checkpoint are made again.
+keep the numbers that they have in the loop. Beside the log lies `metrics/<training>.<service>`: the id of the
+run there, then a line for each step that was sent. After a resume the service gets what it lacks and nothing
+twice, though steps behind the last checkpoint are made again.
 
 A service that fails ends no run: it is told in one line, and what was not sent is sent once it answers again.
 """
@@ -123,13 +123,13 @@ SERVICES: dict[str, type[Service]] = {"wandb": Wandb, "trackio": Trackio, "mlflo
 
 def require(service: str) -> None:
     """Raises TrackError where the package of a service is wanted and not installed."""
-    if service != "none":
+    if service:
         try:
             importlib.import_module(service)
         except ImportError as error:
             raise TrackError(
                 f"track: {service} cannot be imported ({error}): pip install 'rlhf-jax[{service}]', "
-                "or --config.track=none"
+                "or leave --config.track out"
             ) from None
 
 

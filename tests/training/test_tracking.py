@@ -12,7 +12,7 @@ from etils.epath import Path
 from rlhf_jax.command_line import Stopped
 from rlhf_jax.training import tracking
 from rlhf_jax.training.metrics import MetricsLog, read_metrics, show_results
-from rlhf_jax.training.tracking import Table, TrackError, Tracker, require
+from rlhf_jax.training.tracking import Table, Tracker, TrackError, require
 
 
 class Package(ModuleType):
@@ -117,10 +117,8 @@ def test_what_a_service_did_not_take_is_sent_once_it_answers(tmp_path, package, 
     count(tmp_path, 12, during, track=package.__name__)
     told = [line for line in capsys.readouterr().err.splitlines() if "WARNING track" in line]
     assert package.steps() == list(range(12))
-    name = package.__name__
-    assert told == [
-        f"WARNING track: {name}: no answer from the server; the run goes on, and what was not sent is sent later"
-    ]
+    wanted = f"{package.__name__}: no answer from the server; the run goes on, and what was not sent is sent"
+    assert told == [f"WARNING track: {wanted} later"]
 
 
 def test_a_service_that_is_gone_for_good_ends_no_run_and_the_next_start_sends_what_it_lacks(
@@ -185,7 +183,7 @@ def test_a_package_that_is_not_installed_is_told_with_the_command_that_installs_
     monkeypatch.setitem(sys.modules, service, None)
     with pytest.raises(TrackError, match=rf"track: {service} cannot .*: pip install 'rlhf-jax\[{service}\]'"):
         require(service)
-    require("none")
+    require("")
 
 
 def test_without_a_tracker_nothing_is_sent(tmp_path, package):
