@@ -60,7 +60,7 @@ class Wandb:
     name = "wandb"
 
     def __init__(self) -> None:
-        self._package = importlib.import_module(self.name)
+        self._package = _package(self.name)
 
     def begin(self, group: str, name: str, identity: str, fields: Mapping[str, Any]) -> str:
         identity = identity or uuid.uuid4().hex[:8]
@@ -96,7 +96,7 @@ class Mlflow:
     """MLflow, where its own variables say."""
 
     def __init__(self) -> None:
-        self._package = importlib.import_module("mlflow")
+        self._package = _package("mlflow")
 
     def begin(self, group: str, name: str, identity: str, fields: Mapping[str, Any]) -> str:
         if identity:
@@ -118,6 +118,12 @@ class Mlflow:
         self._package.end_run()
 
 
+def _package(name: str) -> Any:
+    for variable, value in PATIENCE.items():
+        os.environ.setdefault(variable, value)
+    return importlib.import_module(name)
+
+
 SERVICES: dict[str, type[Service]] = {"wandb": Wandb, "trackio": Trackio, "mlflow": Mlflow}
 
 
@@ -125,7 +131,7 @@ def require(service: str) -> None:
     """Raises TrackError where the package of a service is wanted and not installed."""
     if service:
         try:
-            importlib.import_module(service)
+            _package(service)
         except ImportError as error:
             raise TrackError(
                 f"track: {service} cannot be imported ({error}): pip install 'rlhf-jax[{service}]', "
@@ -183,8 +189,6 @@ class Tracker:
     def _begin(self) -> None:
         if self._service:
             return
-        for variable, value in PATIENCE.items():
-            os.environ.setdefault(variable, value)
         service = SERVICES[self._name]()
         identity = service.begin(*self._about, self._identity, self._fields)
         self._service = service
