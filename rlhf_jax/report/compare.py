@@ -105,7 +105,7 @@ def page_of(found: Sequence[Run]) -> str:
         runs=found,
         settings=groups,
         looks=[look(number) for number in range(len(groups))],
-        palette=len(SERIES),
+        colors=len(SERIES),
         fields=[(name, [told(setting, name) for setting in groups]) for name in differing_fields(found)],
         notes=notes(found),
         plot=estimates_plot(shown, 0.5) if shown else None,

@@ -43,12 +43,15 @@ def curve_plot(steps: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"]) ->
 
 
 def overlay_plot(steps: Float[np.ndarray, "N"], bands: Mapping[int, Band]) -> Markup:
-    """Curves in one plot, each in the look of its number and in a group of the class `setting-<number>`."""
+    """Curves in one plot, each in the look of its number and in a group of the class `setting-<number>`.
+
+    Where there are more of them than colours, what is around them is left out.
+    """
     figure = Figure(figsize=(4.4, 2.3), layout="constrained")
     axes = figure.subplots()
     for number, band in bands.items():
         color, group = SERIES[number % len(SERIES)], {"gid": f"setting-{number}"}
-        if not np.array_equal(band.low, band.high, equal_nan=True):
+        if len(bands) <= len(SERIES) and not np.array_equal(band.low, band.high, equal_nan=True):
             axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0, **group)
         alone = np.isfinite(band.mean).sum() == 1
         line = (0, dashes(number)) if dashes(number) else "-"

@@ -148,6 +148,8 @@ class MetricsLog:
             self._events.close()
         if self._tracker:
             self._tracker.close()
+            if self._local != self._place:
+                _put(self._local, self._place)  # with what the service kept until its end
         if self._local != self._place:
             self._local.rmtree()
 

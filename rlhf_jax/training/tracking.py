@@ -44,6 +44,8 @@ class Table(NamedTuple):
 class Service(Protocol):
     """What is asked of a service, by the three calls of its package: begin, log, finish."""
 
+    keeps: int  # steps that are lost if the process is killed: the newest, until others come or it finishes
+
     def begin(self, group: str, name: str, identity: str, fields: Mapping[str, Any]) -> str:
         """Goes on with the run `identity`, or begins one where that is empty. Returns its id."""
 
@@ -58,6 +60,7 @@ class Wandb:
     """Weights & Biases, whose files are written where WANDB_DIR says, or here."""
 
     name = "wandb"
+    keeps = 1  # since more may be said of that step
 
     def __init__(self) -> None:
         self._package = _package(self.name)
@@ -85,6 +88,7 @@ class Trackio(Wandb):
     """Trackio has the calls of Weights & Biases, but knows a run by its name alone, which holds the id."""
 
     name = "trackio"
+    keeps = 0
 
     def begin(self, group: str, name: str, identity: str, fields: Mapping[str, Any]) -> str:
         identity = identity or uuid.uuid4().hex[:8]
@@ -94,6 +98,8 @@ class Trackio(Wandb):
 
 class Mlflow:
     """MLflow, where its own variables say."""
+
+    keeps = 0
 
     def __init__(self) -> None:
         self._package = _package("mlflow")
@@ -155,6 +161,7 @@ class Tracker:
         self._keep("".join(f"{line}\n" for line in (self._identity, *sent)) if self._identity else "")
         self.next = sent[-1] + 1 if sent else 0  # the first step that was not sent
         self._waiting: deque[tuple[int, Mapping[str, float], Table | None]] = deque()
+        self._taken: deque[int] = deque()  # steps that are not in the record yet
         self._failed: float | None = None  # when the service did last
 
     def hold(self, steps: Iterable[tuple[int, Mapping[str, float]]], table: Table | None = None) -> None:
@@ -185,6 +192,7 @@ class Tracker:
                 self._service.finish()
             except Exception as error:
                 self._warn(_reason(error))
+            self._note(0)
 
     def _begin(self) -> None:
         if self._service:
@@ -200,15 +208,22 @@ class Tracker:
         assert self._service
         step, values, table = self._waiting[0]
         self._service.log(step, values, table)
-        with naming(self._record), self._record.open("a", encoding="utf-8") as file:
-            file.write(f"{step}\n")
         self._waiting.popleft()
+        self._taken.append(step)
         self.next = step + 1
+        self._note(self._service.keeps)
+
+    def _note(self, keeps: int) -> None:
+        """Writes all but the newest steps that the service has taken into the record."""
+        while len(self._taken) > keeps:
+            with naming(self._record), self._record.open("a", encoding="utf-8") as file:
+                file.write(f"{self._taken.popleft()}\n")
 
     def _fail(self, error: Exception) -> None:
         if self._service:
             with suppress(Exception):
                 self._service.finish()
+            self._note(0)
         if self._failed is None:
             self._warn(f"{_reason(error)}; the run goes on, and what was not sent is sent later")
         self._service, self._failed = None, time.monotonic()

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
+from etils.epath import Path
 from tensorboardX.proto import event_pb2
 
-from rlhf_jax.training.metrics import MetricsLog, read_metrics
+from rlhf_jax.training.metrics import MetricsLog, read_metrics, show_results
+from rlhf_jax.training.tracking import Table
 
 
 def open_log(workdir, resume_step=0, **options):
@@ -117,6 +119,18 @@ def test_tensorboard_has_the_same_figures(tmp_path):
         log.log(1, {"loss": 1.5, "lr": 0.25})
     scalars = sorted(tensorboard_scalars(tmp_path / "tensorboard" / "sft"))
     assert scalars == [(0, "loss", 2.5), (0, "lr", 0.5), (1, "loss", 1.5), (1, "lr", 0.25)]
+
+
+def test_tensorboard_has_the_configuration_and_a_table_of_samples(tmp_path):
+    samples = Table(["post", "sft"], [["a | b\nc", "x"]])
+    show_results(
+        Path(tmp_path), "eval", "", {"ppo.lam": 0.95, "data.buckets": [1, 2]}, {"ppo.kl": 6.0}, samples
+    )
+    (file,) = (tmp_path / "tensorboard" / "eval").iterdir()
+    content = file.read_bytes()
+    assert b"ppo.lam" in content and b"[1, 2]" in content and b"_hparams_/session_start_info" in content
+    assert b"| post | sft |\n| --- | --- |\n| a \\| b c | x |" in content
+    assert (0, "ppo.kl", 6.0) in list(tensorboard_scalars(file.parent))
 
 
 def test_bar_names_the_stage_the_count_and_the_figures_asked_for(tmp_path, capsys):

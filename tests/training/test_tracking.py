@@ -145,9 +145,20 @@ def test_a_record_that_a_kill_cut_off_counts_to_its_last_whole_line(tmp_path, pa
     (tmp_path / f"counter.{package.__name__}").write_text("abc\n0\n1\n2")
     tracker = Tracker(package.__name__, "mine", *log)
     tracker.hold([(step, {}) for step in range(5)])
-    tracker.send()
+    tracker.close()
     assert package.steps() == [2, 3, 4]
     assert Tracker(package.__name__, "mine", *log).next == 5
+
+
+def test_a_step_counts_as_sent_once_a_kill_cannot_lose_it(tmp_path, package):
+    """Weights & Biases keeps the newest step until another one comes, or the end."""
+    tracker = Tracker(package.__name__, "mine", "counter", {}, Path(tmp_path), Path(tmp_path))
+    tracker.hold([(step, {}) for step in range(3)])
+    tracker.send()
+    record = tmp_path / f"counter.{package.__name__}"
+    assert record.read_text().split()[1:] == ["0", "1"] + ["2"] * (package.__name__ != "wandb")
+    tracker.close()
+    assert record.read_text().split()[1:] == ["0", "1", "2"]
 
 
 def test_other_processes_send_nothing(tmp_path, package, monkeypatch):
