@@ -153,7 +153,8 @@ class Tracker:
     ) -> None:
         """`fields` are the hyperparameters. The record of what was sent is read from `source`, the folder of
         the logs, and kept in `folder`, which may be the same one."""
-        self._name, self._service = service, None
+        self._name = service
+        self._service: Service | None = None
         self._about = group, f"{group}/{log}"
         self._fields = fields
         self._record = folder / f"{log}.{service}"

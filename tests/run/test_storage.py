@@ -12,6 +12,7 @@ import sys
 import object_store
 import processes
 import pytest
+import services
 import states
 import tiny
 from etils.epath import Path
@@ -71,6 +72,20 @@ def test_metrics_are_there_after_a_flush_and_a_resumed_run_goes_on(store):
         log.log(2, {"loss": 2.0})
     assert [record["loss"] for record in read_metrics(records)] == [1.0, 1.0, 2.0]
     assert any("/tensorboard/sft/events" in name for name in store.objects)
+
+
+def test_a_tracker_gets_steps_with_a_flush_and_a_resumed_run_goes_on(store, monkeypatch):
+    package = services.Package("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with MetricsLog(RUN, "sft", 0, 9, track="wandb") as log:
+        for step in range(3):
+            log.log(step, {"loss": 1.0})
+        assert package.steps() == []
+    assert package.steps() == [0, 1, 2]
+    with MetricsLog(RUN, "sft", 2, 9, track="wandb") as log:  # step 2 was made behind the checkpoint
+        for step in range(2, 5):
+            log.log(step, {"loss": 1.0})
+    assert package.steps() == list(range(5)) and len({run["id"] for run in package.runs}) == 1
 
 
 def test_checkpoints_are_kept_found_whole_and_restored(store):
