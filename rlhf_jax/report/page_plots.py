@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -50,12 +50,13 @@ def overlay_plot(steps: Float[np.ndarray, "N"], bands: Mapping[int, Band]) -> Ma
     figure = Figure(figsize=(4.4, 2.3), layout="constrained")
     axes = figure.subplots()
     for number, band in bands.items():
-        color, group = SERIES[number % len(SERIES)], {"gid": f"setting-{number}"}
+        color = SERIES[number % len(SERIES)]
+        group: dict[str, Any] = {"gid": f"setting-{number}"}
         if len(bands) <= len(SERIES) and not np.array_equal(band.low, band.high, equal_nan=True):
             axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0, **group)
         alone = np.isfinite(band.mean).sum() == 1
         line = (0, dashes(number)) if dashes(number) else "-"
-        style = {"color": color, "linewidth": 1.4, "linestyle": line, "markersize": 2.5}
+        style: dict[str, Any] = {"color": color, "linewidth": 1.4, "linestyle": line, "markersize": 2.5}
         axes.plot(steps, band.mean, marker="o" if alone else "", **style, **group)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -78,7 +79,7 @@ def estimates_plot(estimates: Mapping[str, tuple[int, Mapping[str, float]]], eve
     figure = Figure(figsize=(7, 0.32 * len(estimates) + 0.5), layout="constrained")
     axes = figure.subplots()
     for place, (number, one) in enumerate(estimates.values()):
-        style = {"color": SERIES[number % len(SERIES)], "gid": f"setting-{number}"}
+        style: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "gid": f"setting-{number}"}
         axes.plot([one.get("low", one["value"]), one.get("high", one["value"])], [place] * 2, **style)
         axes.plot([one["value"]], [place], marker="o", markersize=5, **style)
     axes.axvline(even, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
