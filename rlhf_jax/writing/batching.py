@@ -39,20 +39,25 @@ class Batcher:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends what is written and what waits, and returns when the device is idle."""
+    def end(self) -> None:
+        """Cancels what is written, what waits and what comes later; returns at once."""
         self._stopping.set()
         with self._some:
+            while self._waiting:
+                _cancel(self._waiting.popleft())
             self._some.notify()
+
+    def stop(self) -> None:
+        """Does the same, and returns when the device is idle."""
+        self.end()
         self._thread.join()
-        for job in self._waiting:
-            for response in job.responses:
-                response.cancel()
-            job.changed()
 
     def submit(self, job: Job) -> None:
         """Raises Busy where MOST_WAITING responses wait already."""
         with self._some:
+            if self._stopping.is_set():
+                _cancel(job)
+                return
             if sum(len(one.responses) for one in self._waiting) + len(job.responses) > MOST_WAITING:
                 raise Busy
             self._waiting.append(job)
@@ -63,10 +68,9 @@ class Batcher:
             together = [response for job in jobs for response in job.responses]
             try:
                 for _ in self._writer.write(together):
-                    if self._stopping.is_set():
-                        for response in together:
-                            response.cancel()
                     for job in jobs:
+                        if self._stopping.is_set():
+                            _cancel(job)
                         job.changed()
             except Exception as error:  # such as memory that is not enough: the next batch may be smaller
                 for job in jobs:
@@ -86,3 +90,9 @@ class Batcher:
                     break
                 jobs.append(self._waiting.popleft())
         return jobs
+
+
+def _cancel(job: Job) -> None:
+    for response in job.responses:
+        response.cancel()
+    job.changed()

@@ -72,21 +72,21 @@ def parse(body: Any, is_chat: bool, model: str, prompts: Prompts, temperature: f
         raise ApiError(
             f"the model {asked!r} is not here; there is {model!r}", "model", 404, "model_not_found"
         )
-    limits = ("max_completion_tokens", "max_tokens") if is_chat else ("max_tokens",)
-    limit = next((found for name in limits if (found := fields.whole(name, None, 1)) is not None), None)
-    options = fields.take("stream_options") or {}
+    limits = [fields.whole("max_tokens", None, 1)]
+    if is_chat:
+        limits.append(fields.whole("max_completion_tokens", None, 1))
     stream = fields.flag("stream")
     request = Request(
         is_chat,
         _chat_prompt(fields, prompts) if is_chat else _prompts(fields, prompts),
         samples=fields.whole("n", 1, 1, MOST_SAMPLES) or 1,
         temperature=fields.number("temperature", temperature, 0, 2),
-        max_tokens=limit,
+        max_tokens=min((limit for limit in limits if limit is not None), default=None),
         stop=_stops(fields),
         seed=fields.whole("seed", None, -(2**63), 2**63 - 1),
         logprobs=fields.flag("logprobs") if is_chat else fields.whole("logprobs", None, 0, 0) is not None,
         stream=stream,
-        usage_in_stream=_usage(options, stream),
+        usage_in_stream=_usage(fields.take("stream_options"), stream),
     )
     fields.refuse_others()
     if request.stream and request.logprobs:

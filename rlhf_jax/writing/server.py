@@ -9,7 +9,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,10 @@ class Server:
             yield
         finally:
             await asyncio.to_thread(self._batcher.stop)
+
+    def end(self) -> None:
+        """Whatever is being written ends, and so does all that is asked from now on."""
+        self._batcher.end()
 
     async def models(self, http: HttpRequest) -> HttpResponse:
         return JSONResponse({"object": "list", "data": [self._about()]})
@@ -214,11 +218,10 @@ def on_failure(http: HttpRequest, error: Exception) -> HttpResponse:
     return JSONResponse(failure(error).body, 500)
 
 
-def run(server: Server, listening: socket.socket, hosts: Iterable[str]) -> None:
+def run(server: Server, listening: socket.socket, hosts: Sequence[str]) -> None:
     """Serves until Ctrl-C."""
-    app = server.app(list(hosts))
     config = uvicorn.Config(
-        app,
+        server.app(hosts),
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -226,4 +229,16 @@ def run(server: Server, listening: socket.socket, hosts: Iterable[str]) -> None:
         timeout_graceful_shutdown=END_SECONDS,
     )
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        _Uvicorn(config, server.end).run(sockets=[listening])
+
+
+class _Uvicorn(uvicorn.Server):
+    """Ends what is being written before it waits for those who asked to have their answers."""
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]):
+        super().__init__(config)
+        self._end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end()
+        await super().shutdown(sockets)
