@@ -15,6 +15,7 @@ from rlhf_jax.files import read_object
 from rlhf_jax.inference import Network
 
 USER = "user"
+TEXTS = {"article", "post", "prompt", "messages"}  # fields of a line, of which one has the text
 
 
 class Prompt(NamedTuple):
@@ -79,7 +80,9 @@ class Prompts:
         value = fields.get("messages", fields.get("prompt"))
         if isinstance(value, list) or "messages" in fields:
             return self.of_turns(turns_of(value, "messages" if "messages" in fields else "prompt"))
-        record = record_of(fields)
+        if not TEXTS & fields.keys():
+            raise RecordError(f"the line has none of {', '.join(sorted(TEXTS))}: what is the prompt?")
+        record = record_of({"id": ""} | fields)
         lone = isinstance(record, Example) and not isinstance(self._task.record_of(record.prompt), Example)
         if self.chat or lone:  # a text alone, where the task's records have more
             return self.of_text(record.text)

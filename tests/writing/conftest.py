@@ -1,4 +1,4 @@
-"""A policy of two layers that nobody trained, in a folder as `rlhf-jax export` writes one, and with a chat."""
+"""A policy that nobody trained, in a folder as `rlhf-jax export` writes one, and one with a chat template."""
 
 import jax
 import pytest

@@ -63,7 +63,9 @@ TEXTS = st.text(st.sampled_from("ab \n日é👩\u0301"), max_size=12)
 
 
 @settings(max_examples=60)
-@given(text=TEXTS, stop=st.lists(TEXTS.filter(bool), max_size=2), strip=st.booleans(), piece=st.integers(1, 5))
+@given(
+    text=TEXTS, stop=st.lists(TEXTS.filter(bool), max_size=2), strip=st.booleans(), piece=st.integers(1, 5)
+)
 def test_what_was_shown_is_never_taken_back_and_in_the_end_all_is_there(text, stop, strip, piece):
     sampling = Sampling(999, stop=tuple(stop), strip=strip)
     response, shown = grown([*ids(text), END], sampling, piece)

@@ -15,7 +15,8 @@ POSTS = tiny.posts(7, seed=0)
 
 def written(writer, prompts, records, **sampling):
     responses = [
-        writer.response(prompts.of_record(record).ids, seed, **sampling) for seed, record in enumerate(records)
+        writer.response(prompts.of_record(record).ids, seed, **sampling)
+        for seed, record in enumerate(records)
     ]
     for _ in writer.write(responses):
         pass
