@@ -33,6 +33,7 @@ class Batcher:
 
     def __init__(self, writer: Writer):
         self._writer, self._waiting = writer, deque[Job]()
+        self._written: list[Job] = []  # at the moment
         self._some, self._stopping = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -43,8 +44,9 @@ class Batcher:
         """Cancels what is written, what waits and what comes later; returns at once."""
         self._stopping.set()
         with self._some:
-            while self._waiting:
-                _cancel(self._waiting.popleft())
+            for job in (*self._written, *self._waiting):
+                _cancel(job)
+            self._waiting.clear()
             self._some.notify()
 
     def stop(self) -> None:
@@ -69,8 +71,6 @@ class Batcher:
             try:
                 for _ in self._writer.write(together):
                     for job in jobs:
-                        if self._stopping.is_set():
-                            _cancel(job)
                         job.changed()
             except Exception as error:  # such as memory that is not enough: the next batch may be smaller
                 for job in jobs:
@@ -89,6 +89,7 @@ class Batcher:
                 if jobs and rows > self._writer.most_rows:
                     break
                 jobs.append(self._waiting.popleft())
+            self._written = jobs
         return jobs
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from rlhf_jax.data.records import RecordError, parse_line, write_jsonl
-from rlhf_jax.data.visible import has_text
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.writing.prompts import Prompt, Prompts
 from rlhf_jax.writing.response import Response, row_seed
@@ -56,8 +55,6 @@ def _json_line(line: bytes, where: str, prompts: Prompts) -> Line:
 def _text_line(line: bytes, where: str, prompts: Prompts) -> Line:
     try:
         text = line.decode("utf-8-sig").strip("\r\n")
-        if not has_text(text):
-            raise RecordError("nothing in it can be seen")
         return Line(where, {"prompt": text}, prompts.of_text(text))
     except UnicodeDecodeError:
         raise RecordError(f"{where}: not UTF-8 text") from None

@@ -7,6 +7,7 @@ otherwise than it asks.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rlhf_jax.data.records import RecordError
@@ -161,7 +162,7 @@ def _prompts(fields: _Fields, prompts: Prompts) -> list[Prompt]:
         raise ApiError(
             "prompt should be a string or a list of strings; token ids are not supported", "prompt"
         )
-    return [_prompt("prompt", lambda text=text: prompts.as_it_is(_text(text))) for text in texts]
+    return [_prompt("prompt", partial(prompts.as_it_is, text)) for text in texts]
 
 
 def _chat_prompt(fields: _Fields, prompts: Prompts) -> list[Prompt]:
@@ -179,14 +180,6 @@ def _prompt(param: str, make: Callable[[], Prompt]) -> Prompt:
         told = f"the message takes more than the {longest:,} tokens that the task has for it: shorten it"
         raise ApiError(told, param, code="context_length_exceeded")
     return prompt
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RecordError("half of a surrogate pair is not text") from None
-    return text
 
 
 def _stops(fields: _Fields) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from rlhf_jax.data.chat import Chat, load_chat
 from rlhf_jax.data.chat_template import TEMPLATE_FILE, Turn
 from rlhf_jax.data.records import Example, Record, RecordError, record_of
 from rlhf_jax.data.tokenizer import SETTINGS_FILE
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.files import read_object
 from rlhf_jax.inference import Network
 
@@ -56,6 +57,8 @@ class Prompts:
 
     def of_text(self, text: str) -> Prompt:
         """What the task makes of a lone text; of a chat model, what a user says."""
+        if not has_text(text):
+            raise RecordError("the prompt has nothing that can be seen")
         if self.chat:
             return self.of_turns([Turn(USER, text)])
         return self.of_record(self._task.record_of(text))
@@ -108,10 +111,13 @@ def _turn(message: Any, where: str) -> Turn:
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
-    for name, text in (("role", message.get("role")), ("content", content)):
-        if not isinstance(text, str):
-            raise RecordError(f"field {where}.{name} should be a string")
-    return Turn(message["role"], content)
+    return Turn(_string(message.get("role"), f"{where}.role"), _string(content, f"{where}.content"))
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"field {where} should be a string")
+    return value
 
 
 def _part(part: Any, where: str) -> str:

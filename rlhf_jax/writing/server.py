@@ -24,7 +24,7 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.records import RecordError, check_text
 from rlhf_jax.feedback.guard import Headers, content_type, read_body
 from rlhf_jax.files import JsonError, parse_json
 from rlhf_jax.writing.batching import Batcher, Busy, Job
@@ -189,9 +189,13 @@ async def read_json(http: HttpRequest) -> Any:
     if content_type(http) != "application/json":
         raise ApiError("the Content-Type should be application/json", status=415)
     try:
-        return parse_json(await read_body(http, LARGEST))
+        value = parse_json(await read_body(http, LARGEST))
+        check_text(value)
     except JsonError as error:
         raise ApiError(f"the body is {error}") from None
+    except RecordError as error:
+        raise ApiError(str(error)) from None
+    return value
 
 
 def failure(error: Exception) -> ApiError:

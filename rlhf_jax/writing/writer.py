@@ -80,8 +80,8 @@ class Writer:
         pad = self.tokenizer.pad_id
         prompts = filled([one.prompt for one in responses], self._data, self.tokenizer)
         query = np.resize(left_pad(prompts, width, pad), (rows, width))
-        temperature = np.resize(np.float32([one.sampling.temperature for one in responses]), rows)
-        seed = np.resize(np.uint32([one.seed for one in responses]), rows)
+        temperature = np.resize(np.array([one.sampling.temperature for one in responses], np.float32), rows)
+        seed = np.resize(np.array([one.seed for one in responses], np.uint32), rows)
         put = functools.partial(to_devices, mesh=self._mesh)
         with jax.set_mesh(self._mesh):
             draft = begin(self._weights, self.model, put(query), pad, slots)

@@ -138,6 +138,7 @@ def test_fields_that_ask_for_nothing_are_let_pass(client):
         (CHAT, message("the robin sang " * 50), 400, "messages", "shorten it"),
         (CHAT, {"model": "robin"}, 400, "messages", "list of messages"),
         (CHAT, message(messages=[{"role": "system", "content": "a"}]), 400, "messages", "no chat template"),
+        (CHAT, message(""), 400, "messages", "nothing that can be seen"),
         (TEXT, prompt([1, 2]), 400, "prompt", "token ids are not supported"),
         (TEXT, prompt(["a"] * 100, n=2), 400, "n", "at most 128 responses"),
         (TEXT, prompt(logprobs=5), 400, "logprobs", "from 0 to 0"),
@@ -162,12 +163,9 @@ def test_what_is_no_request_is_refused(client):
     ]:
         refused = client.post(TEXT, content=content, headers={"Content-Type": kind})
         assert refused.status_code == status and refused.json()["error"]["message"]
-    half = client.post(
-        TEXT,
-        content=rb'{"model": "robin", "prompt": "\ud800"}',
-        headers={"Content-Type": "application/json"},
-    )
-    assert half.status_code == 400 and "surrogate" in half.json()["error"]["message"]
+    for half in (rb'{"model": "robin", "prompt": "\ud800"}', rb'{"\ud800": 1}'):
+        refused = client.post(TEXT, content=half, headers={"Content-Type": "application/json"})
+        assert refused.status_code == 400 and "surrogate" in refused.json()["error"]["message"]
     assert client.get("/v2").status_code == 404 and client.get(TEXT).status_code == 405
     assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
@@ -264,4 +262,4 @@ def test_too_many_are_sent_away_and_an_end_cancels_all(batcher, monkeypatch):
         running.submit(Job([Asked()] * 3, lambda: None, None))
     running.end()
     running.submit(Job(late, lambda: None, None))
-    assert [one.finish for one in (*waiting, *late)] == ["cancelled"] * 2
+    assert [one.finish for one in (*first, *waiting, *late)] == ["cancelled"] * 3

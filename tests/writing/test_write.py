@@ -85,7 +85,7 @@ def test_prompts_that_are_cut_are_told(call, model_folder):
         (b"", "standard input: no prompts in it"),
         (b"\n  \n", "standard input: no prompts in it"),
         (b"a\n\xff\n", "standard input, line 2: not UTF-8 text"),
-        (b"a\n\xe2\x80\x8b\n", "standard input, line 2: nothing in it can be seen"),
+        (b"a\n\xe2\x80\x8b\n", "standard input, line 2: the prompt has nothing that can be seen"),
         (b'{"prompt": "a"}\n{"prompt": ""}', "standard input, line 2: field prompt is empty"),
         (b'{"prompt": "a"}\n{"prompt"', "standard input, line 2: not JSON"),
         (b'{"prompt": "a"}\n[1]', "standard input, line 2: the line should be a JSON object"),
