@@ -10,6 +10,7 @@ from pathlib import Path
 
 COMMANDS = {  # its module, and what it does
     "run": ("main", "the pipeline: fine-tuning, comparisons, reward model, PPO, evaluation and report"),
+    "write": ("writing.write", "a trained policy asked for texts: of a file, in a terminal, over HTTP"),
     "ask": ("pipeline.ask", "pairs of summaries for people to compare"),
     "serve": ("feedback.serve", "the labelling site"),
     "answers": ("feedback.answers", "what people answered there, as comparisons, ratings and demonstrations"),

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -48,14 +49,29 @@ def command(argv: Sequence[str], run: Callable[[], None]) -> int:
 
 def parse_flags(argv: Sequence[str], options: flags.FlagValues) -> flags.FlagValues:
     """`options` with the values of a command line. Raises flags.Error where it holds anything else."""
-    unknown = options(argv)[1:]
+    unknown = parse_words(argv, options)
     if unknown:
         raise flags.Error(f"unexpected argument {unknown[0]!r}; --help shows the usage")
+    return options
+
+
+def parse_words(argv: Sequence[str], options: flags.FlagValues) -> list[str]:
+    """The words of a command line that are no flags; `options` get the values of these."""
+    words = options(argv)[1:]
     for name, value in options.flag_values_dict().items():
         named = not name.startswith("config.")  # of these tells the configuration
         if named and isinstance(value, float) and math.isnan(value):  # which no bound refuses
             raise flags.Error(f"--{name}: nan is no number")
-    return options
+    return words
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at the address of --host and --port. Raises flags.Error where there can be none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise flags.Error(f"--host={host} --port={port}: {error.strerror}") from None
 
 
 def explain(error: BaseException) -> tuple[int, str]:

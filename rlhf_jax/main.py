@@ -21,12 +21,10 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
 """
 
 import functools
-import os
 import signal
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 from absl import flags, logging
 from etils.epath import Path
 
@@ -38,6 +36,7 @@ from rlhf_jax.model.pretrained import architecture
 from rlhf_jax.pipeline import stages
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.compilation_cache import keep_compiled
 from rlhf_jax.run.config_flags import parse_config
 from rlhf_jax.run.fork import fork
 from rlhf_jax.training import inputs, tracking
@@ -123,26 +122,10 @@ def check(asked: Asked) -> str:
     return f"{folder}: {', '.join(todo) or 'nothing; all stages have finished'}"
 
 
-def keep_compiled(folder: str) -> dict[str, Any]:
-    """JAX's settings, by which it keeps compiled programs between starts; its own variables win.
-
-    On the machine, or in a work folder on gs://, which outlives the machines of a preempted slice.
-    """
-    local = {
-        "jax_compilation_cache_dir": os.path.expanduser("~/.cache/rlhf_jax/compiled"),
-        "jax_compilation_cache_max_size": 4 * 2**30,  # bytes; the ones not used for longest go
-    }
-    remote = {"jax_compilation_cache_dir": f"{folder.rstrip('/')}/compiled"}  # without locks nothing can go
-    place = remote if folder.startswith("gs://") else local
-    return place | {"jax_persistent_cache_min_compile_time_secs": 0.2}
-
-
 def run(asked: Asked) -> None:
     """Runs the stage that is asked for, or all that have not finished, together with the other hosts."""
     config, folder, source, stage, start_timeout, _ = asked
-    for option, value in keep_compiled(folder).items():
-        if option.upper() not in os.environ:
-            jax.config.update(option, value)
+    keep_compiled(folder)
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
     check_context(config, inference.architecture_in(folder, config))

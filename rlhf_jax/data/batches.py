@@ -269,13 +269,20 @@ def _encoded_queries(
     records: Sequence[Record], tokenizer: Tokenizer, task: Task
 ) -> tuple[list[Int[np.ndarray, "T"]], int]:
     encoded, cut = task.encode_prompts(records, tokenizer)
+    return filled(encoded, task.data, tokenizer), cut
+
+
+def filled(encoded: Iterable[Ids], data: DataConfig, tokenizer: Tokenizer) -> list[Int[np.ndarray, "T"]]:
+    """Queries as `data.padding` fills them: as they are, or with spaces, which are attended to (OpenAI's).
+
+    The latter up to their bucket; a query that is longer than any stays as it is.
+    """
     queries = [np.asarray(ids, np.int32) for ids in encoded]
-    if task.data.padding == "space":  # OpenAI's: filled to the bucket with spaces, which are attended to
-        buckets = task.data.query_buckets
-        space = _space(tokenizer)
-        widths = [buckets[bisect_left(buckets, len(query))] for query in queries]
+    if data.padding == "space":
+        buckets, space = data.query_buckets, _space(tokenizer)
+        widths = [next((width for width in buckets if width >= len(q)), len(q)) for q in queries]
         queries = [left_pad([query], width, space)[0] for query, width in zip(queries, widths, strict=True)]
-    return queries, cut
+    return queries
 
 
 def _space(tokenizer: Tokenizer) -> int:

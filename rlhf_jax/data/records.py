@@ -203,21 +203,24 @@ def parse_line(line: bytes, parse: Callable[[Any], T], where: str) -> T:
     try:
         value = parse_json(line.rstrip())
         if b"\\ud" in line.lower():
-            _check_text(value)
+            check_text(value)
         return parse(value)
     except (JsonError, RecordError) as error:
         raise RecordError(f"{where}: {error}") from None
 
 
-def _check_text(value, where: str = "") -> None:
-    """JSON can escape half of a surrogate pair, which no file could hold when it is written again."""
+def check_text(value, where: str = "") -> None:
+    """Raises RecordError for a string in a JSON value that is not text.
+
+    JSON can escape half of a surrogate pair, which no file could hold when it is written again.
+    """
     if isinstance(value, dict):
         for name, item in value.items():
-            _check_text(name, f"a name of {where or 'the line'}")
-            _check_text(item, f"{where}.{name}" if where else name)
+            check_text(name, f"a name of {where or 'the line'}")
+            check_text(item, f"{where}.{name}" if where else name)
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _check_text(item, f"{where}[{i}]")
+            check_text(item, f"{where}[{i}]")
     elif isinstance(value, str):
         _string(value, where)
 

@@ -78,13 +78,9 @@ class Limiter:
 
 async def read_form(request: Request) -> dict[str, str]:
     """The fields of a posted form, read no further than LARGEST bytes."""
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != FORM:
+    if content_type(request) != FORM:
         raise HTTPException(415, "The site takes forms only.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST:
-            raise HTTPException(413, f"At most {LARGEST:,} bytes can be sent at once.")
+    body = await read_body(request, LARGEST)
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError:
@@ -92,6 +88,20 @@ async def read_form(request: Request) -> dict[str, str]:
     if len(dict(pairs)) < len(pairs):
         raise HTTPException(400, "The form holds a field twice.")
     return dict(pairs)
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """What is sent, read no further than `most` bytes."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise HTTPException(413, f"At most {most:,} bytes can be sent at once.")
+    return bytes(body)
 
 
 def check_origin(request: Request, url: str) -> None:

@@ -20,14 +20,13 @@ Beyond your own machine, put the site behind a proxy that speaks HTTPS.
 
 import contextlib
 import re
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
 from absl import flags
 
-from rlhf_jax.command_line import command, parse_flags
+from rlhf_jax.command_line import command, listen, parse_flags
 from rlhf_jax.feedback import people, viewer, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
@@ -50,7 +49,7 @@ def serve(options: flags.FlagValues) -> None:
     found = read_tasks(options.tasks, study)
     onboarding = read_onboarding(study.onboarding.records) if study.onboarding else []
     samples = viewer_files(Path(options.samples)) if options.samples else {}
-    listening = _listen(options.host, options.port)
+    listening = listen(options.host, options.port)
     site = Site(Store(options.store), study, url, samples)
     _prepare(site, found, onboarding, options.new_link)
     print(f"The site is at {url}; Ctrl-C ends it.", flush=True)
@@ -94,14 +93,6 @@ def _address(host: str, port: int, url: str) -> tuple[str, list[str]]:
     name = f"[{name}]" if ":" in name else name
     suffix = "" if number in (None, PORTS[parts.scheme]) else f":{number}"
     return f"{parts.scheme}://{name}{suffix}", [name, *LOCAL]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise StudyError(f"--host={host} --port={port}: {error.strerror}") from None
 
 
 def viewer_files(path: Path) -> dict[str, str]:

@@ -27,7 +27,7 @@ def started(monkeypatch):
             found.extend(sockets)
 
     monkeypatch.setattr(serve.uvicorn, "Server", Server)
-    monkeypatch.setattr(serve.socket, "create_server", lambda address, family: address)
+    monkeypatch.setattr(socket, "create_server", lambda address, family: address)
     return found
 
 

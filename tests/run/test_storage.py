@@ -163,9 +163,9 @@ def test_shards_of_two_processes_are_one_checkpoint(store):
 def test_compiled_programs_outlive_their_machine(store):
     """Those of a run on gs:// lie in its work folder: a second process reads what a first one wrote."""
     program = (
-        "import jax, rlhf_jax.main\n"
-        f"for option, value in rlhf_jax.main.keep_compiled('{RUN}/').items():\n"
-        "    jax.config.update(option, value)\n"
+        "import jax\n"
+        "from rlhf_jax.run.compilation_cache import keep_compiled\n"
+        f"keep_compiled('{RUN}/')\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
         "hits = []\n"
         "jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))\n"

@@ -48,6 +48,7 @@ from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.workdir import WorkdirError
 from rlhf_jax.training.metrics import read_metrics
 from rlhf_jax.validation import validate
+from rlhf_jax.writing import write
 
 MORE = int(os.environ.get("FUZZ", "0"))
 TEXT = " \u2581SUBREDDIT: r/pets\n\nmy cat </s> <|endoftext|> \u732b"
@@ -270,6 +271,7 @@ PARSERS = (
     pipeline.parse,
     ask._parse,
     export._parse,
+    write._parse,
     pretrain._parse,
     news_ratings._parse,
     agreement._parse,

@@ -20,6 +20,7 @@ LAYERS = [
     {"run", "model"},
     {"training"},
     {"inference"},
+    {"writing"},
     {"evaluation"},
     {"report"},
     {"pipeline.rollout"},
