@@ -35,7 +35,7 @@ from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.model.pretrained import architecture
-from rlhf_jax.pipeline import stages
+from rlhf_jax.pipeline import own_reward, stages
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.config_flags import parse_config
@@ -105,11 +105,12 @@ def parse(argv: list[str]) -> Asked:
 def check(asked: Asked) -> str:
     """WORKDIR: STAGES, of what would run. Raises as `run` does before it writes, except for a hub's model."""
     config = asked.config
-    tasks.find(config.data, config.seed)
+    task = tasks.find(config.data, config.seed)
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
         check_context(config, architecture(config.model))
-    todo = [asked.stage] if asked.stage else stages.names()
+    own_reward.check(config.ppo, task)
+    todo = [asked.stage] if asked.stage else stages.planned(config)
     folder = Path(asked.workdir)
     if "://" not in asked.workdir:
         if folder.is_file():
@@ -143,7 +144,8 @@ def run(asked: Asked) -> None:
         if option.upper() not in os.environ:
             jax.config.update(option, value)
     hosts.start(start_timeout)
-    tasks.find(config.data, config.seed)  # told before anything is written
+    task = tasks.find(config.data, config.seed)  # told before anything is written
+    own_reward.check(config.ppo, task)
     check_context(config, inference.architecture_in(folder, config))
     same = inputs.same(config)
     if source and hosts.is_first():
