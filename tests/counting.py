@@ -38,9 +38,8 @@ def count(
 ):
     """A run that counts to `total`; `during(i)` is called within step i, and `losses` is a metric of it.
 
-    `skipped(i)` says how many updates in a row were skipped by then. An error of type `rescued` in `during` ends
-    the training with the steps before it saved. `options` are `best`, and fields of the
-    configuration.
+    `skipped(i)` says how many updates in a row were skipped by then. An error of type `rescued` in `during`
+    ends the training with the steps before it saved. `options` are `best`, and fields of the configuration.
     """
     saved = SftConfig(save_every=save_every, best=options.pop("best", ""))
     training = Training(Config(**options), workdir, "counter", saved, total, (), {})

@@ -1,7 +1,8 @@
-"""1 where a response gives the answer of its row, 0 where it does not: --config.ppo.reward=THIS_FILE:exact_answer
+"""1 where a response gives the answer of its row, else 0: --config.ppo.reward=THIS_FILE:exact_answer
 
-The answer stands in the row's field `answer`; where there is none, in its reference. A response gives what stands
-behind its last "Answer:", or its last line. Case, spaces, a full stop and the commas of 1,000 do not count.
+The answer stands in the row's field `answer`; where there is none, in its reference. A response gives what
+stands behind its last "Answer:", or its last line. Case, spaces, a full stop and the commas of 1,000 do not
+count.
 """
 
 import re

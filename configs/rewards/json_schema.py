@@ -1,6 +1,6 @@
-"""How far a response is JSON of a schema: 1, JSON of another form ½, no JSON 0. It needs `pip install jsonschema`.
+"""1 for JSON of a schema, ½ for other JSON, 0 for none: --config.ppo.reward=THIS_FILE:json_schema
 
---config.ppo.reward=THIS_FILE:json_schema. The schema is that of the row's field `schema`; without one, SCHEMA.
+The schema is that of the row's field `schema`; without one, SCHEMA. It needs `pip install jsonschema`.
 """
 
 import json

@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled():
-    """The halves of an iteration and its optimizer: runs that differ in their rewards alone share programs."""
+    """Runs that differ in their rewards alone share the programs of an iteration's halves."""
     halves, make, made = ppo.jitted_halves, ppo.make_optimizer, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "jitted_halves", lambda setting: made.setdefault("halves", halves(setting)))
