@@ -43,7 +43,7 @@ def run(config: Config, workdir: Path) -> None:
     """Writes samples/test.jsonl, results.json and report.html."""
     start = time.monotonic()
     task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
-    with_model = MODEL in config.ppo.rewards or steps.finished(workdir / "checkpoints" / "reward")
+    with_model = MODEL in config.ppo.rewards or bool(steps.finished(workdir / "checkpoints" / "reward"))
     comparisons = comparisons_of_run(config, workdir) if with_model else []
     base = config.model.pretrained
     bases = {"model.pretrained": base} if base else {}
@@ -70,8 +70,8 @@ def run(config: Config, workdir: Path) -> None:
         examples = splits["train"][: config.eval.shots]
         seed = f"{config.seed}/eval"
 
-        def score(records, responses):  # as PPO's are
-            if config.ppo.is_by_model_alone:
+        def score(records: Sequence[Record], responses: Sequence[Sequence[str]]) -> np.ndarray:
+            if reward and config.ppo.is_by_model_alone:
                 return reward.scores(records, responses)
             return own.total(own.of_each(records, responses, reward, seed))
 
@@ -105,9 +105,9 @@ def run(config: Config, workdir: Path) -> None:
         },
         "policies": policy_figures(records, texts, scores, measure, judged, tokenizer, task, free, each),
         "likert": likert.figures(rated(records, texts, judged)) if judge else None,
-        "reward_model": reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge)
-        if margins is not None
-        else None,
+        "reward_model": None
+        if margins is None
+        else reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge),
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
     }

@@ -80,12 +80,20 @@ class OwnReward:
     def of_each(
         self, records: Sequence[Record], responses: Sequence[Sequence[str]], reward: Network | None, seed: str
     ) -> dict[str, Float[np.ndarray, "M N"]]:
-        """The same of N responses to each of M records; `reward` is the reward model, if there is one."""
-        count = len(responses[0])
+        """The same of N responses to each of M records; `reward` is the reward model, if there is one.
+
+        They are asked about in batches as large as PPO's, for which the time limit is meant.
+        """
+        count, size = len(responses[0]), self._options.batch_size
         by_model = reward.scores(records, responses).ravel() if reward else None
         repeated = [record for record in records for _ in range(count)]
-        each = self.of(repeated, [text for texts in responses for text in texts], by_model, seed)
-        return {name: values.reshape(-1, count) for name, values in each.items()}
+        texts = [text for own in responses for text in own]
+        parts = [
+            self.of(repeated[part], texts[part], None if by_model is None else by_model[part], f"{seed}/{i}")
+            for i in range(0, len(texts), size)
+            for part in [slice(i, i + size)]
+        ]
+        return {name: np.concatenate([part[name] for part in parts]).reshape(-1, count) for name in parts[0]}
 
     def _ask(self, records: Sequence[Record], responses: Sequence[str], seed: str) -> dict[str, list] | str:
         """What the functions and servers gave, or what went wrong, as JSON holds it."""
