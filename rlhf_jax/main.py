@@ -105,11 +105,11 @@ def parse(argv: list[str]) -> Asked:
 def check(asked: Asked) -> str:
     """WORKDIR: STAGES, of what would run. Raises as `run` does before it writes, except for a hub's model."""
     config = asked.config
-    task = tasks.find(config.data, config.seed)
+    tasks.find(config.data, config.seed)
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
         check_context(config, architecture(config.model))
-    own_reward.check(config.ppo, task)
+    own_reward.check(config.ppo)
     todo = [asked.stage] if asked.stage else stages.planned(config)
     folder = Path(asked.workdir)
     if "://" not in asked.workdir:
@@ -144,8 +144,9 @@ def run(asked: Asked) -> None:
         if option.upper() not in os.environ:
             jax.config.update(option, value)
     hosts.start(start_timeout)
-    task = tasks.find(config.data, config.seed)  # told before anything is written
-    own_reward.check(config.ppo, task)
+    tasks.find(config.data, config.seed)  # told before anything is written
+    if hosts.is_first():
+        own_reward.check(config.ppo)
     check_context(config, inference.architecture_in(folder, config))
     same = inputs.same(config)
     if source and hosts.is_first():

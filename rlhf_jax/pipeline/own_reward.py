@@ -133,9 +133,12 @@ def metrics(each: Mapping[str, Float[np.ndarray, "B"]]) -> dict[str, float]:
     return found
 
 
-def check(options: PpoConfig, task: Task) -> None:
-    """Loads every function once. Raises RewardError where that fails; servers are not asked."""
-    functions = [place for place, _ in options.rewards.values() if place != MODEL and not is_address(place)]
-    if functions:
-        with OwnReward(options, task):
-            pass
+def check(options: PpoConfig) -> None:
+    """Loads every function once, without JAX. Raises RewardError where that fails; servers are not asked."""
+    for place, _ in options.rewards.values():
+        if place != MODEL and not is_address(place):
+            try:
+                with Scorer(place, options.reward_timeout):
+                    pass
+            except ScorerError as error:
+                raise RewardError(f"ppo.reward: {error}") from None

@@ -159,6 +159,12 @@ def test_without_the_reward_model_a_run_asks_nobody_for_comparisons():
     assert stages.planned(config) == stages.names()
 
 
+def test_a_function_that_is_not_there_is_told_before_a_run_begins(folder):
+    options = dataclasses.replace(tiny.run_config(None).ppo, reward=f"model,{folder}/mine.py:lenght")
+    with pytest.raises(RewardError, match="^ppo.reward: .*/mine.py:lenght: there is no function lenght in"):
+        own_reward.check(options)
+
+
 @pytest.mark.parametrize(
     "reward, weights, told",
     [
