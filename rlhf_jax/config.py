@@ -7,10 +7,12 @@ fields changes the numbers of a run.
 
 import dataclasses
 import typing
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+MODEL = "model"  # of ppo.reward: the model of stage reward
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
 
 
@@ -174,6 +176,12 @@ class PpoConfig:
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5, schedule="linear")
     )
+    # What a response scores: "model", that of stage reward; FILE.py:function or package.module:function; the
+    # http address of a server; or several of them, with commas, which add up.
+    reward: str = MODEL
+    reward_weights: tuple[float, ...] = setting((), sign=True)  # of each; empty: 1; 0 only logs it
+    # Seconds that a function may take for a batch, or a server for an attempt.
+    reward_timeout: float = setting(60.0, placement=True)
     kl_coef: float = setting(0.05, zero=True)  # β, the weight of the KL penalty
     kl_controller: str = setting("fixed", choices=("fixed", "adaptive"))
     kl_target: float = 6.0  # nats, adaptive only
@@ -193,6 +201,26 @@ class PpoConfig:
     whiten_rewards: bool = False
     save_every: int = 100
     best: str = ""  # metric whose best checkpoint is kept, e.g. objective/score
+
+    @property
+    def rewards(self) -> dict[str, tuple[str, float]]:
+        """Place and weight of what adds up to a score, by the names under which each is logged."""
+        places = self.reward.split(",")
+        weights = self.reward_weights or (1.0,) * len(places)
+        return {reward_name(place): (place, weight) for place, weight in zip(places, weights, strict=True)}
+
+    @property
+    def is_by_model_alone(self) -> bool:
+        """Whether a score is the reward model's: then an iteration is one compiled program."""
+        return list(self.rewards.values()) == [(MODEL, 1.0)]
+
+
+def reward_name(place: str) -> str:
+    """f of FILE.py:f; of an address, the last word of its path or, without a path, its host."""
+    if "://" in place:
+        address = urllib.parse.urlsplit(place)
+        return address.path.rstrip("/").rpartition("/")[2] or address.netloc.rpartition("@")[2]
+    return place.rpartition(":")[2]
 
 
 @dataclass

@@ -33,7 +33,7 @@ from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.model.pretrained import architecture
-from rlhf_jax.pipeline import stages
+from rlhf_jax.pipeline import own_reward, stages
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.compilation_cache import keep_compiled
@@ -109,7 +109,8 @@ def check(asked: Asked) -> str:
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
         check_context(config, architecture(config.model))
-    todo = [asked.stage] if asked.stage else stages.names()
+    own_reward.check(config.ppo)
+    todo = [asked.stage] if asked.stage else stages.planned(config)
     folder = Path(asked.workdir)
     if "://" not in asked.workdir:
         if folder.is_file():
@@ -128,6 +129,8 @@ def run(asked: Asked) -> None:
     keep_compiled(folder)
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
+    if hosts.is_first():
+        own_reward.check(config.ppo)
     check_context(config, inference.architecture_in(folder, config))
     if hosts.is_first():  # which alone sends
         tracking.require(config.track)

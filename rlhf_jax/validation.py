@@ -3,13 +3,27 @@
 import dataclasses
 import difflib
 import math
+import re
 import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.config import FEW_SHOT_FRAME, Config, ConfigError, ModelConfig, RotaryConfig, fields_of
+from rlhf_jax.config import (
+    FEW_SHOT_FRAME,
+    MODEL,
+    Config,
+    ConfigError,
+    ModelConfig,
+    PpoConfig,
+    RotaryConfig,
+    fields_of,
+    reward_name,
+)
+
+# FILE.py:function, package.module:function or the address of a server, which holds no comma.
+REWARD = r"(?!https?:)[^:]+:[^\W\d]\w*|https?://[^\s/]+(/\S*)?"
 
 
 def validate(config: Config) -> Config:
@@ -84,13 +98,17 @@ def _names_set(config, prefix: str = "") -> set[str]:
 def _check_type(name: str, kind, value) -> None:
     if isinstance(kind, types.GenericAlias):
         item = typing.get_args(kind)[0]
-        good = isinstance(value, tuple) and all(type(v) is item for v in value)
+        good = isinstance(value, tuple) and all(_is_of(item, v) for v in value)
         wanted = f"a tuple of {item.__name__}"
     else:
-        good = type(value) is kind or (kind is float and type(value) is int)
+        good = _is_of(kind, value)
         wanted = kind.__name__
     if not good:
         raise ConfigError(f"{name}: {value!r} should be {wanted}")
+
+
+def _is_of(kind, value) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _check_range(name: str, value, facts: Mapping[str, Any]) -> None:
@@ -109,6 +127,23 @@ def _check_range(name: str, value, facts: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: {number} should be at most {facts['at_most']}")
         if number >= facts.get("below", math.inf):
             raise ConfigError(f"{name}: {number} should be below {facts['below']}")
+
+
+def _check_rewards(options: PpoConfig) -> None:
+    places = options.reward.split(",")
+    for place in places:
+        if place != MODEL and not re.fullmatch(REWARD, place):
+            raise ConfigError(
+                f"ppo.reward: {place!r} is neither {MODEL} nor FILE.py:function, package.module:function or "
+                "http://HOST/PATH"
+            )
+    names = list(map(reward_name, places))
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"ppo.reward: {name} stands there twice, and each is logged by its name")
+    if options.reward_weights and len(options.reward_weights) != len(places):
+        given = len(options.reward_weights)
+        raise ConfigError(f"ppo.reward_weights: {given} weights for the {len(places)} of ppo.reward")
 
 
 def _check_together(config: Config) -> None:
@@ -136,6 +171,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
+    _check_rewards(ppo)
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
     if not config.rounds.pairs:

@@ -26,19 +26,28 @@ class Counter(struct.PyTreeNode):
 
 
 def count(
-    workdir, total, during=lambda i: None, save_every=10, size=8, losses=None, skipped=lambda i: 0, **options
+    workdir,
+    total,
+    during=lambda i: None,
+    save_every=10,
+    size=8,
+    losses=None,
+    skipped=lambda i: 0,
+    rescued=(),
+    **options,
 ):
     """A run that counts to `total`; `during(i)` is called within step i, and `losses` is a metric of it.
 
-    `skipped(i)` says how many updates in a row were skipped by then. `options` are `best`, and fields of the
-    configuration.
+    `skipped(i)` says how many updates in a row were skipped by then. An error of type `rescued` in `during`
+    ends the training with the steps before it saved. `options` are `best`, and fields of the configuration.
     """
     saved = SftConfig(save_every=save_every, best=options.pop("best", ""))
     training = Training(Config(**options), workdir, "counter", saved, total, (), {})
     state = training.resume(Counter(jnp.zeros(size), jnp.float32(0)))
     with training:
         for i in training.steps(state):
-            during(i)
+            with training.rescued(rescued):
+                during(i)
             metrics = {"count": state.params[0], "loss": losses[i] if losses else 0.0}
             metrics |= {"skipped": min(skipped(i), 1), "skipped_in_a_row": skipped(i)}
             state = Counter(state.params + 1, state.total + i)

@@ -117,7 +117,35 @@ def stop(workdir: str) -> int:
     return 0
 
 
+def rewards(folder: str, breaks: str) -> int:
+    """A counter whose every step asks a reward of one's own, which breaks at the call of that number."""
+    import counting
+    import tiny
+
+    from rlhf_jax.config import DataConfig, PpoConfig
+    from rlhf_jax.data.tasks.tldr import Tldr
+    from rlhf_jax.mesh import make_mesh
+    from rlhf_jax.pipeline.own_reward import OwnReward, RewardError
+
+    hosts.start(60)
+    options, posts, given = PpoConfig(reward=f"{folder}/mine.py:counted"), tiny.posts(3, 0), []
+
+    def ask(i: int) -> None:
+        each = own.of(posts, [breaks, "b", "cc"], None, seed=str(i))
+        given.append(own.total(each).tolist())
+
+    try:
+        with jax.set_mesh(make_mesh()), OwnReward(options, Tldr(DataConfig())) as own:
+            counting.count(Path(folder), 5, ask, rescued=RewardError)
+    except RewardError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        Path(folder, f"{jax.process_index()}.json").write_text(json.dumps(given))
+    return 0
+
+
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
-    task = {"main": main, "gather": gather, "killed": killed, "save": save, "stop": stop}[sys.argv[1]]
+    task = {task.__name__: task for task in (main, gather, killed, save, stop, rewards)}[sys.argv[1]]
     sys.exit(task(*sys.argv[3:]))

@@ -13,18 +13,12 @@ held to `max_cost` before the first is sent; what they did cost, while they come
 environment and stands in no file and no message.
 """
 
-import email.utils
 import hashlib
-import http.client
 import itertools
 import json
 import os
-import random
 import re
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -37,6 +31,7 @@ from jaxtyping import Float
 
 from rlhf_jax.data.records import Record, RecordError, parse_line
 from rlhf_jax.data.task import Task
+from rlhf_jax.evaluation import asking
 from rlhf_jax.evaluation.verdicts import letter, verdict
 
 PROMPT = """\
@@ -55,21 +50,11 @@ Summary B:
 Think it over in one sentence. Then write the better summary's letter, A or B, alone on the last line."""
 PLACES = ("{text}", "{first}", "{second}")
 CHARACTERS_PER_TOKEN = 4  # of English; for the estimate
-LONGEST_WAIT = 60.0  # seconds between two attempts, where the endpoint names no time
 TOKENS_PARAMETERS = ("max_tokens", "max_completion_tokens")  # names of the limit of an answer's tokens
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses that another attempt may not get
 
 
 class EndpointError(ValueError):
     """An endpoint that cannot be asked, gives no answer, or would cost too much."""
-
-
-class PassingError(Exception):
-    """What went wrong with one attempt, and the seconds to the next that the endpoint asks for, if any."""
-
-    def __init__(self, reason: str, wait: float | None = None):
-        super().__init__(reason)
-        self.wait = wait
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ class EndpointJudge:
     """
 
     def __init__(self, endpoint: Endpoint, cache: str | os.PathLike[str], task: Task) -> None:
-        if not re.match(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/|$)", endpoint.url):
+        if not re.match(asking.ADDRESS, endpoint.url):
             raise EndpointError(f"{endpoint.url!r} is no address, such as https://api.example.com/v1")
         missing = [place for place in PLACES if place not in endpoint.prompt]
         if missing:
@@ -279,11 +264,10 @@ def _patiently(endpoint: Endpoint, body: dict, stop: threading.Event) -> tuple[R
             return None
         try:
             return _post(endpoint, body)
-        except PassingError as error:
+        except asking.PassingError as error:
             if attempt == endpoint.attempts:
                 raise EndpointError(f"{endpoint.url}: {error}; {attempt} attempts") from None
-            backoff = min(LONGEST_WAIT, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-            seconds = backoff if error.wait is None else error.wait
+            seconds = asking.pause(attempt, error)
             if seconds > endpoint.max_wait:
                 raise EndpointError(
                     f"{endpoint.url}: {error}; it asks to wait {seconds:,.0f} s, longer than "
@@ -295,35 +279,19 @@ def _patiently(endpoint: Endpoint, body: dict, stop: threading.Event) -> tuple[R
     raise AssertionError  # the count has no end
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
-
-    def redirect_request(self, *_):
-        return None
-
-
 def _post(endpoint: Endpoint, body: dict) -> tuple[Reply, dict]:
     """One attempt. Raises PassingError, or EndpointError where another one would not help."""
     key = os.environ.get(endpoint.key_variable, "").strip()
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     url = endpoint.url.rstrip("/") + "/chat/completions"
     try:
-        asked = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        with urllib.request.build_opener(_NoRedirects).open(asked, timeout=endpoint.timeout) as response:
-            return _reply(json.loads(response.read()))
-    except urllib.error.HTTPError as error:
-        reason = f"status {error.code}"
-        if error.code in PASSING:
-            raise PassingError(reason, _retry_after(error.headers.get("Retry-After"))) from None
-        said = " ".join(error.read(300).decode(errors="replace").split())
-        others = [name for name in TOKENS_PARAMETERS if name in said and name != endpoint.tokens_parameter]
+        return _reply(asking.post(url, body, endpoint.timeout, key))
+    except asking.RefusedError as error:
+        said, ours = error.said, endpoint.tokens_parameter
+        others = [name for name in TOKENS_PARAMETERS if name in said and name != ours]
         advice = f"; try --tokens_parameter={others[0]}" if others else ""
-        said = said.replace(key, "…") if key else said
-        raise EndpointError(f"{endpoint.url}: {reason}: {said}{advice}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise PassingError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+        raise EndpointError(f"{endpoint.url}: {error}: {said}{advice}") from None
     except ValueError:
-        raise PassingError("an answer that is not a chat completion") from None
+        raise asking.PassingError("an answer that is not a chat completion") from None
 
 
 def _reply(answer: Any) -> tuple[Reply, dict]:
@@ -340,15 +308,3 @@ def _reply(answer: Any) -> tuple[Reply, dict]:
 
 def _object(value: Any) -> dict:
     return value if isinstance(value, dict) else {}
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header names, as a number or as a date."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import in_rows_of
 from rlhf_jax.model import transformer
-from rlhf_jax.model.params import ParamSpec, constant, normal
+from rlhf_jax.model.params import ParamSpec, constant, init, normal
 
 
 def specs(config: ModelConfig, vocabulary: int):
@@ -27,6 +27,13 @@ def specs(config: ModelConfig, vocabulary: int):
             "bias": ParamSpec((), P(), constant(0.0)),
         },
     }
+
+
+def on_top(weights, config: ModelConfig, vocabulary: int, key: jax.Array):
+    """The parameters of a transformer with a new scalar head, which takes the place of an output matrix."""
+    head = {"head": specs(config, vocabulary)["head"]}
+    body = {part: x for part, x in weights.items() if part != "head"}
+    return {"transformer": body} | jax.jit(lambda: init(head, key))()
 
 
 def read(head, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, flatten, to_dict
+from rlhf_jax.config import MODEL, Config, flatten, to_dict
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
@@ -27,9 +27,10 @@ from rlhf_jax.evaluation.preference import outcomes, preference
 from rlhf_jax.evaluation.rouge import rouge
 from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.pipeline.own_reward import OwnReward
 from rlhf_jax.report.figures import figures
 from rlhf_jax.report.page import write_report
-from rlhf_jax.run import hosts
+from rlhf_jax.run import hosts, steps
 from rlhf_jax.run.workdir import read_seconds
 from rlhf_jax.training import inputs
 from rlhf_jax.training.metrics import read_metrics, show_results
@@ -46,57 +47,77 @@ def run(config: Config, workdir: Path) -> None:
     """Writes samples/test.jsonl, results.json and report.html."""
     start = time.monotonic()
     task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
-    comparisons = comparisons_of_run(config, workdir)
+    with_model = MODEL in config.ppo.rewards or bool(steps.finished(workdir / "checkpoints" / "reward"))
+    comparisons = comparisons_of_run(config, workdir) if with_model else []
     base = config.model.pretrained
     bases = {"model.pretrained": base} if base else {}
     every = task.records()
     unseen = {f"posts ({split})": every[split] for split in ("valid", "test") if split in every}
-    inputs.hold(workdir, "eval", tokenizer, ("sft", "reward"), bases, comparisons=comparisons, **unseen)
+    networks = ("sft", "reward") if with_model else ("sft",)
+    read = unseen | ({"comparisons": comparisons} if with_model else {})
+    inputs.hold(workdir, "eval", tokenizer, networks, bases, **read)
     pairs = {name: pairs_of(comparisons, name) for name in ("train", "valid1", "valid2")}
     notes: list[str] = []
     splits = {
         name: task.filtered(compared(records, name, notes), tokenizer) for name, records in every.items()
     }
     split = choose_split(splits, "test", "valid", notes)
-    held_out = pairs[choose_split(pairs, "valid2", "valid1", notes)]
+    held_out = pairs[choose_split(pairs, "valid2", "valid1", notes)] if with_model else []
     records = splits[split][: config.eval.posts]
     if not records:
         raise RecordError("eval: no record of split test or valid has a reference to compare with")
     if len(records) < config.eval.posts:
         notes.append(f"Only {len(records)} of {config.eval.posts} posts asked for are there.")
 
-    with jax.set_mesh(make_mesh(config.mesh)):
-        reward = inference.load(workdir, "reward", config=config)
+    with jax.set_mesh(make_mesh(config.mesh)), OwnReward(config.ppo, task) as own:
+        reward = inference.load(workdir, "reward", config=config) if with_model else None
         examples = splits["train"][: config.eval.shots]
-        texts, reference_nats = policies.responses(
-            config, workdir, task, tokenizer, records, examples, reward.scores
-        )
-        each = reward.scores(records, list(zip(*texts.values(), strict=True)))  # [records, policies]
-        scores = dict(zip(texts, each.T, strict=True))
-        margins = reward.margins(held_out)
+        seed = f"{config.seed}/eval"
+
+        def score(records: Sequence[Record], responses: Sequence[Sequence[str]]) -> np.ndarray:
+            if reward and config.ppo.is_by_model_alone:
+                return reward.scores(records, responses)
+            return own.total(own.of_each(records, responses, reward, seed))
+
+        texts, reference_nats = policies.responses(config, workdir, task, tokenizer, records, examples, score)
+        written = list(zip(*texts.values(), strict=True))  # [records, policies]
+        scores = dict(zip(texts, reward.scores(records, written).T, strict=True)) if reward else {}
+        rewards = {}
+        if not config.ppo.is_by_model_alone:
+            rewards = own.of_each(records, written, reward, seed)
+        margins = reward.margins(held_out) if reward else None
     if not hosts.is_first():
         return
 
     judge = task.judge
     judged = {name: judges.ratings(judge, records, texts[name]) for name in texts} if judge else {}
-    measure = {name: judged[name]["overall"] for name in texts} if judge else scores
+    judged_by, measure = "reward model", scores
+    if judge:
+        judged_by, measure = "gold judge", {name: judged[name]["overall"] for name in texts}
+    elif not reward:
+        judged_by, measure = "own reward", dict(zip(texts, own.total(rewards).T, strict=True))
+    each = {
+        policy: {name: values[:, k] for name, values in rewards.items()} for k, policy in enumerate(texts)
+    }
     free = {policies.REFERENCE, *task.baselines(records[:1], tokenizer)}
     results: dict[str, Any] = {
         "split": split,
         "posts": len(records),
-        "judge": "gold judge" if judge else "reward model",
+        "judge": judged_by,
         "preference_over_reference": {
             name: preference(measure[name], measure["reference"]) for name in texts if name != "reference"
         },
-        "policies": policy_figures(records, texts, scores, measure, judged, tokenizer, task, free),
+        "policies": policy_figures(records, texts, scores, measure, judged, tokenizer, task, free, each),
         "likert": likert.figures(rated(records, texts, judged)) if judge else None,
-        "reward_model": reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge),
+        "reward_model": None
+        if margins is None
+        else reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge),
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
     }
     for name, nats in reference_nats.items():
         results["policies"][name]["reference_nats"] = nats
-    write_samples(workdir / "samples" / "test.jsonl", records, texts, scores, judged)
+    write_samples(workdir / "samples" / "test.jsonl", records, texts, scores, judged, each)
     seconds = read_seconds(workdir)
     results["seconds"] = seconds | {"eval": seconds.get("eval", 0.0) + time.monotonic() - start}
     write_json(workdir / "results.json", results)
@@ -142,11 +163,13 @@ def policy_figures(
     tokenizer: Tokenizer,
     task: Task,
     free: Collection[str],
+    rewards: Mapping[str, Scores] = {},
 ) -> dict[str, dict]:
     """Policy name → means over the records, and how often it would be preferred at the references' length.
 
     The latter for networks alone, not for texts that are `free`: nearly all titles are shorter than the
-    references and nearly all leads longer, so that theirs would be extrapolated.
+    references and nearly all leads longer, so that theirs would be extrapolated. `rewards` of one's own are
+    by policy and name.
     """
     tokens = {
         name: np.array([len(tokenizer.encode(task.response(text))) + 1 for text in texts[name]])
@@ -166,8 +189,11 @@ def policy_figures(
             "words": float(np.mean([len(text.split()) for text in written])),
             "copying": float(np.mean(list(map(copying, written, sources)))),
             "copied_run": float(np.mean(list(map(longest_run, written, sources)))),
-            "reward": float(scores[name].mean()),
         }
+        if scores:
+            figures[name]["reward"] = float(scores[name].mean())
+        if rewards:
+            figures[name]["rewards"] = {what: float(x.mean()) for what, x in rewards[name].items()}
         if judged:
             means = {what: float(values.mean()) for what, values in judged[name].items()}
             figures[name]["gold"] = {axis: means.pop(axis) for axis in AXES}
@@ -234,7 +260,12 @@ def table_of_samples(records: Sequence[Record], texts: Texts) -> Table:
 
 
 def write_samples(
-    path: Path, records: Sequence[Record], texts: Texts, scores: Scores, judged: Judged
+    path: Path,
+    records: Sequence[Record],
+    texts: Texts,
+    scores: Scores,
+    judged: Judged,
+    rewards: Mapping[str, Scores] = {},
 ) -> None:
     """One JSON object a record: the record, and every policy's response with its scores."""
     lines = []
@@ -242,10 +273,11 @@ def write_samples(
         written = {
             name: {
                 "text": texts[name][i],
-                "score": float(scores[name][i]),
+                "score": float(scores[name][i]) if scores else None,
                 "gold": float(judged[name]["overall"][i]) if judged else None,
                 "key_fact": bool(judged[name]["key_fact"][i]) if "key_fact" in judged.get(name, ()) else None,
             }
+            | ({"rewards": {what: float(x[i]) for what, x in rewards[name].items()}} if rewards else {})
             for name in texts
         }
         lines.append({"post": plain(record), "summaries": written})

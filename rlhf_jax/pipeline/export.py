@@ -121,14 +121,18 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
     results, specs = workdir / "results.json", (heads if network.is_scalar else transformer).specs
     stage = next(stage for stage in stages.STAGES if name in stage.networks)
     shown = ("model.", "data.", f"{stage.name}.")
+    description, compared = stages.networks()[name].description, {"collect", "reward"} & set(stage.needs)
+    if stage.name == "ppo" and not config.ppo.is_by_model_alone:
+        description = f"a summarizer trained with PPO by the rewards `{config.ppo.reward}`"
+        compared = compared if stages.scores_by_model(config) else set()
     described = replace(config, model=network.model)  # a pretrained model's fields are not those of the run
     return environment.get_template("model_card.md.jinja").render(
         name=name,
         task=network.task,
-        compared=not {"collect", "reward"}.isdisjoint(stage.needs),
+        compared=bool(compared),
         scalar=network.is_scalar,
         base=network.model.pretrained,
-        description=stages.networks()[name].description,
+        description=description,
         run=workdir.resolve().name,
         config=config,
         parameters=params.count(specs(network.model, network.tokenizer.vocab_size)),

@@ -5,12 +5,17 @@ penalize KL, estimate advantages, update policy and value network. Four networks
 architecture: the policy starts as the SFT model, the reference stays it, the value network starts
 as the reward model, which stays frozen beside it.
 
+Rewards of one's own (`ppo.reward`) are asked on the host, between the two compiled halves of the
+iteration. Where the reward model is none of them, it need not exist: the value network starts as
+the SFT model with a new head.
+
 Departures from the paper: sampling at temperature 0.7, at which log-probabilities are taken too
 (lm-human-preferences); a response without EOS scores `no_eos_score` (N+); positions count real
 tokens only.
 """
 
 import functools
+import math
 from pathlib import Path
 
 import jax
@@ -21,14 +26,16 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ModelConfig, PpoConfig
+from rlhf_jax.config import MODEL, Config, ModelConfig, PpoConfig
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
 from rlhf_jax.mesh import ROWS, abstract_batch, check_rows, layout, make_mesh, split_rows, to_devices
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.likelihood import response_logprobs
-from rlhf_jax.pipeline.rollout import Rollout, Setting, rollout
+from rlhf_jax.pipeline import own_reward, rollout
+from rlhf_jax.pipeline.own_reward import OwnReward, RewardError
+from rlhf_jax.pipeline.rollout import Rollout, Sampled, Setting
 from rlhf_jax.run import checkpoint
 from rlhf_jax.training import health, inputs
 from rlhf_jax.training.loop import Training
@@ -141,18 +148,30 @@ def iteration(
 
     `reference` and `reward` are the frozen parameters of the SFT policy and the reward model.
     """
+    sampled = sample(state, reference, reward, query, setting)
+    return learn(state, sampled, sampled.score, setting)
+
+
+def sample(state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting) -> Sampled:
+    """The first half of an iteration: responses, and what the networks say of them."""
+    _, key, _ = jax.random.split(state.key, 3)
+    return rollout.sample(state.policy.params, reference, state.value.params, reward, query, key, setting)
+
+
+def learn(
+    state: PpoState, sampled: Sampled, score: Float[Array, "B"], setting: Setting
+) -> tuple[PpoState, losses.Metrics]:
+    """The second half: KL penalty, advantages, and epochs of updates on responses with these scores."""
     options = setting.options
-    key, sample_key, update_key = jax.random.split(state.key, 3)
-    episodes = rollout(
-        state.policy.params, reference, state.value.params, reward, query, sample_key, state.kl_coef, setting
-    )
+    key, _, update_key = jax.random.split(state.key, 3)
+    episodes = rollout.credited(sampled, score, state.kl_coef, setting)
     with jax.named_scope("update"):
         (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
     metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
     kl_coef = state.kl_coef
     if options.kl_controller == "adaptive":
         adapted = rewards.adapt_kl_coef(
-            kl_coef, metrics["objective/kl"], options.kl_target, options.kl_horizon, query.shape[0]
+            kl_coef, metrics["objective/kl"], options.kl_target, options.kl_horizon, score.shape[0]
         )
         kl_coef = jnp.where(jnp.isfinite(adapted), adapted, kl_coef)  # where a NaN would stay for ever
     return PpoState(policy, value, kl_coef, key), metrics
@@ -183,6 +202,12 @@ def jitted_iteration(setting: Setting):
     return jax.jit(functools.partial(iteration, setting=setting), donate_argnums=0)
 
 
+def jitted_halves(setting: Setting):
+    """`sample` and `learn` as `train` compiles them where the host scores the responses in between."""
+    first = jax.jit(functools.partial(sample, setting=setting))
+    return first, jax.jit(functools.partial(learn, setting=setting), donate_argnums=0)
+
+
 def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
     options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
@@ -201,16 +226,17 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains the policy of stage sft against the model of stage reward into `checkpoints/ppo`."""
+    """Trains the policy of stage sft into `checkpoints/ppo`, by the rewards of `ppo.reward`."""
     options, mesh = config.ppo, make_mesh(config.mesh)
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     with jax.set_mesh(mesh):
         reference = inference.load(workdir, "sft", config=config)
-        reward = inference.load(workdir, "reward", config=config)
+        frozen_networks = ["sft", *(["reward"] if MODEL in options.rewards else [])]
+        reward = inference.load(workdir, "reward", config=config) if "reward" in frozen_networks else None
         model, task, tokenizer = reference.model, reference.task, reference.tokenizer
         setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
         records = task.queries()
-        inputs.hold(workdir, "ppo", tokenizer, ("sft", "reward"), queries=records)
+        inputs.hold(workdir, "ppo", tokenizer, frozen_networks, queries=records)
         records = task.filtered(records, tokenizer, references=False)
         plan = QueryPlan(records, tokenizer, task, options.batch_size, config.seed)
         plan.tell("ppo")
@@ -219,7 +245,9 @@ def train(config: Config, workdir: Path) -> None:
             print(f"ppo: {left:,} of {options.episodes:,} episodes do not fill a batch and are left out")
         updates = iterations * options.epochs * options.minibatches
         schedule = make_schedule(options.optimizer, updates)
-        usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward"))["usual_scores"]
+        usual_scores = -math.inf, math.inf
+        if options.is_by_model_alone:
+            usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward"))["usual_scores"]
         training = Training(
             config,
             workdir,
@@ -232,15 +260,28 @@ def train(config: Config, workdir: Path) -> None:
             signs=functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores),
         )
         optimizer, sigma = make_optimizer(options.optimizer, updates), config.health.spike_sigma
-        state = initial_state(reference.weights, reward.weights, optimizer, options, config.seed, sigma)
+        scoring = reward.weights if reward else None
+        key = stage_key(config.seed, "ppo_value")
+        value = scoring or heads.on_top(reference.weights, model, tokenizer.vocab_size, key)
+        state = initial_state(reference.weights, value, optimizer, options, config.seed, sigma)
         state = training.resume(state)
-        fixed = jax.jit(frozen, static_argnames="model")(reference.weights, reward.weights, model=model)
-        del reference, reward  # in float32
-        step = jitted_iteration(setting)
-        with training:
+        fixed = jax.jit(frozen, static_argnames="model")(reference.weights, scoring, model=model)
+        del reference, reward, scoring, value  # in float32
+        step, (first, second) = jitted_iteration(setting), jitted_halves(setting)
+        with training, OwnReward(options, task) as own:
             for i in training.steps(state):
-                query = plan.batch(i)["query"]
-                state, metrics = step(state, *fixed, to_devices(query, mesh))
+                batch = plan.batch(i)
+                query = batch["query"]
+                if options.is_by_model_alone:
+                    state, metrics = step(state, *fixed, to_devices(query, mesh))
+                else:
+                    sampled = first(state, *fixed, to_devices(query, mesh))
+                    asked = [records[k] for k in batch["index"]]
+                    with training.rescued(RewardError):
+                        found = own_reward.on_host(sampled, tokenizer)
+                        each = own.of(asked, *found, seed=f"{config.seed}/{i}")
+                    state, metrics = second(state, sampled, to_devices(own.total(each), mesh))
+                    metrics |= own_reward.metrics(each)
                 responses = options.batch_size * metrics["objective/length"]
                 tokens = np.count_nonzero(query != tokenizer.pad_id) + responses
                 metrics |= {"lr": schedule(state.policy.step - 1), "episodes": (i + 1) * options.batch_size}
@@ -249,14 +290,16 @@ def train(config: Config, workdir: Path) -> None:
 
 def frozen(reference, reward, model: ModelConfig):
     """Reference and reward model as every iteration reads them: a cast in each would take memory for both."""
-    body = transformer.cast(reward["transformer"], model)
-    return transformer.cast(reference, model), {"transformer": body, "head": reward["head"]}
+    reference = transformer.cast(reference, model)
+    if reward is None:
+        return reference, None
+    return reference, {"transformer": transformer.cast(reward["transformer"], model), "head": reward["head"]}
 
 
 def initial_state(
     reference, reward, optimizer, options: PpoConfig, seed: int, spike_sigma: float = 0.0
 ) -> PpoState:
-    """Policy from the SFT model, value network from the reward model, both as copies."""
+    """Policy from the SFT model, value network from `reward`, a tree with a scalar head; both as copies."""
 
     @jax.jit
     def create(policy, value):

@@ -139,11 +139,9 @@ def train_one(name: str, config: Config, plan: PairPlan, workdir: Path) -> Netwo
     model, total = sft.model, plan.total_steps(options.epochs)
     about = inference.describe(model, scalar=True)
     training = Training(config, workdir, name, options, total, ("loss", "accuracy"), about)
-    specs = heads.specs(model, sft.tokenizer.vocab_size)
-    head = jax.jit(lambda: params.init({"head": specs["head"]}, stage_key(config.seed, name)))()
-    body = {part: x for part, x in sft.weights.items() if part != "head"}  # that is the output matrix
+    fresh = heads.on_top(sft.weights, model, sft.tokenizer.vocab_size, stage_key(config.seed, name))
     create = starting(options.optimizer, total, config.health)
-    state = training.resume(jax.jit(create, donate_argnums=0)({"transformer": body} | head))
+    state = training.resume(jax.jit(create, donate_argnums=0)(fresh))
     train_step = jitted_step(model, sft.tokenizer.pad_id, options.microbatches)
     with training:
         for i in training.steps(state):

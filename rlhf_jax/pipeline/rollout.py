@@ -18,8 +18,20 @@ from rlhf_jax.model.generate import sample_with_logprobs
 AT_ONCE = range(16, 64 + 1)
 
 
+class Sampled(struct.PyTreeNode):
+    """Responses and what the networks say of them. Slot t of an [B, R] array is of response token t."""
+
+    query: Int[Array, "B Q"]  # left-padded
+    response: Int[Array, "B R"]  # through EOS, then padding
+    mask: Bool[Array, "B R"]  # tokens of the response, EOS included
+    logp: Float[Array, "B R"]  # log-probability under the policy that wrote it, nats
+    ref_logp: Float[Array, "B R"]  # under the reference
+    values: Float[Array, "B R"]  # before token t
+    score: Float[Array, "B"] | None  # of the reward model; None where there is none
+
+
 class Rollout(struct.PyTreeNode):
-    """A batch of episodes. Slot t of an [B, R] array belongs to response token t."""
+    """A batch of episodes, of which the policy learns."""
 
     query: Int[Array, "B Q"]  # left-padded
     response: Int[Array, "B R"]  # through EOS, then padding
@@ -28,7 +40,7 @@ class Rollout(struct.PyTreeNode):
     logp: Float[Array, "B R"]  # log-probability under the policy that wrote it, nats
     ref_logp: Float[Array, "B R"]  # under the reference
     values: Float[Array, "B R"]  # before token t
-    score: Float[Array, "B"]  # of the reward model, missing EOS already accounted for
+    score: Float[Array, "B"]  # of a response, missing EOS already accounted for
     rewards: Float[Array, "B R"]  # KL penalty, and the score at its place, before any whitening
     advantages: Float[Array, "B R"]  # whitened over the whole batch
     returns: Float[Array, "B R"]  # advantages before whitening + values
@@ -57,8 +69,19 @@ def rollout(
     """Samples responses with `policy` and turns the four networks' views into advantages.
 
     `policy` and `reference` are parameters of transformers, `value` and `reward` have scalar heads: four
-    trees of one architecture. Everything is float32 from the logits on. So many rows as
-    `options.rollout_rows` are sampled and scored at once, which bounds memory and changes no number.
+    trees of one architecture. Everything is float32 from the logits on.
+    """
+    sampled = sample(policy, reference, value, reward, query, key, setting)
+    return credited(sampled, sampled.score, kl_coef, setting)
+
+
+def sample(
+    policy, reference, value, reward, query: Int[Array, "B Q"], key: jax.Array, setting: Setting
+) -> Sampled:
+    """Responses of `policy`, and the networks' views of them; `reward` is None where no model scores them.
+
+    So many rows as `options.rollout_rows` are sampled and read at once, which bounds memory and changes no
+    number.
     """
     model, options, eos_id, pad_id = setting.model, setting.options, setting.eos_id, setting.pad_id
     parts = parts_of(options, query.shape[0])
@@ -79,17 +102,25 @@ def rollout(
         )
         with jax.named_scope("score"):
             values = heads.scalars(value, model, query, response, pad_id)[:, :-1]
-            score = heads.score(reward, model, query, response, pad_id)
+            score = None if reward is None else heads.score(reward, model, query, response, pad_id)
         return response, mask, logp, ref_logp, values, score
 
     if parts == 1:
         views = seen((query, 0))
     else:
         views = merge_rows(jax.lax.map(seen, (split_rows(query, parts), jnp.arange(parts))))
-    response, mask, logp, ref_logp, values, score = views
+    return Sampled(query, *views)
+
+
+def credited(
+    sampled: Sampled, score: Float[Array, "B"], kl_coef: Float[Array, ""], setting: Setting
+) -> Rollout:
+    """The episodes of `sampled` responses whose score is `score`: rewards token by token, and advantages."""
+    options, response, mask = setting.options, sampled.response, sampled.mask
+    logp, ref_logp, values = sampled.logp, sampled.ref_logp, sampled.values
     value_mask = rewards.value_mask(mask, options.score_at)
     score = rewards.score_missing_eos(
-        score, rewards.has_eos(response, eos_id), options.no_eos, options.no_eos_score
+        score, rewards.has_eos(response, setting.eos_id), options.no_eos, options.no_eos_score
     )
 
     token_rewards = rewards.kl_penalty(logp, ref_logp, mask, kl_coef)
@@ -99,7 +130,7 @@ def rollout(
         scaled = advantages.whiten(token_rewards, value_mask, shift_mean=False)
     raw, returns = advantages.gae(scaled, values, value_mask, options.gamma, options.lam)
     return Rollout(
-        query=query,
+        query=sampled.query,
         response=response,
         mask=mask,
         value_mask=value_mask,

@@ -48,6 +48,8 @@ def run(config: Config, workdir: Path) -> None:
     """Goes through the rounds that are not finished, until one waits for people."""
     if jax.process_count() > 1:
         raise ask.TaskError("stage round runs on one host; the stages of a round run on many, one by one")
+    if not stages.scores_by_model(config):
+        raise ask.TaskError("stage round asks people for a reward model: put model into ppo.reward")
     checkpoint.require(workdir, "sft")
     task = tasks.find(config.data, config.seed)
     for number in range(1, len(config.rounds.pairs) + 1):

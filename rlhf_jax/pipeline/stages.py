@@ -9,7 +9,7 @@ import jax
 from etils.epath import Path
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ConfigError, ModelConfig
+from rlhf_jax.config import MODEL, Config, ConfigError, ModelConfig
 from rlhf_jax.pipeline import collect, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
@@ -37,6 +37,7 @@ class Stage:
     name: str  # the first word of the names of its networks and of their metrics
     label: str  # what people call it
     run: Callable[[Config, Path], None]  # resumes where it was stopped
+    wanted: Callable[[Config], bool] = lambda config: True  # whether a run of all stages goes through it
     needs: tuple[str, ...] = ()  # stages whose networks or files it reads; where none is named, all before it
     fields: tuple[str, ...] = ()  # beginnings of fields: a fork that changes one runs the stage anew
     files: tuple[str, ...] = ()  # what it leaves beside checkpoints and metrics, as patterns
@@ -53,6 +54,11 @@ def evaluate(config: Config, workdir: Path) -> None:
     from rlhf_jax.pipeline import evaluate
 
     evaluate.run(config, workdir)
+
+
+def scores_by_model(config: Config) -> bool:
+    """Whether a reward model is among the rewards of PPO: without it, no comparisons are needed."""
+    return MODEL in config.ppo.rewards
 
 
 STAGES = [
@@ -72,6 +78,7 @@ STAGES = [
         "collect",
         "Comparisons",
         collect.run,
+        wanted=scores_by_model,
         needs=("sft",),
         fields=("data.comparisons", "data.mini_pairs", "data.mini_sampled"),
         files=("comparisons.jsonl",),
@@ -80,6 +87,7 @@ STAGES = [
         "reward",
         "Reward model",
         reward.train,
+        wanted=scores_by_model,
         needs=("sft", "collect"),
         fields=("reward.",),
         networks={
@@ -117,6 +125,11 @@ def names() -> list[str]:
     return [stage.name for stage in STAGES]
 
 
+def planned(config: Config) -> list[str]:
+    """The stages that a run goes through where none is named."""
+    return [stage.name for stage in STAGES if stage.wanted(config)]
+
+
 def find(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
@@ -136,7 +149,8 @@ def policies() -> list[str]:
 
 
 def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = None) -> None:
-    """Runs those stages that have not finished: all, or those of `wanted`."""
+    """Runs those stages that have not finished: all that the configuration plans, or those of `wanted`."""
+    wanted = planned(config) if wanted is None else wanted
 
     def finished() -> list[str]:
         started = runs.read_seconds(workdir)
@@ -146,7 +160,7 @@ def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = Non
         return [stage.name for stage in STAGES if runs.stage_done(workdir, stage.name)]
 
     done = hosts.from_first("progress", finished)
-    for stage in (stage for stage in STAGES if wanted is None or stage.name in wanted):
+    for stage in (stage for stage in STAGES if stage.name in wanted):
         if stage.name in done:
             print(f"{stage.name}: finished before in {workdir}, skipped", flush=True)
         else:

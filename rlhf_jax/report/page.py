@@ -62,8 +62,9 @@ FACTS = {
     "episodes": ("Episodes", "{:,}"),
     "episodes_per_second": ("Episodes a second", "{:.1f}"),
 }
-# Curves shown at once; the others unfold.
+# Curves shown at once, and after them the mean of each reward of one's own; the others unfold.
 LEADING = ("objective/score", "objective/kl", "loss", "accuracy")
+OWN_REWARD = re.compile("rewards/(.+)/mean")
 
 
 class ReportError(ValueError):
@@ -146,11 +147,14 @@ def text(value: float, form: str) -> str:
 def policy_table(results: dict) -> dict:
     """Headings with their meanings, and a row of texts a policy; columns without any value are left out."""
     values = {policy: flatten(fields) for policy, fields in results["policies"].items()}
-    shown = [key for key in COLUMNS if any(row.get(key) is not None for row in values.values())]
+    own = {key for row in values.values() for key in row if key.startswith("rewards.")}
+    mean = "{:+z.2f}", "mean of this reward"
+    columns = COLUMNS | {key: (key.partition(".")[2], *mean) for key in sorted(own)}
+    shown = [key for key in columns if any(row.get(key) is not None for row in values.values())]
     return {
-        "columns": [(COLUMNS[key][0], COLUMNS[key][2]) for key in shown],
+        "columns": [(columns[key][0], columns[key][2]) for key in shown],
         "rows": {
-            policy: ["" if row.get(key) is None else text(row[key], COLUMNS[key][1]) for key in shown]
+            policy: ["" if row.get(key) is None else text(row[key], columns[key][1]) for key in shown]
             for policy, row in values.items()
         },
     }
@@ -174,6 +178,8 @@ def side_by_side(sample: dict) -> dict:
     for kind in ("key_fact", "gold", "score"):
         scores = [summary[kind] for summary in summaries.values() if summary.get(kind) is not None]
         best[kind] = max(scores, default=None)
+    given = [summary["rewards"] for summary in summaries.values() if "rewards" in summary]
+    best["rewards"] = {name: max(rewards[name] for rewards in given) for name in (given or [{}])[0]}
     return {"post": record, "summaries": summaries, "best": best}
 
 
@@ -206,7 +212,7 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
             {
                 "name": name,
                 "last": text(values[-1], "{:.4g}"),
-                "leading": name in LEADING,
+                "leading": place(name) <= len(LEADING),
                 "plot": curve_plot(steps, values),
             }
         )
@@ -214,7 +220,12 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
 
 
 def leading_first(metrics: Iterable[str]) -> list[str]:
-    return sorted(metrics, key=lambda name: LEADING.index(name) if name in LEADING else len(LEADING))
+    """Those that one looks at first, then each reward of one's own, then the others."""
+
+    def place(name: str) -> int:
+        return LEADING.index(name) if name in LEADING else len(LEADING) + (not OWN_REWARD.fullmatch(name))
+
+    return sorted(metrics, key=place)
 
 
 def read_json(path: Path) -> dict:

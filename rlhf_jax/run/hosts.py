@@ -106,9 +106,9 @@ def gather(what: str, value: Any = None, timeout: float = BARRIER_SECONDS) -> li
     return [json.loads(values[i]) for i in range(jax.process_count())]
 
 
-def from_first(what: str, compute: Callable[[], Any]) -> Any:
+def from_first(what: str, compute: Callable[[], Any], timeout: float = BARRIER_SECONDS) -> Any:
     """What `compute` gives on process 0, on every process: a JSON value."""
-    return gather(what, compute() if is_first() else None)[0]
+    return gather(what, compute() if is_first() else None, timeout)[0]
 
 
 def after_first(what: str, make: Callable[[], T]) -> T:

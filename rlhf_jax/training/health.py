@@ -118,8 +118,9 @@ def ppo_signs(metrics: Metrics, options: PpoConfig, usual_scores: tuple[float, f
         signs["low score"] = (
             f"objective/score is {score:.3g}, below ppo.no_eos_score {options.no_eos_score:g}: a response "
             "that never ends scores better than one that does. Usual causes: the reward model was not "
-            "shifted to give references 0 on average; its scores are larger than of order 1, so "
-            "ppo.no_eos_score should be lower; the policy has left the texts that the reward model knows"
+            "shifted to give references 0 on average; its scores, or those of a reward of your own, are "
+            "larger than of order 1, so ppo.no_eos_score should be lower; the policy has left the texts that "
+            "the reward model knows"
         )
     if not low <= score <= high and math.isfinite(score):
         signs["unusual score"] = (

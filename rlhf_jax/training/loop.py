@@ -13,7 +13,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, Self, TypeVar
 
 from etils.epath import Path
@@ -108,7 +108,7 @@ class Training:
 
         Raises Stopped after a signal, once the step is saved, and CheckpointError where one cannot be.
         """
-        self._state, self._stopped, i = state, False, self.start - 1
+        self._state, self._saved, self._stopped, i = state, self.start, False, self.start - 1
         for i in range(self.start, self.total):
             if self._profiler:
                 self._profiler.before(i, self._state)
@@ -143,10 +143,36 @@ class Training:
             judged = options.best and due and hosts.is_first()
             value = self._mean_of_best(i - i % options.save_every) if judged else None
             meta = {**self._network, **({"best": options.best, "value": value} if options.best else {})}
-            params, rest = state.parts()
-            self._saving = checkpoint.start_save(
-                self.folder, i + 1, params=params, rest=rest, meta=meta, keep=self._config.keep_checkpoints
-            )
+            self._start_saving(i + 1, meta)
+
+    @contextmanager
+    def rescued(self, kind: type[ValueError]) -> Iterator[None]:
+        """Saves the steps made before this one where an error of that kind ends it, and says so in the error.
+
+        It is the error of all processes, which end together.
+        """
+        try:
+            yield
+        except kind as error:
+            raise kind(f"{error}; {self._rescue()}; the same command resumes") from None
+
+    def _rescue(self) -> str:
+        self._log.flush()
+        self._saving.result()
+        if self._i > self._saved:
+            judged = {"best": self._options.best, "value": None} if self._options.best else {}
+            self._start_saving(self._i, {**self._network, **judged})
+            self._saving.result()
+        hosts.finish()
+        made, name = self._i, self.folder.name
+        return f"{made} of {self.total} steps of {name} are saved" if made else f"no step of {name} was made"
+
+    def _start_saving(self, step: int, meta: dict[str, Any]) -> None:
+        params, rest = self._state.parts()
+        self._saving = checkpoint.start_save(
+            self.folder, step, params=params, rest=rest, meta=meta, keep=self._config.keep_checkpoints
+        )
+        self._saved = step
 
     def _check_best(self, metrics: dict[str, Any]) -> None:
         best, name = self._options.best, self.folder.name

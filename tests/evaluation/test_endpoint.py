@@ -12,7 +12,7 @@ import pytest
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.records import Post, RecordError
 from rlhf_jax.data.tasks.tldr import Tldr
-from rlhf_jax.evaluation import endpoint
+from rlhf_jax.evaluation import asking, endpoint
 from rlhf_jax.evaluation.endpoint import Endpoint, EndpointError, EndpointJudge
 
 POSTS = [Post(str(i), "pets", "title", f"post {i}") for i in range(4)]
@@ -85,7 +85,7 @@ def server():
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(asking, "LONGEST_WAIT", 0.02)
 
 
 def ask(server, tmp_path, posts=POSTS, first="good", second="bad", **fields):

@@ -182,6 +182,26 @@ def test_a_page_of_a_folder_without_a_record_of_its_stages_names_policies_all_th
     assert any(row[:2] == ["PPO", "61.4 ± 2.2%"] for row in page.rows)
 
 
+def test_rewards_of_ones_own_have_a_curve_a_column_and_a_number_at_each_sample(tmp_path):
+    results = copy.deepcopy(RESULTS) | {"judge": "own reward", "reward_model": None}
+    for name, mean in {"reference": 0.125, "sft": -0.375, "ppo": 0.75}.items():
+        results["policies"][name] = {"words": 10.0, "rewards": {"length": mean}}
+    texts = {"reference": 0.0, "sft": -0.5, "ppo": 1.0}
+    summaries = {name: {"text": name, "score": None, "rewards": {"length": x}} for name, x in texts.items()}
+    folder = run(tmp_path, results, summaries)
+    config = Config()
+    config.ppo.reward = "mine.py:length"
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    curve = [{"step": i, "rewards/length/mean": i / 10, "rewards/length/std": 1.0} for i in range(3)]
+    (folder / "metrics" / "ppo.jsonl").write_text("".join(json.dumps(record) + "\n" for record in curve))
+    page = Page(folder)
+    assert "by its own reward" in page.text and "PPO maximized mine.py:length over" in page.text
+    assert "a reward model learned" not in page.text and "please this judge" in page.text
+    assert "rewards/length/mean" in page.text.partition("more")[0]
+    cells = [cell for row in page.rows for cell in row]
+    assert {"+0.75", "−0.38", "+0.12", "*+1.00", "−0.50"} <= set(cells)
+
+
 def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):
     results, summaries = copy.deepcopy(RESULTS), copy.deepcopy(SUMMARIES)
     results |= {"split": "valid", "judge": "reward model", "notes": []}

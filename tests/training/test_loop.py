@@ -50,6 +50,22 @@ def test_a_signal_ends_the_run_once_its_step_is_saved(tmp_path, number, capfd, i
     assert steps(tmp_path) == list(range(25))
 
 
+def test_an_error_of_another_program_leaves_the_steps_before_it(tmp_path):
+    def broken(i):
+        if i == 13:
+            raise ConfigError("mine.py:f: out of words")
+
+    with pytest.raises(
+        ConfigError, match="out of words; 13 of 25 steps of counter are saved; the same command"
+    ):
+        count(tmp_path, 25, broken, rescued=ConfigError)
+    assert checkpoint.latest_step(tmp_path / "checkpoints" / "counter") == 13
+    state = count(tmp_path, 25)
+    assert state.params[0] == 25 and state.total == sum(range(25))
+    with pytest.raises(ConfigError, match="; no step of counter was made; the same command resumes"):
+        count(tmp_path / "new", 25, lambda i: broken(13), rescued=ConfigError)
+
+
 def test_a_second_signal_ends_at_once(tmp_path, interruptible):
     def twice(i):
         if i == 3:

@@ -104,6 +104,31 @@ def test_sigterm_to_one_process_ends_both_after_the_same_saved_step(tmp_path):
     assert 3 <= step < 100 and f"stopped by SIGTERM after step {step} of 100 of counter" in ended[0][1]
 
 
+COUNTED = """
+calls = 0
+
+
+def counted(prompts, responses, rows):
+    global calls
+    calls += 1
+    if responses[0] == str(calls):
+        raise RuntimeError("out of words")
+    return [calls + len(text) / 10 for text in responses]
+"""
+
+
+def test_one_process_asks_a_reward_and_its_error_ends_both_after_the_same_saved_step(tmp_path):
+    (tmp_path / "mine.py").write_text(COUNTED)
+    ended = outcomes(start("rewards", 2, tmp_path, 4))
+    line = (
+        f"{tmp_path}/mine.py:counted: RuntimeError: out of words (mine.py, line 9); 3 of 5 steps of counter"
+    )
+    assert ended == dict.fromkeys([0, 1], (2, f"{line} are saved; the same command resumes"))
+    given = [json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1)]
+    assert given[0] == given[1] and [batch[1] for batch in given[0]] == pytest.approx([1.1, 2.1, 3.1])
+    assert checkpoint.latest_step(tmp_path / "checkpoints" / "counter") == 3
+
+
 # Whole runs ----------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ LAYERS = [
     {"evaluation"},
     {"report"},
     {"pipeline.rollout"},
+    {"pipeline.own_reward"},
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},
     {"pipeline.ask", "pipeline.export"},

@@ -68,7 +68,9 @@ def test_ppo_step(tmp_path, monkeypatch):
 
 
 def test_own_reward(tmp_path, monkeypatch):
-    execute("own_reward", tmp_path, monkeypatch, EPISODES=16, ITERATIONS=6, KL_COEFS=(0.2, 0.0))
+    sizes = {"POSTS": 128, "EPISODES": 128, "KL_COEFS": (0.2, 0.05)}
+    config = str(ROOT / "configs" / "mini.py")
+    execute("own_reward", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), CONFIG=config, **sizes)
 
 
 def test_own_comparisons(tmp_path, monkeypatch):

@@ -36,7 +36,8 @@ def test_every_file_is_installed(setup):
 
 
 def test_the_configurations_lie_in_the_package(setup):
-    assert setup["package_dir"] == {"rlhf_jax.configs": "configs"}
+    names = {"rlhf_jax.configs": "configs", "rlhf_jax.configs.rewards": "configs/rewards"}
+    assert setup["package_dir"] == names
     assert not (ROOT / "rlhf_jax" / "configs").exists()
 
 
