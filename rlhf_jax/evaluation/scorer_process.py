@@ -53,14 +53,13 @@ def main(place: str, timeout: str) -> None:
         print(json.dumps(told), file=replies, flush=True)
 
     def load() -> dict[str, Any]:
-        nonlocal function
-        function = asking_server(place, float(timeout)) if is_address(place) else loaded(place)
+        functions.append(asking_server(place, float(timeout)) if is_address(place) else loaded(place))
         return {}
 
-    function: Function
+    functions: list[Function] = []  # none where it cannot be loaded, and then nobody asks
     reply(load)
     for line in requests:
-        reply(lambda: {"values": values(function, **json.loads(line))})  # noqa: B023 - called at once
+        reply(lambda: {"values": values(functions[0], **json.loads(line))})  # noqa: B023 - called at once
 
 
 def values(function: Function, seed: str, prompts: list, responses: list, rows: list) -> list[float]:

@@ -127,7 +127,7 @@ def row_of(record: Record) -> dict[str, Any]:
 
 def metrics(each: Mapping[str, Float[np.ndarray, "B"]]) -> dict[str, float]:
     """Mean and standard deviation of each reward, before its weight."""
-    found = {}
+    found: dict[str, float] = {}
     for name, values in each.items():
         found |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
     return found

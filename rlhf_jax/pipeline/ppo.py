@@ -149,6 +149,7 @@ def iteration(
     `reference` and `reward` are the frozen parameters of the SFT policy and the reward model.
     """
     sampled = sample(state, reference, reward, query, setting)
+    assert sampled.score is not None, "`reward` scores every response"
     return learn(state, sampled, sampled.score, setting)
 
 

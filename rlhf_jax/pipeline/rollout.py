@@ -72,6 +72,7 @@ def rollout(
     trees of one architecture. Everything is float32 from the logits on.
     """
     sampled = sample(policy, reference, value, reward, query, key, setting)
+    assert sampled.score is not None, "`reward` scores every response"
     return credited(sampled, sampled.score, kl_coef, setting)
 
 

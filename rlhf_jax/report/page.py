@@ -212,7 +212,7 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
             {
                 "name": name,
                 "last": text(values[-1], "{:.4g}"),
-                "leading": place(name) <= len(LEADING),
+                "leading": _place(name) <= len(LEADING),
                 "plot": curve_plot(steps, values),
             }
         )
@@ -221,11 +221,11 @@ def curves(records: list[dict[str, float]]) -> list[dict]:
 
 def leading_first(metrics: Iterable[str]) -> list[str]:
     """Those that one looks at first, then each reward of one's own, then the others."""
+    return sorted(metrics, key=_place)
 
-    def place(name: str) -> int:
-        return LEADING.index(name) if name in LEADING else len(LEADING) + (not OWN_REWARD.fullmatch(name))
 
-    return sorted(metrics, key=place)
+def _place(metric: str) -> int:
+    return LEADING.index(metric) if metric in LEADING else len(LEADING) + (not OWN_REWARD.fullmatch(metric))
 
 
 def read_json(path: Path) -> dict:
