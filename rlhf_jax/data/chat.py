@@ -24,8 +24,8 @@ from etils.epath import Path
 from tokenizers import AddedToken, processors
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.chat_template import ChatTemplate, Turn, read_chat_template
-from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.chat_template import ChatTemplate, read_chat_template
+from rlhf_jax.data.records import RecordError, Turn
 from rlhf_jax.data.tokenizer import JSON_FILE, HuggingFaceTokenizer, load_tokenizer
 from rlhf_jax.files import read_object
 
@@ -109,7 +109,11 @@ class Chat:
         for i, between in zip(map(int, rest[::2]), rest[1::2], strict=True):
             starts.setdefault(i, len(text))
             by_assistant = turns[i].role == ASSISTANT
-            text += self._tokens.seamed_answer(turns[i].body) if by_assistant else turns[i].body
+            text += (
+                self._tokens.seamed_answer(turns[i].content.strip())
+                if by_assistant
+                else turns[i].content.strip()
+            )
             text += self._tokens.seamed(between)
         return text, starts
 
@@ -118,11 +122,11 @@ class Chat:
         plain = self.template.render(turns, generation_prompt)
 
         def marked(which: Collection[int]) -> str:
-            hidden = {i: turns[i].with_body(self._marker % i) for i in which}
+            hidden = {i: _with_body(turns[i], self._marker % i) for i in which}
             return self.template.render([hidden.get(i, t) for i, t in enumerate(turns)], generation_prompt)
 
         def is_plain(text: str) -> bool:
-            return plain == self._markers.sub(lambda match: turns[int(match[1])].body, text)
+            return plain == self._markers.sub(lambda match: turns[int(match[1])].content.strip(), text)
 
         text = marked(range(len(turns)))
         for i in sorted(set(range(len(turns))) - set(map(int, self._markers.findall(text)))):
@@ -148,6 +152,13 @@ class Chat:
         if self._tokens.special.findall(text) != own:
             raise RecordError(f"{self.template.place}: makes special tokens of what a turn says")
         return text
+
+
+def _with_body(turn: Turn, body: str) -> Turn:
+    """The turn with another text in the whitespace around its own."""
+    without = turn.content.lstrip()
+    before, after = turn.content.removesuffix(without), without.removeprefix(without.rstrip())
+    return Turn(turn.role, before + body + after)
 
 
 class _ControlTokens:

@@ -1,29 +1,17 @@
 """Prompts and responses as they stand in a table: texts, or conversations whose last turn is the response."""
 
-import json
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.records import Prompt, RecordError, Turn, turns_of
 from rlhf_jax.data.visible import has_text
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 ANSWER_BEGINS = re.compile(  # where chat formats that are plain text let the assistant speak
     r"\n\nAssistant:|### Response:\n?|\[/INST\]|<\|assistant\|>\n?|<\|im_start\|>assistant\n"
     r"|<start_of_turn>model\n|<\|start_header_id\|>assistant<\|end_header_id\|>\n\n"
 )
 CONVERSATION_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
-
-
-class Turn(NamedTuple):
-    """What one side of a conversation says."""
-
-    role: str  # one of ROLES
-    content: str
-
-
-Prompt = str | tuple[Turn, ...]
 
 
 def parted(values: dict[str, Any], *columns: str) -> tuple[Prompt, list[str]]:
@@ -89,24 +77,12 @@ def _parted_texts(texts: dict[str, str]) -> tuple[str, dict[str, str]]:
 def text_or_turns(value: Any, column: str) -> Prompt:
     """The text or the turns in a value of `column`, whichever it is."""
     if isinstance(value, list):
-        return tuple(_turn(turn, f"{column}[{i}]") for i, turn in enumerate(value))
+        return turns_of(value, f"column {column}")
     if not isinstance(value, str):
         raise RecordError(f"column {column} should be a text or a list of turns, not {form_of(value)}")
     if CONVERSATION_AS_TEXT.match(value):
         raise RecordError(f"column {column} is a conversation written as text; use JSON lines or Parquet")
     return value
-
-
-def _turn(value: Any, where: str) -> Turn:
-    if not isinstance(value, dict):
-        raise RecordError(f"column {where} should be an object of role and content, not {form_of(value)}")
-    for name in Turn._fields:
-        if not isinstance(value.get(name), str):
-            there = ", ".join(value) or "nothing"
-            raise RecordError(f"column {where}.{name} is no text or missing; there is {there}")
-    if value["role"] not in ROLES:
-        raise RecordError(f"column {where}.role is {json.dumps(value['role'])}, none of {', '.join(ROLES)}")
-    return Turn(value["role"], value["content"])
 
 
 def answerable(prompt: Prompt, column: str) -> Prompt:

@@ -18,22 +18,21 @@ turn is the response; what stands before it is the prompt.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from rlhf_jax.data.conversations import Prompt, answerable, form_of, parted, text_or_turns
+from rlhf_jax.data.conversations import answerable, form_of, parted, text_or_turns
 from rlhf_jax.data.records import (
-    SPLITS,
     Article,
     AxisRating,
     Comparison,
     Example,
     Post,
+    Prompt,
     RecordError,
     from_json,
+    in_split,
 )
 from rlhf_jax.data.tables import Row
-
-Labelled = TypeVar("Labelled", Comparison, AxisRating)
 
 
 @dataclass(frozen=True)
@@ -190,19 +189,9 @@ def _unpaired(row: Row) -> UnpairedPreference:
     return UnpairedPreference(prompt, completion, answers[told], extra, row.place)
 
 
-def _labelled(cls: type[Labelled]) -> Callable[[Row], Labelled]:
-    def parse(row: Row) -> Labelled:
-        record = from_json(cls, row.values)
-        if record.split not in SPLITS:
-            raise RecordError(f"column split is {record.split!r}, it should be one of {', '.join(SPLITS)}")
-        return record
-
-    return parse
-
-
 KINDS = (  # the first whose columns are all there
-    Kind(("info", "summaries", "choice"), _labelled(Comparison)),
-    Kind(("info", "summary"), _labelled(AxisRating)),
+    Kind(("info", "summaries", "choice"), lambda row: in_split(from_json(Comparison, row.values))),
+    Kind(("info", "summary"), lambda row: in_split(from_json(AxisRating, row.values))),
     Kind(("prompt", "chosen", "rejected"), _preference),
     Kind(("chosen", "rejected"), _preference),
     Kind(("context", "completions"), _ranked),

@@ -22,8 +22,7 @@ from tokenizers import models, pre_tokenizers
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import Chat, load_chat
-from rlhf_jax.data.chat_template import Turn
-from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.records import RecordError, Turn
 from rlhf_jax.data.tokenizer import TokenizerError, load_tokenizer
 
 

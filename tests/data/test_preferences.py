@@ -4,7 +4,6 @@ from dataclasses import replace
 import pyarrow.parquet
 import pytest
 
-from rlhf_jax.data.conversations import Turn
 from rlhf_jax.data.preferences import (
     Demonstration,
     Preference,
@@ -13,7 +12,7 @@ from rlhf_jax.data.preferences import (
     read,
     recognise,
 )
-from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, from_json
+from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, Turn, from_json
 from rlhf_jax.data.tables import Row, rows
 
 
@@ -234,7 +233,7 @@ BAD = [
     ([CHAT | {"chosen": [{"role": "assistant"}]}], "column chosen[0].content is no text or missing"),
     ([CHAT | {"chosen": [{"from": "gpt", "value": "4"}]}], "column chosen[0].role is no text or missing"),
     ([CHAT | {"prompt": [{"role": "human", "content": "q"}]}], 'prompt[0].role is "human", none of system'),
-    ([CHAT | {"prompt": ["q"]}], "column prompt[0] should be an object of role and content, not a text"),
+    ([CHAT | {"prompt": ["q"]}], "column prompt[0] should be an object of role and content, not a string"),
     ([CHAT | {"prompt": [assistant("q")]}], "column prompt has no turn of a user"),
     (
         [CHAT | {"chosen": [user("?"), assistant("4")], "rejected": [user("?"), assistant("5")]}],
@@ -250,7 +249,7 @@ BAD = [
     ([{"prompt": "q", "completion": "a", "label": 2}], "column label should be true or false, not 2"),
     ([RANKED | {"completions": RANKED["completions"][:1]}], "column completions should be two objects"),
     ([RANKED | {"completions": [RANKED["completions"][0]] * 2}], "column completions has one rank twice"),
-    ([COMPARISON | {"split": "dev"}], "column split is 'dev', it should be one of train"),
+    ([COMPARISON | {"split": "dev"}], "field split is 'dev', it should be one of train"),
     ([COMPARISON | {"choice": 2}], "line 1: field choice should be 0 or 1"),
     ([POST | {"title": 3}], "line 1: field title should be a string"),
 ]

@@ -25,7 +25,7 @@ from tokenizers import AddedToken, normalizers
 from transformers import AutoTokenizer
 
 from rlhf_jax.data.chat import Chat, load_chat
-from rlhf_jax.data.chat_template import Turn
+from rlhf_jax.data.records import Turn
 
 pytestmark = pytest.mark.live
 
