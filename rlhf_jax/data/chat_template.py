@@ -20,10 +20,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.records import RecordError, Turn
-from rlhf_jax.data.tokenizer import SETTINGS_FILE
+from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.files import read_object
 
-TEMPLATE_FILE = "chat_template.jinja"
 SPECIAL_TOKENS = [f"{name}_token" for name in "bos eos unk sep pad cls mask".split()]
 
 

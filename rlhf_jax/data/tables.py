@@ -22,7 +22,11 @@ from rlhf_jax.config import ConfigError
 from rlhf_jax.data.records import RecordError, parse_line
 from rlhf_jax.files import matching, named_by, read_object
 
-SPLIT_WORDS = frozenset("train training valid validation val dev test eval".split())
+SPLITS = {  # ours, by the first word of the names that people give them
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "eval"), "valid"),
+    "test": "test",
+}
 FIRST_ROWS = 100  # of a file, which tell its columns: a line of JSON may leave some out
 BATCH_ROWS = 1024  # of Parquet, that are in memory at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which Windows writes before UTF-8
@@ -94,10 +98,21 @@ def splits(path: str | PathLike[str]) -> dict[str, list[Path]]:
             f"{path}: {' and '.join(kinds)} files; name one kind by a pattern, such as '*.jsonl'"
         )
     names = [re.sub(r"[-_.]?\d+(-of-\d+)?$", "", file.name.removesuffix(_suffix(file))) for file in files]
-    if not any(re.split("[-_.]", name)[0] in SPLIT_WORDS for name in names):
+    if not any(map(split_of, names)):
         return {"": files}
     of = list(zip(names, files, strict=True))
     return {split: [file for name, file in of if name == split] for split in sorted(set(names))}
+
+
+def split_of(name: str) -> str:
+    """train, valid or test, as the first word of the name of a split says; nothing where it does not."""
+    return SPLITS.get(re.split("[-_.]", name)[0], "")
+
+
+def columns_of(path: str | PathLike[str], split: str = "") -> list[str]:
+    """The columns of a table, or of one of its splits, in the first of its rows. Raises as `rows` does."""
+    first = islice(rows(path, split=split), FIRST_ROWS)
+    return list(dict.fromkeys(name for row in first for name in row.values))
 
 
 def _saved(folder: Path) -> dict[str, list[Path]]:

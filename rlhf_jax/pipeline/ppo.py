@@ -170,7 +170,7 @@ def objective(episodes: Rollout, setting: Setting) -> losses.Metrics:
         "objective/score": episodes.score.mean(),
         "objective/non_score_reward": (reward - episodes.score).mean(),
         "objective/rlhf_reward": reward.mean(),
-        "objective/eos_rate": rewards.has_eos(episodes.response, setting.eos_id).mean(),
+        "objective/eos_rate": rewards.has_eos(episodes.response, setting.eos_ids).mean(),
         "objective/length": rewards.lengths(mask).mean(),
         "value/explained_variance": losses.explained_variance(
             episodes.values, episodes.returns, episodes.value_mask
@@ -187,7 +187,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
     options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
-    setting = Setting(model, options, data.response_tokens, eos_id=0, pad_id=vocabulary)
+    setting = Setting(model, options, data.response_tokens, eos_ids=(0,), pad_id=vocabulary)
     reference = params.abstract(transformer.specs(model, vocabulary), mesh)
     reward = params.abstract(heads.specs(model, vocabulary), mesh)
     optimizer, sigma = make_optimizer(options.optimizer, 1), config.health.spike_sigma
@@ -208,7 +208,7 @@ def train(config: Config, workdir: Path) -> None:
         reference = inference.load(workdir, "sft", config=config)
         reward = inference.load(workdir, "reward", config=config)
         model, task, tokenizer = reference.model, reference.task, reference.tokenizer
-        setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
+        setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_ids, tokenizer.pad_id)
         records = task.queries()
         inputs.hold(workdir, "ppo", tokenizer, ("sft", "reward"), queries=records)
         records = task.filtered(records, tokenizer, references=False)
