@@ -12,19 +12,16 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from etils.epath import Path
-
 from rlhf_jax.config import ConfigError, DataConfig
 from rlhf_jax.data import preferences, tables
 from rlhf_jax.data.preferences import Demonstration, Preference, PromptOnly, UnpairedPreference
 from rlhf_jax.data.records import Comparison, Example, Prompt, RecordError, Summary, to_json
-from rlhf_jax.files import matching, named_by
+from rlhf_jax.files import named_by
 
 SPLITS = ("train", "valid", "test")
 OF_COMPARISONS = {"train": "train", "valid": "valid1", "test": "valid2"}
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/(.+))?")  # owner/name, and a folder in it
 HUB_FILES = [f"*{suffix}" for suffix in tables.READERS]
-ABOUT_TABLES = "dataset_info"  # in the names of the hub's files that describe tables
 
 Prompted = PromptOnly | Demonstration | Preference | UnpairedPreference | Example
 Row = Prompted | Comparison
@@ -119,16 +116,15 @@ def _on_disk(place: str) -> str:
     from rlhf_jax.data.hub import folder_of_hub  # which takes long to import
 
     name, below = match.groups()
-    root = Path(folder_of_hub(name, "data set", HUB_FILES, "dataset")) / (below or "")
+    root = folder_of_hub(name, "data set", HUB_FILES, "dataset") / (below or "")
     files = [file for file in root.rglob("*") if file.name.endswith(tuple(tables.READERS))]
-    folders = sorted({file.parent for file in files if ABOUT_TABLES not in file.name})
+    folders = sorted({file.parent for file in files if not file.name.startswith(tables.ABOUT_TABLES)})
     if len(folders) != 1:
         there = ", ".join(f"{name}/{folder.relative_to(root)}" for folder in folders)
         raise RecordError(
             f"{place}: {f'tables in several folders; name one of {there}' if there else 'no table'}"
         )
-    kinds = {file.suffix for file in matching(folders[0], "*") if ABOUT_TABLES not in file.name}
-    return str(folders[0]) if len(kinds) == 1 else str(folders[0] / "*.parquet")
+    return str(folders[0])
 
 
 def _held_out(rows: list[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:

@@ -30,6 +30,7 @@ SPLITS = {  # ours, by the first word of the names that people give them
 FIRST_ROWS = 100  # of a file, which tell its columns: a line of JSON may leave some out
 BATCH_ROWS = 1024  # of Parquet, that are in memory at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which Windows writes before UTF-8
+ABOUT_TABLES = ("dataset_info", "dataset_dict")  # beginnings of names of files that describe tables
 Columns = Mapping[str, str]  # the new name of a column by its old one
 Batches = Callable[[IO[bytes]], Iterable[Any]]  # of pyarrow, from a file
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # the last bytes of an Arrow stream
@@ -89,7 +90,7 @@ def splits(path: str | PathLike[str]) -> dict[str, list[Path]]:
         if saved := _saved(found[0]):
             return saved
         found = matching(found[0], "*")
-    files = [file for file in found if _suffix(file)]
+    files = [file for file in found if _suffix(file) and not file.name.startswith(ABOUT_TABLES)]
     if not files:
         there = ", ".join(file.name for file in found[:5]) or "nothing"
         raise RecordError(f"{path}: no table, which is one of {', '.join(READERS)}; there is {there}")

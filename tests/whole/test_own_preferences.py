@@ -1,4 +1,4 @@
-"""Preferences of one's own, from a file to the report, by configuration alone: a small chat model learns them."""
+"""Preferences of one's own, from a file to the report, by configuration alone, with a small chat model."""
 
 import json
 import sys
