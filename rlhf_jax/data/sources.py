@@ -53,11 +53,16 @@ def gather(data: DataConfig) -> Gathered:
     records = {split: demonstrated[split] or list(_preferred(rows)) for split, rows in by_split.items()}
     for split, rows in by_split.items():
         records[split] = _distinct(records[split] or map(_query, rows), once=split != "train")
+        if not records[split]:
+            raise RecordError(f"data.files: no row is of {split}; name a table of it, as {split}:more.jsonl")
+    comparisons = [one for split, rows in by_split.items() for one in _comparisons(rows, split)]
+    if comparisons and not {"train", "valid1"} <= {one.split for one in comparisons}:
+        raise RecordError("data.files: no preferences to train on, or none of valid; name tables of both")
     queries = [row for row in by_split["train"] if isinstance(row, PromptOnly)] or by_split["train"]
     return Gathered(
-        {split: found for split, found in records.items() if found},
+        records,
         _distinct(map(_query, queries), once=True),
-        [one for split, rows in by_split.items() for one in _comparisons(rows, split)],
+        comparisons,
         {_query(row).id: _place(row) for rows in by_split.values() for row in rows},
     )
 

@@ -64,6 +64,7 @@ class Task(ABC):
     data: DataConfig
     seed: int = 0  # of texts that are generated
 
+    reads_files: ClassVar[bool] = False  # whether its texts are the tables of data.files
     pieces: ClassVar[tuple[str, ...]] = ()  # of its prompts: one token each in a tokenizer trained here
     words: ClassVar[Words] = Example.words  # in which its records are spoken of
     pipeline_tag: ClassVar[str] = "text-generation"  # on the hub, of what its policies do
@@ -218,10 +219,14 @@ class FewShot(Task):
 
 
 def find(data: DataConfig, seed: int) -> Task:
-    """The task that `data.source` names. Raises ConfigError where there is none."""
+    """The task that `data.source` names. Raises ConfigError where there is none, or it reads other texts."""
     module = _module(data.source)
     if not (isinstance(found := getattr(module, "TASK", None), type) and issubclass(found, Task)):
         raise ConfigError(f"data.source: {data.source} has no TASK, a subclass of rlhf_jax.data.task.Task")
+    if data.files and not found.reads_files:
+        raise ConfigError(
+            f"data.files: {data.source} reads no tables; --config.data.source=plain or chat does"
+        )
     return found(data, seed)
 
 

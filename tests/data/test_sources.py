@@ -46,12 +46,13 @@ def test_a_tenth_of_the_prompts_is_held_out_for_each_and_none_is_on_two_sides(ca
 
 
 def test_without_demonstrations_the_preferred_responses_are_learned(capsys):
-    found = gathered(f"train:{write('a.jsonl', PREFERRED)},test:{write('b.jsonl', SHOWN)}")
+    found = gathered(f"train:{write('a.jsonl', PREFERRED)},test:{write('b.jsonl', PREFERRED)}")
     assert [record.reference for record in found.records["train"]] == [row["chosen"] for row in PREFERRED]
     assert "fine-tuning learns the preferred responses" in capsys.readouterr().out
     held_out = found.records["valid"] + found.records["test"]  # the halves of the one that is named
     assert len(held_out) == 200 and min(map(len, found.records.values())) > 60
-    assert all(one.split == "train" and one.choice == 0 for one in found.comparisons)
+    assert [one.split for one in found.comparisons].count("train") == 200
+    assert all(one.choice == 0 and one.summaries[1].text == "5,000." for one in found.comparisons)
 
 
 def test_splits_are_told_by_the_names_of_shards():
@@ -76,26 +77,25 @@ def test_a_text_is_the_prompt_that_it_is_as_a_users_turn():
 
 
 def test_prompts_alone_are_queries_and_others_where_there_are_none():
+    write("shown.jsonl", SHOWN)
     more = write("more.jsonl", [{"prompt": "And?"}, {"prompt": "And?"}])
-    found = gathered(f"train:{write('a.jsonl', PREFERRED)},train:{more},test:{write('b.jsonl', SHOWN[:9])}")
+    found = gathered(f"train:{write('a.jsonl', PREFERRED)},train:{more},test:{write('b.jsonl', PREFERRED)}")
     assert [record.prompt for record in found.queries] == ["And?"]
-    found = gathered(f"train:a.jsonl,test:{write('c.jsonl', [{'prompt': 'What?'}, {'prompt': 'Where?'}])}")
-    assert len(found.queries) == 200
-    assert [record.reference for split in ("valid", "test") for record in found.records.get(split, [])] == [
-        "",
-        "",
-    ]
+    found = gathered(f"train:shown.jsonl,test:{write('c.jsonl', [{'prompt': f'{i}?'} for i in range(9)])}")
+    assert len(found.queries) == 200 and not found.comparisons
+    assert {record.reference for split in ("valid", "test") for record in found.records[split]} == {""}
 
 
 def test_good_and_bad_responses_to_one_prompt_are_a_preference():
     rows = [("a?", "yes", True), ("a?", "no", False), ("a?", "maybe", False), ("b?", "well", True)]
     rows = [{"prompt": p, "completion": c, "label": label} for p, c, label in rows]
-    found = gathered(f"train:{write('kto.jsonl', rows)},test:{write('b.jsonl', SHOWN)}")
+    found = gathered(f"train:{write('kto.jsonl', rows)},test:{write('b.jsonl', PREFERRED)}")
     assert [(record.prompt, record.reference) for record in found.records["train"]] == [
         ("a?", "yes"),
         ("b?", "well"),
     ]
-    assert [[s.text for s in one.summaries] for one in found.comparisons] == [["yes", "no"]]
+    train = [one for one in found.comparisons if one.split == "train"]
+    assert [[summary.text for summary in one.summaries] for one in train] == [["yes", "no"]]
 
 
 def test_columns_may_be_of_one_of_several_tables():
@@ -175,11 +175,14 @@ def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
             "a.jsonl, line 1: columns chosen and rejected are equal",
         ),
         ("gone.jsonl", [], "gone.jsonl: "),
+        ("a.jsonl", PREFERRED[:1], "data.files: no row is of "),
+        ("train:a.jsonl,test:b.jsonl", PREFERRED, "no preferences to train on, or none of valid"),
         ("a.jsonl", [{"subreddit": "x", "post": "y", "id": "1", "title": ""}], "source=tldr reads them"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(files, rows, message):
     write("a.jsonl", rows)
+    write("b.jsonl", SHOWN)
     with pytest.raises((ConfigError, RecordError)) as error:
         gathered(files)
     assert message in str(error.value) and "\n" not in str(error.value)

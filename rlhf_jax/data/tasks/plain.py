@@ -17,6 +17,7 @@ from rlhf_jax.data.tokenizer import Tokenizer
 class Plain(Task):
     """The texts of `data.files`."""
 
+    reads_files = True
     shot_end = SHOT_SEPARATOR.strip()  # a response may have several lines
 
     @property
