@@ -37,6 +37,9 @@ class Chat(Plain):
         """The same task: a chat model is asked without examples."""
         return self
 
+    def text(self, response: str) -> str:
+        return response.strip()  # whose blanks are the template's
+
     def load_tokenizer(self, place: PathLike[str] | str) -> Tokenizer:
         return load_chat_tokenizer(place, **parse_variables(self.data.template_variables))
 
