@@ -52,14 +52,14 @@ class Chat(Plain):
 
     def answers_in_prompts(self, records: Sequence[Record], tokenizer: Tokenizer) -> list[list[bool]]:
         """The assistant's turns before the last one, where the policy would write them just so."""
-        return [self._answers(self._kept(record, _chat_of(tokenizer))[0], tokenizer) for record in records]
+        return [self._answers(record, _chat_of(tokenizer)) for record in records]
 
-    def _answers(self, turns: Sequence[Turn], tokenizer: Tokenizer) -> list[bool]:
-        chat = _chat_of(tokenizer).chat
-        if all(turn.role != ASSISTANT for turn in turns):
+    def _answers(self, record: Record, tokenizer: ChatTokenizer) -> list[bool]:
+        if all(turn.role != ASSISTANT for turn in _turns(record)):
             return []
+        turns, _ = self._kept(record, tokenizer)
         try:
-            return chat.encode_with_mask(turns, generation_prompt=True)[1]
+            return tokenizer.chat.encode_with_mask(turns, generation_prompt=True)[1]
         except RecordError:  # a template that writes earlier answers otherwise than the last one
             return []
 
