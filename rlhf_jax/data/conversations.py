@@ -101,4 +101,5 @@ def check_filled(text: str, column: str) -> None:
 
 def form_of(value: Any) -> str:
     """What a value is, in words for messages."""
-    return {str: "a text", list: "a list", dict: "an object"}.get(type(value), "a number")
+    names: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")

@@ -160,7 +160,8 @@ def policy_figures(
         {name: outcomes(measure[name], measure[anchor]) for name in compared},
         {name: np.log(tokens[name] / tokens[anchor]) for name in compared},
     )
-    figures, sources, references = {}, [record.text for record in records], texts.get(policies.REFERENCE)
+    figures: dict[str, dict] = {}
+    sources, references = [record.text for record in records], texts.get(policies.REFERENCE)
     for name, written in texts.items():
         figures[name] = {
             "preference_at_equal_length": equal_length.get(name),
