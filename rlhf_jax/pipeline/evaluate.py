@@ -62,7 +62,7 @@ def run(config: Config, workdir: Path) -> None:
         raise RecordError("eval: no record of split test or valid is left to respond to")
     anchor = policies.REFERENCE if has_text(records[0].reference) else "sft"  # whom all are compared with
     if len(records) < config.eval.posts:
-        notes.append(f"Only {len(records)} of {config.eval.posts} posts asked for are there.")
+        notes.append(f"Only {len(records)} of {config.eval.posts} {task.words.prompts} asked for are there.")
 
     with jax.set_mesh(make_mesh(config.mesh)):
         reward = inference.load(workdir, "reward", config=config)
