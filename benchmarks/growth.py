@@ -69,7 +69,7 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
     """
     optimizer = OptimizerConfig(workload.learning_rate, "constant")
     options = PpoConfig(batch_size=workload.rows, epochs=1, microbatches=parts(workload.rows))
-    setting = ppo.Setting(workload.model, options, workload.response_tokens, EOS, workload.pad)
+    setting = ppo.Setting(workload.model, options, workload.response_tokens, (EOS,), workload.pad)
 
     @jax.jit
     def networks():
@@ -89,7 +89,7 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
             generate,
             config=workload.model,
             response_tokens=workload.response_tokens,
-            eos_id=EOS,
+            eos_ids=(EOS,),
             pad_id=workload.pad,
             temperature=workload.temperature,
         )

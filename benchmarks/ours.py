@@ -51,7 +51,9 @@ class Loaded:
             score_at="after_eos",  # TRL's place
             no_eos="none",
         )
-        return ppo.Setting(self.model, options, self.fields["response_tokens"], self.fields["eos"], self.pad)
+        return ppo.Setting(
+            self.model, options, self.fields["response_tokens"], (self.fields["eos"],), self.pad
+        )
 
 
 def parts(rows: int) -> int:
@@ -76,7 +78,7 @@ def generation(work: Work) -> Side:
                 generate,
                 config=loaded.model,
                 response_tokens=loaded.fields["response_tokens"],
-                eos_id=loaded.fields["eos"],
+                eos_ids=(loaded.fields["eos"],),
                 pad_id=loaded.pad,
                 temperature=temperature,
             )

@@ -120,7 +120,12 @@ class OptimizerConfig:
 
 @dataclass
 class DataConfig:
-    source: str = "tldr"  # the task: a file of data/tasks/ (tldr, cnndm, mini, mini_news), or my_task.py
+    source: str = "tldr"  # the task: a file of data/tasks/, such as tldr, plain or chat, or my_task.py
+    # Tables of plain and chat, with commas: files, folders, patterns or hub names, each behind its split and
+    # a colon where its own name does not tell it, such as train:pairs.parquet,test:held_out.jsonl.
+    files: str = ""
+    columns: str = ""  # other names for columns of `files`: question:prompt,answer:completion
+    template_variables: str = ""  # that a chat template reads, such as enable_thinking=false
     posts: str = ""  # folder with {train,valid,test}.jsonl; empty: OpenAI's set, downloaded to `cache`
     queries: str = ""  # posts for PPO: a folder, or published: OpenAI's larger set; empty: the same posts
     comparisons: str = ""  # folder or glob of comparison records; empty: OpenAI's, downloaded

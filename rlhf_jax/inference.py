@@ -27,7 +27,7 @@ from rlhf_jax.data.batches import Batch, Plan, QueryPlan, ResponsePlan
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.files import read_object
 from rlhf_jax.mesh import abstract_rows, in_rows_of, make_mesh, row_shards, to_devices, to_host
 from rlhf_jax.model import heads, params, pretrained, transformer
@@ -43,11 +43,12 @@ SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
 TASK_FILE = "task.json"  # of an exported folder: how its texts are to be read
 TASK_FIELDS = (  # of DataConfig, that stand there
-    "source query_tokens response_tokens reward_response_tokens query_buckets padding".split()
+    "source template_variables query_tokens response_tokens reward_response_tokens query_buckets "
+    "padding".split()
 )
 PLACED = ("layer_loop", "attention", "rematerialize", "gather_to_sample")  # how a network is computed
 
-write = jax.jit(generate, static_argnames="config response_tokens eos_id pad_id temperature samples".split())
+write = jax.jit(generate, static_argnames="config response_tokens eos_ids pad_id temperature samples".split())
 read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))
 
 
@@ -59,7 +60,7 @@ def response_logp(weights, config: ModelConfig, query, responses, pad_id: int):
     return jnp.sum(jnp.where(response != pad_id, logp, 0.0), axis=1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_id", "pad_id", "temperature"))
+@functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_ids", "pad_id", "temperature"))
 def draw(policy, reference, query: Int[Array, "B Q"], key: jax.Array, **sampling):
     """Responses [B, R] of the policy, and log π(response) − log π_ref(response) [B] through EOS, in nats.
 
@@ -93,13 +94,13 @@ class Network:
         return replace(self, task=task)
 
     def write(self, records: Sequence[Record | str], temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """One response a record, in order, without the leading space; greedy without a temperature."""
+        """One response a record, in order; greedy without a temperature."""
         return [texts[0] for texts in self.samples(records, 1, temperature, seed)]
 
     def samples(
         self, records: Sequence[Record | str], count: int, temperature: float = 0.0, seed: int = 0
     ) -> list[list[str]]:
-        """`count` responses to each record, which is read once; in order, without the leading space."""
+        """`count` responses to each record, which is read once; in order."""
         self._check(scalar=False)
         data, tokenizer = self.task.data, self.tokenizer
         written: list[list[str]] = [[] for _ in records]
@@ -113,14 +114,14 @@ class Network:
                     to_devices(batch["query"], mesh),
                     jax.random.fold_in(jax.random.key(seed), i),
                     response_tokens=data.response_tokens,
-                    eos_id=tokenizer.eos_id,
+                    eos_ids=tokenizer.eos_ids,
                     pad_id=tokenizer.pad_id,
                     temperature=temperature,
                     samples=count,
                 )
                 of_each = to_host(responses).reshape(-1, count, data.response_tokens)
                 for row, own in zip(batch["index"][:valid], of_each, strict=False):
-                    written[row] = [tokenizer.decode(response).strip() for response in own]
+                    written[row] = [self.task.text(tokenizer.decode(response)) for response in own]
         return written
 
     def samples_with_kl(
@@ -141,14 +142,14 @@ class Network:
                     jax.random.fold_in(jax.random.key(seed), i),
                     model=self.model,
                     response_tokens=self.task.data.response_tokens,
-                    eos_id=tokenizer.eos_id,
+                    eos_ids=tokenizer.eos_ids,
                     pad_id=tokenizer.pad_id,
                     temperature=temperature,
                 )
                 rows = batch["index"][:valid]
                 kl[rows] = to_host(drawn)[:valid]
                 for row, response in zip(rows, to_host(responses), strict=False):
-                    texts[row] = tokenizer.decode(response).strip()
+                    texts[row] = self.task.text(tokenizer.decode(response))
         return texts, kl
 
     def scores(
@@ -271,10 +272,11 @@ def task_fields(data: DataConfig) -> dict[str, Any]:
 def _of_run(workdir: Path, name: str, config: Config | None, task: Task | None) -> Network:
     step = checkpoint.require(workdir, name)
     meta, config = read_meta(*step), config or runs.read_config(workdir)
-    model, tokenizer = architecture_of(config, name, meta), load_tokenizer(workdir)
+    model = architecture_of(config, name, meta)
+    task = task or tasks.find(config.data, config.seed)
+    tokenizer = task.load_tokenizer(workdir)
     specs = heads.specs if _is_scalar(name, meta) else transformer.specs
     like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
-    task = task or tasks.find(config.data, config.seed)
     return Network(checkpoint.restore_params(*step, like), model, tokenizer, task)
 
 
@@ -284,13 +286,13 @@ def _is_scalar(name: str, meta: Mapping[str, Any]) -> bool:
 
 def _of_folder(folder: Path, config: Config | None, task: Task | None) -> Network:
     computed = config.model if config else ModelConfig()
-    model, tokenizer = pretrained.architecture(computed, str(folder)), load_tokenizer(folder)
-    scalar = "ForSequenceClassification" in str(read_object(folder / "config.json", ConfigError))
-    specs = heads.specs if scalar else transformer.specs
-    like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
     if task is None:
         stored = read_object(folder / TASK_FILE, ConfigError, missing={})
         task = tasks.find(from_dict(stored, DataConfig), 0)
+    model, tokenizer = pretrained.architecture(computed, str(folder)), task.load_tokenizer(folder)
+    scalar = "ForSequenceClassification" in str(read_object(folder / "config.json", ConfigError))
+    specs = heads.specs if scalar else transformer.specs
+    like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
     return Network(pretrained.load(folder, like), model, tokenizer, task)
 
 
@@ -341,7 +343,7 @@ def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.sta
         abstract_rows(mesh, (batch_size(row_multiple(mesh), samples), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
         response_tokens=config.data.response_tokens,
-        eos_id=0,
+        eos_ids=(0,),
         pad_id=vocabulary,
         temperature=config.eval.temperature,
         samples=samples,

@@ -6,7 +6,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from rlhf_jax.data.chat_template import Turn
+from rlhf_jax.data.records import Turn
 
 # Qwen2.5: a system turn of its own where none is given.
 QWEN25 = """\

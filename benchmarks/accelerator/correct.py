@@ -97,7 +97,7 @@ class Inputs:
 
     def setting(self, **more: Any) -> ppo.Setting:
         options = PpoConfig(batch_size=len(self.query), epochs=1, no_eos="none", **more)
-        return ppo.Setting(self.model, options, self.response_tokens, EOS, self.pad)
+        return ppo.Setting(self.model, options, self.response_tokens, (EOS,), self.pad)
 
 
 @functools.cache
@@ -227,7 +227,7 @@ def _greedy(part: Part, variant: Variant) -> dict:
             inputs.query,
             jax.random.key(0),
             response_tokens=inputs.response_tokens,
-            eos_id=-1,
+            eos_ids=(-1,),
             pad_id=inputs.pad,
             temperature=0.0,
         )
@@ -320,7 +320,7 @@ def bits(part: Part) -> None:
         optimizer=OptimizerConfig(1e-4, "constant"),
         no_eos="none",
     )
-    setting = ppo.Setting(inputs.model, options, inputs.response_tokens, EOS, inputs.pad)
+    setting = ppo.Setting(inputs.model, options, inputs.response_tokens, (EOS,), inputs.pad)
     step = ppo.jitted_iteration(setting)
     reference, reward = inputs.network("policy"), inputs.network("value")
     optimizer = make_optimizer(options.optimizer, 100)

@@ -184,7 +184,7 @@ class Programs:
                 query,
                 key,
                 response_tokens=workload.response_tokens,
-                eos_id=EOS,
+                eos_ids=(EOS,),
                 pad_id=workload.pad,
                 temperature=workload.temperature,
             )
@@ -238,7 +238,7 @@ class Programs:
             temperature=workload.temperature,
             no_eos="none",
         )
-        return ppo.Setting(self.model, options, workload.response_tokens, EOS, workload.pad)
+        return ppo.Setting(self.model, options, workload.response_tokens, (EOS,), workload.pad)
 
     def score(self) -> Program:
         """What the four networks say of sampled responses."""

@@ -200,7 +200,16 @@ class SftPlan(Plan):
         ]
         self._pad_id = tokenizer.pad_id
         self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]
-        self._first_target = [1 if options.query_loss else max(len(query), 1) for query in queries]
+        self._is_target = [
+            np.arange(len(example)) >= len(query)
+            for example, query in zip(self._examples, queries, strict=True)
+        ]
+        for i, answers in enumerate(task.answers_in_prompts(records, tokenizer) or ()):
+            end = len(queries[i])  # the prompt's tokens may stand behind a filling of spaces
+            self._is_target[i][end - len(answers) : end] = answers
+        for is_target in self._is_target:
+            is_target[1:] |= options.query_loss
+            is_target[:1] = False  # nothing stands before it
         lengths = [len(example) for example in self._examples]
         widths = [bucket + data.response_tokens for bucket in data.query_buckets]
         self._rows = [[i] for i in range(len(records))]
@@ -210,7 +219,7 @@ class SftPlan(Plan):
             order = np.random.default_rng(seed).permutation(len(records))
             self._rows = pack_rows(lengths, widths[0], order)
             batch_size = _packed_batch_size(options, len(self._rows) / len(records))
-        targets = [length - first for length, first in zip(lengths, self._first_target, strict=True)]
+        targets = [int(is_target.sum()) for is_target in self._is_target]
         self.most_targets = max(sum(targets[i] for i in row) for row in self._rows)
         super().__init__([sum(lengths[i] for i in row) for row in self._rows], widths, batch_size, seed)
 
@@ -224,7 +233,7 @@ class SftPlan(Plan):
                 end = start + len(self._examples[i])
                 tokens[b, start:end] = self._examples[i]
                 segments[b, start:end] = segment
-                targets[b, start + self._first_target[i] : end] = 1
+                targets[b, start:end] = self._is_target[i]
                 start = end
         return {"tokens": tokens, "segments": segments, "targets_mask": targets, "index": rows}
 

@@ -24,12 +24,19 @@ from etils.epath import Path
 from tokenizers import AddedToken, processors
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.chat_template import ChatTemplate, Turn, read_chat_template
-from rlhf_jax.data.records import RecordError
-from rlhf_jax.data.tokenizer import JSON_FILE, HuggingFaceTokenizer, load_tokenizer
-from rlhf_jax.files import read_object
+from rlhf_jax.data.chat_template import ChatTemplate, read_chat_template
+from rlhf_jax.data.records import RecordError, Turn
+from rlhf_jax.data.tokenizer import (
+    GENERATION_FILE,
+    JSON_FILE,
+    SETTINGS_FILE,
+    TEMPLATE_FILE,
+    HuggingFaceTokenizer,
+    before,
+    load_tokenizer,
+)
+from rlhf_jax.files import read_object, write_json, write_text
 
-GENERATION_FILE = "generation_config.json"
 ASSISTANT = "assistant"
 
 
@@ -61,14 +68,27 @@ class Chat:
         """
         return self._tokens.read(self._seamed(turns, generation_prompt)[0])[0]
 
-    def encode_with_mask(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
-        """The ids without a generation prompt, and for each whether the assistant is to write it.
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of what a policy writes to say `text`, up to EOS and with it, as after one question.
+
+        They are read apart from the prompt, behind which the policy begins with a token of its own. Raises
+        RecordError where the template changes the text, ConfigError as `encode_with_mask`.
+        """
+        turns = [Turn("user", "?"), Turn(ASSISTANT, text)]
+        whole, _ = self._seamed(turns, generation_prompt=False)
+        ids = self._tokens.read_behind(whole[len(self._prompt(turns[:1], whole)) :])
+        return ids[: self._end_of_answer(ids, range(len(ids)))]
+
+    def encode_with_mask(
+        self, turns: Sequence[Turn], generation_prompt: bool = False
+    ) -> tuple[list[int], list[bool]]:
+        """The ids of `encode`, and for each whether the assistant is to write it.
 
         It writes what follows the generation prompt, up to EOS and with it. Raises RecordError where an
         assistant's turn does not follow its generation prompt, as some templates leave out parts of that
         before later turns, and ConfigError where the template ends the turn without an EOS of the policy.
         """
-        text, starts = self._seamed(turns, generation_prompt=False)
+        text, starts = self._seamed(turns, generation_prompt)
         ids, ends = self._tokens.read(text)
         mask = [False] * len(ids)
         for i, turn in enumerate(turns):
@@ -108,8 +128,8 @@ class Chat:
         text, starts = self._tokens.seamed(between), dict[int, int]()
         for i, between in zip(map(int, rest[::2]), rest[1::2], strict=True):
             starts.setdefault(i, len(text))
-            by_assistant = turns[i].role == ASSISTANT
-            text += self._tokens.seamed_answer(turns[i].body) if by_assistant else turns[i].body
+            said = turns[i].content.strip()
+            text += self._tokens.seamed_answer(said) if turns[i].role == ASSISTANT else said
             text += self._tokens.seamed(between)
         return text, starts
 
@@ -118,11 +138,11 @@ class Chat:
         plain = self.template.render(turns, generation_prompt)
 
         def marked(which: Collection[int]) -> str:
-            hidden = {i: turns[i].with_body(self._marker % i) for i in which}
+            hidden = {i: _with_body(turns[i], self._marker % i) for i in which}
             return self.template.render([hidden.get(i, t) for i, t in enumerate(turns)], generation_prompt)
 
         def is_plain(text: str) -> bool:
-            return plain == self._markers.sub(lambda match: turns[int(match[1])].body, text)
+            return plain == self._markers.sub(lambda match: turns[int(match[1])].content.strip(), text)
 
         text = marked(range(len(turns)))
         for i in sorted(set(range(len(turns))) - set(map(int, self._markers.findall(text)))):
@@ -148,6 +168,13 @@ class Chat:
         if self._tokens.special.findall(text) != own:
             raise RecordError(f"{self.template.place}: makes special tokens of what a turn says")
         return text
+
+
+def _with_body(turn: Turn, body: str) -> Turn:
+    """The turn with another text in the whitespace around its own."""
+    without = turn.content.lstrip()
+    before, after = turn.content.removesuffix(without), without.removeprefix(without.rstrip())
+    return Turn(turn.role, before + body + after)
 
 
 class _ControlTokens:
@@ -211,6 +238,10 @@ class _ControlTokens:
         read = self._tokenizer.encode(seamed, add_special_tokens=False)
         return [self._meant.get(i, i) for i in read.ids], [end for _, end in read.offsets]
 
+    def read_behind(self, seamed: str) -> list[int]:
+        """Token ids of a text that follows a control token, before which no tokenizer puts a space."""
+        return self.read(next(iter(self._seams.values())) + seamed)[0][1:]
+
 
 def _any_of(texts: Iterable[str]) -> re.Pattern:
     """Matches each of the texts, of two that begin alike the longer one."""
@@ -221,7 +252,38 @@ def _like(token: AddedToken, content: str, special: bool) -> AddedToken:
     return AddedToken(content, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False, special=special)
 
 
+class ChatTokenizer:
+    """The tokenizer of a policy that chats, as a `Tokenizer`; `chat` writes its conversations."""
+
+    prefix: tuple[int, ...] = ()  # a template says what a conversation begins with
+
+    def __init__(self, chat: Chat, tokenizer: HuggingFaceTokenizer):
+        self.chat, self._tokenizer = chat, tokenizer
+        self.vocab_size, self.pad_id = tokenizer.vocab_size, tokenizer.pad_id
+        self.eos_ids: tuple[int, ...] = chat.end_of_turn
+        self.eos_id = chat.encode_answer("?")[-1]
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode(before(self.eos_ids, ids))
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        self._tokenizer.save(folder)
+        settings = Path(folder) / SETTINGS_FILE
+        named = {name: token for name, token in self.chat.template.special_tokens.items() if token}
+        write_json(settings, read_object(settings, ConfigError) | named)
+        write_text(Path(folder) / TEMPLATE_FILE, self.chat.template.source)
+        write_json(Path(folder) / GENERATION_FILE, {"eos_token_id": list(self.eos_ids)})
+
+
 def load_chat(folder: str | PathLike[str], **variables: Any) -> Chat:
+    """The chat of `load_chat_tokenizer`."""
+    return load_chat_tokenizer(folder, **variables).chat
+
+
+def load_chat_tokenizer(folder: str | PathLike[str], **variables: Any) -> ChatTokenizer:
     """The chat template, tokenizer.json and EOS of a folder of Hugging Face.
 
     `variables` are more names that the template reads, such as Qwen3's `enable_thinking`. Raises ConfigError
@@ -234,7 +296,8 @@ def load_chat(folder: str | PathLike[str], **variables: Any) -> Chat:
         raise ConfigError(f"{folder}: a chat template needs {JSON_FILE}, and there is none in this folder")
     # Read again, for this one gets seams beside its tokens.
     own = tokenizers.Tokenizer.from_buffer((Path(folder) / JSON_FILE).read_bytes())
-    return Chat(template, own, _end_of_turn(Path(folder), own, tokenizer.eos_id))
+    chat = Chat(template, own, _end_of_turn(Path(folder), own, tokenizer.eos_id))
+    return ChatTokenizer(chat, tokenizer)
 
 
 def _end_of_turn(folder: Path, tokenizer: tokenizers.Tokenizer, eos_id: int) -> tuple[int, ...]:

@@ -19,32 +19,11 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.records import RecordError
-from rlhf_jax.data.tokenizer import SETTINGS_FILE
+from rlhf_jax.data.records import RecordError, Turn
+from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.files import read_object
 
-TEMPLATE_FILE = "chat_template.jinja"
 SPECIAL_TOKENS = [f"{name}_token" for name in "bos eos unk sep pad cls mask".split()]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one side of a conversation says; `role` is one that its template knows, mostly system, user or
-    assistant."""
-
-    role: str
-    content: str
-
-    @property
-    def body(self) -> str:
-        """The content without the whitespace around it."""
-        return self.content.strip()
-
-    def with_body(self, body: str) -> "Turn":
-        """The turn with another body in the same whitespace."""
-        without = self.content.lstrip()
-        before, after = self.content.removesuffix(without), without.removeprefix(without.rstrip())
-        return Turn(self.role, before + body + after)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from typing import NamedTuple
 from etils.epath import Path
 
 from rlhf_jax.config import Config, DataConfig
+from rlhf_jax.data import preferences, tables
 from rlhf_jax.data.download import download
 from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
+from rlhf_jax.data.sources import gather
 from rlhf_jax.files import matching, named_by
 
 PUBLISHED = (
@@ -37,9 +39,11 @@ def comparisons_of_run(config: Config, workdir: Path) -> list[Comparison]:
 def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comparison]:
     """The comparisons of a configuration: all, or those to train on of some labelling batches alone.
 
-    They come from the *.json and *.jsonl files of the folder, or the files of the glob,
-    `data.comparisons`; where that is empty, from OpenAI's files, downloaded to `data.cache`.
+    They come from the tables of the folder, or the files of the glob, `data.comparisons`; where that is
+    empty, from the tables of `data.files`, or else from OpenAI's files, downloaded to `data.cache`.
     """
+    if data.files and not data.comparisons:
+        return gather(data).comparisons
     if data.comparisons:
         paths = _find(data.comparisons)
     else:
@@ -48,7 +52,7 @@ def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comp
             download(f"{data.url}/dataset/comparisons/{name}.json", folder / f"{name}.json")
             for name in PUBLISHED
         ]
-    found = [comparison for path in paths for comparison in read_comparisons(path)]
+    found = [comparison for path in paths for comparison in _read(path)]
     there = {comparison.batch for comparison in found if comparison.split == "train"}
     if missing := set(batches) - there:
         place, names = data.comparisons or folder, ", ".join(map(repr, sorted(missing)))
@@ -68,12 +72,21 @@ def pairs_of(comparisons: Iterable[Comparison], split: str | None = None) -> lis
     ]
 
 
+def _read(path: Path) -> Iterable[Comparison]:
+    if path.suffix in (".json", ".jsonl"):
+        return read_comparisons(path)
+    found = preferences.read(tables.rows(path))
+    if not isinstance(found.examples[0], Comparison):
+        raise RecordError(f"{path}: {found}; comparisons have info, summaries and choice (or use data.files)")
+    return found.examples
+
+
 def _find(pattern: str) -> list[Path]:
     paths = named_by(pattern)
     if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(matching(paths[0], "*.json") + matching(paths[0], "*.jsonl"))
+        paths = [path for path in matching(paths[0], "*") if path.name.endswith(tuple(tables.READERS))]
     if not paths:
-        raise RecordError(f"{pattern}: no *.json or *.jsonl files there (data.comparisons)")
+        raise RecordError(f"{pattern}: no *.json, *.jsonl or other tables there (data.comparisons)")
     return paths
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from os import PathLike
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from etils.epath import Path
 
@@ -20,10 +20,30 @@ from rlhf_jax.files import JsonError, parse_json, whole
 
 T = TypeVar("T")
 SPLITS = ("train", "valid1", "valid2", "test")  # that comparisons and ratings may be of
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class RecordError(ValueError):
     """A record or file of records that cannot be used; names file, line and field."""
+
+
+class Words(NamedTuple):
+    """What people call the records of a kind, and what is written for them."""
+
+    prompt: str
+    prompts: str
+    response: str
+    responses: str
+
+
+class Turn(NamedTuple):
+    """What one side of a conversation says."""
+
+    role: str  # one of ROLES
+    content: str
+
+
+Prompt = str | tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,8 @@ class Post:
     post: str
     summary: str = ""
     extra: dict = field(default_factory=dict)
+
+    words: ClassVar[Words] = Words("post", "posts", "summary", "summaries")
 
     @property
     def place(self) -> str:
@@ -61,6 +83,8 @@ class Article:
     summary: str = ""
     extra: dict = field(default_factory=dict)
 
+    words: ClassVar[Words] = Words("article", "articles", "summary", "summaries")
+
     @property
     def place(self) -> str:
         return self.site
@@ -79,16 +103,22 @@ class Example:
     """A prompt of any other task; `reference` is a person's response, empty where the record has none."""
 
     id: str
-    prompt: str
+    prompt: Prompt
     reference: str = ""
     extra: dict = field(default_factory=dict)
 
+    words: ClassVar[Words] = Words("prompt", "prompts", "response", "responses")
     title: ClassVar[str] = ""
     place: ClassVar[str] = ""
 
     @property
     def text(self) -> str:
-        return self.prompt
+        """The prompt as people read it: of several turns, each behind the name of who says it."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        if len(self.prompt) == 1:
+            return self.prompt[0].content
+        return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in self.prompt)
 
 
 Record = Post | Article | Example  # what is written about: each has id, title, place, text and reference
@@ -171,14 +201,15 @@ def read_posts(path: str | PathLike[str]) -> Iterator[Post]:
 
 
 def read_comparisons(path: str | PathLike[str]) -> Iterator[Comparison]:
-    return read_jsonl(path, lambda record: _in_split(from_json(Comparison, record)))
+    return read_jsonl(path, lambda record: in_split(from_json(Comparison, record)))
 
 
 def read_axis_ratings(path: str | PathLike[str]) -> Iterator[AxisRating]:
-    return read_jsonl(path, lambda record: _in_split(from_json(AxisRating, record)))
+    return read_jsonl(path, lambda record: in_split(from_json(AxisRating, record)))
 
 
-def _in_split(record: Labelled) -> Labelled:
+def in_split(record: Labelled) -> Labelled:
+    """The record. Raises RecordError where its split is none of SPLITS."""
     if record.split not in SPLITS:
         raise RecordError(f"field split is {record.split!r}, it should be one of {', '.join(SPLITS)}")
     return record
@@ -233,6 +264,8 @@ def write_jsonl(path: str | PathLike[str], records: Iterable) -> None:
 
 def to_json(record) -> Any:
     """The JSON object of a record, without the optional fields that hold their default."""
+    if isinstance(record, Turn):
+        return record._asdict()
     if isinstance(record, tuple):
         return [to_json(item) for item in record]
     if not is_dataclass(record):
@@ -264,9 +297,9 @@ def from_json(cls: type[T], record, where: str = "") -> T:
 
 
 def plain(record: Record) -> dict[str, Any]:
-    """The named fields of a record, those that hold their default too."""
+    """The named fields of a record as JSON holds them, those that hold their default too."""
     *named, _ = fields(record)
-    return {f.name: getattr(record, f.name) for f in named}
+    return {f.name: to_json(getattr(record, f.name)) for f in named}
 
 
 def _is_optional(f) -> bool:
@@ -293,6 +326,29 @@ def _text(value, where: str) -> str:
     if not has_text(_string(value, where)):
         raise RecordError(f"field {where} is empty")
     return value
+
+
+def turns_of(values: list, where: str) -> tuple[Turn, ...]:
+    """The turns in a list of JSON values; `where` names it in a RecordError, such as "field prompt"."""
+    return tuple(_turn(value, f"{where}[{i}]") for i, value in enumerate(values))
+
+
+def _turn(value, where: str) -> Turn:
+    if not isinstance(value, dict):
+        raise RecordError(f"{where} should be an object of role and content, not {_kind(value)}")
+    for name in Turn._fields:
+        if not isinstance(value.get(name), str):
+            there = ", ".join(value) or "nothing"
+            raise RecordError(f"{where}.{name} is no text or missing; there is {there}")
+    if value["role"] not in ROLES:
+        raise RecordError(f"{where}.role is {json.dumps(value['role'])}, none of {', '.join(ROLES)}")
+    return Turn(value["role"], value["content"])
+
+
+def _prompt(value, where: str) -> Prompt:
+    if isinstance(value, list) and value:
+        return turns_of(value, f"field {where}")
+    return _text(value, where)
 
 
 def _object(value, where: str) -> dict:
@@ -339,7 +395,7 @@ def _axes(value, where: str) -> dict:
 PARSERS: dict[Any, Callable] = {
     "post": _text,
     "article": _text,
-    "prompt": _text,
+    "prompt": _prompt,
     "choice": _choice,
     "axes": _axes,
     str: _string,

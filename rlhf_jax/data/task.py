@@ -21,7 +21,7 @@ import numpy as np
 from etils.epath import Path
 
 from rlhf_jax.config import FEW_SHOT_FRAME, ConfigError, DataConfig
-from rlhf_jax.data.records import Comparison, Example, Record, RecordError
+from rlhf_jax.data.records import Comparison, Example, Record, RecordError, Words
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 SHOT_SEPARATOR = "\n\n=====\n\n"  # between the examples of a few-shot prompt
@@ -64,8 +64,12 @@ class Task(ABC):
     data: DataConfig
     seed: int = 0  # of texts that are generated
 
+    reads_files: ClassVar[bool] = False  # whether its texts are the tables of data.files
     pieces: ClassVar[tuple[str, ...]] = ()  # of its prompts: one token each in a tokenizer trained here
+    words: ClassVar[Words] = Example.words  # in which its records are spoken of
+    pipeline_tag: ClassVar[str] = "text-generation"  # on the hub, of what its policies do
     in_python: ClassVar[str] = "query = prompt"  # how a prompt is written, for model cards
+    shot_end: ClassVar[str] = "\n"  # where the response of a base model ends
 
     @property
     def about(self) -> str:
@@ -100,12 +104,16 @@ class Task(ABC):
         return Prompt("", record.text, "")
 
     def shot(self, record: Record) -> Prompt:
-        """What a base model reads of a record in a few-shot prompt, where a response ends at a newline."""
+        """What a base model reads of a record in a few-shot prompt, where a response ends at `shot_end`."""
         return self.prompt(record)
 
     def response(self, text: str) -> str:
         """What a policy should write for a response: the text after exactly one space."""
         return " " + text.lstrip(" ")
+
+    def text(self, response: str) -> str:
+        """What a response says that a policy wrote."""
+        return response.strip()
 
     def record_of(self, text: str) -> Record:
         """The record of a lone text, which has no reference."""
@@ -123,10 +131,14 @@ class Task(ABC):
         """Responses to every record that cost nothing, by name."""
         return {}
 
+    def load_tokenizer(self, place: PathLike[str] | str) -> Tokenizer:
+        """The tokenizer of a folder or file, as the task needs it."""
+        return load_tokenizer(place)
+
     def make_tokenizer(self, records: Sequence[Record], pretrained: PathLike[str] | None) -> Tokenizer:
         """The tokenizer of the pretrained model's folder, the one named, or one trained on the records."""
         if pretrained or self.data.tokenizer:
-            return load_tokenizer(pretrained or Path(self.data.tokenizer).expanduser())
+            return self.load_tokenizer(pretrained or Path(self.data.tokenizer).expanduser())
         texts = [self.prompt(record).text + self.response(record.reference) for record in records]
         return train_tokenizer(texts, self.data.vocabulary, self.pieces)
 
@@ -159,6 +171,11 @@ class Task(ABC):
                 f"{record.id}: the query takes {needed} tokens without any text, the limit is {limit}"
             )
         return encode(end), True
+
+    def answers_in_prompts(self, records: Sequence[Record], tokenizer: Tokenizer) -> list[list[bool]] | None:
+        """Which tokens of each prompt, as `encode_prompts` has them, are a response to learn from; None: no
+        token."""
+        return None
 
     def encode_responses(
         self, texts: Sequence[str], tokenizer: Tokenizer, limit: int
@@ -197,12 +214,19 @@ class FewShot(Task):
     def response(self, text: str) -> str:
         return self.task.response(text)
 
+    def text(self, response: str) -> str:
+        return self.task.text(response).split(self.task.shot_end)[0]
+
 
 def find(data: DataConfig, seed: int) -> Task:
-    """The task that `data.source` names. Raises ConfigError where there is none."""
+    """The task that `data.source` names. Raises ConfigError where there is none, or it reads other texts."""
     module = _module(data.source)
     if not (isinstance(found := getattr(module, "TASK", None), type) and issubclass(found, Task)):
         raise ConfigError(f"data.source: {data.source} has no TASK, a subclass of rlhf_jax.data.task.Task")
+    if data.files and not found.reads_files:
+        raise ConfigError(
+            f"data.files: {data.source} reads no tables; --config.data.source=plain or chat does"
+        )
     return found(data, seed)
 
 

@@ -8,7 +8,7 @@ tokenizer is taken as it is; a byte-level one is lossless too, unless it normali
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import takewhile
 from os import PathLike
 from typing import Protocol
@@ -22,10 +22,12 @@ from rlhf_jax.files import read_object, whole, write_json
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
 SETTINGS_FILE = "tokenizer_config.json"
+GENERATION_FILE = "generation_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 EOS_NAMED_IN = (  # the first that names it decides
     (SETTINGS_FILE, "eos_token"),
     ("special_tokens_map.json", "eos_token"),
-    ("generation_config.json", "eos_token_id"),
+    (GENERATION_FILE, "eos_token_id"),
     ("config.json", "eos_token_id"),
 )
 ROWS_NAMED_IN = ("config.json", SETTINGS_FILE)
@@ -39,7 +41,8 @@ class TokenizerError(ValueError):
 
 class Tokenizer(Protocol):
     vocab_size: int  # rows of the model's embedding: some models have more of them than there are tokens
-    eos_id: int
+    eos_id: int  # with which a response is written
+    eos_ids: tuple[int, ...]  # each of them ends a response that a policy writes
     pad_id: int  # vocab_size: outside the vocabulary, never in a text
     prefix: tuple[int, ...]  # what the model expects before every text, such as Llama's BOS; often nothing
 
@@ -67,6 +70,7 @@ class SentencePieceTokenizer:
         self._meta_space = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in META_SPACE.encode()]
         self.vocab_size = self.pad_id = vocab_size
         self.eos_id = processor.eos_id()
+        self.eos_ids: tuple[int, ...] = (self.eos_id,)
         self.prefix = prefix
         self._puts_space = _puts_space(processor.normalize)
 
@@ -82,7 +86,7 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = self._processor.vocab_size()
-        return self._processor.decode([i for i in _before(self.eos_id, ids) if i < pieces])
+        return self._processor.decode([i for i in before(self.eos_ids, ids) if i < pieces])
 
     def save(self, folder: str | PathLike[str]) -> None:
         settings = {"eos_token": self._processor.id_to_piece(self.eos_id), "add_bos_token": bool(self.prefix)}
@@ -108,6 +112,7 @@ class HuggingFaceTokenizer:
         tokenizer.no_padding()
         self.vocab_size = self.pad_id = vocab_size
         self.eos_id = eos_id
+        self.eos_ids: tuple[int, ...] = (eos_id,)
         framed = tokenizer.encode("a")
         specials = sum(takewhile(bool, framed.special_tokens_mask))
         self.prefix = tuple(framed.ids[:specials])
@@ -121,7 +126,7 @@ class HuggingFaceTokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._tokenizer.decode(_before(self.eos_id, ids), skip_special_tokens=False)
+        return self._tokenizer.decode(before(self.eos_ids, ids), skip_special_tokens=False)
 
     def save(self, folder: str | PathLike[str]) -> None:
         settings: dict = {"eos_token": self._eos_token}
@@ -229,8 +234,9 @@ def _puts_space(normalize: Callable[[str], str]) -> bool:
     return normalize("a") in (" a", f"{META_SPACE}a")
 
 
-def _before(eos_id: int, ids: Iterable[int]) -> list[int]:
-    return [int(i) for i in takewhile(lambda i: i != eos_id, ids)]
+def before(eos_ids: Collection[int], ids: Iterable[int]) -> list[int]:
+    """The ids before the first EOS."""
+    return [int(i) for i in takewhile(lambda i: i not in eos_ids, ids)]
 
 
 def _read(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from rlhf_jax.config import Config
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.inference import Network
 from rlhf_jax.model import pretrained
 from rlhf_jax.run import checkpoint
@@ -34,28 +35,27 @@ def responses(
     The names are REFERENCE, the baselines of the task, "base", the policies of the run, and "best_of_N" of
     the SFT policy. `examples` stand in the base model's prompt; best-of-N chooses by `score`. Beside them,
     for networks, the mean negative log-likelihood of a reference, in nats: the base model's is without
-    examples.
+    examples. Records have references, or none of them has.
     """
     for needed in NEEDED:  # told before hours of writing
         checkpoint.require(workdir, needed)
     names = inference.policies_of(workdir)
-    references = [record.reference for record in records]
-    written = {REFERENCE: references} | task.baselines(records, tokenizer)
-    nats = {}
+    references = [record.reference for record in records] if has_text(records[0].reference) else []
+    written = ({REFERENCE: references} if references else {}) | task.baselines(records, tokenizer)
+    nats: dict[str, float] = {}
 
-    def surprise(network: Network) -> float:
-        return -float(network.log_likelihood(records, references).mean())
+    def surprise(name: str, network: Network) -> dict[str, float]:
+        return {name: -float(network.log_likelihood(records, references).mean())} if references else {}
 
     if config.model.pretrained:
         base = inference.load(pretrained.folder_of(config.model.pretrained), config=config, task=task)
-        texts = base.on(task.few_shot(examples)).write(records)
-        written["base"] = [text.split("\n")[0] for text in texts]
-        nats["base"] = surprise(base)
+        written["base"] = base.on(task.few_shot(examples)).write(records)
+        nats |= surprise("base", base)
         del base
     for name in names:
         policy = inference.load(workdir, name, config=config)
         written[name] = policy.write(records)
-        nats[name] = surprise(policy)
+        nats |= surprise(name, policy)
         del policy  # two of them may be more than there is room for
     sft = inference.load(workdir, "sft", config=config)
     best = best_of_n(sft, records, config.eval.best_of, config.eval.temperature, config.seed, score)

@@ -19,7 +19,7 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.data.task import Task
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
@@ -47,7 +47,7 @@ class Opened:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.workdir)
+        return self.task.load_tokenizer(self.workdir)
 
     def score(self, records: Sequence[Record], texts: Sequence[str]) -> Float[np.ndarray, "N"]:
         """The reward model's scores; a text that stands several times under one record is read once."""

@@ -32,7 +32,7 @@ import sqlalchemy as sa
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.data.records import Comparison, Post, RecordError, Summary, from_json, write_jsonl
+from rlhf_jax.data.records import Comparison, Example, Record, RecordError, Summary, write_jsonl
 from rlhf_jax.feedback import tasks as kinds
 from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
 from rlhf_jax.feedback.text import clean
@@ -188,8 +188,9 @@ def rating(given: Given, batch: str):
     return replace(record, summary=replace(record.summary, note=note))
 
 
-def demonstration(given: Given) -> Post:
-    return replace(from_json(Post, given.record), summary=given.answer["summary"])
+def demonstration(given: Given) -> Record:
+    record, text = kinds.info_of(given.record), given.answer["summary"]
+    return replace(record, reference=text) if isinstance(record, Example) else replace(record, summary=text)
 
 
 def explanation(given: Given, batch: str) -> dict[str, Any]:

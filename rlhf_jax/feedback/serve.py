@@ -27,12 +27,13 @@ import uvicorn
 from absl import flags
 
 from rlhf_jax.command_line import command, listen, parse_flags
+from rlhf_jax.data.records import Example
 from rlhf_jax.feedback import people, viewer, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
 from rlhf_jax.feedback.store import Store
-from rlhf_jax.feedback.study import Study, StudyError, read_study
-from rlhf_jax.feedback.tasks import Task, read_onboarding, read_tasks
+from rlhf_jax.feedback.study import OF_RESPONSES, Study, StudyError, read_study
+from rlhf_jax.feedback.tasks import Task, info_of, read_onboarding, read_tasks
 
 LOCAL = ("127.0.0.1", "localhost")
 PORTS = {"http": 80, "https": 443}  # which browsers leave out of an address
@@ -47,6 +48,8 @@ def serve(options: flags.FlagValues) -> None:
     url, hosts = _address(options.host, options.port, options.url)
     study = read_study(Path(options.study)) if options.study else Study()
     found = read_tasks(options.tasks, study)
+    if not options.study and all(info_of(task.record).words == Example.words for task in found):
+        study = OF_RESPONSES
     onboarding = read_onboarding(study.onboarding.records) if study.onboarding else []
     samples = viewer_files(Path(options.samples)) if options.samples else {}
     listening = listen(options.host, options.port)

@@ -169,6 +169,20 @@ AXES = (
 )
 
 
+RESPONSE_INSTRUCTIONS = """\
+A good response does what the prompt asks. What it says is true, it leaves nothing out that matters, and \
+it reads well.
+
+Judge the response, not the prompt. Where two responses are equally good, say so. Take the time you need; \
+ask when a task is unclear, the answer helps everybody."""
+RESPONSE_AXES = (
+    Axis("coherence", "Is the response clear?", "impossible to follow", "clear at the first reading"),
+    Axis("accuracy", "Is everything the response says true?", "false throughout", "all of it is true"),
+    Axis("coverage", "Does the response do all that the prompt asks?", "nothing of it", "all of it"),
+    Axis("overall", "All in all, how good is the response?", "worse than none"),
+)
+
+
 @dataclass(frozen=True)
 class Onboarding:
     """The training set before real tasks: `records`, a file of answered comparisons, and the pass mark."""
@@ -207,6 +221,10 @@ class Study:
         """Tasks that a labeler does; 0: as many as there are."""
         own = self.labelers.get(name, Labeler()).quota
         return self.quota if own is None else own
+
+
+# Of tasks about prompts, where nobody has written a study: the paper's questions are about summaries.
+OF_RESPONSES = Study("Responses", RESPONSE_INSTRUCTIONS, axes=RESPONSE_AXES)
 
 
 def read_study(path: Path) -> Study:

@@ -22,6 +22,7 @@ from rlhf_jax.data.records import (
     Comparison,
     Record,
     RecordError,
+    Words,
     from_json,
     read_jsonl,
     record_of,
@@ -36,12 +37,12 @@ SPLITS = ("train", "valid1", "valid2", "test")  # some of OpenAI's axis ratings 
 MARKS = {"invented": "summary", "missing": "post", "unclear": "summary"}  # and the text that is quoted
 REQUIRED = {  # fields that must be filled in, besides an explanation's marks and an axis's rating
     "interpret": {
-        "interpretation_first": "Say what the first summary tells you.",
-        "interpretation_second": "Say what the second summary tells you.",
+        "interpretation_first": "Say what the first {response} tells you.",
+        "interpretation_second": "Say what the second {response} tells you.",
     },
     "choose": {"choice": "Choose a number from 1 to 9."},
-    "demonstration": {"summary": "Write a summary."},
-    "edit": {"summary": "The summary cannot be empty."},
+    "demonstration": {"summary": "Write a {response}."},
+    "edit": {"summary": "The {response} cannot be empty."},
     "explanation": {"why": "Say why."},
 }
 
@@ -61,6 +62,7 @@ class Texts(NamedTuple):
     place: str
     body: str
     summaries: tuple[str, ...]
+    words: Words  # for the text and the responses to it
 
 
 def read_tasks(path: str | Path, study: Study) -> list[Task]:
@@ -142,7 +144,7 @@ def texts(task: Task, flipped: bool) -> Texts:
     else:
         shown = [task.record["summary"]]
     info = info_of(task.record)
-    return Texts(info.title, info.place, info.text, tuple(summary["text"] for summary in shown))
+    return Texts(info.title, info.place, info.text, tuple(summary["text"] for summary in shown), info.words)
 
 
 def steps(kind: str, study: Study) -> tuple[str, ...]:
@@ -169,7 +171,9 @@ def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Ax
         wanted = {f"axis_{axis.name}": f"Rate {axis.name} from 1 to 7." for axis in axes}
     else:
         wanted = REQUIRED[step]
-    found |= {name: text for name, text in wanted.items() if not fields.get(name)}
+    words = info_of(task.record).words
+    said = {name: text.format(**words._asdict()) for name, text in wanted.items()}
+    found |= {name: text for name, text in said.items() if not fields.get(name)}
     for name, value in fields.items():
         most = 9 if name == "choice" else 7
         if (name == "choice" or name.startswith("axis_")) and value not in map(str, range(1, most + 1)):
@@ -180,7 +184,8 @@ def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Ax
             place = shown.summaries[0] if source == "summary" else shown.body
             lost = [line for line in _lines(fields.get(name, "")) if not find(line, place)]
             if lost:
-                found[name] = f"These words do not stand in the {source} so: {lost[0]}"
+                where = words.response if source == "summary" else words.prompt
+                found[name] = f"These words do not stand in the {where} so: {lost[0]}"
     return found
 
 

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -39,6 +40,7 @@ from rlhf_jax.files import naming, read_object
 
 PAGE = Path(__file__).with_name("viewer_page")
 CHUNK = 200_000  # characters of data in a file, about
+LIST_CHARACTERS = 80  # of a prompt in the list
 KINDS = ("score", "gold", "key_fact")  # of what a summary may have beside its text
 
 # Two places among a sample's summaries → how many people prefer the one, and how many the other.
@@ -184,7 +186,7 @@ def contents(
             {
                 "id": sample.post.id,
                 "source": sample.post.place,
-                "title": sample.post.title,
+                "title": sample.post.title or _beginning(sample.post.text),
                 "words": len(sample.post.text.split()),
                 "disagreement": disagreement(sample, by_people),
                 "place": [len(chunks) - 1, len(chunks[-1])],
@@ -193,6 +195,7 @@ def contents(
         chunks[-1].append(texts)
     index = {
         "title": title,
+        "words": samples[0].post.words._asdict(),
         "policies": [titled(policy, labels) for policy in policies],
         "ppo": policies.index("ppo") if "ppo" in policies else None,
         "kinds": kinds,
@@ -201,6 +204,11 @@ def contents(
         "chunks": len(chunks),
     }
     return index, chunks
+
+
+def _beginning(text: str) -> str:
+    """What stands in the list for a prompt, which has no title."""
+    return textwrap.shorten(text, LIST_CHARACTERS, placeholder="…")
 
 
 def files(index: dict, chunks: Sequence[list[dict]]) -> dict[str, str]:

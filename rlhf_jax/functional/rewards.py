@@ -5,20 +5,29 @@ Responses [B, R] are right-padded. A response's real tokens are those through it
 the slot after EOS is the one whose value is read at EOS.
 """
 
+import functools
+import operator
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 
-def response_mask(response: Int[Array, "B R"], eos: int, pad: int) -> Bool[Array, "B R"]:
+def is_eos(tokens: Int[Array, "*any"], eos_ids: Sequence[int]) -> Bool[Array, "*any"]:
+    """Which tokens end a response: chat models have several that do."""
+    return functools.reduce(operator.or_, (tokens == eos for eos in eos_ids))
+
+
+def response_mask(response: Int[Array, "B R"], eos_ids: Sequence[int], pad: int) -> Bool[Array, "B R"]:
     """True on the tokens through the first EOS; on all tokens but padding where there is none."""
-    is_eos = (response == eos).astype(jnp.int32)
-    eos_before = jnp.cumsum(is_eos, axis=1) - is_eos
+    ends = is_eos(response, eos_ids).astype(jnp.int32)
+    eos_before = jnp.cumsum(ends, axis=1) - ends
     return (eos_before == 0) & (response != pad)
 
 
-def has_eos(response: Int[Array, "B R"], eos: int) -> Bool[Array, " B"]:
+def has_eos(response: Int[Array, "B R"], eos_ids: Sequence[int]) -> Bool[Array, " B"]:
     """Whether each response ended by itself."""
-    return jnp.any(response == eos, axis=1)
+    return jnp.any(is_eos(response, eos_ids), axis=1)
 
 
 def lengths(mask: Bool[Array, "B R"]) -> Int[Array, " B"]:

@@ -18,7 +18,7 @@ def generate(
     key: jax.Array,
     *,
     response_tokens: int,
-    eos_id: int,
+    eos_ids: tuple[int, ...],
     pad_id: int,
     temperature: float = 1.0,
     samples: int = 1,
@@ -45,7 +45,7 @@ def generate(
         token = sample(jax.random.fold_in(key, i), scores, temperature, part)
         token = jnp.where(ended, pad_id, token)
         response = jax.lax.dynamic_update_slice_in_dim(response, token[:, None], i, axis=1)
-        return response, ended | (token == eos_id)
+        return response, ended | rewards.is_eos(token, eos_ids)
 
     def unfinished(carry):
         i, _, _, ended = carry
@@ -105,7 +105,7 @@ def sample_with_logprobs(
     *,
     model: ModelConfig,
     response_tokens: int,
-    eos_id: int,
+    eos_ids: tuple[int, ...],
     pad_id: int,
     temperature: float,
     part: tuple[int | Int[Array, ""], int] = (0, 1),
@@ -118,7 +118,7 @@ def sample_with_logprobs(
             query,
             key,
             response_tokens=response_tokens,
-            eos_id=eos_id,
+            eos_ids=eos_ids,
             pad_id=pad_id,
             temperature=temperature,
             part=part,
@@ -126,4 +126,4 @@ def sample_with_logprobs(
     with jax.named_scope("score"):
         logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
         ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)
-    return response, rewards.response_mask(response, eos_id, pad_id), logp, ref_logp
+    return response, rewards.response_mask(response, eos_ids, pad_id), logp, ref_logp

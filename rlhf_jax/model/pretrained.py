@@ -15,19 +15,17 @@ from typing import Any
 import jax
 import ml_dtypes  # noqa: F401  teaches numpy, and so safetensors, what bfloat16 is
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.config import ConfigError, ModelConfig
+from rlhf_jax.data.hub import folder_of_hub
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.model import families
 from rlhf_jax.model.families import Family, Tensor
 
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
+HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"  # of PEFT
 COMPARED = 2**24  # elements of two tensors that are compared at once
@@ -48,34 +46,7 @@ def folder_of(name: str | PathLike[str]) -> Path:
         return folder
     if name.startswith("mini/") and (SHIPPED / name.removeprefix("mini/")).is_dir():
         return SHIPPED / name.removeprefix("mini/")
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except HFValidationError:
-        raise ConfigError(f"pretrained model {name!r}: neither a folder nor a name on the hub") from None
-    except Exception as error:  # of the hub's library and of the one below it that speaks HTTP
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
-            place = error.filename or HF_HUB_CACHE  # a full disk does not name it
-            raise OSError(error.errno, error.strerror, place) from None
-        raise ConfigError(f"pretrained model {name!r}: {_told(error)}") from None
-
-
-def _told(error: Exception) -> str:
-    """What went wrong at the hub."""
-    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
-    response = getattr(answer, "response", None)
-    if response is not None and response.status_code in (401, 403, 404):
-        return (
-            f"the hub does not give it to us ({response.status_code}); check the name, and HF_TOKEN if its "
-            "owner asks for a licence"
-        )
-    if response is not None:
-        return f"the hub answers with {response.status_code} and gives nothing; try again later"
-    if isinstance(error, LocalEntryNotFoundError):
-        return "no such folder, and the hub cannot be reached to look there"
-    if isinstance(error, ValueError):
-        return "what answers is not the hub; perhaps this network asks to log in first"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"the download broke off ({reason}); run again; the files that came whole are kept"
+    return folder_of_hub(name, "pretrained model", HUB_FILES)
 
 
 def architecture(model: ModelConfig, name: str | PathLike[str] | None = None) -> ModelConfig:

@@ -43,7 +43,6 @@ from rlhf_jax.data.records import (
     write_jsonl,
 )
 from rlhf_jax.data.task import Task
-from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.files import named_by
 from rlhf_jax.inference import NetworkError
@@ -97,7 +96,7 @@ def ask(config: Config, options: flags.FlagValues) -> None:
     source, task = options.posts or "train", tasks.find(config.data, config.seed)
     posts = halved(task.records()).get(source, [])
     if config.data.filters:
-        posts = task.filtered(posts, load_tokenizer(options.workdir))
+        posts = task.filtered(posts, task.load_tokenizer(options.workdir))
     if not posts:
         raise RecordError(f"--posts: the data have no posts in {source}")
     if REFERENCE in options.policies:

@@ -1,5 +1,6 @@
 """5. Evaluation: every policy responds to the same unseen records; what a judge and the metrics say of it."""
 
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
 from rlhf_jax.data.task import Judge, Task
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.evaluation import judges, likert, policies
 from rlhf_jax.evaluation.blind import blind_margins
@@ -46,7 +47,8 @@ Judged = dict[str, dict[str, np.ndarray]]  # policy name → axis → a rating o
 def run(config: Config, workdir: Path) -> None:
     """Writes samples/test.jsonl, results.json and report.html."""
     start = time.monotonic()
-    task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
+    task = tasks.find(config.data, config.seed)
+    tokenizer = task.load_tokenizer(workdir)
     with_model = MODEL in config.ppo.rewards or bool(steps.finished(workdir / "checkpoints" / "reward"))
     comparisons = comparisons_of_run(config, workdir) if with_model else []
     base = config.model.pretrained
@@ -65,9 +67,10 @@ def run(config: Config, workdir: Path) -> None:
     held_out = pairs[choose_split(pairs, "valid2", "valid1", notes)] if with_model else []
     records = splits[split][: config.eval.posts]
     if not records:
-        raise RecordError("eval: no record of split test or valid has a reference to compare with")
+        raise RecordError("eval: no record of split test or valid is left to respond to")
+    anchor = policies.REFERENCE if has_text(records[0].reference) else "sft"  # whom all are compared with
     if len(records) < config.eval.posts:
-        notes.append(f"Only {len(records)} of {config.eval.posts} posts asked for are there.")
+        notes.append(f"Only {len(records)} of {config.eval.posts} {task.words.prompts} asked for are there.")
 
     with jax.set_mesh(make_mesh(config.mesh)), OwnReward(config.ppo, task) as own:
         reward = inference.load(workdir, "reward", config=config) if with_model else None
@@ -103,15 +106,18 @@ def run(config: Config, workdir: Path) -> None:
     results: dict[str, Any] = {
         "split": split,
         "posts": len(records),
+        "words": task.words._asdict(),
         "judge": judged_by,
-        "preference_over_reference": {
-            name: preference(measure[name], measure["reference"]) for name in texts if name != "reference"
+        f"preference_over_{anchor}": {
+            name: preference(measure[name], measure[anchor]) for name in texts if name != anchor
         },
-        "policies": policy_figures(records, texts, scores, measure, judged, tokenizer, task, free, each),
+        "policies": policy_figures(
+            records, texts, scores, measure, judged, tokenizer, task, free, anchor, each
+        ),
         "likert": likert.figures(rated(records, texts, judged)) if judge else None,
         "reward_model": None
         if margins is None
-        else reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge),
+        else reward_model_figures(margins, pairs["train"], held_out, scores.get(policies.REFERENCE), judge),
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
     }
@@ -128,8 +134,13 @@ def run(config: Config, workdir: Path) -> None:
 
 
 def compared(records: Sequence[Record], split: str, notes: list[str]) -> Sequence[Record]:
-    """The records that have a reference to compare with; how many have none is noted."""
+    """The records that have a reference to compare with; how many have none is noted.
+
+    Where none of them has one, policies are compared with each other, on all of them.
+    """
     found = [record for record in records if has_text(record.reference)]
+    if not found:
+        return records
     if len(found) < len(records):
         notes.append(
             f"Of {len(records)} records of split {split}, {len(records) - len(found)} have no reference."
@@ -163,28 +174,29 @@ def policy_figures(
     tokenizer: Tokenizer,
     task: Task,
     free: Collection[str],
+    anchor: str,
     rewards: Mapping[str, Scores] = {},
 ) -> dict[str, dict]:
-    """Policy name → means over the records, and how often it would be preferred at the references' length.
+    """Policy name → means over the records, and how often it would be preferred at the length of `anchor`.
 
     The latter for networks alone, not for texts that are `free`: nearly all titles are shorter than the
     references and nearly all leads longer, so that theirs would be extrapolated. `rewards` of one's own are
     by policy and name.
     """
-    tokens = {
-        name: np.array([len(tokenizer.encode(task.response(text))) + 1 for text in texts[name]])
-        for name in texts
-    }
-    compared = [name for name in texts if name not in free]
+    encoded = {name: task.encode_responses(texts[name], tokenizer, sys.maxsize)[0] for name in texts}
+    tokens = {name: np.array([len(ids) for ids in encoded[name]]) for name in texts}
+    compared = [name for name in texts if name not in free and name != anchor]
     equal_length = preference_at_equal_length(
-        {name: outcomes(measure[name], measure["reference"]) for name in compared},
-        {name: np.log(tokens[name] / tokens["reference"]) for name in compared},
+        {name: outcomes(measure[name], measure[anchor]) for name in compared},
+        {name: np.log(tokens[name] / tokens[anchor]) for name in compared},
     )
-    figures, sources = {}, [record.text for record in records]
+    figures: dict[str, dict] = {}
+    sources, references = [record.text for record in records], texts.get(policies.REFERENCE)
     for name, written in texts.items():
         figures[name] = {
             "preference_at_equal_length": equal_length.get(name),
-            "rouge": {kind: float(f1.mean()) for kind, f1 in rouge(written, texts["reference"]).items()},
+            "rouge": references
+            and {kind: float(f1.mean()) for kind, f1 in rouge(written, references).items()},
             "tokens": float(tokens[name].mean()),
             "words": float(np.mean([len(text.split()) for text in written])),
             "copying": float(np.mean(list(map(copying, written, sources)))),
@@ -205,7 +217,7 @@ def reward_model_figures(
     margins: Float[np.ndarray, "N"],
     train: Sequence[Pair],
     held_out: Sequence[Pair],
-    reference_scores: Float[np.ndarray, "M"],
+    reference_scores: Float[np.ndarray, "M"] | None,
     judge: Judge | None,
 ) -> dict[str, Any]:
     """How often the reward model is right about held-out pairs, and where held-out references score.
@@ -224,10 +236,17 @@ def reward_model_figures(
     return {
         **{name: estimate and estimate["value"] for name, estimate in accuracies.items()},
         "pairs": len(held_out),
-        "reference_mean": float(reference_scores.mean()),
-        "reference_stderr": float(reference_scores.std() / np.sqrt(len(reference_scores))),
+        **reference_figures(reference_scores),
         "intervals": {name: estimate for name, estimate in accuracies.items() if estimate},
     }
+
+
+def reference_figures(scores: Float[np.ndarray, "M"] | None) -> dict[str, float]:
+    """Where held-out references score, if there are any."""
+    if scores is None:
+        return {}
+    stderr = float(scores.std() / np.sqrt(len(scores)))
+    return {"reference_mean": float(scores.mean()), "reference_stderr": stderr}
 
 
 def ppo_figures(records: list[dict[str, float]]) -> dict[str, float]:

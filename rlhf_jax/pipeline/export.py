@@ -23,14 +23,24 @@ from absl import flags
 from rlhf_jax import inference
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import Config, ConfigError, fields_of
+from rlhf_jax.data.chat import ChatTokenizer
 from rlhf_jax.data.sentencepiece_json import tokenizer_json
-from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, SETTINGS_FILE
+from rlhf_jax.data.tokenizer import (
+    GENERATION_FILE,
+    JSON_FILE,
+    MODEL_FILE,
+    SETTINGS_FILE,
+    TEMPLATE_FILE,
+    Tokenizer,
+)
 from rlhf_jax.files import read_object, whole_folder, write_json, write_text
 from rlhf_jax.inference import Network
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.pipeline import stages
 from rlhf_jax.run import workdir as runs
 
+# How transformers reads a query: special tokens that somebody typed are text, those of a template are none.
+PLAIN_TEXT = {False: "split_special_tokens=True", True: "add_special_tokens=False"}
 PAD = "<|pad|>"  # of reward models: transformers finds the last token of a text by it
 
 
@@ -79,27 +89,36 @@ def _write(workdir: Path, name: str, out: Path, dtype: str) -> None:
             more = max(pad_id + 1 - embed["tokens"].shape[0], 0)  # rows of zeros, where there is none for PAD
             embed["tokens"] = jnp.pad(embed["tokens"], ((0, more), (0, 0)))
         bos_id = next(iter(tokenizer.prefix), None)
-        fields = {"bos_token_id": bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
+        fields = {"bos_token_id": bos_id, "eos_token_id": eos_ids(tokenizer), "pad_token_id": pad_id}
         pretrained.save(out, network.weights, network.model, dtype, fields)
     write_json(out / inference.TASK_FILE, inference.task_fields(config.data))
     converted.save(str(out / JSON_FILE))
-    settings = {
+    settings: dict[str, str | bool | None] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos,
         "pad_token": PAD if scalar else eos,
         "padding_side": "right" if scalar else "left",
         "clean_up_tokenization_spaces": False,
     }
+    if isinstance(tokenizer, ChatTokenizer):
+        template = tokenizer.chat.template
+        settings = {**{name: token for name, token in template.special_tokens.items() if token}, **settings}
+        write_text(out / TEMPLATE_FILE, template.source)
     write_json(out / SETTINGS_FILE, settings)
     if not scalar:
         generation = {
-            "eos_token_id": tokenizer.eos_id,
+            "eos_token_id": eos_ids(tokenizer),
             "pad_token_id": pad_id,
             "max_new_tokens": config.data.response_tokens,
             "do_sample": False,
         }
-        write_json(out / "generation_config.json", generation)
+        write_json(out / GENERATION_FILE, generation)
     write_text(out / "README.md", model_card(config, workdir, name, network))
+
+
+def eos_ids(tokenizer: Tokenizer) -> int | list[int]:
+    """The EOS of a model as transformers writes it, one or several."""
+    return tokenizer.eos_id if len(tokenizer.eos_ids) == 1 else list(tokenizer.eos_ids)
 
 
 def as_json(folder: Path) -> tokenizers.Tokenizer:
@@ -119,16 +138,27 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
         keep_trailing_newline=True,
     )
     results, specs = workdir / "results.json", (heads if network.is_scalar else transformer).specs
+    told = read_object(results, ConfigError) if results.exists() else {}
+    anchor = "sft" if "preference_over_sft" in told else "reference"
     stage = next(stage for stage in stages.STAGES if name in stage.networks)
     shown = ("model.", "data.", f"{stage.name}.")
-    description, compared = stages.networks()[name].description, {"collect", "reward"} & set(stage.needs)
+    words = network.task.words
+    description = stages.networks()[name].description.format(**words._asdict())
+    compared = {"collect", "reward"} & set(stage.needs)
     if stage.name == "ppo" and not config.ppo.is_by_model_alone:
-        description = f"a summarizer trained with PPO by the rewards `{config.ppo.reward}`"
+        description = f"a policy trained with PPO by the rewards `{config.ppo.reward}`"
         compared = compared if stages.scores_by_model(config) else set()
     described = replace(config, model=network.model)  # a pretrained model's fields are not those of the run
     return environment.get_template("model_card.md.jinja").render(
         name=name,
         task=network.task,
+        words=words,
+        space=network.task.response("x") == " x",
+        chat=isinstance(network.tokenizer, ChatTokenizer),
+        plain_text=PLAIN_TEXT[isinstance(network.tokenizer, ChatTokenizer)],
+        pipeline_tag=network.task.pipeline_tag,
+        anchor=anchor,
+        preferences=told.get(f"preference_over_{anchor}") or {},
         compared=bool(compared),
         scalar=network.is_scalar,
         base=network.model.pretrained,
@@ -137,5 +167,5 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
         config=config,
         parameters=params.count(specs(network.model, network.tokenizer.vocab_size)),
         settings=[(field, value) for field, _, value in fields_of(described) if field.startswith(shown)],
-        results=read_object(results, ConfigError) if results.exists() else {},
+        results=told,
     )

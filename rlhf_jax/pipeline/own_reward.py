@@ -114,9 +114,11 @@ class OwnReward:
         return np.sum(weighted, axis=0).astype(np.float32)
 
 
-def on_host(sampled: Sampled, tokenizer: Tokenizer) -> tuple[list[str], Float[np.ndarray, "B"] | None]:
+def on_host(
+    sampled: Sampled, task: Task, tokenizer: Tokenizer
+) -> tuple[list[str], Float[np.ndarray, "B"] | None]:
     """The texts of sampled responses, and what the reward model gave to each, on every process."""
-    texts = [tokenizer.decode(response).strip() for response in to_host(sampled.response)]
+    texts = [task.text(tokenizer.decode(response)) for response in to_host(sampled.response)]
     return texts, None if sampled.score is None else to_host(sampled.score)
 
 

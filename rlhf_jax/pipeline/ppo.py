@@ -190,7 +190,7 @@ def objective(episodes: Rollout, setting: Setting) -> losses.Metrics:
         "objective/score": episodes.score.mean(),
         "objective/non_score_reward": (reward - episodes.score).mean(),
         "objective/rlhf_reward": reward.mean(),
-        "objective/eos_rate": rewards.has_eos(episodes.response, setting.eos_id).mean(),
+        "objective/eos_rate": rewards.has_eos(episodes.response, setting.eos_ids).mean(),
         "objective/length": rewards.lengths(mask).mean(),
         "value/explained_variance": losses.explained_variance(
             episodes.values, episodes.returns, episodes.value_mask
@@ -213,7 +213,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
     options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
-    setting = Setting(model, options, data.response_tokens, eos_id=0, pad_id=vocabulary)
+    setting = Setting(model, options, data.response_tokens, eos_ids=(0,), pad_id=vocabulary)
     reference = params.abstract(transformer.specs(model, vocabulary), mesh)
     reward = params.abstract(heads.specs(model, vocabulary), mesh)
     optimizer, sigma = make_optimizer(options.optimizer, 1), config.health.spike_sigma
@@ -235,7 +235,7 @@ def train(config: Config, workdir: Path) -> None:
         frozen_networks = ["sft", *(["reward"] if MODEL in options.rewards else [])]
         reward = inference.load(workdir, "reward", config=config) if "reward" in frozen_networks else None
         model, task, tokenizer = reference.model, reference.task, reference.tokenizer
-        setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_id, tokenizer.pad_id)
+        setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_ids, tokenizer.pad_id)
         records = task.queries()
         inputs.hold(workdir, "ppo", tokenizer, frozen_networks, queries=records)
         records = task.filtered(records, tokenizer, references=False)
@@ -279,7 +279,7 @@ def train(config: Config, workdir: Path) -> None:
                     sampled = first(state, *fixed, to_devices(query, mesh))
                     asked = [records[k] for k in batch["index"]]
                     with training.rescued(RewardError):
-                        found = own_reward.on_host(sampled, tokenizer)
+                        found = own_reward.on_host(sampled, task, tokenizer)
                         each = own.of(asked, *found, seed=f"{config.seed}/{i}")
                     state, metrics = second(state, sampled, to_devices(own.total(each), mesh))
                     metrics |= own_reward.metrics(each)

@@ -22,7 +22,6 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import PairPlan
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import RecordError, with_reference
-from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
@@ -77,7 +76,8 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
 def train(config: Config, workdir: Path) -> None:
     """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`."""
     checkpoint.require(workdir, "sft")
-    task, tokenizer = tasks.find(config.data, config.seed), load_tokenizer(workdir)
+    task = tasks.find(config.data, config.seed)
+    tokenizer = task.load_tokenizer(workdir)
     records = task.records()["train"]
     comparisons = comparisons_of_run(config, workdir)
     inputs.hold(workdir, "reward", tokenizer, ("sft",), posts=records, comparisons=comparisons)

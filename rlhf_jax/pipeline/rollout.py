@@ -52,7 +52,7 @@ class Setting(NamedTuple):
     model: ModelConfig
     options: PpoConfig
     response_tokens: int
-    eos_id: int
+    eos_ids: tuple[int, ...]
     pad_id: int
 
 
@@ -84,7 +84,7 @@ def sample(
     So many rows as `options.rollout_rows` are sampled and read at once, which bounds memory and changes no
     number.
     """
-    model, options, eos_id, pad_id = setting.model, setting.options, setting.eos_id, setting.pad_id
+    model, options, eos_ids, pad_id = setting.model, setting.options, setting.eos_ids, setting.pad_id
     parts = parts_of(options, query.shape[0])
 
     def seen(part):
@@ -96,7 +96,7 @@ def sample(
             key,
             model=model,
             response_tokens=setting.response_tokens,
-            eos_id=eos_id,
+            eos_ids=eos_ids,
             pad_id=pad_id,
             temperature=options.temperature,
             part=(index, parts),
@@ -121,7 +121,7 @@ def credited(
     logp, ref_logp, values = sampled.logp, sampled.ref_logp, sampled.values
     value_mask = rewards.value_mask(mask, options.score_at)
     score = rewards.score_missing_eos(
-        score, rewards.has_eos(response, setting.eos_id), options.no_eos, options.no_eos_score
+        score, rewards.has_eos(response, setting.eos_ids), options.no_eos, options.no_eos_score
     )
 
     token_rewards = rewards.kl_penalty(logp, ref_logp, mask, kl_coef)

@@ -32,7 +32,6 @@ from rlhf_jax.data.records import (
     write_jsonl,
 )
 from rlhf_jax.data.task import Labelers
-from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback.answers import split_of
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh
@@ -85,7 +84,8 @@ def draw(config: Config, workdir: Path, number: int) -> list[dict]:
         policies = [newest, newest, "sft", ask.REFERENCE]
     asked = ask.asked_in(folder_of(workdir, earlier) / "tasks.jsonl" for earlier in range(1, number))
     task = tasks.find(config.data, config.seed)
-    posts = task.filtered(with_reference(task.records()["train"], "round"), load_tokenizer(workdir))
+    posts = with_reference(task.records()["train"], "round")
+    posts = task.filtered(posts, task.load_tokenizer(workdir))
     with jax.set_mesh(make_mesh(config.mesh)):
         found = ask.find_policies(policies, config, workdir, TEMPERATURE)
         pairs = ask.draw(found, posts, config.rounds.pairs[number - 1], config.seed, asked)

@@ -18,7 +18,6 @@ from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.records import with_reference
-from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import likelihood, params, pretrained, transformer
@@ -84,7 +83,7 @@ def train(config: Config, workdir: Path) -> None:
     inputs.hold(workdir, "sft", posts=records)
     records = with_reference(records, "sft")
     if steps.finished(workdir / "checkpoints" / "sft"):  # its network knows these token ids
-        tokenizer = load_tokenizer(workdir)
+        tokenizer = task.load_tokenizer(workdir)
     else:
         tokenizer = task.make_tokenizer(records, pretrained.folder_of(base) if base else None)
         if hosts.is_first():

@@ -10,6 +10,7 @@ from etils.epath import Path
 
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, ModelConfig
+from rlhf_jax.data.tokenizer import GENERATION_FILE, TEMPLATE_FILE
 from rlhf_jax.pipeline import collect, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
@@ -67,10 +68,13 @@ STAGES = [
         "Supervised fine-tuning",
         sft.train,
         fields=("sft.", "model."),
-        files=("tokenizer*",),
+        files=("tokenizer*", TEMPLATE_FILE, GENERATION_FILE),
         networks={
-            "sft": Output("SFT", "a summarizer fine-tuned on human summaries"),
-            "sft_10x": Output("SFT, 10× larger", "a larger summarizer fine-tuned on human summaries"),
+            "sft": Output("SFT", "a policy fine-tuned on {responses} that people wrote or preferred"),
+            "sft_10x": Output(
+                "SFT, 10× larger",
+                "a larger policy, fine-tuned on the same {responses}",
+            ),
         },
         programs={"sft": sft.traced},
     ),
@@ -80,7 +84,7 @@ STAGES = [
         collect.run,
         wanted=scores_by_model,
         needs=("sft",),
-        fields=("data.comparisons", "data.mini_pairs", "data.mini_sampled"),
+        fields=("data.comparisons", "data.files", "data.columns", "data.mini_pairs", "data.mini_sampled"),
         files=("comparisons.jsonl",),
     ),
     Stage(
@@ -93,7 +97,7 @@ STAGES = [
         networks={
             "reward": Output(
                 "Reward model",
-                "a reward model: it scores a summary of a post as people would prefer it",
+                "a reward model: it scores a {response} to a {prompt} as people would prefer it",
                 scalar=True,
             )
         },
@@ -107,7 +111,8 @@ STAGES = [
         fields=("ppo.",),
         networks={
             "ppo": Output(
-                "PPO", "a summarizer trained with PPO against a reward model learned from human comparisons"
+                "PPO",
+                "a policy trained with PPO against a reward model of which {responses} people prefer",
             )
         },
         programs={"ppo": ppo.traced},

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlhf_jax.config import flatten
 from rlhf_jax.data.names import NO_LABELS, titled
-from rlhf_jax.data.records import read_jsonl, record_of
+from rlhf_jax.data.records import Post, Words, read_jsonl, record_of
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report.page_plots import curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
@@ -24,13 +24,17 @@ COLUMNS = {
     "preference_at_equal_length.value": (
         "At equal length",
         "{:.1%}",
-        "the preferred share, were the summaries as long as the references",
+        "the preferred share, were the {responses} as long as the {anchor}’s",
     ),
     "gold.overall": ("Overall", "{:.2f}", "the gold judge's mean rating, 1 to 7"),
-    "gold.accuracy": ("Accuracy", "{:.2f}", "of the gold judge, 1 to 7: what is said is true of the post"),
+    "gold.accuracy": (
+        "Accuracy",
+        "{:.2f}",
+        "of the gold judge, 1 to 7: what is said is true",
+    ),
     "gold.coverage": ("Coverage", "{:.2f}", "of the gold judge, 1 to 7: what matters is said"),
     "gold.coherence": ("Coherence", "{:.2f}", "of the gold judge, 1 to 7: it reads well by itself"),
-    "key_fact": ("Key fact", "{:.0%}", "share of summaries that state the post's most important fact"),
+    "key_fact": ("Key fact", "{:.0%}", "share of {responses} that state the {prompt}'s most important fact"),
     "reward": ("RM score", "{:+z.2f}", "mean score of the reward model; training references average 0"),
     "rouge.rougeL": ("ROUGE-L", "{:.3f}", "F1 against the reference"),
     "reference_nats": (
@@ -38,19 +42,19 @@ COLUMNS = {
         "{:.1f}",
         "mean negative log-likelihood of a whole reference; the pretrained model's without examples",
     ),
-    "tokens": ("Tokens", "{:.1f}", "mean length of a summary, end of text included"),
-    "words": ("Words", "{:.1f}", "mean length of a summary"),
+    "tokens": ("Tokens", "{:.1f}", "mean length of a {response}, end of text included"),
+    "words": ("Words", "{:.1f}", "mean length of a {response}"),
     "copying": (
         "Copying",
         "{:.0%}",
-        "longest common subsequence of bigrams with the post, over the summary's",
+        "longest common subsequence of bigrams with the {prompt}, over the {response}'s",
     ),
 }
 # A field of `reward_model` or `ppo` in results.json: what it is, format. Other fields go by their names.
 FACTS = {
-    "valid_accuracy": ("Picks the preferred of two held-out summaries", "{:.1%}"),
+    "valid_accuracy": ("Picks the preferred of two held-out {responses}", "{:.1%}"),
     "gold_accuracy": ("Picks what the gold judge prefers", "{:.1%}"),
-    "blind_accuracy": ("A scorer blind to the post picks the better one of the same pairs", "{:.1%}"),
+    "blind_accuracy": ("A scorer blind to the {prompt} picks the better one of the same pairs", "{:.1%}"),
     "pairs": ("… held-out pairs", "{:,}"),
     "reference_mean": ("Mean score of held-out references", "{:+.3f}"),
     "reference_stderr": ("… its standard error", "{:.3f}"),
@@ -79,19 +83,24 @@ def write_report(workdir: Path) -> None:
     results = read_json(workdir / "results.json")
     config = read_json(workdir / "config.json")
     samples = workdir / "samples" / "test.jsonl"
-    preferences = results.get("preference_over_reference") or {}
     stages, networks = runs.labels(workdir), runs.networks(workdir)
+    anchor = "sft" if "preference_over_sft" in results else "reference"  # whom the policies are compared with
+    preferences = results.get(f"preference_over_{anchor}") or {}
+    words = Words(**results.get("words", Post.words._asdict()))  # older runs are all of posts
+    said = words._asdict() | {"anchor": titled(anchor, networks) if anchor == "sft" else anchor}
     page = template("report.html.jinja", stages, networks).render(
         run=workdir.resolve().name,
         config=config,
         results=results,
         judge=results.get("judge"),
         preferences=preferences,
+        words=words,
+        anchor=said["anchor"],
         preference_plot=preferences
         and preference_plot({titled(p, networks): r for p, r in preferences.items()}),
-        table=policy_table(results),
-        reward_model=facts(results.get("reward_model") or {}),
-        ppo=facts(results.get("ppo") or {}),
+        table=policy_table(results, said),
+        reward_model=facts(results.get("reward_model") or {}, said),
+        ppo=facts(results.get("ppo") or {}, said),
         training={
             title: curves(read_metrics(path))
             for title, path in named_logs(workdir / "metrics", stages, networks).items()
@@ -144,15 +153,18 @@ def text(value: float, form: str) -> str:
     return form.format(value).replace("-", "−")
 
 
-def policy_table(results: dict) -> dict:
-    """Headings with their meanings, and a row of texts a policy; columns without any value are left out."""
+def policy_table(results: dict, said: Mapping[str, str]) -> dict:
+    """Headings with their meanings, and a row of texts a policy; columns without any value are left out.
+
+    `said` are the words for prompt, response and whom policies are compared with.
+    """
     values = {policy: flatten(fields) for policy, fields in results["policies"].items()}
     own = {key for row in values.values() for key in row if key.startswith("rewards.")}
     mean = "{:+z.2f}", "mean of this reward"
     columns = COLUMNS | {key: (key.partition(".")[2], *mean) for key in sorted(own)}
     shown = [key for key in columns if any(row.get(key) is not None for row in values.values())]
     return {
-        "columns": [(columns[key][0], columns[key][2]) for key in shown],
+        "columns": [(columns[key][0], columns[key][2].format(**said)) for key in shown],
         "rows": {
             policy: ["" if row.get(key) is None else text(row[key], columns[key][1]) for key in shown]
             for policy, row in values.items()
@@ -160,20 +172,21 @@ def policy_table(results: dict) -> dict:
     }
 
 
-def facts(fields: dict) -> dict[str, str]:
+def facts(fields: dict, said: Mapping[str, str]) -> dict[str, str]:
     """What each field says -> its value as text."""
     texts = {}
     for key, value in fields.items():
         if value is not None and key != "intervals":
             name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
-            texts[name] = text(value, form)
+            texts[name.format(**said)] = text(value, form)
     return texts
 
 
 def side_by_side(sample: dict) -> dict:
     """A record, the responses to it, the reference among them, and the best score of each kind, if any."""
     record = record_of(sample["post"])
-    summaries = {"reference": {"text": record.reference}} | sample["summaries"]
+    own = {"reference": {"text": record.reference}} if record.reference else {}
+    summaries = own | sample["summaries"]
     best = {}
     for kind in ("key_fact", "gold", "score"):
         scores = [summary[kind] for summary in summaries.values() if summary.get(kind) is not None]

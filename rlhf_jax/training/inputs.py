@@ -15,12 +15,13 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.records import Comparison, Record, to_json
 from rlhf_jax.data.task import Task
-from rlhf_jax.data.tokenizer import JSON_FILE, MODEL_FILE, Tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer import GENERATION_FILE, JSON_FILE, MODEL_FILE, TEMPLATE_FILE, Tokenizer
 from rlhf_jax.files import matching, named_by
 from rlhf_jax.model import pretrained
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.run import workdir as runs
 
+TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, TEMPLATE_FILE, GENERATION_FILE)  # of which there are some
 TOKENIZER = "tokenizer"  # the name that the run's own is held under
 OF_DATA = ("data.posts", "data.queries", "data.comparisons")  # texts, which a fork may have others of
 
@@ -82,8 +83,8 @@ def same(config: Config) -> runs.Same:
     """
 
     def is_same(workdir: Path, field: str) -> bool:
-        own = TOKENIZER if field == "data.tokenizer" else field
-        names = [name for name in CONTENTS if name.partition(" ")[0] == own]
+        own = {"data.tokenizer": (TOKENIZER,), "data.files": OF_DATA}.get(field, (field,))
+        names = [name for name in CONTENTS if name.partition(" ")[0] in own]
         if not names or not _is_here(flatten(to_dict(config))[field]):
             return False
         stages = runs.inputs(workdir)
@@ -100,7 +101,8 @@ def others(config: Config, workdir: Path) -> list[str]:
     """Lines of the fields of texts at whose places lies something else than what a run in `workdir` read."""
     stages = runs.inputs(workdir)
     held, places = _merged(stages, stages), flatten(to_dict(config))
-    now = {name: CONTENTS[name](config) for name in OF_DATA if name in held and _is_here(places[name])}
+    here = [name for name in OF_DATA if name in held and _is_here(places[name] or places["data.files"])]
+    now = {name: CONTENTS[name](config) for name in here}
     return [f"{name}: {held[name]} → {now[name]}" for name in now if now[name] != held[name]]
 
 
@@ -117,7 +119,7 @@ def _of_records(found: Iterable[Record | Comparison]) -> str:
 def _of_tokenizer(tokenizer: Tokenizer) -> str:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
-        files = [file for name in (MODEL_FILE, JSON_FILE) if (file := Path(folder) / name).exists()]
+        files = [file for name in TOKENIZER_FILES if (file := Path(folder) / name).exists()]
         return f"{tokenizer.vocab_size:,} tokens, {_of_files(files)}"
 
 
@@ -156,7 +158,9 @@ CONTENTS: dict[str, Callable[[Config], str]] = {  # of fields that name places: 
     "data.posts (test)": lambda config: _of_records(_task(config).records().get("test", [])),
     "data.queries": lambda config: _of_records(_task(config).queries()),
     "data.comparisons": lambda config: _of_records(load_comparisons(config.data, config.reward.batches)),
-    TOKENIZER: lambda config: _of_tokenizer(load_tokenizer(Path(config.data.tokenizer).expanduser())),
+    TOKENIZER: lambda config: _of_tokenizer(
+        _task(config).load_tokenizer(Path(config.data.tokenizer).expanduser())
+    ),
     "model.pretrained": lambda config: _of_base(config.model.pretrained),
     "sft.bigger_pretrained": lambda config: _of_base(config.sft.bigger_pretrained),
 }

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.chat import Chat, load_chat
-from rlhf_jax.data.chat_template import TEMPLATE_FILE, Turn
-from rlhf_jax.data.records import Example, Record, RecordError, record_of
-from rlhf_jax.data.tokenizer import SETTINGS_FILE
+from rlhf_jax.data.chat import Chat, ChatTokenizer, load_chat
+from rlhf_jax.data.records import Example, Record, RecordError, Turn, record_of
+from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.files import read_object
 from rlhf_jax.inference import Network
@@ -24,6 +23,12 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     is_cut: bool = False
+
+
+def chat_of(network: Network, folder: str | PathLike[str]) -> Chat | None:
+    """The chat of a policy whose task is one, or that of the template beside it; None where there is none."""
+    own = network.tokenizer
+    return own.chat if isinstance(own, ChatTokenizer) else chat_in(folder)
 
 
 def chat_in(folder: str | PathLike[str]) -> Chat | None:
@@ -46,7 +51,7 @@ class Prompts:
     @property
     def ends(self) -> tuple[int, ...]:
         """The ids with which a response ends."""
-        return self.chat.end_of_turn if self.chat else (self._tokenizer.eos_id,)
+        return self.chat.end_of_turn if self.chat else self._tokenizer.eos_ids
 
     def as_it_is(self, text: str) -> Prompt:
         """A text that the model goes on with, without any frame."""
@@ -86,7 +91,7 @@ class Prompts:
         if not TEXTS & fields.keys():
             raise RecordError(f"the line has none of {', '.join(sorted(TEXTS))}: what is the prompt?")
         record = record_of({"id": ""} | fields)
-        lone = isinstance(record, Example) and not isinstance(self._task.record_of(record.prompt), Example)
+        lone = isinstance(record, Example) and not isinstance(self._task.record_of(record.text), Example)
         if self.chat or lone:  # a text alone, where the task's records have more
             return self.of_text(record.text)
         return self.of_record(record)

@@ -5,8 +5,7 @@ With a chat model it is a conversation, which /new begins again. Ctrl-C ends a r
 
 import sys
 
-from rlhf_jax.data.chat_template import Turn
-from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.records import RecordError, Turn
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.writing.prompts import USER, Prompts
 from rlhf_jax.writing.response import Response, row_seed

@@ -36,7 +36,7 @@ from rlhf_jax.command_line import command, listen, parse_words
 from rlhf_jax.inference import Network, NetworkError
 from rlhf_jax.run.compilation_cache import keep_compiled
 from rlhf_jax.writing import lines, terminal
-from rlhf_jax.writing.prompts import Prompts, chat_in
+from rlhf_jax.writing.prompts import Prompts, chat_of
 from rlhf_jax.writing.writer import Writer
 
 OF_FILES = ("prompts", "out", "samples", "max_tokens")  # options that --serve has no use for
@@ -81,7 +81,7 @@ def write(place: str, options: flags.FlagValues) -> None:
     keep_compiled(place)
     with source as file:
         network, name = find(place, options.stage)
-        prompts = Prompts(network, chat_in(place))
+        prompts = Prompts(network, chat_of(network, place))
         writer = Writer(network, prompts.ends)
         sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens}
         if listening:

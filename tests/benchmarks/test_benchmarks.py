@@ -113,7 +113,7 @@ def test_both_sides_get_the_same_rows():
 def test_responses_have_the_lengths_drawn():
     write = jax.jit(
         functools.partial(
-            generate, config=TINY.model, response_tokens=5, eos_id=EOS, pad_id=TINY.pad, temperature=0.7
+            generate, config=TINY.model, response_tokens=5, eos_ids=(EOS,), pad_id=TINY.pad, temperature=0.7
         )
     )
     plain = workloads.network("policy", "sft", TINY)

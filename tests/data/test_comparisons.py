@@ -65,7 +65,9 @@ def test_held_out_comparisons_are_of_the_halves_of_valid():
 
 @pytest.mark.parametrize("name", ["", "nowhere", "*.json"])
 def test_a_place_without_comparisons_is_named(tmp_path, name):
-    with pytest.raises(RecordError, match=r"no \*\.json or \*\.jsonl files there \(data\.comparisons\)$"):
+    with pytest.raises(
+        RecordError, match=r"no \*\.json, \*\.jsonl or other tables there \(data\.comparisons\)$"
+    ):
         load_comparisons(DataConfig(comparisons=str(tmp_path / name)))
 
 

@@ -162,8 +162,15 @@ def test_an_unknown_name_is_told_with_those_there_are(source):
     with pytest.raises(ConfigError) as error:
         tasks.find(DataConfig(source=source), 0)
     assert str(error.value) == (
-        f"data.source: '{source}' is none of cnndm, mini, mini_news, tldr, no module and no file here"
+        f"data.source: '{source}' is none of chat, cnndm, mini, mini_news, plain, tldr, no module "
+        "and no file here"
     )
+
+
+def test_tables_are_refused_by_a_task_that_reads_none():
+    with pytest.raises(ConfigError, match=r"^data\.files: tldr reads no tables; .*source=plain or chat does"):
+        tasks.find(DataConfig(files="pairs.jsonl"), 0)
+    assert tasks.find(DataConfig(source="plain", files="pairs.jsonl"), 0).reads_files
 
 
 @pytest.mark.parametrize("text", ["", "TASK = 5", "TASK = int", "from rlhf_jax.data.task import Task"])

@@ -36,20 +36,20 @@ def random_case():
 
 
 def total(score, logp, ref_logp, response, score_at):
-    mask = rewards.response_mask(response, EOS, PAD)
+    mask = rewards.response_mask(response, (EOS,), PAD)
     return rewards.place_score(score, mask, score_at) + rewards.kl_penalty(logp, ref_logp, mask, 0.05)
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
 def test_a_response_ends_with_its_first_eos(wrap):
-    np.testing.assert_array_equal(wrap(rewards.response_mask)(RESPONSE, EOS, PAD), MASK)
+    np.testing.assert_array_equal(wrap(rewards.response_mask)(RESPONSE, (EOS,), PAD), MASK)
     np.testing.assert_array_equal(wrap(rewards.lengths)(MASK), [2, 4, 4, 1, 3])
-    np.testing.assert_array_equal(wrap(rewards.has_eos)(RESPONSE, EOS), [True, True, False, True, True])
+    np.testing.assert_array_equal(wrap(rewards.has_eos)(RESPONSE, (EOS,)), [True, True, False, True, True])
 
 
 def test_padding_without_eos_is_not_response():
     np.testing.assert_array_equal(
-        rewards.response_mask(np.array([[3, 9, 9]]), EOS, PAD), [[True, False, False]]
+        rewards.response_mask(np.array([[3, 9, 9]]), (EOS,), PAD), [[True, False, False]]
     )
 
 
@@ -93,7 +93,7 @@ def test_penalty_by_hand_and_silent_on_padding():
 def test_agrees_with_the_loops(random_case, score_at):
     score, logp, ref, response = random_case
     mask = numpy_reference.response_mask(response, EOS, PAD)
-    np.testing.assert_array_equal(rewards.response_mask(response, EOS, PAD), mask)
+    np.testing.assert_array_equal(rewards.response_mask(response, (EOS,), PAD), mask)
     np.testing.assert_array_equal(
         rewards.value_mask(mask, score_at), numpy_reference.value_mask(mask, score_at)
     )
@@ -141,3 +141,10 @@ def test_score_of_a_response_that_never_ended(wrap, no_eos, expected):
 def test_adaptive_kl_coefficient_by_hand(wrap, kl, expected):
     adapted = wrap(rewards.adapt_kl_coef)(jnp.float32(0.15), jnp.float32(kl), 6.0, 10_000, 512)
     tiny.assert_close(adapted, expected, HAND)
+
+
+def test_each_of_several_eos_ids_ends_a_response():
+    response = np.array([[3, 8, 7], [3, 7, 8], [3, 4, 5]])
+    mask = rewards.response_mask(response, (7, 8), PAD)
+    np.testing.assert_array_equal(mask, [[True, True, False], [True, True, False], [True, True, True]])
+    np.testing.assert_array_equal(rewards.has_eos(response, (7, 8)), [True, True, False])

@@ -40,7 +40,7 @@ def write(run, query: np.ndarray) -> np.ndarray:
         query,
         jax.random.key(0),
         response_tokens=run.config.data.response_tokens,
-        eos_id=run.tokenizer.eos_id,
+        eos_ids=run.tokenizer.eos_ids,
         pad_id=run.tokenizer.pad_id,
         temperature=0.0,
     )

@@ -33,7 +33,7 @@ def traced(model, mesh, rows, query_tokens, tokens, count):
     query = abstract_rows(mesh, (rows, query_tokens))
     responses = abstract_rows(mesh, (rows, count, tokens))
     one = abstract_rows(mesh, (rows, tokens))
-    sampling = dict(response_tokens=tokens, eos_id=EOS, pad_id=PAD, temperature=0.7)
+    sampling = dict(response_tokens=tokens, eos_ids=(EOS,), pad_id=PAD, temperature=0.7)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def logp(weights, query, response):

@@ -63,7 +63,7 @@ def counting():
             query,
             key,
             response_tokens=R,
-            eos_id=eos_id,
+            eos_ids=(eos_id,),
             pad_id=PAD,
             temperature=temperature,
         )
@@ -135,13 +135,13 @@ def test_a_query_is_read_once_for_all_of_its_samples(monkeypatch, family, loop, 
     monkeypatch.setattr(
         kv_cache, "prefill", lambda *arguments: read.append(arguments[2].shape[0]) or prefill(*arguments)
     )
-    static = ("config", "response_tokens", "eos_id", "pad_id", "samples")
+    static = ("config", "response_tokens", "eos_ids", "pad_id", "samples")
     write = jax.jit(
         lambda *arguments, **options: generate(*arguments, **options),
         static_argnums=1,
         static_argnames=static,
     )
-    options = {"response_tokens": R, "eos_id": tiny.EOS, "pad_id": PAD}
+    options = {"response_tokens": R, "eos_ids": (tiny.EOS,), "pad_id": PAD}
     apart = write(weights, config, np.repeat(four, samples, axis=0), jax.random.key(1), **options)
     if shape is None:
         ours = write(weights, config, four, jax.random.key(1), samples=samples, **options)
@@ -189,7 +189,7 @@ def test_weights_cross_the_links_once_a_batch_and_not_once_a_token():
     def received(tokens: int, gather: bool) -> float:
         config = dataclasses.replace(CONFIG, layer_loop="scan", gather_to_sample=gather)
         write = jax.jit(
-            functools.partial(generate, config=config, response_tokens=tokens, eos_id=1, pad_id=PAD)
+            functools.partial(generate, config=config, response_tokens=tokens, eos_ids=(1,), pad_id=PAD)
         )
         like = params.abstract(transformer.specs(CONFIG, VOCABULARY), mesh)
         with jax.set_mesh(mesh):

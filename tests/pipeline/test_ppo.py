@@ -32,7 +32,7 @@ OPTIONS = PpoConfig(
     temperature=1.0,
     no_eos="none",
 )
-SETTING = ppo.Setting(CONFIG, OPTIONS, R, EOS, PAD)
+SETTING = ppo.Setting(CONFIG, OPTIONS, R, (EOS,), PAD)
 OPTIMIZER = make_optimizer(OPTIONS.optimizer, 1000)
 
 

@@ -52,7 +52,7 @@ def roll(networks, temperature, score_at="eos", seed=0, whiten_rewards=False):
         OPTIONS, temperature=temperature, score_at=score_at, whiten_rewards=whiten_rewards
     )
     query = jnp.asarray(tiny.random_queries(B, Q))
-    setting = ppo.Setting(CONFIG, options, R, EOS, PAD)
+    setting = ppo.Setting(CONFIG, options, R, (EOS,), PAD)
     episodes = rollout(
         *networks,
         query,
@@ -185,7 +185,7 @@ def test_rows_sampled_apart_are_those_of_the_whole_batch(networks, shards):
     mesh = make_mesh(MeshConfig(fsdp=shards), jax.devices()[:shards])
 
     def rolled(rows):
-        setting = ppo.Setting(CONFIG, dataclasses.replace(OPTIONS, rollout_rows=rows), R, EOS, PAD)
+        setting = ppo.Setting(CONFIG, dataclasses.replace(OPTIONS, rollout_rows=rows), R, (EOS,), PAD)
         placed = [
             jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(specs, mesh))
             for each, specs in zip(networks, 2 * [bodies] + 2 * [scalars], strict=True)

@@ -97,7 +97,7 @@ def test_what_is_planned_is_what_runs(stage):
             planned = reward.traced(CONFIG, MODEL, vocabulary)
         else:
             query = QueryPlan(posts, tokenizer, task, 8, 0).batch(0)["query"]
-            setting = ppo.Setting(MODEL, CONFIG.ppo, DATA.response_tokens, 0, pad_id)
+            setting = ppo.Setting(MODEL, CONFIG.ppo, DATA.response_tokens, (0,), pad_id)
             state = ppo.initial_state(policy, scalar, optimizer(CONFIG.ppo.optimizer), CONFIG.ppo, 0)
             real = ppo.jitted_iteration(setting).trace(state, policy, scalar, to_devices(query, mesh))
             planned = ppo.traced(CONFIG, MODEL, vocabulary)

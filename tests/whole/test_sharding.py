@@ -85,7 +85,7 @@ def ppo_iteration(mesh, model=CONFIG):
             "objective",
             lambda episodes, setting: measure(episodes, setting) | {"rollout": episodes},
         )
-        step = jax.jit(functools.partial(ppo.iteration, setting=ppo.Setting(model, PPO, R, EOS, PAD)))
+        step = jax.jit(functools.partial(ppo.iteration, setting=ppo.Setting(model, PPO, R, (EOS,), PAD)))
         state, metrics = step(state, placed(TRANSFORMER, mesh, 2), reward_model, query)
     return (state.policy.params, state.value.params), metrics
 

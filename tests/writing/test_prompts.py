@@ -6,8 +6,7 @@ from chat_folders import EXAMPLES, TEMPLATES, write_folder
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import load_chat
-from rlhf_jax.data.chat_template import Turn
-from rlhf_jax.data.records import RecordError, to_json
+from rlhf_jax.data.records import RecordError, Turn, to_json
 from rlhf_jax.writing.prompts import Prompt, chat_in, turns_of
 
 POST = tiny.posts(1, seed=0)[0]

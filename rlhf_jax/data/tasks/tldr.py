@@ -25,6 +25,8 @@ class Tldr(Task):
 
     pieces = ("SUBREDDIT:", "\n\nTITLE:", "\n\nPOST:", END, "Subreddit:", "\n\nTitle:", SHOT_SEPARATOR)
 
+    words = Post.words
+    pipeline_tag = "summarization"
     in_python = 'query = f"SUBREDDIT: r/{subreddit}\\n\\nTITLE: {title}\\n\\nPOST: {post}\\n\\nTL;DR:"'
 
     @property

@@ -6,6 +6,7 @@ const posts = samples.posts;
 const filters = one(".filters");
 const article = one("article");
 const pageSize = 100;
+const words = samples.words;  // for prompts and responses
 const headings = { score: "RM", gold: "gold", key_fact: "key fact" };
 const loading = [];   // a promise for every chunk asked for
 let found = posts;   // posts that pass the filters, in order
@@ -228,8 +229,8 @@ function card(summary, best) {
 function verdicts(post, texts) {
   if (samples.judge === "gold judge" && post.disagreement !== null)
     return element("p", post.disagreement > 0 ? "verdicts warn" : "verdicts soft", post.disagreement > 0
-      ? `The reward model disagrees with the gold judge on ${Math.round(100 * post.disagreement)}% of the pairs of these summaries.`
-      : "The reward model orders these summaries as the gold judge does.");
+      ? `The reward model disagrees with the gold judge on ${Math.round(100 * post.disagreement)}% of the pairs of these ${words.responses}.`
+      : `The reward model orders these ${words.responses} as the gold judge does.`);
   if (!texts.verdicts.length) return null;
   const lines = texts.verdicts.map(([i, j, first, second]) => {
     const [a, b] = first >= second ? [i, j] : [j, i];
@@ -317,5 +318,6 @@ addEventListener("keydown", event => {
   if (event.key === "ArrowRight" || event.key === "j") step(1);
   if (event.key === "ArrowLeft" || event.key === "k") step(-1);
 });
+filters.query.placeholder = filters.query.ariaLabel = `Search ${words.prompts} and ${words.responses}`;
 current = addressed() ?? posts[0];
 show();

@@ -1,0 +1,264 @@
+"""Tables of any origin, row by row: JSON, CSV, Parquet, their shards, and what the library `datasets` saves.
+
+A table is named by a file, a folder or glob of shards, or a folder of `save_to_disk`. Its files may be of
+several splits, such as train and test, which are never mixed: splits are those of a saved DatasetDict, or the
+names of shards, `test-00000-of-00002.parquet` or `test.jsonl`. JSON lines, CSV, Parquet and Arrow are read as
+a stream; a JSON list is read whole.
+"""
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain, islice
+from os import PathLike
+from typing import IO, Any, NamedTuple
+
+from etils.epath import Path
+
+from rlhf_jax.config import ConfigError
+from rlhf_jax.data.records import RecordError, parse_line
+from rlhf_jax.files import matching, named_by, read_object
+
+SPLITS = {  # ours, by the first word of the names that people give them
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "eval"), "valid"),
+    "test": "test",
+}
+FIRST_ROWS = 100  # of a file, which tell its columns: a line of JSON may leave some out
+BATCH_ROWS = 1024  # of Parquet, that are in memory at once
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which Windows writes before UTF-8
+ABOUT_TABLES = ("dataset_info", "dataset_dict")  # beginnings of names of files that describe tables
+Columns = Mapping[str, str]  # the new name of a column by its old one
+Batches = Callable[[IO[bytes]], Iterable[Any]]  # of pyarrow, from a file
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # the last bytes of an Arrow stream
+
+
+class Row(NamedTuple):
+    """A row, without its nulls, however deep, and empty cells of a CSV, all of whose values are texts."""
+
+    values: dict[str, Any]  # by column
+    place: str  # where it stands, for messages: "data/pairs.jsonl, line 3"; rows are counted from 1
+
+
+def parse_columns(text: str) -> Columns:
+    """The new name of each column in `question:prompt,answer:completion`; none where the text is blank.
+
+    Raises ConfigError where it is not so written, or a column would have two names or a name two columns.
+    """
+    found: dict[str, str] = {}
+    for part in filter(str.strip, text.split(",")):
+        names = [name.strip() for name in part.split(":")]
+        if len(names) != 2 or not all(names):
+            raise ConfigError(f"columns: {part.strip()!r} should be theirs:ours, such as question:prompt")
+        old, new = names
+        if old in found or new in found.values():
+            raise ConfigError(f"columns: {old if old in found else new} stands twice in {text!r}")
+        found[old] = new
+    return found
+
+
+def rows(path: str | PathLike[str], columns: Columns | None = None, split: str = "") -> Iterator[Row]:
+    """The rows of a table, or of the one of its splits that is named, with columns renamed by `columns`.
+
+    Raises RecordError naming file, row and column: also where there is no row, a column to rename is not
+    there, two columns get one name, or the table has several splits and none of them is named.
+    """
+    found, empty = splits(path), True
+    if split not in found and (split or len(found) > 1):
+        names = ", ".join(found) if any(found) else "no splits"
+        raise RecordError(f"{path}: {f'no split {split!r}' if split else 'which split?'}; it has {names}")
+    for file in found[split] if split in found else next(iter(found.values())):
+        read = _read_file(file)
+        first = list(islice(read, FIRST_ROWS))
+        there = dict.fromkeys(name for row in first for name in row.values)
+        if there and (unknown := [name for name in columns or () if name not in there]):
+            raise RecordError(f"{file}: no column {unknown[0]!r} there; it has {', '.join(there)}")
+        for row in chain(first, read):
+            empty = False
+            yield Row(_without_nulls(_renamed(row, columns or {})), row.place)
+    if empty:
+        raise RecordError(f"{path}: no rows in it")
+
+
+def splits(path: str | PathLike[str]) -> dict[str, list[Path]]:
+    """The files of a table by split, in the order of their names; "" is the split that has no name."""
+    found = named_by(str(path))
+    if len(found) == 1 and found[0].is_dir():
+        if saved := _saved(found[0]):
+            return saved
+        found = matching(found[0], "*")
+    files = [file for file in found if _suffix(file) and not file.name.startswith(ABOUT_TABLES)]
+    if not files:
+        there = ", ".join(file.name for file in found[:5]) or "nothing"
+        raise RecordError(f"{path}: no table, which is one of {', '.join(READERS)}; there is {there}")
+    if len(kinds := {_suffix(file).removesuffix(".gz"): None for file in files}) > 1:
+        raise RecordError(
+            f"{path}: {' and '.join(kinds)} files; name one kind by a pattern, such as '*.jsonl'"
+        )
+    names = [re.sub(r"[-_.]?\d+(-of-\d+)?$", "", file.name.removesuffix(_suffix(file))) for file in files]
+    if not any(map(split_of, names)):
+        return {"": files}
+    of = list(zip(names, files, strict=True))
+    return {split: [file for name, file in of if name == split] for split in sorted(set(names))}
+
+
+def split_of(name: str) -> str:
+    """train, valid or test, as the first word of the name of a split says; nothing where it does not."""
+    return SPLITS.get(re.split("[-_.]", name)[0], "")
+
+
+def columns_of(path: str | PathLike[str], split: str = "") -> list[str]:
+    """The columns of a table, or of one of its splits, in the first of its rows. Raises as `rows` does."""
+    first = islice(rows(path, split=split), FIRST_ROWS)
+    return list(dict.fromkeys(name for row in first for name in row.values))
+
+
+def _saved(folder: Path) -> dict[str, list[Path]]:
+    """The splits of what `save_to_disk` wrote; none of another folder."""
+    try:
+        if (folder / "dataset_dict.json").exists():
+            names = read_object(folder / "dataset_dict.json", RecordError)["splits"]
+            return {name: next(iter(_saved(folder / name).values())) for name in names}
+        if (folder / "state.json").exists():
+            state = read_object(folder / "state.json", RecordError)
+            return {state.get("_split") or "": [folder / part["filename"] for part in state["_data_files"]]}
+    except (KeyError, TypeError, StopIteration):
+        raise RecordError(f"{folder}: not as Dataset.save_to_disk leaves a folder; save it again") from None
+    return {}
+
+
+def _renamed(row: Row, columns: Columns) -> dict[str, Any]:
+    names = [columns.get(name, name) for name in row.values]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise RecordError(f"{row.place}: two columns would be {twice[0]}; rename the other one, too")
+    return dict(zip(names, row.values.values(), strict=True))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _read_file(path: Path) -> Iterator[Row]:
+    """The rows of a file as they are there."""
+    suffix = _suffix(path)
+    try:
+        with path.open("rb") as file:
+            content: Any = gzip.GzipFile(fileobj=file) if suffix.endswith(".gz") else file
+            yield from READERS[suffix](content, str(path))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RecordError(f"{path}: broken gzip ({error}); fetch or write the file again") from None
+    except OSError as error:
+        if error.errno is None:
+            raise  # a bucket's, which storage.py explains
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_json(file: IO[bytes], name: str) -> Iterator[Row]:
+    """A list of objects, or an object a line."""
+    for number, line in enumerate(_lines(file), 1):
+        place = f"{name}, line {number}"
+        if number == 1 and line.lstrip().startswith(b"["):
+            for row, value in enumerate(parse_line(line + file.read(), list, name), 1):
+                yield Row(_object(value, f"{name}, row {row}"), f"{name}, row {row}")
+            return
+        if line.strip() == b"{":
+            raise RecordError(f"{place}: an object should stand on one line, or all of them in a list")
+        if line.strip():
+            yield Row(_object(parse_line(line, lambda value: value, place), place), place)
+
+
+def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
+    """Cells separated by commas, below their columns' names."""
+    csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is less than some texts
+    lines = csv.reader((line.decode() for line in _lines(file)), strict=True)
+    try:
+        header = _distinct(next(lines, []), name)
+        for number, cells in enumerate(filter(None, lines), 1):
+            place = f"{name}, row {number}"
+            if len(cells) != len(header):
+                raise RecordError(f"{place}: {len(cells)} cells, but the header names {len(header)} columns")
+            yield Row({column: cell or None for column, cell in zip(header, cells, strict=True)}, place)
+    except csv.Error as error:
+        raise RecordError(f"{name}, line {lines.line_num}: not CSV ({error})") from None
+    except UnicodeDecodeError:
+        raise RecordError(f"{name}, line {lines.line_num + 1}: not UTF-8 text") from None
+
+
+def _read_batches(batches: Batches, kind: str, file: IO[bytes], name: str) -> Iterator[Row]:
+    """Columns in the memory of Arrow, a batch of rows at a time."""
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in batches(file):
+            _distinct(batch.schema.names, name)
+            for values in _values(batch, name, number):
+                number += 1
+                yield Row(values, f"{name}, row {number}")
+    except (pyarrow.ArrowException, OSError) as error:
+        why, behind = str(error).partition("\n")[0].rstrip("."), f" after row {number}" if number else ""
+        raise RecordError(f"{name}: broken {kind}{behind} ({why}); fetch or write the file again") from None
+
+
+def _parquet(file: IO[bytes]) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS)
+
+
+def _arrow_stream(file: IO[bytes]) -> Iterator[Any]:
+    import pyarrow.ipc
+
+    yield from pyarrow.ipc.open_stream(file)
+    file.seek(-len(END_OF_STREAM), 2)
+    if file.read() != END_OF_STREAM:  # at the end of a batch, pyarrow takes a file cut short for whole
+        raise pyarrow.ArrowInvalid("it ends early")
+
+
+def _values(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        for column in batch.schema.names:
+            for number, value in enumerate(batch[column], before + 1):
+                try:
+                    value.as_py()
+                except UnicodeDecodeError:
+                    raise RecordError(f"{name}, row {number}: column {column} is not UTF-8 text") from None
+        raise
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    for number, line in enumerate(file):
+        yield line if number else line.removeprefix(BYTE_ORDER_MARK)
+
+
+def _distinct(columns: list[str], name: str) -> list[str]:
+    if twice := [column for column in columns if columns.count(column) > 1]:
+        raise RecordError(f"{name}: two columns have the name {twice[0]}")
+    return columns
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RecordError(f"{place}: should be a JSON object of columns and their values")
+    return value
+
+
+def _suffix(path: Path) -> str:
+    """The one of READERS that the file's name ends with, or nothing."""
+    return next((suffix for suffix in READERS if path.name.endswith(suffix)), "")
+
+
+TEXTS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv}
+READERS: dict[str, Callable[[IO[bytes], str], Iterator[Row]]] = {
+    **TEXTS,
+    **{f"{suffix}.gz": reader for suffix, reader in TEXTS.items()},
+    ".parquet": partial(_read_batches, _parquet, "Parquet"),
+    ".arrow": partial(_read_batches, _arrow_stream, "Arrow"),
+}

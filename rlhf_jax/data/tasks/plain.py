@@ -1,0 +1,60 @@
+"""Prompts and responses as they stand in tables of one's own (`data.files`), with nothing around them.
+
+A prompt that is too long loses its beginning: what a policy answers stands at the end. Conversations are
+the task chat's.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from rlhf_jax.data import sources
+from rlhf_jax.data.records import Example, Record, RecordError
+from rlhf_jax.data.sources import Gathered
+from rlhf_jax.data.task import SHOT_SEPARATOR, Splits, Task
+from rlhf_jax.data.tokenizer import Tokenizer
+
+
+class Plain(Task):
+    """The texts of `data.files`."""
+
+    reads_files = True
+    shot_end = SHOT_SEPARATOR.strip()  # a response may have several lines
+
+    @property
+    def about(self) -> str:
+        return f"Prompts and responses: {self.data.files}."
+
+    @cached_property
+    def gathered(self) -> Gathered:
+        found = sources.gather(self.data)
+        for records in found.records.values():
+            self.check(records, found)
+        return found
+
+    def check(self, records: Sequence[Example], found: Gathered) -> None:
+        """Raises RecordError where this task cannot write one of the prompts."""
+        for record in records:
+            if not isinstance(record.prompt, str):
+                raise RecordError(
+                    f"{found.places[record.id]}: the prompt is a conversation; --config.data.source=chat "
+                    "writes it by the model's chat template"
+                )
+
+    def records(self) -> Splits:
+        return self.gathered.records
+
+    def queries(self) -> Sequence[Record]:
+        return self.gathered.queries
+
+    def response(self, text: str) -> str:
+        return text
+
+    def text(self, response: str) -> str:
+        return response
+
+    def _fitted(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], bool]:
+        ids, room = tokenizer.encode(record.text), self.data.query_tokens - len(tokenizer.prefix)
+        return [*tokenizer.prefix, *ids[-room:]], len(ids) > room
+
+
+TASK = Plain

@@ -1,0 +1,273 @@
+import json
+from dataclasses import replace
+
+import pyarrow.parquet
+import pytest
+
+from rlhf_jax.data.preferences import (
+    Demonstration,
+    Preference,
+    PromptOnly,
+    UnpairedPreference,
+    read,
+    recognise,
+)
+from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, Turn, from_json
+from rlhf_jax.data.tables import Row, rows
+
+
+def user(content: str) -> dict:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict:
+    return {"role": "assistant", "content": content}
+
+
+SYSTEM = {"role": "system", "content": ""}
+ASKED = (Turn("user", "2 + 2?"),)
+HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: 2 + 2?\n\nAssistant:"
+INFO = {"id": "t3_a", "post": "A story.", "title": "A title", "subreddit": "tifu"}
+POST = INFO | {"summary": "Short."}
+ARTICLE = {"id": "n1", "site": "cnn", "title": "News", "article": "It happened."}
+COMPARISON = {
+    "info": INFO,
+    "summaries": [{"text": " one", "policy": "ref"}, {"text": " two", "policy": "sup4"}],
+    "choice": 1,
+    "worker": "w1",
+    "batch": "batch9",
+    "split": "train",
+}
+RATING = {
+    "info": ARTICLE,
+    "summary": {"text": " one", "policy": "ref", "axes": {"overall": 3}},
+    "worker": "w1",
+    "batch": "cnndm1",
+    "split": "test",
+}
+
+
+def table(*values: dict):
+    return read(Row(one, f"a.jsonl, line {number}") for number, one in enumerate(values, 1))
+
+
+def placed(example, place: str):
+    """The example as of another place; records of OpenAI's formats have none."""
+    ours = (PromptOnly, Demonstration, Preference, UnpairedPreference)
+    return replace(example, place=place) if isinstance(example, ours) else example
+
+
+CLEANRL = {"query": "…", "reference_response": " Short."}
+READ = {
+    "prompts": ({"prompt": "2 + 2?"}, PromptOnly("2 + 2?")),
+    "prompts, conversations": ({"prompt": [user("2 + 2?")]}, PromptOnly(ASKED)),
+    "demonstrations": ({"prompt": "2 + 2?", "completion": " 4"}, Demonstration("2 + 2?", " 4")),
+    "demonstrations, conversations": (
+        {"prompt": [user("2 + 2?")], "completion": [assistant("4")]},
+        Demonstration(ASKED, "4"),
+    ),
+    "messages": (
+        {"messages": [SYSTEM, user("Hi"), assistant("Hello."), user("2 + 2?"), assistant("4")]},
+        Demonstration(
+            (Turn("system", ""), Turn("user", "Hi"), Turn("assistant", "Hello."), Turn("user", "2 + 2?")), "4"
+        ),
+    ),
+    "messages beside a prompt, as ultrachat has them": (
+        {"prompt": "2 + 2?", "messages": [user("2 + 2?"), assistant("4")]},
+        Demonstration(ASKED, "4", {"prompt": "2 + 2?"}),
+    ),
+    "preferences": ({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, Preference("2 + 2?", "4", "5")),
+    "preferences, conversations": (
+        {"prompt": [user("2 + 2?")], "chosen": [assistant("4")], "rejected": [assistant("5")]},
+        Preference(ASKED, "4", "5"),
+    ),
+    "preferences with the prompt as text and again as a turn, as ultrafeedback_binarized has them": (
+        {
+            "prompt": "2 + 2?",
+            "chosen": [user("2 + 2?"), assistant("4")],
+            "rejected": [user("2 + 2?"), assistant("5")],
+            "score_chosen": 8.5,
+            "score_rejected": 6,
+        },
+        Preference(ASKED, "4", "5", 2.5),
+    ),
+    "preferences with a system turn before the prompt": (
+        {
+            "prompt": "2 + 2?",
+            "chosen": [SYSTEM, user("2 + 2?"), assistant("4")],
+            "rejected": [SYSTEM, user("2 + 2?"), assistant("5")],
+        },
+        Preference((Turn("system", ""), *ASKED), "4", "5"),
+    ),
+    "preferences with a text before answers that are turns": (
+        {"prompt": "2 + 2?", "chosen": [assistant("4")], "rejected": [assistant("5")], "margin": "0.5"},
+        Preference(ASKED, "4", "5", 0.5),
+    ),
+    "implicit prompts": (
+        {"chosen": HH + " It is 4.", "rejected": HH + " It is 5."},
+        Preference(HH, " It is 4.", " It is 5."),
+    ),
+    "implicit prompts, conversations": (
+        {"chosen": [user("2 + 2?"), assistant("4")], "rejected": [user("2 + 2?"), assistant("4!")]},
+        Preference(ASKED, "4", "4!"),
+    ),
+    "NeMo-RL's ranks": (
+        {
+            "context": [user("2 + 2?")],
+            "completions": [
+                {"rank": 1, "completion": [assistant("5")]},
+                {"rank": 0, "completion": [assistant("4")]},
+            ],
+            "task_name": "sums",
+        },
+        Preference(ASKED, "4", "5", extra={"task_name": "sums"}),
+    ),
+    "unpaired": (
+        {"prompt": "2 + 2?", "completion": "5", "label": False, "id": 7},
+        UnpairedPreference("2 + 2?", "5", False, {"id": 7}),
+    ),
+    "unpaired, of a CSV": (
+        {"prompt": "2 + 2?", "completion": "4", "label": "True"},
+        UnpairedPreference("2 + 2?", "4", True),
+    ),
+    "comparisons": (COMPARISON, from_json(Comparison, COMPARISON)),
+    "ratings": (RATING, from_json(AxisRating, RATING)),
+    "posts": (POST, from_json(Post, POST)),
+    "posts with their queries, as cleanrl has them": (
+        POST | {"query": "…", "reference_response": " Short."},
+        Post(
+            "t3_a", "tifu", "A title", "A story.", "Short.", {"query": "…", "reference_response": " Short."}
+        ),
+    ),
+    "articles": (ARTICLE, from_json(Article, ARTICLE)),
+    "examples": ({"id": "q", "prompt": "2 + 2?", "reference": "4"}, Example("q", "2 + 2?", "4")),
+}
+
+
+@pytest.mark.parametrize("what", READ)
+def test_a_table_is_told_by_its_columns(what):
+    values, expected = READ[what]
+    (found,) = table(values).examples
+    assert found == placed(expected, "a.jsonl, line 1")
+
+
+@pytest.mark.parametrize("what", READ)
+def test_a_table_is_the_same_in_parquet(tmp_path, what):
+    values, _ = READ[what]
+    # A row about news beside one about a post: in Parquet, each has the other's fields as nulls.
+    other = {"info": {"article": "x", "id": "n2", "site": "s", "title": "t"}} if "info" in values else {}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([values, values | other]), tmp_path / "a.parquet")
+    found = read(rows(tmp_path / "a.parquet")).examples[0]
+    expected = table(values).examples[0]
+    assert placed(found, "") == placed(expected, "")
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        ({"prompt": "q", "completion": "a"}, "4,558 rows: prompt, completion"),
+        ({"prompt": [user("q")]}, "4,558 rows: prompt (conversations)"),
+        ({"prompt": "q", "response": "a"}, "4,558 rows: prompt; not read: response"),
+        ({"chosen": "q 4", "rejected": "q 5", "margin": 1}, "4,558 rows: chosen, rejected"),
+        (COMPARISON, "4,558 rows: info, summaries, choice"),
+        (POST, "4,558 rows: subreddit, post"),
+    ],
+)
+def test_a_line_tells_what_was_found(values, told):
+    assert str(table(*[values] * 4558)) == told
+
+
+@pytest.mark.parametrize(
+    "chosen, rejected, prompt",
+    [
+        ("2 + 2 = 4", "2 + 2 = 5", "2 + 2 ="),
+        ("The answer is sky", "The answer is sea", "The answer is"),  # no word is cut in two
+        ("Q: yes", "Q: yes indeed", "Q:"),
+        ("Q: one\ntwo", "Q: one three", "Q: one"),
+        ("A post.\n\nTL;DR:\nBob", "A post.\n\nTL;DR:\nAnn", "A post.\n\nTL;DR:\n"),
+        (HH + " The a", HH + " The b", HH),
+        ("[INST] a [/INST] The b", "[INST] a [/INST] The c", "[INST] a [/INST]"),
+        (
+            "<|user|>\nq\n<|assistant|>\nSo 4",
+            "<|user|>\nq\n<|assistant|>\nSo 5",
+            "<|user|>\nq\n<|assistant|>\n",
+        ),
+    ],
+)
+def test_an_implicit_prompt_ends_where_the_answer_begins(chosen, rejected, prompt):
+    (found,) = table({"chosen": chosen, "rejected": rejected}).examples
+    assert found.prompt == prompt
+    assert (found.prompt + found.chosen, found.prompt + found.rejected) == (chosen, rejected)
+
+
+PAIR = {"prompt": "q", "chosen": "4", "rejected": "5"}
+CHAT = {"prompt": [user("q")], "chosen": [assistant("4")], "rejected": [assistant("5")]}
+RANKED = READ["NeMo-RL's ranks"][0]
+BAD = [
+    ([{"question": "q", "answer": "a"}], "line 1: columns question, answer are none of info, summaries"),
+    ([PAIR, {"prompt": "q", "completion": "a"}], "line 2: column chosen is missing"),
+    ([{"prompt": "q"}, PAIR], "line 2: columns prompt, chosen, rejected, where the rows before have prompt"),
+    ([PAIR, CHAT], "line 2: column prompt is a list, in the rows before a text"),
+    ([PAIR, PAIR | {"rejected": " \n"}], "line 2: column rejected is empty"),
+    ([PAIR | {"prompt": ""}], "line 1: column prompt is empty"),
+    ([PAIR | {"rejected": "4 "}], "line 1: columns chosen and rejected are equal"),
+    ([PAIR | {"chosen": 4}], "line 1: column chosen should be a text or a list of turns, not a number"),
+    ([PAIR | {"chosen": [assistant("4")]}], "column rejected is a text, where column chosen is a con"),
+    ([PAIR | {"prompt": [user("q")]}], "column chosen is a text, where column prompt is a conv"),
+    ([PAIR | {"chosen": str([assistant("4")])}], "column chosen is a conversation written as text"),
+    ([PAIR | {"chosen": json.dumps([assistant("4")])}], "column chosen is a conversation written as text"),
+    ([PAIR | {"margin": "much"}], "column margin should be a number, not 'much'"),
+    (
+        [PAIR | {"score_chosen": 1, "score_rejected": float("nan")}],
+        "score_rejected should be a number",
+    ),
+    ([{"chosen": "same", "rejected": "same"}], "columns chosen and rejected are equal"),
+    ([{"chosen": "one", "rejected": "two"}], "do not begin alike"),
+    ([CHAT | {"chosen": CHAT["rejected"]}], "columns chosen and rejected are equal"),
+    ([CHAT | {"chosen": []}], "column chosen should end with a turn of the assistant"),
+    ([CHAT | {"chosen": [assistant("")]}], "column chosen is empty"),
+    (
+        [CHAT | {"chosen": [{"content": "4"}]}],
+        "column chosen[0].role is no text or missing; there is content",
+    ),
+    ([CHAT | {"chosen": [{"role": "assistant"}]}], "column chosen[0].content is no text or missing"),
+    ([CHAT | {"chosen": [{"from": "gpt", "value": "4"}]}], "column chosen[0].role is no text or missing"),
+    ([CHAT | {"prompt": [{"role": "human", "content": "q"}]}], 'prompt[0].role is "human", none of system'),
+    ([CHAT | {"prompt": ["q"]}], "column prompt[0] should be an object of role and content, not a string"),
+    ([CHAT | {"prompt": [assistant("q")]}], "column prompt has no turn of a user"),
+    (
+        [CHAT | {"chosen": [user("?"), assistant("4")], "rejected": [user("?"), assistant("5")]}],
+        "begins with",
+    ),
+    (
+        [{"chosen": [user("q"), assistant("4")], "rejected": [user("p"), assistant("4")]}],
+        "columns chosen and rejected differ before their last turn",
+    ),
+    ([{"messages": [user("q")]}], "column messages should end with a turn of the assistant"),
+    ([{"messages": [assistant("q")]}], "column messages has no turn of a user"),
+    ([{"messages": "q"}], "column messages should be a conversation"),
+    ([{"prompt": "q", "completion": "a", "label": 2}], "column label should be true or false, not 2"),
+    ([RANKED | {"completions": RANKED["completions"][:1]}], "column completions should be two objects"),
+    ([RANKED | {"completions": [RANKED["completions"][0]] * 2}], "column completions has one rank twice"),
+    ([COMPARISON | {"split": "dev"}], "field split is 'dev', it should be one of train"),
+    ([COMPARISON | {"choice": 2}], "line 1: field choice should be 0 or 1"),
+    ([POST | {"title": 3}], "line 1: field title should be a string"),
+]
+
+
+@pytest.mark.parametrize("values, words", BAD)
+def test_a_bad_row_ends_in_one_line_with_its_place_and_column(values, words):
+    with pytest.raises(RecordError) as error:
+        table(*values)
+    assert words in str(error.value)
+    assert str(error.value).startswith("a.jsonl, line ") and "\n" not in str(error.value)
+
+
+def test_no_rows_are_no_table():
+    with pytest.raises(RecordError, match="without rows"):
+        table()
+
+
+def test_the_first_kind_whose_columns_are_there_is_taken():
+    assert str(recognise(["label", "completion", "prompt", "id"])) == "prompt, completion, label"
+    assert str(recognise(["messages", "chosen", "rejected", "prompt"])) == "prompt, chosen, rejected"

@@ -1,0 +1,196 @@
+"""Tables of one's own as records and comparisons: which rows teach what, and on which side a prompt is."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rlhf_jax.config import ConfigError, DataConfig
+from rlhf_jax.data import hub, sources
+from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.data.records import RecordError, Turn
+from rlhf_jax.data.sources import gather
+
+PREFERRED = [{"prompt": f"{i} + 1?", "chosen": f"{i + 1}.", "rejected": "5,000."} for i in range(200)]
+SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range(200)]
+
+
+@pytest.fixture(autouse=True)
+def tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources.tell.cache_clear()
+
+
+def write(name: str, rows) -> str:
+    with open(name, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return name
+
+
+def gathered(files: str, **data):
+    return gather(DataConfig(source="plain", files=files, **data))
+
+
+def test_a_tenth_of_the_prompts_is_held_out_for_each_and_none_is_on_two_sides(capsys):
+    found = gathered(f"{write('pairs.jsonl', PREFERRED)},{write('shown.jsonl', SHOWN)}")
+    ids = {split: {record.id for record in records} for split, records in found.records.items()}
+    assert list(ids) == ["train", "valid", "test"] and sum(map(len, ids.values())) == 200
+    assert 130 < len(ids["train"]) < 190
+    for split, ours in (("train", "train"), ("valid", "valid1"), ("test", "valid2")):
+        assert {one.info.id for one in found.comparisons if one.split == ours} == ids[split]
+    assert all(record.reference.startswith("It is") for record in found.records["train"])
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "pairs.jsonl: 200 rows: prompt, chosen, rejected"
+    assert told[1] == "shown.jsonl: 200 rows: prompt, completion" and "a tenth of the prompts" in told[2]
+
+
+def test_without_demonstrations_the_preferred_responses_are_learned(capsys):
+    found = gathered(f"train:{write('a.jsonl', PREFERRED)},test:{write('b.jsonl', PREFERRED)}")
+    assert [record.reference for record in found.records["train"]] == [row["chosen"] for row in PREFERRED]
+    assert "fine-tuning learns the preferred responses" in capsys.readouterr().out
+    held_out = found.records["valid"] + found.records["test"]  # the halves of the one that is named
+    assert len(held_out) == 200 and min(map(len, found.records.values())) > 60
+    assert [one.split for one in found.comparisons].count("train") == 200
+    assert all(one.choice == 0 and one.summaries[1].text == "5,000." for one in found.comparisons)
+
+
+def test_splits_are_told_by_the_names_of_shards():
+    write("train-00000-of-00002.jsonl", PREFERRED[:50])
+    write("train-00001-of-00002.jsonl", PREFERRED[50:90])
+    write("validation.jsonl", PREFERRED[90:100])
+    write("test.jsonl", PREFERRED[100:])
+    found = gathered(".")
+    assert {split: len(records) for split, records in found.records.items()} == {
+        "train": 90,
+        "valid": 10,
+        "test": 100,
+    }
+
+
+def test_a_text_is_the_prompt_that_it_is_as_a_users_turn():
+    turns = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in PREFERRED]
+    asked = gathered(write("asked.jsonl", turns)).queries
+    assert asked[0].prompt == (Turn("user", asked[0].text),)
+    texts = gathered(write("texts.jsonl", [{"prompt": row["prompt"]} for row in PREFERRED])).queries
+    assert [record.id for record in asked] == [record.id for record in texts]
+
+
+def test_prompts_alone_are_queries_and_others_where_there_are_none():
+    write("shown.jsonl", SHOWN)
+    more = write("more.jsonl", [{"prompt": "And?"}, {"prompt": "And?"}])
+    found = gathered(f"train:{write('a.jsonl', PREFERRED)},train:{more},test:{write('b.jsonl', PREFERRED)}")
+    assert [record.prompt for record in found.queries] == ["And?"]
+    found = gathered(f"train:shown.jsonl,test:{write('c.jsonl', [{'prompt': f'{i}?'} for i in range(9)])}")
+    assert len(found.queries) == 200 and not found.comparisons
+    assert {record.reference for split in ("valid", "test") for record in found.records[split]} == {""}
+
+
+def test_good_and_bad_responses_to_one_prompt_are_a_preference():
+    rows = [("a?", "yes", True), ("a?", "no", False), ("a?", "maybe", False), ("b?", "well", True)]
+    rows = [{"prompt": p, "completion": c, "label": label} for p, c, label in rows]
+    found = gathered(f"train:{write('kto.jsonl', rows)},test:{write('b.jsonl', PREFERRED)}")
+    assert [(record.prompt, record.reference) for record in found.records["train"]] == [
+        ("a?", "yes"),
+        ("b?", "well"),
+    ]
+    train = [one for one in found.comparisons if one.split == "train"]
+    assert [[summary.text for summary in one.summaries] for one in train] == [["yes", "no"]]
+
+
+def test_columns_may_be_of_one_of_several_tables():
+    write("a.jsonl", [{"question": row["prompt"], "answer": row["completion"]} for row in SHOWN])
+    write("b.jsonl", [{"question": r["prompt"], "chosen": r["chosen"], "rejected": "x"} for r in PREFERRED])
+    found = gathered("a.jsonl,b.jsonl", columns="question:prompt,answer:completion")
+    assert len(found.comparisons) == 200 and found.records["train"][0].reference.startswith("It is")
+
+
+def test_what_other_columns_hold_stays_with_the_record_as_json():
+    row = PREFERRED[0] | {"source": "web", "weight": float("nan")}
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([row | {"prompt": str(i)} for i in range(50)]), "a.parquet"
+    )
+    assert gathered("a.parquet").queries[0].extra == {"source": "web"}
+
+
+def test_openais_tables_of_the_hub_are_comparisons():
+    info = {
+        "id": "t3_a",
+        "post": "A story.",
+        "title": "T",
+        "subreddit": "tifu",
+        "article": None,
+        "site": None,
+    }
+    row = {
+        "info": info,
+        "summaries": [
+            {"text": " one", "policy": "ref", "note": None},
+            {"text": " two", "policy": "b", "note": None},
+        ],
+        "choice": 1,
+        "worker": "w",
+        "batch": "b9",
+        "split": "train",
+        "extra": {"confidence": None},
+    }
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), "c.parquet")
+    (found,) = load_comparisons(DataConfig(comparisons="c.parquet"))
+    assert found.info.title == "T" and found.choice == 1 and found.summaries[0].note == ""
+
+
+def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
+    (tmp_path / "snapshot" / "data").mkdir(parents=True)
+    write("snapshot/dataset_infos.json", [{}])
+    write("snapshot/data/train-00000-of-00001.jsonl", PREFERRED)
+    asked = []
+
+    def download(name, repo_type, allow_patterns):
+        asked.append((name, repo_type, "*.parquet" in allow_patterns))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert len(gathered("someone/pairs").comparisons) == 200
+    assert asked == [("someone/pairs", "dataset", True)]
+    (tmp_path / "snapshot" / "other").mkdir()
+    write("snapshot/other/train.jsonl", PREFERRED)
+    with pytest.raises(
+        RecordError, match="several folders; name one of someone/pairs/data, someone/pairs/other"
+    ):
+        gathered("someone/pairs")
+    assert len(gathered("someone/pairs/data").comparisons) == 200
+
+
+@pytest.mark.parametrize(
+    "files, rows, message",
+    [
+        ("", [], "data.files: name a table of plain"),
+        ("a.jsonl", [{"prompt": "p", "reply": "r", "messages2": 1}, {"answer": "p"}], "a.jsonl, line 2"),
+        ("a.jsonl", [{"reply": "r"}], "a.jsonl, line 1: columns reply are none of"),
+        ("a.jsonl", [PREFERRED[0], SHOWN[0]], "a.jsonl, line 2: column chosen is missing"),
+        ("a.jsonl", [PREFERRED[0] | {"chosen": " "}], "a.jsonl, line 1: column chosen is empty"),
+        (
+            "a.jsonl",
+            [PREFERRED[0] | {"chosen": "5,000."}],
+            "a.jsonl, line 1: columns chosen and rejected are equal",
+        ),
+        ("gone.jsonl", [], "gone.jsonl: "),
+        ("a.jsonl", PREFERRED[:1], "data.files: no row is of "),
+        ("train:a.jsonl,test:b.jsonl", PREFERRED, "no preferences to train on, or none of valid"),
+        ("a.jsonl", [{"subreddit": "x", "post": "y", "id": "1", "title": ""}], "source=tldr reads them"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(files, rows, message):
+    write("a.jsonl", rows)
+    write("b.jsonl", SHOWN)
+    with pytest.raises((ConfigError, RecordError)) as error:
+        gathered(files)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_splits_that_would_be_one_are_told():
+    write("train_sft.jsonl", PREFERRED)
+    write("train_prefs.jsonl", PREFERRED)
+    with pytest.raises(RecordError, match=r"splits train_prefs and train_sft are both to be train; name the"):
+        gathered(".")
+    assert len(gathered("train:train_prefs.jsonl,test:train_sft.jsonl").comparisons) == 400

@@ -1,0 +1,350 @@
+import csv
+import gzip
+import json
+import tracemalloc
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.ipc
+import pyarrow.parquet
+import pytest
+
+from rlhf_jax.config import ConfigError
+from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.tables import Row, parse_columns, rows, splits
+
+TABLE = [
+    {"prompt": 'A "quoted", long\nquestion', "completion": " naïve 🙂"},
+    {"prompt": "2 + 2 =", "completion": " 4", "note": "easy"},
+    {"prompt": "q", "completion": "x" * 200_000},  # longer than a cell of the module csv may be
+]
+COLUMNS = ("prompt", "completion", "note")
+NESTED = {"prompt": [{"role": "user", "content": "q"}], "info": {"id": "t3_a", "title": "T"}}
+
+
+def lines(table: list) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table).encode()
+
+
+def jsonl(path: Path, table: list) -> None:
+    path.write_bytes(lines(table))
+
+
+def jsonl_of_windows(path: Path, table: list) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + lines(table).replace(b"\n", b"\r\n") + b"\r\n")
+
+
+def json_list(path: Path, table: list) -> None:
+    path.write_text(json.dumps(table, indent=2))
+
+
+def json_nulls(path: Path, table: list) -> None:
+    json_list(path, [dict.fromkeys(COLUMNS) | row for row in table])
+
+
+def gzipped(path: Path, table: list) -> None:
+    path.write_bytes(gzip.compress(lines(table)))
+
+
+def comma_separated(path: Path, table: list, encoding: str = "utf-8") -> None:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def comma_separated_of_excel(path: Path, table: list) -> None:
+    comma_separated(path, table, "utf-8-sig")
+
+
+def parquet(path: Path, table: list) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(padded(table)), path, row_group_size=2)
+
+
+def arrow(path: Path, table: list) -> None:
+    content = pyarrow.Table.from_pylist(padded(table))
+    with pyarrow.ipc.new_stream(path, content.schema) as file:
+        file.write_table(content)
+
+
+def padded(table: list) -> list:
+    """Arrow takes the columns from the first row."""
+    names = dict.fromkeys(name for row in table for name in row)
+    return [dict.fromkeys(names) | row for row in table]
+
+
+FORMATS = {
+    "a.jsonl": jsonl,
+    "windows.jsonl": jsonl_of_windows,
+    "lines.json": jsonl,
+    "list.json": json_list,
+    "nulls.json": json_nulls,
+    "a.jsonl.gz": gzipped,
+    "a.json.gz": gzipped,
+    "a.csv": comma_separated,
+    "excel.csv": comma_separated_of_excel,
+    "a.parquet": parquet,
+    "a.arrow": arrow,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_has_the_same_rows(tmp_path, name):
+    FORMATS[name](tmp_path / name, TABLE)
+    assert [row.values for row in rows(tmp_path / name)] == TABLE
+    assert [row.values for row in rows(tmp_path)] == TABLE  # a folder of one shard
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if "csv" not in name])
+def test_each_format_with_nested_values_has_them_without_their_nulls(tmp_path, name):
+    empty = {"prompt": [], "info": {"id": "t3_b", "title": None}}
+    FORMATS[name](tmp_path / name, [NESTED, empty])
+    found = [row.values for row in rows(tmp_path / name)]
+    assert found == [NESTED, {"prompt": [], "info": {"id": "t3_b"}}]
+
+
+@pytest.mark.parametrize(
+    "name, counted", [("a.jsonl", "line"), ("a.jsonl.gz", "line"), ("list.json", "row"), ("a.parquet", "row")]
+)
+def test_a_row_has_its_place(tmp_path, name, counted):
+    FORMATS[name](tmp_path / name, [{"n": 5}] * 3)
+    assert list(rows(tmp_path / name))[2] == Row({"n": 5}, f"{tmp_path / name}, {counted} 3")
+
+
+def test_rows_are_read_as_they_are_asked_for(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines([{"text": "x" * 1000}] * 20_000) + b"not JSON")
+    tracemalloc.start()
+    assert len(list(islice(rows(tmp_path / "a.jsonl"), 1000))) == 1000
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def test_numbers_of_a_csv_stay_the_texts_they_are(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,completion\n007,1e3\n")
+    assert next(rows(tmp_path / "a.csv")).values == {"prompt": "007", "completion": "1e3"}
+
+
+# Shards and splits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ("batch3 batch4 cnndm0", {"": "batch3 batch4 cnndm0"}),
+        ("part-00001-of-00002 part-00000-of-00002", {"": "part-00000-of-00002 part-00001-of-00002"}),
+        ("train valid test", {"test": "test", "train": "train", "valid": "valid"}),
+        (
+            "train-00000-of-00002 train-00001-of-00002 test-00000-of-00001",
+            {"test": "test-00000-of-00001", "train": "train-00000-of-00002 train-00001-of-00002"},
+        ),
+        ("train_sft-00000-of-00001", {"train_sft": "train_sft-00000-of-00001"}),
+    ],
+)
+def test_shards_are_of_the_splits_that_their_names_begin_with(tmp_path, names, expected):
+    for name in [*names.split(), ".hidden"]:
+        jsonl(tmp_path / f"{name}.jsonl", [{"from": name}])
+    (tmp_path / "README.md").write_text("a card")
+    found = {split: [file.name for file in files] for split, files in splits(tmp_path).items()}
+    assert found == {split: [f"{name}.jsonl" for name in files.split()] for split, files in expected.items()}
+    for split, files in expected.items():
+        assert [row.values["from"] for row in rows(tmp_path, split=split)] == files.split()
+
+
+def test_a_glob_takes_its_files_alone(tmp_path):
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}-00000-of-00001.parquet", [{"from": split}])
+    assert [row.values for row in rows(f"{tmp_path}/train-*.parquet")] == [{"from": "train"}]
+    assert [row.values for row in rows(f"{tmp_path}/test*")] == [{"from": "test"}]
+
+
+def saved(folder: Path, table: list, **state) -> None:
+    """As Dataset.save_to_disk leaves a folder; tests of the library itself are below."""
+    folder.mkdir(parents=True)
+    arrow(folder / "data-00000-of-00002.arrow", table[:1])
+    arrow(folder / "data-00001-of-00002.arrow", table[1:])
+    arrow(folder / "cache-83.arrow", [{"left": "over"}])
+    files = [{"filename": f"data-0000{i}-of-00002.arrow"} for i in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files, "_split": None} | state))
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_a_saved_dataset_and_its_splits_are_read(tmp_path):
+    saved(tmp_path / "one", TABLE)
+    assert [row.values for row in rows(tmp_path / "one")] == TABLE
+    saved(tmp_path / "split", TABLE, _split="train")
+    assert list(splits(tmp_path / "split")) == ["train"]
+    for split in ("train", "test"):
+        saved(tmp_path / "both" / split, [{"from": split}, {"from": split}], _split=split)
+    (tmp_path / "both" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert list(splits(tmp_path / "both")) == ["train", "test"]
+    assert {row.values["from"] for row in rows(tmp_path / "both", split="test")} == {"test"}
+
+
+@pytest.mark.live
+def test_what_the_library_datasets_writes_is_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list(padded(TABLE))
+    table.save_to_disk(tmp_path / "one", num_shards=2)
+    table.select([2, 0]).save_to_disk(tmp_path / "selected")
+    datasets.DatasetDict(train=table, test=table.select([1])).save_to_disk(tmp_path / "both")
+    table.to_parquet(tmp_path / "a.parquet")
+    table.to_json(tmp_path / "a.jsonl")
+    table.to_csv(tmp_path / "a.csv")
+    for name in ("one", "a.parquet", "a.jsonl", "a.csv"):
+        assert [row.values for row in rows(tmp_path / name)] == TABLE
+    assert [row.values for row in rows(tmp_path / "selected")] == [TABLE[2], TABLE[0]]
+    assert [row.values for row in rows(tmp_path / "both", split="test")] == [TABLE[1]]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_library_datasets_reads_the_same_rows(tmp_path, name):
+    datasets = pytest.importorskip("datasets")
+    FORMATS[name](tmp_path / name, TABLE)
+    kind = name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json")
+    file = str(tmp_path / name)
+    if kind == "csv":
+        theirs = datasets.Dataset.from_csv(file, cache_dir=str(tmp_path))
+    else:
+        theirs = datasets.load_dataset(kind, data_files=file, split="train", cache_dir=str(tmp_path))
+    found = [{column: value for column, value in row.items() if value is not None} for row in theirs]
+    assert found == [row.values for row in rows(file)]
+
+
+# Columns -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", {}),
+        ("question:prompt", {"question": "prompt"}),
+        (" question : prompt , answer:completion,", {"question": "prompt", "answer": "completion"}),
+        ("chosen:rejected,rejected:chosen", {"chosen": "rejected", "rejected": "chosen"}),
+    ],
+)
+def test_a_mapping_of_columns_is_parsed(text, expected):
+    assert parse_columns(text) == expected
+
+
+@pytest.mark.parametrize("text", ["question", "a:", ":b", "a:b:c", "a:b,a:c", "a:c,b:c", "a=b"])
+def test_a_wrong_mapping_says_so(text):
+    with pytest.raises(ConfigError, match="columns: "):
+        parse_columns(text)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_columns_are_renamed(tmp_path, name):
+    FORMATS[name](tmp_path / name, TABLE)
+    found = [row.values for row in rows(tmp_path / name, {"prompt": "completion", "completion": "prompt"})]
+    assert found[1] == {"completion": "2 + 2 =", "prompt": " 4", "note": "easy"}
+
+
+def test_a_column_may_be_missing_from_the_first_line(tmp_path):
+    jsonl(tmp_path / "a.jsonl", TABLE)
+    assert list(rows(tmp_path / "a.jsonl", {"note": "remark"}))[1].values["remark"] == "easy"
+
+
+# What cannot be read -------------------------------------------------------------------------
+
+
+def cut(make, share: float):
+    def edit(path: Path) -> None:
+        make(path, TABLE * 500)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+
+    return edit
+
+
+def without_end(path: Path) -> None:
+    arrow(path, TABLE)
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def put(content: bytes):
+    return lambda path: path.write_bytes(content) and None
+
+
+def not_text(path: Path) -> None:
+    column = pyarrow.array([b"fine", b"\xff\xfe"]).cast(pyarrow.string(), safe=False)
+    pyarrow.parquet.write_table(pyarrow.table({"n": [1, 2], "prompt": column}), path)
+
+
+BAD = [
+    ("a.jsonl", put(b'{"a": 1}\n{"a": \n'), "line 2: not JSON"),
+    ("a.jsonl", put(b'{"a": 1}\n[1]\n'), "line 2: should be a JSON object"),
+    ("a.jsonl", put(b'{"a": 1}\n{"a": "\xff"}\n'), "line 2: not UTF-8 text"),
+    ("a.jsonl", put(b'{"a": 1}\n{"a": "\\ud800"}\n'), "line 2: field a holds half of a surrogate pair"),
+    ("a.jsonl", put(b'{"a": NaN}\n'), "line 1: not JSON (NaN"),
+    ("a.jsonl", put(b""), "no rows in it"),
+    ("a.json", put(b"[]"), "no rows in it"),
+    ("a.json", put(b'[{"a": 1}, 2]'), "row 2: should be a JSON object"),
+    ("a.json", put(b'[{"a": 1},\n {"a": 1,}]'), "line 2, column"),
+    ("a.json", put(b'{\n "a": 1\n}'), "line 1: an object should stand on one line"),
+    ("a.jsonl.gz", put(b'{"a": 1}\n'), "broken gzip (Not a gzipped file"),
+    ("a.jsonl.gz", cut(gzipped, 0.7), "broken gzip (Compressed file ended"),
+    ("a.jsonl.gz", put(gzip.compress(b'{"a": 1}\n')[:-9] + b"\xff" * 9), "broken gzip"),
+    ("a.csv", put(b""), "no rows in it"),
+    ("a.csv", put(b"prompt,completion\n"), "no rows in it"),
+    ("a.csv", put(b"a,b\n1,2\n1,2,3\n"), "row 2: 3 cells, but the header names 2 columns"),
+    ("a.csv", put(b"a,b\n1\n"), "row 1: 1 cells"),
+    ("a.csv", put(b"a,a\n1,2\n"), "two columns have the name a"),
+    ("a.csv", put(b'a,b\n1,"2\n'), "line 2: not CSV (unexpected end of data)"),
+    ("a.csv", put(b"a,b\n1,2\n1,\xe9\n"), "line 3: not UTF-8 text"),
+    ("a.parquet", put(b""), "broken Parquet"),
+    ("a.parquet", cut(parquet, 0.5), "broken Parquet"),
+    ("a.parquet", lambda path: parquet(path, []), "no rows in it"),
+    ("a.parquet", not_text, "row 2: column prompt is not UTF-8 text"),
+    ("a.arrow", put(b"1234567890"), "broken Arrow"),
+    ("a.arrow", cut(arrow, 0.5), "broken Arrow"),
+    ("a.arrow", without_end, "broken Arrow after row 3 (it ends early)"),
+    ("a.txt", put(b"text"), "no table, which is one of .jsonl, .json, .csv"),
+    ("a.jsonl", lambda path: path.mkdir(), "there is nothing"),
+]
+
+
+@pytest.mark.parametrize("name, make, words", BAD)
+def test_a_bad_file_ends_in_one_line_that_names_it(tmp_path, name, make, words):
+    make(tmp_path / name)
+    with pytest.raises(RecordError) as error:
+        list(rows(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"columns": {"question": "prompt"}}, "no column 'question' there; it has prompt, completion, note"),
+        ({"columns": {"note": "prompt"}}, "line 2: two columns would be prompt"),
+        ({"split": "test"}, "no split 'test'; it has no splits"),
+    ],
+)
+def test_a_question_that_the_table_cannot_answer(tmp_path, arguments, words):
+    jsonl(tmp_path / "a.jsonl", TABLE)
+    with pytest.raises(RecordError) as error:
+        list(rows(tmp_path / "a.jsonl", **arguments))
+    assert words in str(error.value)
+
+
+def test_a_folder_that_is_no_table(tmp_path):
+    def told(path) -> str:
+        with pytest.raises(RecordError) as error:
+            list(rows(path))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "there is nothing" in told(tmp_path / "nowhere")
+    (tmp_path / "data").mkdir()
+    assert "there is data" in told(tmp_path)
+    jsonl(tmp_path / "train.jsonl", TABLE)
+    jsonl(tmp_path / "test.jsonl", TABLE)
+    assert "which split?; it has test, train" in told(tmp_path)
+    parquet(tmp_path / "test.parquet", TABLE)
+    assert ".jsonl and .parquet files" in told(tmp_path)
+    saved(tmp_path / "saved", TABLE)
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
+    assert "data-00001-of-00002.arrow: cannot be read (No such file" in told(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    assert "not as Dataset.save_to_disk leaves a folder" in told(tmp_path / "saved")
