@@ -279,11 +279,6 @@ class ChatTokenizer:
 
 
 def load_chat(folder: str | PathLike[str], **variables: Any) -> Chat:
-    """The chat of `load_chat_tokenizer`."""
-    return load_chat_tokenizer(folder, **variables).chat
-
-
-def load_chat_tokenizer(folder: str | PathLike[str], **variables: Any) -> ChatTokenizer:
     """The chat template, tokenizer.json and EOS of a folder of Hugging Face.
 
     `variables` are more names that the template reads, such as Qwen3's `enable_thinking`. Raises ConfigError
@@ -291,13 +286,22 @@ def load_chat_tokenizer(folder: str | PathLike[str], **variables: Any) -> ChatTo
     special tokens in any text; TokenizerError for one that cannot be read or has no EOS.
     """
     template = read_chat_template(folder, variables)
+    eos_id = _tokenizer_in(folder).eos_id
+    # Read again, for this one gets seams beside its tokens.
+    own = tokenizers.Tokenizer.from_buffer((Path(folder) / JSON_FILE).read_bytes())
+    return Chat(template, own, _end_of_turn(Path(folder), own, eos_id))
+
+
+def load_chat_tokenizer(folder: str | PathLike[str], **variables: Any) -> ChatTokenizer:
+    """The tokenizer of a folder, with its chat. Raises as `load_chat`, and as its `encode_answer`."""
+    return ChatTokenizer(load_chat(folder, **variables), _tokenizer_in(folder))
+
+
+def _tokenizer_in(folder: str | PathLike[str]) -> HuggingFaceTokenizer:
     tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, HuggingFaceTokenizer):
         raise ConfigError(f"{folder}: a chat template needs {JSON_FILE}, and there is none in this folder")
-    # Read again, for this one gets seams beside its tokens.
-    own = tokenizers.Tokenizer.from_buffer((Path(folder) / JSON_FILE).read_bytes())
-    chat = Chat(template, own, _end_of_turn(Path(folder), own, tokenizer.eos_id))
-    return ChatTokenizer(chat, tokenizer)
+    return tokenizer
 
 
 def _end_of_turn(folder: Path, tokenizer: tokenizers.Tokenizer, eos_id: int) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ from etils.epath import Path
 from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data import preferences, tables
 from rlhf_jax.data.download import download
+from rlhf_jax.data.own_tables import gather
 from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
-from rlhf_jax.data.sources import gather
 from rlhf_jax.files import matching, named_by
 
 PUBLISHED = (

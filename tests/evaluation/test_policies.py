@@ -27,7 +27,8 @@ class Policy:
 
     def write(self, records):
         self.asked.append((self.name, "write", self.task, list(records)))
-        return [f"{self.name} {i}\nSubreddit: r/pets\nmore" for i in range(len(records))]
+        written = (f"{self.name} {i}\nSubreddit: r/pets\nmore" for i in range(len(records)))
+        return [self.task.text(response) for response in written]
 
     def samples(self, records, count, temperature, seed):
         self.asked.append((self.name, "samples", temperature, seed))

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import ASSISTANT, ChatTokenizer, load_chat_tokenizer
+from rlhf_jax.data.own_tables import Gathered
 from rlhf_jax.data.records import Example, Record, RecordError, Turn
-from rlhf_jax.data.sources import Gathered
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tasks.plain import Plain
 from rlhf_jax.data.tokenizer import Tokenizer

@@ -7,9 +7,9 @@ the task chat's.
 from collections.abc import Sequence
 from functools import cached_property
 
-from rlhf_jax.data import sources
+from rlhf_jax.data import own_tables
+from rlhf_jax.data.own_tables import Gathered
 from rlhf_jax.data.records import Example, Record, RecordError
-from rlhf_jax.data.sources import Gathered
 from rlhf_jax.data.task import SHOT_SEPARATOR, Splits, Task
 from rlhf_jax.data.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ class Plain(Task):
 
     @cached_property
     def gathered(self) -> Gathered:
-        found = sources.gather(self.data)
+        found = own_tables.gather(self.data)
         for records in found.records.values():
             self.check(records, found)
         return found

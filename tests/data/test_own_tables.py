@@ -7,10 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import hub, sources
+from rlhf_jax.data import hub, own_tables
 from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.data.own_tables import gather
 from rlhf_jax.data.records import RecordError, Turn
-from rlhf_jax.data.sources import gather
 
 PREFERRED = [{"prompt": f"{i} + 1?", "chosen": f"{i + 1}.", "rejected": "5,000."} for i in range(200)]
 SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range(200)]
@@ -19,7 +19,7 @@ SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range
 @pytest.fixture(autouse=True)
 def tables(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sources.tell.cache_clear()
+    own_tables.tell.cache_clear()
 
 
 def write(name: str, rows) -> str:
