@@ -108,7 +108,7 @@ def test_samples_of_prompts_and_of_articles_are_shown_too(tmp_path):
     ]
     write(tmp_path, [{"post": one, "summaries": {"ppo": {"text": "?", "score": 1.0}}} for one in records])
     (prompt, its_texts), (article, texts) = texts_of(tmp_path / "out")
-    assert (prompt["source"], prompt["title"], prompt["words"]) == ("", "", 4)
+    assert (prompt["source"], prompt["title"], prompt["words"]) == ("", "2 + 3 =", 4)
     assert its_texts["post"] == "2 + 3 =" and its_texts["summaries"][0]["text"] == "5"
     assert (article["source"], article["title"], texts["post"]) == ("cnn", "News", "It rained.")
 

@@ -287,7 +287,9 @@ def test_preference_at_equal_length_takes_out_what_length_wins(config):
     tokenizer = tasks.find(config.data, 0).make_tokenizer(posts, None)
     texts = {"reference": ["cat sat"] * 16, "sft": ["cat sat on the cat"] * 8 + ["cat sat"] * 8}
     scores = {"reference": np.zeros(16), "sft": np.repeat([1, -1, 1, -1], [6, 2, 4, 4])}
-    figures = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE)
+    figures = evaluate.policy_figures(
+        posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE, "reference"
+    )
     assert figures["sft"]["preference_at_equal_length"]["value"] == pytest.approx(0.5, abs=1e-4)
     assert figures["reference"]["preference_at_equal_length"] is None
     assert figures["sft"]["words"] == 3.5 and figures["sft"]["reward"] == pytest.approx(0.25)
@@ -299,10 +301,14 @@ def test_baselines_of_another_length_leave_the_networks_alone(config):
     tokenizer = tasks.find(config.data, 0).make_tokenizer(posts, None)
     texts = {"reference": ["cat sat"] * 8, "sft": ["cat sat on"] * 4 + ["cat"] * 4}
     scores = {"reference": np.zeros(8), "sft": np.array([1, 1, 1, -1, 1, -1, -1, -1])}
-    alone = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE)
+    alone = evaluate.policy_figures(
+        posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE, "reference"
+    )
     texts |= {"title": [""] * 8, "lead": ["cat " * 30] * 8}
     scores |= {"title": -np.ones(8), "lead": np.ones(8)}
-    beside = evaluate.policy_figures(posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE)
+    beside = evaluate.policy_figures(
+        posts, texts, scores, scores, {}, tokenizer, Tldr(config.data), FREE, "reference"
+    )
     assert beside["sft"] == alone["sft"]
     assert beside["title"]["preference_at_equal_length"] is None
 
