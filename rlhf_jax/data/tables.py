@@ -168,7 +168,7 @@ def _read_file(path: Path) -> Iterator[Row]:
 
 def _read_json(file: IO[bytes], name: str) -> Iterator[Row]:
     """A list of objects, or an object a line."""
-    filled = ((number, line) for number, line in enumerate(_lines(file), 1) if line.strip())
+    filled = ((number, line) for number, line in enumerate(lines_of(file), 1) if line.strip())
     for row, (number, line) in enumerate(filled):
         place = f"{name}, line {number}"
         if not row and line.lstrip().startswith(b"["):
@@ -184,7 +184,7 @@ def _read_json(file: IO[bytes], name: str) -> Iterator[Row]:
 def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
     """Cells separated by commas, below their columns' names."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is less than some texts
-    lines = csv.reader((line.decode() for line in _lines(file)), strict=True)
+    lines = csv.reader((line.decode() for line in lines_of(file)), strict=True)
     try:
         header = _distinct(next(lines, []), name)
         for number, cells in enumerate(filter(None, lines), 1):
@@ -242,7 +242,8 @@ def _values(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
         raise
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
+def lines_of(file: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file, without the byte order mark before them."""
     for number, line in enumerate(file):
         yield line if number else line.removeprefix(BYTE_ORDER_MARK)
 
