@@ -65,6 +65,11 @@ def gather(data: DataConfig) -> Gathered:
     return Gathered(records, _distinct(map(_query, queries), once=True), comparisons, places)
 
 
+def are_here(data: DataConfig) -> bool:
+    """Whether all tables that are named lie on this machine, and none on the hub or in a bucket."""
+    return all("://" not in place and named_by(place) for _, place in _named(data.files))
+
+
 @functools.cache
 def tell(line: str) -> None:
     """Prints a line once, for each stage reads the tables again."""
@@ -76,7 +81,7 @@ def tell(line: str) -> None:
 
 def _rows(data: DataConfig) -> Iterator[tuple[str, Row]]:
     """(split, or nothing where none is named; row) of all tables."""
-    found = [table for part in data.files.split(",") if part.strip() for table in _tables(part.strip())]
+    found = [table for split, place in _named(data.files) for table in _tables(split, place)]
     columns = tables.parse_columns(data.columns)
     there = [tables.columns_of(place, theirs) if columns else [] for _, place, theirs in found]
     if unknown := [name for name in columns if not any(name in some for some in there)]:
@@ -90,13 +95,19 @@ def _rows(data: DataConfig) -> Iterator[tuple[str, Row]]:
             yield split, _checked(example, place)
 
 
-def _tables(named: str) -> Iterator[tuple[str, str, str]]:
+def _named(files: str) -> Iterator[tuple[str, str]]:
+    """(split, or nothing; place) of each part of data.files."""
+    for part in filter(None, map(str.strip, files.split(","))):
+        split, colon, place = map(str.strip, part.partition(":"))
+        if not colon or split not in tables.SPLITS:
+            split, place = "", part
+        if not place:
+            raise ConfigError(f"data.files: {part} names no table; put one behind it, as {part}pairs.jsonl")
+        yield split, place
+
+
+def _tables(split: str, place: str) -> Iterator[tuple[str, str, str]]:
     """(our split, place, split as it is called there) of what one part of data.files names."""
-    split, colon, place = map(str.strip, named.partition(":"))
-    if not colon or split not in tables.SPLITS:
-        split, place = "", named
-    if not place:
-        raise ConfigError(f"data.files: {named} names no table; put one behind it, as {named}pairs.jsonl")
     place = _on_disk(place)
     theirs = tables.splits(place)
     if split:
