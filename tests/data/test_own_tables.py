@@ -1,24 +1,27 @@
 """Tables of one's own as records and comparisons: which rows teach what, and on which side a prompt is."""
 
 import json
+import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import hub, own_tables
+from rlhf_jax.data import hub, own_tables, preferences, tables
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.own_tables import gather
 from rlhf_jax.data.records import RecordError, Turn
 
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "own_task.md"
 PREFERRED = [{"prompt": f"{i} + 1?", "chosen": f"{i + 1}.", "rejected": "5,000."} for i in range(200)]
 HELD_OUT = [row | {"prompt": f"What is {row['prompt']}"} for row in PREFERRED]
 SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range(200)]
 
 
 @pytest.fixture(autouse=True)
-def tables(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own_tables.tell.cache_clear()
 
@@ -122,6 +125,18 @@ def test_a_record_without_a_place_is_named_by_its_id():
     row = {"info": info, "summaries": texts, "choice": 0, "worker": "", "batch": "", "split": "train"}
     found = gathered(f"test:{write('b.jsonl', HELD_OUT)},{write('a.jsonl', [row])},{write('c.jsonl', SHOWN)}")
     assert found.places["c7"] == "id c7" and "b.jsonl, line 1" in found.places.values()
+
+
+def test_votes_on_two_responses_become_preferences_as_documented():
+    (script,) = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.DOTALL)
+    asked = {"instruction": "Shorten.", "input": "It is late."}
+    asked |= {"response1": "Late.", "response2": "It's late."}
+    rows = [asked | {"annotators": [2, 2, 1]}, asked | {"annotators": [1, 2, 0]}]
+    write("theirs.jsonl", [*rows, asked | {"input": "", "annotators": [1, 0, 0]}])
+    exec(script, {})
+    first, second = preferences.read(tables.rows("pairs.jsonl")).examples
+    assert (first.prompt, first.chosen) == ("Shorten.\n\nIt is late.", "It's late.")
+    assert (second.prompt, second.chosen, second.rejected) == ("Shorten.", "Late.", "It's late.")
 
 
 def test_columns_may_be_of_one_of_several_tables():
