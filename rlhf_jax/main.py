@@ -114,6 +114,8 @@ def check(asked: Asked) -> str:
     if task.reads_files and own_tables.are_here(config.data):
         with redirect_stdout(sys.stderr):  # where what is found is told, for the answer is one line
             task.records()
+    elif task.reads_files:
+        print(f"data.files: not read, for not all of {config.data.files} is on this machine", file=sys.stderr)
     tracking.require(config.track)
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():

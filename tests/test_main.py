@@ -139,7 +139,8 @@ def test_a_check_reads_tables_of_this_machine(start, tmp_path):
     write_jsonl(file, [*pairs, {"prompt": "?", "chosen": "", "rejected": "b"}])
     assert_one_line(checked(file), f"{file}, line 61: column chosen is empty")
     assert_one_line(checked(""), "data.files: name a table of plain")
-    assert checked("someone/pairs,gs://b/pairs.jsonl")[0] == 0  # which are not here
+    status, _, err = checked(f"{file},someone/pairs,gs://b/pairs.jsonl")
+    assert status == 0 and err.startswith("data.files: not read, for not all of ")
     assert not (tmp_path / "run").exists()
 
 
