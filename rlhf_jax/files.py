@@ -1,5 +1,6 @@
 """Files: JSON of unknown origin, read with errors for people; files and folders whole or not at all."""
 
+import errno
 import json
 import os
 import shutil
@@ -99,6 +100,8 @@ def naming(path: PathLike[str]) -> Iterator[None]:
     """Gives `path` to an OSError of the block: that of a full disk does not say what was written."""
     try:
         yield
+    except IsADirectoryError:  # of etils, without a number
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
     except OSError as error:
         if error.errno is None:
             raise  # a bucket's, which storage.py explains

@@ -16,13 +16,14 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
 --fork=FOLDER         --workdir is new and continues the run in FOLDER: its finished stages are taken over,
                       up to the first whose part of the configuration differs, see rlhf_jax/run/fork.py
 --start_timeout=300   seconds to wait for the other hosts of a run on many
---check               only reads all this and prints which stages would run where: writes nothing, asks no hub
-                      and no bucket, and leaves the accelerator alone
+--check               only reads all this and tables of this machine, and prints which stages would run where:
+                      writes nothing, asks no hub and no bucket, and leaves the accelerator alone
 """
 
 import functools
 import signal
 import sys
+from contextlib import redirect_stdout
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -31,6 +32,7 @@ from etils.epath import Path
 from rlhf_jax import inference
 from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
+from rlhf_jax.data import own_tables
 from rlhf_jax.data import task as tasks
 from rlhf_jax.model.pretrained import architecture
 from rlhf_jax.pipeline import own_reward, stages
@@ -102,9 +104,18 @@ def parse(argv: list[str]) -> Asked:
 
 
 def check(asked: Asked) -> str:
-    """WORKDIR: STAGES, of what would run. Raises as `run` does before it writes, except for a hub's model."""
+    """WORKDIR: STAGES, of what would run.
+
+    Raises as `run` does before it writes, except for a hub's model, and for a table of this machine that
+    cannot be used.
+    """
     config = asked.config
-    tasks.find(config.data, config.seed)
+    task = tasks.find(config.data, config.seed)
+    if task.reads_files and own_tables.are_here(config.data):
+        with redirect_stdout(sys.stderr):  # where what is found is told, for the answer is one line
+            task.records()
+    elif task.reads_files:
+        print(f"data.files: not read, for not all of {config.data.files} is on this machine", file=sys.stderr)
     tracking.require(config.track)
     name = config.model.pretrained
     if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():

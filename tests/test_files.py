@@ -44,6 +44,13 @@ def test_a_file_appears_at_the_end_in_a_new_folder(tmp_path):
     assert file.read_text() == "new" and os.listdir(file.parent) == ["a.txt"]
 
 
+def test_a_folder_is_not_written_over(tmp_path):
+    (tmp_path / "a.html").mkdir()
+    with pytest.raises(OSError, match="Is a directory: '.*a.html'"), whole(tmp_path / "a.html") as partial:
+        partial.write_text("new")
+    assert os.listdir(tmp_path) == ["a.html"]
+
+
 def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("old")

@@ -11,6 +11,7 @@ import pytest
 import tiny
 from tiny import stand_in
 
+from rlhf_jax.data.records import write_jsonl
 from rlhf_jax.main import main
 from rlhf_jax.pipeline import rounds
 from rlhf_jax.pipeline import stages as table
@@ -123,6 +124,24 @@ def test_a_check_looks_into_folders_of_this_machine(start, config_file, tmp_path
     assert_one_line(start("--check", f"--workdir={config_file}"), "is a file; name a folder")
     assert_one_line(start("--check", f"--fork={tmp_path / 'nowhere'}"), "is not the folder of a run")
     assert start("--check")[1] == f"{tmp_path / 'run'}: nothing; all stages have finished\n"
+
+
+def test_a_check_reads_tables_of_this_machine(start, tmp_path):
+    def checked(files: str) -> tuple:
+        return start("--check", "--config.data.source=plain", f"--config.data.files={files}")
+
+    file = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"{i}?", "chosen": "a", "rejected": "b"} for i in range(60)]
+    write_jsonl(file, pairs)
+    status, out, err = checked(file)
+    assert (status, out) == (0, f"{tmp_path / 'run'}: sft, collect, reward, ppo, eval\n")
+    assert f"{file}: 60 rows: prompt, chosen, rejected\n" in err
+    write_jsonl(file, [*pairs, {"prompt": "?", "chosen": "", "rejected": "b"}])
+    assert_one_line(checked(file), f"{file}, line 61: column chosen is empty")
+    assert_one_line(checked(""), "data.files: name a table of plain")
+    status, _, err = checked(f"{file},someone/pairs,gs://b/pairs.jsonl")
+    assert status == 0 and err.startswith("data.files: not read, for not all of ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_check_starts_no_backend(config_file):

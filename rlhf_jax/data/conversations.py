@@ -91,6 +91,8 @@ def answerable(prompt: Prompt, column: str) -> Prompt:
         check_filled(prompt, column)
     elif not prompt or prompt[-1].role not in ("user", "tool"):
         raise RecordError(f"column {column} has no turn of a user that is to be answered")
+    elif prompt[-1].role == "user":
+        check_filled(prompt[-1].content, column)
     return prompt
 
 
@@ -101,5 +103,5 @@ def check_filled(text: str, column: str) -> None:
 
 def form_of(value: Any) -> str:
     """What a value is, in words for messages."""
-    names: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
+    names = {str: "a text", list: "a list", dict: "an object", bool: "true or false", bytes: "bytes"}
     return names.get(type(value), "a number")

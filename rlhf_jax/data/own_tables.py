@@ -1,13 +1,14 @@
 """The tables that `data.files` names: their rows as records and comparisons, by split.
 
 Splits are train, valid and test. Where no table is of valid or test, a tenth of the prompts each is held out,
-and where a table is of one of them, its prompts are halved: always by a hash of the prompt, so that no prompt
-is on two sides, whichever tables it stands in.
+and where a table is of one of them, its prompts are halved: always by a hash of the prompt. No prompt is on
+two sides, whichever tables it stands in: it is of the last of its splits alone.
 """
 
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ def gather(data: DataConfig) -> Gathered:
     by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for split, row in _held_out(list(_rows(data))):
         by_split[split].append(row)
+    places = _places([row for rows in by_split.values() for row in rows])
+    by_split = _apart(by_split)
     demonstrated = {split: list(_demonstrations(rows)) for split, rows in by_split.items()}
     if not demonstrated["train"] and any(isinstance(row, Preference) for row in by_split["train"]):
         tell("data.files: no demonstrations; fine-tuning learns the preferred responses")
@@ -59,12 +62,12 @@ def gather(data: DataConfig) -> Gathered:
     if comparisons and not {"train", "valid1"} <= {one.split for one in comparisons}:
         raise RecordError("data.files: no preferences to train on, or none of valid; name tables of both")
     queries = [row for row in by_split["train"] if isinstance(row, PromptOnly)] or by_split["train"]
-    return Gathered(
-        records,
-        _distinct(map(_query, queries), once=True),
-        comparisons,
-        {_query(row).id: _place(row) for rows in by_split.values() for row in rows},
-    )
+    return Gathered(records, _distinct(map(_query, queries), once=True), comparisons, places)
+
+
+def are_here(data: DataConfig) -> bool:
+    """Whether all tables that are named lie on this machine, and none on the hub or in a bucket."""
+    return all("://" not in place and named_by(place) for _, place in _named(data.files))
 
 
 @functools.cache
@@ -78,24 +81,33 @@ def tell(line: str) -> None:
 
 def _rows(data: DataConfig) -> Iterator[tuple[str, Row]]:
     """(split, or nothing where none is named; row) of all tables."""
-    found = [table for part in data.files.split(",") if part.strip() for table in _tables(part.strip())]
+    found = [table for split, place in _named(data.files) for table in _tables(split, place)]
     columns = tables.parse_columns(data.columns)
-    for split, place, theirs in found:
-        own = columns
-        if len(found) > 1:  # a column may be of another table
-            there = tables.columns_of(place, theirs)
-            own = {old: new for old, new in columns.items() if old in there}
+    there = [tables.columns_of(place, theirs) if columns else [] for _, place, theirs in found]
+    if unknown := [name for name in columns if not any(name in some for some in there)]:
+        names = ", ".join(dict.fromkeys(name for some in there for name in some))
+        raise RecordError(f"data.columns: no table has a column {unknown[0]!r}; there are {names}")
+    for (split, place, theirs), some in zip(found, there, strict=True):
+        own = {old: new for old, new in columns.items() if old in some}  # others are of another table
         table = preferences.read(tables.rows(place, own, theirs))
         tell(f"{place}{f' ({theirs})' if theirs else ''}: {table}")
         for example in table.examples:
             yield split, _checked(example, place)
 
 
-def _tables(named: str) -> Iterator[tuple[str, str, str]]:
+def _named(files: str) -> Iterator[tuple[str, str]]:
+    """(split, or nothing; place) of each part of data.files."""
+    for part in filter(None, map(str.strip, files.split(","))):
+        split, colon, place = map(str.strip, part.partition(":"))
+        if not colon or split not in tables.SPLITS:
+            split, place = "", part
+        if not place:
+            raise ConfigError(f"data.files: {part} names no table; put one behind it, as {part}pairs.jsonl")
+        yield split, place
+
+
+def _tables(split: str, place: str) -> Iterator[tuple[str, str, str]]:
     """(our split, place, split as it is called there) of what one part of data.files names."""
-    split, colon, place = named.partition(":")
-    if not colon or split not in tables.SPLITS:
-        split, place = "", named
     place = _on_disk(place)
     theirs = tables.splits(place)
     if split:
@@ -148,6 +160,19 @@ def _held_out(rows: list[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
             yield split or "train", row
 
 
+def _apart(by_split: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The rows without those whose prompt is of a later split, too."""
+    found: dict[str, list[Row]] = {}
+    taken: set[str] = set()
+    for split in reversed(SPLITS):
+        found[split] = [row for row in by_split[split] if _name(_prompt(row)) not in taken]
+        if left_out := len(by_split[split]) - len(found[split]):
+            others = " or ".join(SPLITS[SPLITS.index(split) + 1 :])
+            tell(f"data.files: {left_out:,} rows of {split} are left out: their prompts are of {others}, too")
+        taken |= {_name(_prompt(row)) for row in found[split]}
+    return {split: found[split] for split in SPLITS}
+
+
 def _number(row: Row) -> int:
     return int(_name(_prompt(row)), 16)
 
@@ -181,8 +206,16 @@ def _prompted(row: Row) -> Prompted:
     return row.info
 
 
-def _place(row: Row) -> str:
-    return getattr(row, "place", "") or getattr(row, "id", "")
+def _places(rows: Iterable[Row]) -> dict[str, str]:
+    """Where records stand, by their ids. Raises RecordError where an id is of two prompts."""
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        one, name = _prompted(row), _name(_prompt(row))
+        own = one.id if isinstance(one, Example) else name
+        place = one.place or f"id {own}"
+        if found.setdefault(own, (name, place))[0] != name:
+            raise RecordError(f"data.files: two prompts have the id {own!r}; give each one of its own")
+    return {own: place for own, (_, place) in found.items()}
 
 
 def _name(prompt: Prompt) -> str:
@@ -206,8 +239,14 @@ def _record(row: Row, reference: str) -> Example:
 def _finite(value: Any) -> Any:
     """Without the numbers that JSON does not have, which stand for missing ones."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items() if item == item}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
+        return {name: _finite(item) for name, item in value.items() if not _is_missing(item)}
+    if isinstance(value, list):
+        return [None if _is_missing(item) else _finite(item) for item in value]
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _demonstrations(rows: Iterable[Row]) -> Iterator[Example]:
@@ -246,10 +285,12 @@ def _comparisons(rows: Iterable[Row], split: str) -> Iterator[Comparison]:
             yield _comparison(row, row.chosen, row.rejected, split, margin)
         elif isinstance(row, UnpairedPreference):
             (good if row.label else bad).setdefault(_name(row.prompt), []).append(row)
-    for name, liked in good.items():
-        for one, other in zip(liked, bad.get(name, []), strict=False):
-            if one.completion != other.completion:
-                yield _comparison(one, one.completion, other.completion, split, {})
+    both = [(g, b) for name in good for g, b in zip(good[name], bad.get(name, []), strict=False)]
+    pairs = [(g, b) for g, b in both if g.completion != b.completion]
+    yield from (_comparison(g, g.completion, b.completion, split, {}) for g, b in pairs)
+    if labelled := sum(map(len, [*good.values(), *bad.values()])):
+        made = f"{len(pairs):,} preferences, a good and a bad response to one prompt each"
+        tell(f"data.files: {labelled:,} responses of {split} with a label make {made}")
 
 
 def _comparison(row: Row, chosen: str, rejected: str, split: str, extra: dict) -> Comparison:

@@ -96,7 +96,8 @@ class Table(NamedTuple):
     def __str__(self) -> str:
         first = self.examples[0]
         turns = " (conversations)" if isinstance(getattr(first, "prompt", ""), tuple) else ""
-        others = () if isinstance(first, Comparison | AxisRating) else first.extra
+        extra = {} if isinstance(first, Comparison | AxisRating) else first.extra
+        others = [name for name in extra if name not in self.kind.columns]  # as a reference that is empty
         unread = f"; not read: {', '.join(others)}" if others else ""
         return f"{len(self.examples):,} rows: {self.kind}{turns}{unread}"
 
@@ -108,7 +109,8 @@ def recognise(columns: Iterable[str]) -> Kind:
         if there.keys() >= set(kind.columns):
             return kind
     known = "; ".join(map(str, KINDS))
-    raise RecordError(f"columns {', '.join(there)} are none of {known}; rename them, as question:prompt")
+    told = ", ".join(there) or "(all are empty)"
+    raise RecordError(f"columns {told} are none of {known}; name them by data.columns=question:prompt")
 
 
 def read(rows: Iterable[Row]) -> Table:
@@ -169,7 +171,7 @@ def _ranked(row: Row) -> Preference:
     """NeMo-RL's format, in which the lowest rank is the best."""
     ranked = row.values["completions"]
     try:
-        best, worst = sorted(ranked, key=lambda one: one["rank"])
+        best, worst = sorted(ranked, key=lambda one: _number(one["rank"], "completions"))
         chosen, rejected = best["completion"], worst["completion"]
         tie = best["rank"] == worst["rank"]
     except (KeyError, TypeError, ValueError):
@@ -178,6 +180,12 @@ def _ranked(row: Row) -> Preference:
         raise RecordError("column completions has one rank twice")
     pair = {"prompt": row.values["context"], "chosen": chosen, "rejected": rejected}
     return _preference(Row(pair | _extra(row, "context", "completions"), row.place))
+
+
+def _example(row: Row) -> Example:
+    example = from_json(Example, row.values)
+    answerable(example.prompt, "prompt")
+    return example
 
 
 def _unpaired(row: Row) -> UnpairedPreference:
@@ -198,7 +206,7 @@ KINDS = (  # the first whose columns are all there
     Kind(("prompt", "completion", "label"), _unpaired),
     Kind(("prompt", "completion"), _demonstration),
     Kind(("messages",), _messages),
-    Kind(("id", "prompt", "reference"), lambda row: from_json(Example, row.values)),
+    Kind(("id", "prompt", "reference"), _example),
     Kind(("prompt",), _prompt_only),
     Kind(("subreddit", "post"), lambda row: from_json(Post, row.values)),
     Kind(("site", "article"), lambda row: from_json(Article, row.values)),

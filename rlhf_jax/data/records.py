@@ -21,6 +21,7 @@ from rlhf_jax.files import JsonError, parse_json, whole
 T = TypeVar("T")
 SPLITS = ("train", "valid1", "valid2", "test")  # that comparisons and ratings may be of
 ROLES = ("system", "developer", "user", "assistant", "tool")
+BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "thinking")  # where others put words
 
 
 class RecordError(ValueError):
@@ -337,9 +338,12 @@ def _turn(value, where: str) -> Turn:
     if not isinstance(value, dict):
         raise RecordError(f"{where} should be an object of role and content, not {_kind(value)}")
     for name in Turn._fields:
-        if not isinstance(value.get(name), str):
-            there = ", ".join(value) or "nothing"
-            raise RecordError(f"{where}.{name} is no text or missing; there is {there}")
+        if value.get(name) is None:
+            raise RecordError(f"{where}.{name} is missing; there is {', '.join(value) or 'nothing'}")
+        if not isinstance(value[name], str):
+            raise RecordError(f"{where}.{name} should be a text, not {_kind(value[name])}")
+    if others := [name for name in BESIDE_CONTENT if value.get(name)]:
+        raise RecordError(f"{where}.{others[0]} would be lost; write it into content, or leave the row out")
     if value["role"] not in ROLES:
         raise RecordError(f"{where}.role is {json.dumps(value['role'])}, none of {', '.join(ROLES)}")
     return Turn(value["role"], value["content"])

@@ -52,10 +52,10 @@ def parse_columns(text: str) -> Columns:
     for part in filter(str.strip, text.split(",")):
         names = [name.strip() for name in part.split(":")]
         if len(names) != 2 or not all(names):
-            raise ConfigError(f"columns: {part.strip()!r} should be theirs:ours, such as question:prompt")
+            raise ConfigError(f"data.columns: {part.strip()!r} should be theirs:ours, as question:prompt")
         old, new = names
         if old in found or new in found.values():
-            raise ConfigError(f"columns: {old if old in found else new} stands twice in {text!r}")
+            raise ConfigError(f"data.columns: {old if old in found else new} stands twice in {text!r}")
         found[old] = new
     return found
 
@@ -78,7 +78,7 @@ def rows(path: str | PathLike[str], columns: Columns | None = None, split: str =
             raise RecordError(f"{file}: no column {unknown[0]!r} there; it has {', '.join(there)}")
         for row in chain(first, read):
             empty = False
-            yield Row(_without_nulls(_renamed(row, columns or {})), row.place)
+            yield Row(_shallow(_renamed(row, columns or {}), row.place), row.place)
     if empty:
         raise RecordError(f"{path}: no rows in it")
 
@@ -137,6 +137,14 @@ def _renamed(row: Row, columns: Columns) -> dict[str, Any]:
     return dict(zip(names, row.values.values(), strict=True))
 
 
+def _shallow(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """The values without nulls. Raises RecordError where they are nested more deeply than can be read."""
+    try:
+        return _without_nulls(values)
+    except RecursionError:
+        raise RecordError(f"{place}: nested too deeply") from None
+
+
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
@@ -160,22 +168,23 @@ def _read_file(path: Path) -> Iterator[Row]:
 
 def _read_json(file: IO[bytes], name: str) -> Iterator[Row]:
     """A list of objects, or an object a line."""
-    for number, line in enumerate(_lines(file), 1):
+    filled = ((number, line) for number, line in enumerate(lines_of(file), 1) if line.strip())
+    for row, (number, line) in enumerate(filled):
         place = f"{name}, line {number}"
-        if number == 1 and line.lstrip().startswith(b"["):
-            for row, value in enumerate(parse_line(line + file.read(), list, name), 1):
+        if not row and line.lstrip().startswith(b"["):
+            whole = b"\n" * (number - 1) + line + file.read()  # whose lines have the numbers of the file's
+            for row, value in enumerate(parse_line(whole, list, name), 1):
                 yield Row(_object(value, f"{name}, row {row}"), f"{name}, row {row}")
             return
         if line.strip() == b"{":
             raise RecordError(f"{place}: an object should stand on one line, or all of them in a list")
-        if line.strip():
-            yield Row(_object(parse_line(line, lambda value: value, place), place), place)
+        yield Row(_object(parse_line(line, lambda value: value, place), place), place)
 
 
 def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
     """Cells separated by commas, below their columns' names."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is less than some texts
-    lines = csv.reader((line.decode() for line in _lines(file)), strict=True)
+    lines = csv.reader((line.decode() for line in lines_of(file)), strict=True)
     try:
         header = _distinct(next(lines, []), name)
         for number, cells in enumerate(filter(None, lines), 1):
@@ -233,7 +242,8 @@ def _values(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
         raise
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
+def lines_of(file: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file, without the byte order mark before them."""
     for number, line in enumerate(file):
         yield line if number else line.removeprefix(BYTE_ORDER_MARK)
 

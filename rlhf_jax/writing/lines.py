@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from rlhf_jax.data.records import RecordError, parse_line, write_jsonl
+from rlhf_jax.data.tables import READERS, lines_of
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.writing.prompts import Prompt, Prompts
 from rlhf_jax.writing.response import Response, row_seed
@@ -32,10 +33,12 @@ class Line(NamedTuple):
 
 def read_lines(file: Iterable[bytes], name: str, prompts: Prompts) -> list[Line]:
     """The prompts of a file. Raises RecordError naming file, line and field of a bad one."""
-    numbered = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    numbered = [(number, line) for number, line in enumerate(lines_of(file), 1) if line.strip()]
     if not numbered:
         raise RecordError(f"{name}: no prompts in it")
     as_json = name.endswith(".jsonl") or numbered[0][1].lstrip().startswith(b"{")
+    if not as_json and name.endswith(tuple(READERS)):  # whose lines would be taken for prompts
+        raise RecordError(f"{name}: prompts are read from text or JSON lines; write this table as .jsonl")
     read = _json_line if as_json else _text_line
     return [read(line, f"{name}, line {number}", prompts) for number, line in numbered]
 
@@ -54,7 +57,7 @@ def _json_line(line: bytes, where: str, prompts: Prompts) -> Line:
 
 def _text_line(line: bytes, where: str, prompts: Prompts) -> Line:
     try:
-        text = line.decode("utf-8-sig").strip("\r\n")
+        text = line.decode().strip("\r\n")
         return Line(where, {"prompt": text}, prompts.of_text(text))
     except UnicodeDecodeError:
         raise RecordError(f"{where}: not UTF-8 text") from None

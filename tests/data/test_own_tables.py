@@ -1,23 +1,27 @@
 """Tables of one's own as records and comparisons: which rows teach what, and on which side a prompt is."""
 
 import json
+import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import hub, own_tables
+from rlhf_jax.data import hub, own_tables, preferences, tables
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.own_tables import gather
 from rlhf_jax.data.records import RecordError, Turn
 
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "own_task.md"
 PREFERRED = [{"prompt": f"{i} + 1?", "chosen": f"{i + 1}.", "rejected": "5,000."} for i in range(200)]
+HELD_OUT = [row | {"prompt": f"What is {row['prompt']}"} for row in PREFERRED]
 SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range(200)]
 
 
 @pytest.fixture(autouse=True)
-def tables(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own_tables.tell.cache_clear()
 
@@ -46,7 +50,7 @@ def test_a_tenth_of_the_prompts_is_held_out_for_each_and_none_is_on_two_sides(ca
 
 
 def test_without_demonstrations_the_preferred_responses_are_learned(capsys):
-    found = gathered(f"train:{write('a.jsonl', PREFERRED)},test:{write('b.jsonl', PREFERRED)}")
+    found = gathered(f"train:{write('a.jsonl', PREFERRED)},test:{write('b.jsonl', HELD_OUT)}")
     assert [record.reference for record in found.records["train"]] == [row["chosen"] for row in PREFERRED]
     assert "fine-tuning learns the preferred responses" in capsys.readouterr().out
     held_out = found.records["valid"] + found.records["test"]  # the halves of the one that is named
@@ -79,23 +83,60 @@ def test_a_text_is_the_prompt_that_it_is_as_a_users_turn():
 def test_prompts_alone_are_queries_and_others_where_there_are_none():
     write("shown.jsonl", SHOWN)
     more = write("more.jsonl", [{"prompt": "And?"}, {"prompt": "And?"}])
-    found = gathered(f"train:{write('a.jsonl', PREFERRED)},train:{more},test:{write('b.jsonl', PREFERRED)}")
+    found = gathered(f"train:{write('a.jsonl', PREFERRED)},train:{more},test:{write('b.jsonl', HELD_OUT)}")
     assert [record.prompt for record in found.queries] == ["And?"]
     found = gathered(f"train:shown.jsonl,test:{write('c.jsonl', [{'prompt': f'{i}?'} for i in range(9)])}")
     assert len(found.queries) == 200 and not found.comparisons
     assert {record.reference for split in ("valid", "test") for record in found.records[split]} == {""}
 
 
-def test_good_and_bad_responses_to_one_prompt_are_a_preference():
+def test_good_and_bad_responses_to_one_prompt_are_a_preference(capsys):
     rows = [("a?", "yes", True), ("a?", "no", False), ("a?", "maybe", False), ("b?", "well", True)]
     rows = [{"prompt": p, "completion": c, "label": label} for p, c, label in rows]
-    found = gathered(f"train:{write('kto.jsonl', rows)},test:{write('b.jsonl', PREFERRED)}")
+    found = gathered(f"train:{write('kto.jsonl', rows)},test:{write('b.jsonl', HELD_OUT)}")
     assert [(record.prompt, record.reference) for record in found.records["train"]] == [
         ("a?", "yes"),
         ("b?", "well"),
     ]
     train = [one for one in found.comparisons if one.split == "train"]
     assert [[summary.text for summary in one.summaries] for one in train] == [["yes", "no"]]
+    assert "data.files: 4 responses of train with a label make 1 preferences" in capsys.readouterr().out
+
+
+def test_a_prompt_that_is_held_out_is_not_trained_on(capsys):
+    write("a.jsonl", PREFERRED[:100])
+    write("b.jsonl", PREFERRED[90:120])
+    write("c.jsonl", PREFERRED[110:200])
+    found = gathered("train:a.jsonl,valid:b.jsonl,test:c.jsonl")
+    assert {split: len(records) for split, records in found.records.items()} == {
+        "train": 90,
+        "valid": 20,
+        "test": 90,
+    }
+    assert [one.split for one in found.comparisons].count("train") == 90 == len(found.queries)
+    told = capsys.readouterr().out
+    assert "data.files: 10 rows of train are left out: their prompts are of valid or test, too" in told
+    assert "data.files: 10 rows of valid are left out: their prompts are of test, too" in told
+
+
+def test_a_record_without_a_place_is_named_by_its_id():
+    info = {"id": "c7", "prompt": [{"role": "user", "content": "Why?"}]}
+    texts = [{"text": text, "policy": text} for text in ("one", "two")]
+    row = {"info": info, "summaries": texts, "choice": 0, "worker": "", "batch": "", "split": "train"}
+    found = gathered(f"test:{write('b.jsonl', HELD_OUT)},{write('a.jsonl', [row])},{write('c.jsonl', SHOWN)}")
+    assert found.places["c7"] == "id c7" and "b.jsonl, line 1" in found.places.values()
+
+
+def test_votes_on_two_responses_become_preferences_as_documented():
+    (script,) = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.DOTALL)
+    asked = {"instruction": "Shorten.", "input": "It is late."}
+    asked |= {"response1": "Late.", "response2": "It's late."}
+    rows = [asked | {"annotators": [2, 2, 1]}, asked | {"annotators": [1, 2, 0]}]
+    write("theirs.jsonl", [*rows, asked | {"input": "", "annotators": [1, 0, 0]}])
+    exec(script, {})
+    first, second = preferences.read(tables.rows("pairs.jsonl")).examples
+    assert (first.prompt, first.chosen) == ("Shorten.\n\nIt is late.", "It's late.")
+    assert (second.prompt, second.chosen, second.rejected) == ("Shorten.", "Late.", "It's late.")
 
 
 def test_columns_may_be_of_one_of_several_tables():
@@ -106,11 +147,12 @@ def test_columns_may_be_of_one_of_several_tables():
 
 
 def test_what_other_columns_hold_stays_with_the_record_as_json():
-    row = PREFERRED[0] | {"source": "web", "weight": float("nan")}
+    nan, infinite = float("nan"), float("inf")
+    row = PREFERRED[0] | {"source": "web", "weight": nan, "bound": infinite, "scores": [nan, 1.0]}
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist([row | {"prompt": str(i)} for i in range(50)]), "a.parquet"
     )
-    assert gathered("a.parquet").queries[0].extra == {"source": "web"}
+    assert gathered("a.parquet").queries[0].extra == {"source": "web", "scores": [None, 1.0]}
 
 
 def test_openais_tables_of_the_hub_are_comparisons():
@@ -176,7 +218,14 @@ def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
         ),
         ("gone.jsonl", [], "gone.jsonl: "),
         ("a.jsonl", PREFERRED[:1], "data.files: no row is of "),
-        ("train:a.jsonl,test:b.jsonl", PREFERRED, "no preferences to train on, or none of valid"),
+        ("train:a.jsonl,test:b.jsonl", HELD_OUT, "no preferences to train on, or none of valid"),
+        (
+            "a.jsonl,b.jsonl",
+            PREFERRED,
+            "data.columns: no table has a column 'question'; there are prompt, chosen, rejected, completion",
+        ),
+        ("train:,b.jsonl", PREFERRED, "data.files: train: names no table"),
+        ("a.jsonl", [{"id": "1", "prompt": p, "reference": "r"} for p in "pq"], "two prompts have the id"),
         ("a.jsonl", [{"subreddit": "x", "post": "y", "id": "1", "title": ""}], "source=tldr reads them"),
     ],
 )
@@ -184,13 +233,13 @@ def test_what_cannot_be_used_is_told_in_one_line(files, rows, message):
     write("a.jsonl", rows)
     write("b.jsonl", SHOWN)
     with pytest.raises((ConfigError, RecordError)) as error:
-        gathered(files)
+        gathered(files, columns="question:prompt" if "data.columns" in message else "")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_two_splits_that_would_be_one_are_told():
     write("train_sft.jsonl", PREFERRED)
-    write("train_prefs.jsonl", PREFERRED)
+    write("train_prefs.jsonl", HELD_OUT)
     with pytest.raises(RecordError, match=r"splits train_prefs and train_sft are both to be train; name the"):
         gathered(".")
     assert len(gathered("train:train_prefs.jsonl,test:train_sft.jsonl").comparisons) == 400

@@ -171,6 +171,7 @@ def test_a_table_is_the_same_in_parquet(tmp_path, what):
         ({"chosen": "q 4", "rejected": "q 5", "margin": 1}, "4,558 rows: chosen, rejected"),
         (COMPARISON, "4,558 rows: info, summaries, choice"),
         (POST, "4,558 rows: subreddit, post"),
+        ({"id": "1", "prompt": "q", "reference": ""}, "4,558 rows: id, prompt, reference"),
     ],
 )
 def test_a_line_tells_what_was_found(values, told):
@@ -204,6 +205,7 @@ PAIR = {"prompt": "q", "chosen": "4", "rejected": "5"}
 CHAT = {"prompt": [user("q")], "chosen": [assistant("4")], "rejected": [assistant("5")]}
 RANKED = READ["NeMo-RL's ranks"][0]
 BAD = [
+    ([{}], "line 1: columns (all are empty) are none of"),
     ([{"question": "q", "answer": "a"}], "line 1: columns question, answer are none of info, summaries"),
     ([PAIR, {"prompt": "q", "completion": "a"}], "line 2: column chosen is missing"),
     ([{"prompt": "q"}, PAIR], "line 2: columns prompt, chosen, rejected, where the rows before have prompt"),
@@ -228,11 +230,19 @@ BAD = [
     ([CHAT | {"chosen": [assistant("")]}], "column chosen is empty"),
     (
         [CHAT | {"chosen": [{"content": "4"}]}],
-        "column chosen[0].role is no text or missing; there is content",
+        "column chosen[0].role is missing; there is content",
     ),
-    ([CHAT | {"chosen": [{"role": "assistant"}]}], "column chosen[0].content is no text or missing"),
-    ([CHAT | {"chosen": [{"from": "gpt", "value": "4"}]}], "column chosen[0].role is no text or missing"),
+    ([CHAT | {"chosen": [{"role": "assistant"}]}], "column chosen[0].content is missing; there is role"),
+    ([CHAT | {"chosen": [{"from": "gpt", "value": "4"}]}], "column chosen[0].role is missing"),
     ([CHAT | {"prompt": [{"role": "human", "content": "q"}]}], 'prompt[0].role is "human", none of system'),
+    ([CHAT | {"prompt": [user(["q"])]}], "column prompt[0].content should be a text, not a list"),
+    ([CHAT | {"prompt": [user(" ")]}], "column prompt is empty"),
+    (
+        [{"messages": [user("q"), assistant("a") | {"tool_calls": [{}]}]}],
+        "column messages[1].tool_calls would be lost; write it into content, or leave the row out",
+    ),
+    ([{"prompt": b"q"}], "column prompt should be a text or a list of turns, not bytes"),
+    ([{"id": "1", "prompt": [assistant("a")], "reference": "r"}], "column prompt has no turn of a user"),
     ([CHAT | {"prompt": ["q"]}], "column prompt[0] should be an object of role and content, not a string"),
     ([CHAT | {"prompt": [assistant("q")]}], "column prompt has no turn of a user"),
     (
@@ -261,6 +271,12 @@ def test_a_bad_row_ends_in_one_line_with_its_place_and_column(values, words):
         table(*values)
     assert words in str(error.value)
     assert str(error.value).startswith("a.jsonl, line ") and "\n" not in str(error.value)
+
+
+def test_ranks_are_numbers():
+    ranked = [{"rank": rank, "completion": rank} for rank in ("10", "9")]
+    (found,) = table({"context": "q", "completions": ranked}).examples
+    assert (found.chosen, found.rejected) == ("9", "10")
 
 
 def test_no_rows_are_no_table():

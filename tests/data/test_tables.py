@@ -229,7 +229,7 @@ def test_a_mapping_of_columns_is_parsed(text, expected):
 
 @pytest.mark.parametrize("text", ["question", "a:", ":b", "a:b:c", "a:b,a:c", "a:c,b:c", "a=b"])
 def test_a_wrong_mapping_says_so(text):
-    with pytest.raises(ConfigError, match="columns: "):
+    with pytest.raises(ConfigError, match="data.columns: "):
         parse_columns(text)
 
 
@@ -278,9 +278,11 @@ BAD = [
     ("a.jsonl", put(b'{"a": 1}\n{"a": "\\ud800"}\n'), "line 2: field a holds half of a surrogate pair"),
     ("a.jsonl", put(b'{"a": NaN}\n'), "line 1: not JSON (NaN"),
     ("a.jsonl", put(b""), "no rows in it"),
+    ("a.jsonl", put(b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"), "line 1: nested too deeply"),
     ("a.json", put(b"[]"), "no rows in it"),
     ("a.json", put(b'[{"a": 1}, 2]'), "row 2: should be a JSON object"),
     ("a.json", put(b'[{"a": 1},\n {"a": 1,}]'), "line 2, column"),
+    ("a.json", put(b'\n\n[{"a": 1},\n {"a": 1,}]'), "line 4, column"),
     ("a.json", put(b'{\n "a": 1\n}'), "line 1: an object should stand on one line"),
     ("a.jsonl.gz", put(b'{"a": 1}\n'), "broken gzip (Not a gzipped file"),
     ("a.jsonl.gz", cut(gzipped, 0.7), "broken gzip (Compressed file ended"),

@@ -87,6 +87,7 @@ def test_prompts_that_are_cut_are_told(call, model_folder):
         (b"a\n\xff\n", "standard input, line 2: not UTF-8 text"),
         (b"a\n\xe2\x80\x8b\n", "standard input, line 2: the prompt has nothing that can be seen"),
         (b'{"prompt": "a"}\n{"prompt": ""}', "standard input, line 2: field prompt is empty"),
+        (b'\xef\xbb\xbf{"prompt": ""}', "standard input, line 1: field prompt is empty"),  # as Windows writes
         (b'{"prompt": "a"}\n{"prompt"', "standard input, line 2: not JSON"),
         (b'{"prompt": "a"}\n[1]', "standard input, line 2: the line should be a JSON object"),
         (b'{"prompt": "a", "response": "b"}', "line 1: field response is there already"),
@@ -98,6 +99,14 @@ def test_a_bad_prompt_is_told_and_nothing_is_written(call, model_folder, tmp_pat
     status, _, err = call(model_folder, f"--out={tmp_path / 'out.jsonl'}", typed=typed)
     assert status == 2 and words in err and err.count("\n") == 1, err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, content", [("p.csv", b"prompt\na\n"), ("p.json", b'[{"prompt": "a"}]')])
+def test_a_table_is_not_taken_for_lines_of_text(call, model_folder, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    status, printed, err = call(model_folder, f"--prompts={tmp_path / name}")
+    assert (status, printed) == (2, [])
+    assert f"{name}: prompts are read from text or JSON lines; write this table as .jsonl" in err
 
 
 @pytest.mark.parametrize(
