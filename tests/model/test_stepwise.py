@@ -52,7 +52,14 @@ def written(weights, query, temperature, seed, piece, ends=(EOS,), put=jnp.asarr
 @functools.partial(jax.jit, static_argnames="config")
 def whole(weights, query, config):
     return generate(
-        weights, config, query, jax.random.key(0), response_tokens=R, eos_ids=(EOS,), pad_id=PAD, temperature=0.0
+        weights,
+        config,
+        query,
+        jax.random.key(0),
+        response_tokens=R,
+        eos_ids=(EOS,),
+        pad_id=PAD,
+        temperature=0.0,
     )
 
 
