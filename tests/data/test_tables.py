@@ -1,4 +1,3 @@
-import csv
 import gzip
 import json
 import tracemalloc
@@ -8,84 +7,13 @@ from pathlib import Path
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+from table_formats import FORMATS, TABLE, arrow, gzipped, jsonl, lines, parquet
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tables import Row, parse_columns, rows, splits
 
-TABLE = [
-    {"prompt": 'A "quoted", long\nquestion', "completion": " naïve 🙂"},
-    {"prompt": "2 + 2 =", "completion": " 4", "note": "easy"},
-    {"prompt": "q", "completion": "x" * 200_000},  # longer than a cell of the module csv may be
-]
-COLUMNS = ("prompt", "completion", "note")
 NESTED = {"prompt": [{"role": "user", "content": "q"}], "info": {"id": "t3_a", "title": "T"}}
-
-
-def lines(table: list) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table).encode()
-
-
-def jsonl(path: Path, table: list) -> None:
-    path.write_bytes(lines(table))
-
-
-def jsonl_of_windows(path: Path, table: list) -> None:
-    path.write_bytes(b"\xef\xbb\xbf" + lines(table).replace(b"\n", b"\r\n") + b"\r\n")
-
-
-def json_list(path: Path, table: list) -> None:
-    path.write_text(json.dumps(table, indent=2))
-
-
-def json_nulls(path: Path, table: list) -> None:
-    json_list(path, [dict.fromkeys(COLUMNS) | row for row in table])
-
-
-def gzipped(path: Path, table: list) -> None:
-    path.write_bytes(gzip.compress(lines(table)))
-
-
-def comma_separated(path: Path, table: list, encoding: str = "utf-8") -> None:
-    with path.open("w", newline="", encoding=encoding) as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
-
-
-def comma_separated_of_excel(path: Path, table: list) -> None:
-    comma_separated(path, table, "utf-8-sig")
-
-
-def parquet(path: Path, table: list) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(padded(table)), path, row_group_size=2)
-
-
-def arrow(path: Path, table: list) -> None:
-    content = pyarrow.Table.from_pylist(padded(table))
-    with pyarrow.ipc.new_stream(path, content.schema) as file:
-        file.write_table(content)
-
-
-def padded(table: list) -> list:
-    """Arrow takes the columns from the first row."""
-    names = dict.fromkeys(name for row in table for name in row)
-    return [dict.fromkeys(names) | row for row in table]
-
-
-FORMATS = {
-    "a.jsonl": jsonl,
-    "windows.jsonl": jsonl_of_windows,
-    "lines.json": jsonl,
-    "list.json": json_list,
-    "nulls.json": json_nulls,
-    "a.jsonl.gz": gzipped,
-    "a.json.gz": gzipped,
-    "a.csv": comma_separated,
-    "excel.csv": comma_separated_of_excel,
-    "a.parquet": parquet,
-    "a.arrow": arrow,
-}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -178,37 +106,6 @@ def test_a_saved_dataset_and_its_splits_are_read(tmp_path):
     (tmp_path / "both" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     assert list(splits(tmp_path / "both")) == ["train", "test"]
     assert {row.values["from"] for row in rows(tmp_path / "both", split="test")} == {"test"}
-
-
-@pytest.mark.live
-def test_what_the_library_datasets_writes_is_read(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_list(padded(TABLE))
-    table.save_to_disk(tmp_path / "one", num_shards=2)
-    table.select([2, 0]).save_to_disk(tmp_path / "selected")
-    datasets.DatasetDict(train=table, test=table.select([1])).save_to_disk(tmp_path / "both")
-    table.to_parquet(tmp_path / "a.parquet")
-    table.to_json(tmp_path / "a.jsonl")
-    table.to_csv(tmp_path / "a.csv")
-    for name in ("one", "a.parquet", "a.jsonl", "a.csv"):
-        assert [row.values for row in rows(tmp_path / name)] == TABLE
-    assert [row.values for row in rows(tmp_path / "selected")] == [TABLE[2], TABLE[0]]
-    assert [row.values for row in rows(tmp_path / "both", split="test")] == [TABLE[1]]
-
-
-@pytest.mark.live
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_library_datasets_reads_the_same_rows(tmp_path, name):
-    datasets = pytest.importorskip("datasets")
-    FORMATS[name](tmp_path / name, TABLE)
-    kind = name.removesuffix(".gz").rpartition(".")[2].replace("jsonl", "json")
-    file = str(tmp_path / name)
-    if kind == "csv":
-        theirs = datasets.Dataset.from_csv(file, cache_dir=str(tmp_path))
-    else:
-        theirs = datasets.load_dataset(kind, data_files=file, split="train", cache_dir=str(tmp_path))
-    found = [{column: value for column, value in row.items() if value is not None} for row in theirs]
-    assert found == [row.values for row in rows(file)]
 
 
 # Columns -------------------------------------------------------------------------------------

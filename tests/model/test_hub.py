@@ -15,6 +15,7 @@ import pytest
 import tiny
 
 from rlhf_jax.command_line import explain
+from rlhf_jax.data import hub
 from rlhf_jax.model import pretrained, transformer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def hub(tmp_path):
+def server(tmp_path):
     """(address, list of files asked for) of a hub that has one model and one behind a licence.
 
     Of someone/cut the connection breaks in the weights, someone/portal is a log-in page.
@@ -100,8 +101,8 @@ def find(name, address, cache):
     return run.stdout.strip()
 
 
-def test_a_hub_name_is_downloaded_once_and_without_what_is_not_read(hub, tmp_path):
-    address, asked = hub
+def test_a_hub_name_is_downloaded_once_and_without_what_is_not_read(server, tmp_path):
+    address, asked = server
     folder, kv_heads = find(NAME, address, tmp_path / "cache").split()
     assert kv_heads == "2"
     assert {"config.json", "model.safetensors"} <= set(os.listdir(folder))
@@ -110,8 +111,8 @@ def test_a_hub_name_is_downloaded_once_and_without_what_is_not_read(hub, tmp_pat
     assert offline.split()[0] == folder
 
 
-def test_names_that_the_hub_does_not_give_are_one_line(hub, tmp_path):
-    address, _ = hub
+def test_names_that_the_hub_does_not_give_are_one_line(server, tmp_path):
+    address, _ = server
     unknown = find("someone/nothing", address, tmp_path / "cache")
     assert unknown.startswith("ConfigError pretrained model 'someone/nothing': the hub does not")
     licensed = find("someone/licensed", address, tmp_path / "cache")
@@ -128,8 +129,8 @@ def test_names_that_the_hub_does_not_give_are_one_line(hub, tmp_path):
         ("busy", "the hub answers with 503 and gives nothing; try again later$"),
     ],
 )
-def test_a_hub_that_does_not_answer_as_one_is_one_line(hub, tmp_path, name, told):
-    found = find(f"someone/{name}", hub[0], tmp_path / "cache")
+def test_a_hub_that_does_not_answer_as_one_is_one_line(server, tmp_path, name, told):
+    found = find(f"someone/{name}", server[0], tmp_path / "cache")
     assert re.match(f"ConfigError pretrained model 'someone/{name}': {told}", found) and "\n" not in found
 
 
