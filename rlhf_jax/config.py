@@ -78,7 +78,7 @@ class ModelConfig:
     attention_bias: bool = True
     mlp_bias: bool = True
     tied_head: bool = True  # the token embedding is also the output matrix
-    # Of the matrices before training: GPT-2's, right for widths of a thousand and more; narrow ones want width^-½.
+    # Of the matrices before training: GPT-2's, right for a thousand dimensions; narrow ones want width^-½.
     init_std: float = 0.02
     # Of the computation; master weights are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))

@@ -3,9 +3,9 @@
     rlhf-jax pretrain --out=runs/base
 
 Weighted next-token prediction on a course of documents (data/mini/documents.py), each of which is new, so
-there are no epochs. All sizes of the ladder train at once, on the same documents. At the end each is led
-through its gates (gates.py), whose figures stand beside its weights; the command fails where one is not
-passed.
+there are no epochs; what else the layers are taught stands in teaching.py. All sizes of the ladder train at
+once, on the same documents. At the end each is led through its gates (gates.py), whose figures stand beside
+its weights; the command fails where one is not passed.
 
 --out=FOLDER           in which each size gets a base checkpoint, OUT/SIZE; started again, it resumes
 --sizes=tiny,small,medium,large   of the ladder, each about three times the one before
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
@@ -37,10 +36,9 @@ from rlhf_jax.data.mini.rows import ROW_FILLED, ROW_TOKENS, ROWS, batches
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from rlhf_jax.files import write_json
-from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import likelihood, params, pretrained, transformer
-from rlhf_jax.pipeline import gates
+from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.pipeline import gates, teaching
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, make_optimizer, update, value_and_grad_in_parts
 
@@ -59,8 +57,7 @@ SIZES = {
     "medium": Size(96, 4, 3e-3),
     "large": Size(184, 4, 2e-3),
 }
-# The lower half is taught to find a fact, so that the upper one can compare it with what is said.
-LAYERS = 8
+LAYERS = 8  # four quarters, each taught something of its own (teaching.py)
 ON_THE_WAY = 100  # pairs at the gates, at most, whenever a checkpoint is saved
 VOCABULARY = 768
 MICROBATCH_ROWS = 4  # computed at once on a CPU: what fits its cache
@@ -93,25 +90,16 @@ def model_of(size: Size) -> ModelConfig:
         width=size.width,
         layers=LAYERS,
         heads=size.heads,
+        ff=8 * size.width // 3,
+        norm="rms",
         positions="rotary",
+        activation="silu",
+        gated=True,
+        attention_bias=False,
+        mlp_bias=False,
         context=ROW_TOKENS,
         init_std=size.width**-0.5,
     )
-
-
-def loss(weights, model: ModelConfig, batch, total_weight, learnable_tokens):
-    """Weighted mean cross-entropy of what all layers predict, plus that of what the lower half does.
-
-    Deep supervision (Lee et al. 2015): what the lower half has found the upper one can compare. The metric is
-    the plain cross-entropy of the learnable text (weight 1). The totals are those of the whole batch, of
-    which `batch` may be a part.
-    """
-
-    tokens, segments, weight = batch["tokens"], batch["segments"][:, :-1], batch["weights"][:, 1:]
-    hidden = transformer.apply_in_parts(weights, model, tokens[:, :-1], segments, parts=2)
-    lower, all_ = (likelihood.token_logprobs(weights, model, x, tokens[:, 1:])[0] for x in hidden)
-    weighted = -jnp.sum((lower + all_) * weight) / total_weight
-    return weighted, cross_entropy(all_, weight == 1.0, learnable_tokens)
 
 
 def train(options: flags.FlagValues) -> None:
@@ -125,7 +113,7 @@ def train(options: flags.FlagValues) -> None:
     if options.tokenizer:
         tokenizer = load_tokenizer(options.tokenizer)
     else:
-        texts = ["".join(text for text, _ in spans) for spans in documents(seed, 0, 5_000, 5_000)]
+        texts = [document.text for document in documents(seed, 0, 5_000, 5_000)]
         tokenizer = train_tokenizer(texts, VOCABULARY, Tldr.pieces)
     for size in sizes:
         (out / size).mkdir(parents=True, exist_ok=True)
@@ -133,7 +121,13 @@ def train(options: flags.FlagValues) -> None:
     mesh = make_mesh()
     parts = max(ROWS // (MICROBATCH_ROWS * mesh.size), 1) if jax.default_backend() == "cpu" else 1
     with jax.set_mesh(mesh):
-        specs = {size: transformer.specs(models[size], tokenizer.vocab_size) for size in sizes}
+        specs = {
+            size: {
+                "base": transformer.specs(model, tokenizer.vocab_size),
+                "readings": teaching.reading_specs(model.width),
+            }
+            for size, model in models.items()
+        }
         state = jax.jit(lambda: TrainState.create(_start(specs, seed), optimizer(sizes, steps)))()
         about = {"sizes": {size: inference.describe(model) for size, model in models.items()}}
         kept = SftConfig(save_every=options.save_every)
@@ -142,10 +136,13 @@ def train(options: flags.FlagValues) -> None:
 
         @jax.jit
         def step(state: TrainState, batch):
-            totals = jnp.sum(batch["weights"]), jnp.sum(batch["weights"] == 1.0)
+            of = teaching.counts(batch)
 
             def losses(weights, part):
-                found = {size: loss(weights[size], models[size], part, *totals) for size in sizes}
+                found = {
+                    size: teaching.loss(**weights[size], model=model, batch=part, of=of)
+                    for size, model in models.items()
+                }
                 return sum(value for value, _ in found.values()), {
                     size: told for size, (_, told) in found.items()
                 }
@@ -164,14 +161,14 @@ def train(options: flags.FlagValues) -> None:
                     _write(out, state, models, tokenizer)
                     for size, model in models.items():
                         found = gates.measure(
-                            state.params[size], model, tokenizer, min(options.pairs, ON_THE_WAY)
+                            state.params[size]["base"], model, tokenizer, min(options.pairs, ON_THE_WAY)
                         )
                         print(f"\n{i + 1} {size}: {told(found)}")
         _write(out, state, models, tokenizer)
         failed = []
         for size, model in models.items():
-            kinds = gates.measure(state.params[size], model, tokenizer, options.pairs)
-            about = {"tokens": options.tokens, "parameters": params.count(specs[size])}
+            kinds = gates.measure(state.params[size]["base"], model, tokenizer, options.pairs)
+            about = {"tokens": options.tokens, "parameters": params.count(specs[size]["base"])}
             write_json(out / size / "gates.json", about | {"kinds": kinds})
             print(f"{size}: {told(kinds)}")
             failed += [f"{kind} of {size}" for kind in gates.failed(kinds)]
@@ -202,7 +199,7 @@ def _write(out: Path, state: TrainState, models: Mapping[str, ModelConfig], toke
     """The bases as they are, which a run that is cut short leaves, too."""
     for size, model in models.items():
         about = {"eos_token_id": tokenizer.eos_id}
-        pretrained.save(out / size, state.params[size], model, "bfloat16", about)
+        pretrained.save(out / size, state.params[size]["base"], model, "bfloat16", about)
 
 
 def told(kinds: gates.Gates) -> str:

@@ -1,7 +1,8 @@
 """Documents to pretrain a base model on: what happened, told on the train split, and what people say of it.
 
 A document is a list of (text, weight) spans; a token's loss is multiplied by the weight of its span. What
-happened cannot be predicted and would drown the rest, so it weighs little. Comments carry the skills that
+happened cannot be predicted and would drown the rest, so it weighs little. Beside its text a document knows
+what its clauses say (clauses.py). Comments carry the skills that
 fine-tuning needs: restating facts, putting slips right, telling what was said from what was not, answering
 questions, finding the point. None of them rates a summary, and the summaries among them are what anyone
 writes: fine-tuning data is filtered, this is not.
@@ -13,7 +14,8 @@ parts of them, more ways to say them, and in the end whole posts. Document i of 
 (seed, i, n) alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import numpy as np
 
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.mini import world
+from rlhf_jax.data.mini.clauses import Clause, MarkingWriter, unmarked
 from rlhf_jax.data.mini.posts import UNFILTERED, write_post
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.mini.world import CHANGES, Fact, Story, falsify, other_question, pick, pick_weighted
@@ -29,6 +32,15 @@ from rlhf_jax.data.task import SHOT_SEPARATOR
 from rlhf_jax.data.tasks.tldr import Tldr
 
 Spans = list[tuple[str, float]]
+
+
+class Document(NamedTuple):
+    spans: Spans
+    clauses: Mapping[int, Clause]  # by the place in its text at which they end
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.spans)
 
 
 KINDS = (*CHANGES, "question")  # of what can be changed in a statement
@@ -51,57 +63,58 @@ STORY_WEIGHT = 0.1  # of text that no model can predict
 STATEMENTS = 6  # in a comment that checks or slips
 PARTS = ("subject", "object", "roles", "deed")  # of a bare fact
 BARE = {"bare": 1.0, "varieties": (0.0,)}
+VARIED = (0.0, 0.5, 1.0)
 OBJECTS = Lesson({"check": 1.0}, {1: 1.0}, changes=[["object"]], **BARE)
 ONE_FACT = Lesson(
     {"check": 0.8, "slips": 0.2}, {1: 1.0}, changes=[[part] for part in (*PARTS, "denied")], **BARE
 )
+ONE_VARIED = ONE_FACT._replace(varieties=VARIED)  # in the passive the doer comes last
 RECALL = Lesson({"restate": 0.6, "answer": 0.4}, {2: 0.3, 3: 0.4, 4: 0.3}, **BARE)
+RECALL_VARIED = RECALL._replace(varieties=VARIED)
 FEW_FACTS = Lesson(
-    {"check": 0.6, "slips": 0.4},
+    {"check": 0.7, "slips": 0.3},
     {2: 0.6, 3: 0.4},
     changes=[(*PARTS, "denied", "question")],
     within=1.0,
     **BARE,
 )
-# In the passive the doer comes last, which one fact alone shows best.
-ONE_VARIED = ONE_FACT._replace(varieties=(0.5, 1.0))
-FEW_VARIED = FEW_FACTS._replace(varieties=(0.0, 0.5, 1.0))
-RECALL_VARIED = RECALL._replace(varieties=(0.0, 0.5, 1.0))
+FEW_VARIED = FEW_FACTS._replace(varieties=VARIED)
 DETAILS = Lesson(
-    {"check": 0.6, "slips": 0.3, "restate": 0.1},
+    {"check": 0.8, "slips": 0.1, "restate": 0.1},
     {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.1},
     bare=0.2,
-    varieties=(0.0, 0.5, 1.0),
+    varieties=VARIED,
     within=0.85,
 )
 POSTS = Lesson(
     {
-        "check": 0.42,
-        "slips": 0.2,
-        "tldr": 0.14,
-        "restate": 0.1,
-        "answer": 0.05,
-        "issue": 0.05,
-        "thread": 0.04,
+        "check": 0.6,
+        "slips": 0.1,
+        "tldr": 0.12,
+        "restate": 0.08,
+        "answer": 0.04,
+        "issue": 0.03,
+        "thread": 0.03,
     },
     {1: 0.1, 2: 0.2, 3: 0.2, 4: 0.25, 5: 0.25},
     posts=0.6,
     within=0.7,
 )
+SHORT_POSTS = POSTS._replace(facts={1: 0.3, 2: 0.4, 3: 0.3})
 # Until which share of the course which lessons are drawn from, each as often as the others.
 COURSE = (
-    (0.03, (OBJECTS, RECALL)),
-    (0.08, (ONE_FACT, RECALL)),
-    (0.22, (FEW_FACTS, RECALL)),
-    (0.42, (ONE_VARIED, FEW_VARIED, FEW_VARIED, RECALL_VARIED)),
-    (0.60, (DETAILS, FEW_VARIED, RECALL_VARIED)),
-    (1.00, (POSTS, POSTS, POSTS, POSTS, DETAILS, FEW_VARIED)),
+    (0.05, (OBJECTS, RECALL)),
+    (0.12, (ONE_FACT, ONE_FACT, RECALL)),
+    (0.20, (ONE_VARIED, FEW_FACTS, FEW_VARIED, RECALL)),
+    (0.35, (FEW_VARIED, DETAILS, RECALL_VARIED)),
+    (0.55, (SHORT_POSTS, DETAILS, FEW_VARIED)),
+    (1.00, (POSTS, POSTS, SHORT_POSTS, DETAILS)),
 )
 IN_A_THREAD = {1: 0.4, 2: 0.4, 3: 0.2}  # facts, so that two posts fit
 SEED_STREAM = 3  # apart from the streams of the splits
 
 
-def documents(seed: int, start: int, end: int, total: int) -> Iterator[Spans]:
+def documents(seed: int, start: int, end: int, total: int) -> Iterator[Document]:
     """Documents `start` to `end` of a course of `total`."""
     for i in range(start, end):
         lessons = next(lessons for until, lessons in COURSE if i < until * total)
@@ -109,17 +122,35 @@ def documents(seed: int, start: int, end: int, total: int) -> Iterator[Spans]:
         yield document(pick(rng, lessons), rng)
 
 
-def document(lesson: Lesson, rng: np.random.Generator) -> Spans:
+def document(lesson: Lesson, rng: np.random.Generator) -> Document:
     """One document of a random kind."""
+    clauses: list[Clause] = []
+    spans: Spans = []
+    ends: dict[int, Clause] = {}
+    length = 0
+    for marked, weight in _spans(lesson, rng, clauses):
+        text, of_span = unmarked(marked, clauses)
+        ends |= {length + place: clause for place, clause in of_span.items()}
+        spans.append((text, weight))
+        length += len(text)
+    return Document(spans, ends)
+
+
+def _spans(lesson: Lesson, rng: np.random.Generator, clauses: list[Clause]) -> Spans:
+    """Texts and weights of a document, with marks that number its `clauses`."""
     kind = pick_weighted(rng, lesson.kinds)
     if kind == "thread":
         return _thread(rng)
     variety = pick(rng, lesson.varieties)
     if kind == "tldr":
-        post, _ = write_post(rng, "train", "", UNFILTERED, lesson.facts, variety)
+        telling = functools.partial(MarkingWriter, variety=variety, clauses=clauses)
+        post, _ = write_post(rng, "train", "", UNFILTERED, lesson.facts, telling)
         return [(TLDR.prompt(post).text, STORY_WEIGHT), (f" {post.summary}", 1.0)]
-    said, story = _told(lesson, variety, rng)
-    writer = Writer(rng, pronouns=0.0, variety=variety)
+    said, story = _told(lesson, variety, rng, clauses)
+    if kind in ("slips", "answer"):  # whose statements are cut up
+        writer = Writer(rng, pronouns=0.0, variety=variety)
+    else:
+        writer = MarkingWriter(rng, pronouns=0.0, variety=variety, story=story, clauses=clauses)
     if kind in ("slips", "check"):
         comment = {"slips": _slips, "check": _check}[kind](
             story, writer, pick(rng, lesson.changes), lesson.within
@@ -134,15 +165,18 @@ def commented(post: Record) -> str:
     return TLDR.prompt(post).text.removesuffix("TL;DR:") + "COMMENT:"
 
 
-def _told(lesson: Lesson, variety: float, rng: np.random.Generator) -> tuple[str, Story]:
+def _told(
+    lesson: Lesson, variety: float, rng: np.random.Generator, clauses: list[Clause]
+) -> tuple[str, Story]:
     """What is commented on: a post, or a few sentences."""
     if rng.random() < lesson.posts:
-        post, story = write_post(rng, "train", "", UNFILTERED, lesson.facts, variety)
+        telling = functools.partial(MarkingWriter, variety=variety, clauses=clauses)
+        post, story = write_post(rng, "train", "", UNFILTERED, lesson.facts, telling)
         return commented(post), story
     story = world.tell(rng, "train", lesson.facts)
     if rng.random() < lesson.bare:
         story = replace(story, facts=tuple(Fact(*fact.triple) for fact in story.facts))
-    writer = Writer(rng, pronouns=0.0, variety=variety)
+    writer = MarkingWriter(rng, pronouns=0.0, variety=variety, clauses=clauses)
     said = writer.sentences(story.facts, joined=0.0)
     return " " + " ".join([*said, writer.question(story.question)]), story
 

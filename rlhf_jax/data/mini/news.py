@@ -27,7 +27,7 @@ def articles(seed: int, split: str, count: int) -> list[Article]:
     for i in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), i, NEWS])
         story = tell(rng, split)
-        while count_words(text := wording.body(story, rng)) > ARTICLE_WORDS:
+        while count_words(text := wording.body(story, Writer(rng))) > ARTICLE_WORDS:
             story = tell(rng, split)
         made.append(Article(f"news-{split}-{seed}-{i}", "mini", "", text, highlights(story, rng)))
     return made

@@ -5,12 +5,13 @@ punctuation marks.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from rlhf_jax.data.mini import wording, world
-from rlhf_jax.data.mini.wording import Writer
+from rlhf_jax.data.mini.wording import MARKS, Writer
 from rlhf_jax.data.mini.world import Fact, Story, falsify, pick, pick_weighted
 from rlhf_jax.data.records import Post
 
@@ -36,12 +37,12 @@ def write_post(
     id: str,
     authors: dict = AUTHORS,
     facts: dict = FACTS,
-    variety: float = 1.0,
+    writer: Callable[[np.random.Generator], Writer] = Writer,
 ) -> tuple[Post, Story]:
-    """A post that fits into the limit, and its story."""
+    """A post that fits into the limit, and its story; `writer` says how its body is told."""
     while True:
         story = world.tell(rng, split, facts)
-        title, body = wording.title(story, rng), wording.body(story, rng, variety)
+        title, body = wording.title(story, rng), wording.body(story, writer(rng))
         if count_words(f"{title} {body}") <= POST_WORDS:
             reference = write_reference(story, rng, authors)
             return Post(id, pick(rng, world.SUBREDDITS), title, body, reference, {}), story
@@ -49,7 +50,8 @@ def write_post(
 
 def count_words(text: str) -> int:
     """Words and punctuation marks: what a tokenizer that knows the words makes of `text`."""
-    return len(re.findall(r"\w+|[^\w\s]", text))
+    private = f"{chr(MARKS.start)}-{chr(MARKS.stop - 1)}"
+    return len(re.findall(rf"\w+|[^\w\s{private}]", text))
 
 
 def write_reference(story: Story, rng: np.random.Generator, authors: dict = AUTHORS) -> str:

@@ -18,6 +18,7 @@ VAGUE_TITLES = ("what now", "please help", "so much drama", "is this normal")
 FILLERS = ("sorry for the rant.", "lol.", "life is a joke.", "so yeah.", "this is long.")
 LINKS = ("also", "later", "then")
 SUBJECTIVE, OBJECTIVE = 0, 1
+MARKS = range(0xE000, 0xF900)  # characters of private use, behind clauses whose ends are wanted (clauses.py)
 PRONOUNS = {True: ("he", "him"), False: ("she", "her")}  # of a man? → its two cases
 
 
@@ -98,9 +99,9 @@ def title(story: Story, rng: np.random.Generator) -> str:
     return pick(rng, VAGUE_TITLES)
 
 
-def body(story: Story, rng: np.random.Generator, variety: float = 1.0) -> str:
+def body(story: Story, writer: Writer) -> str:
     """The post itself: all facts, some of them twice, perhaps a filler, and the question at either end."""
-    writer = Writer(rng, variety=variety)
+    rng = writer.rng
     told = list(story.facts)
     for i in story.repeated:
         told.insert(int(rng.integers(i + 1, len(told) + 1)), story.facts[i])

@@ -19,7 +19,7 @@ from rlhf_jax.data.mini.world import split_of
 
 def of_kind(kind, count=60, lesson=POSTS):
     lesson = lesson._replace(kinds={kind: 1.0})
-    return [document(lesson, np.random.default_rng(i)) for i in range(count)]
+    return [document(lesson, np.random.default_rng(i)).spans for i in range(count)]
 
 
 def told(spans):

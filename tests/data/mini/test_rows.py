@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.mini import rows
-from rlhf_jax.data.mini.documents import documents
+from rlhf_jax.data.mini.documents import Document, documents
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.pipeline.pretrain import VOCABULARY
@@ -14,12 +14,12 @@ PAD = 9
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    texts = ["".join(text for text, _ in spans) for spans in documents(0, 0, 5_000, 5_000)]
+    texts = [document.text for document in documents(0, 0, 5_000, 5_000)]
     return train_tokenizer(texts, VOCABULARY, Tldr.pieces)
 
 
 def packed(*lengths):
-    encoded = (([i] * n, [0.1] + [1.0] * (n - 1)) for i, n in enumerate(lengths, 1))
+    encoded = (rows.Encoded([i] * n, [0.1] + [1.0] * (n - 1), {}) for i, n in enumerate(lengths, 1))
     return list(rows.packed_rows(encoded, PAD))
 
 
@@ -39,17 +39,14 @@ def test_nothing_predicts_the_first_token_of_a_document_or_padding():
 
 
 def test_spans_keep_their_weights_and_a_document_ends_in_eos(tokenizer):
-    tokens, weights = rows.encode([(" anna", 0.1), (" left", 1.0)], tokenizer)
+    tokens, weights, _ = rows.encode(Document([(" anna", 0.1), (" left", 1.0)], {}), tokenizer)
     before = len(tokenizer.encode(" anna"))
     assert tokens[-1] == tokenizer.eos_id
     assert weights == [0.1] * before + [1.0] * (len(tokens) - before)
 
 
 def test_every_document_fits_into_a_row(tokenizer):
-    lengths = [
-        len(tokenizer.encode("".join(text for text, _ in spans))) + 1
-        for spans in documents(5, 1_500, 2_000, 2_000)
-    ]
+    lengths = [len(tokenizer.encode(document.text)) + 1 for document in documents(5, 1_500, 2_000, 2_000)]
     assert max(lengths) <= rows.ROW_TOKENS
 
 
@@ -58,8 +55,6 @@ def test_processes_make_the_batches_that_one_makes_wherever_it_begins(tokenizer,
     made = list(rows.batches(str(tmp_path), 3, 1, 3, workers=2))
     for i, batch in enumerate(made, 1):
         alone = rows.batch(str(tmp_path), 3, 3, i)
-        assert {name: values.shape for name, values in batch.items()} == dict.fromkeys(
-            ("tokens", "segments", "weights"), (rows.ROWS, rows.ROW_TOKENS)
-        )
+        assert all(values.shape[:2] == (rows.ROWS, rows.ROW_TOKENS) for values in batch.values())
         assert all((batch[name] == alone[name]).all() for name in alone)
     assert (made[0]["tokens"] != made[1]["tokens"]).any()
