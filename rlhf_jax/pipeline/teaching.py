@@ -5,8 +5,8 @@ how to compare two statements: with next tokens alone it guesses for millions of
 supervised on the way (deep supervision, Lee et al. 2015), by what linear readings of their output tell:
 
 - after half of them: the next token, and at the end of a clause what it says, slot by slot;
-- after three quarters: at the end of a statement, what the story says of it, and in which slots they differ;
-- after all: the next token.
+- after three quarters: at the end of a statement, what the story says of it;
+- after all: the next token, and at the end of a statement in which slots it and the story differ.
 
 The readings are thrown away when the base is written. None of them knows how good a summary is.
 """
@@ -23,7 +23,6 @@ from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.model import likelihood, transformer
 from rlhf_jax.model.params import ParamSpec, constant
 
-SAME_WEIGHT = 2.0  # of telling in which slots two clauses differ, beside 1 for each of the others
 VALUES = [len(values) for values in SLOTS.values()]
 CAN_BE_UNSAID = np.array([name in MAY_BE_LEFT_OUT for name in SLOTS])
 
@@ -67,7 +66,7 @@ def loss(base, readings, model: ModelConfig, batch, of: dict[str, Array]):
     value += slots_loss(_read(readings["says"], half), says, of["says"])
     value += slots_loss(_read(readings["found"], late), found, of["found"])
     agree, differ = compared(says, found)
-    value += SAME_WEIGHT * differences_loss(_read(readings["differs"], late), agree, differ, of)
+    value += differences_loss(_read(readings["differs"], last), agree, differ, of)
     return value, cross_entropy(all_, weight == 1.0, of["learnable"])
 
 

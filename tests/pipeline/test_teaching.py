@@ -52,7 +52,7 @@ def test_the_loss_of_readings_that_know_nothing_is_that_of_two_networks_and_of_g
 
     guesses = 2 * (math.log(SIZES[SUBJECT]) + math.log(SIZES[PLACE]))  # what is said, and what the story says
     # Of the subject one agrees and one differs, of the place one agrees.
-    differences = teaching.SAME_WEIGHT * (math.log(2) * 2 + math.log(2)) / 2
+    differences = (math.log(2) * 2 + math.log(2)) / 2
     with jax.set_mesh(make_mesh()):
         base = params.init(transformer.specs(model, VOCABULARY), jax.random.key(0))
         readings = params.init(teaching.reading_specs(model.width), jax.random.key(0))
