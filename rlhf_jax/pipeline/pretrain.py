@@ -168,8 +168,8 @@ def train(options: flags.FlagValues) -> None:
         failed = []
         for size, model in models.items():
             kinds = gates.measure(state.params[size]["base"], model, tokenizer, options.pairs)
-            about = {"tokens": options.tokens, "parameters": params.count(specs[size]["base"])}
-            write_json(out / size / "gates.json", about | {"kinds": kinds})
+            seen = {"tokens": options.tokens, "parameters": params.count(specs[size]["base"])}
+            write_json(out / size / "gates.json", seen | {"kinds": kinds})
             print(f"{size}: {told(kinds)}")
             failed += [f"{kind} of {size}" for kind in gates.failed(kinds)]
     if failed:

@@ -74,7 +74,7 @@ def slots_loss(
     logits: Float[Array, "B T V"], values: Int[Array, "B T S"], count: Float[Array, " S"]
 ) -> Float[Array, ""]:
     """Cross-entropy of the slots' values where there are any, the mean over each slot and over the slots."""
-    total, start = 0.0, 0
+    total, start = jnp.float32(0), 0
     for slot, size in enumerate(VALUES):
         logp = jax.nn.log_softmax(logits[..., start : start + size])
         value = values[..., slot].astype(jnp.int32)

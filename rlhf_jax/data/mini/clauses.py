@@ -91,7 +91,8 @@ class MarkingWriter(Writer):
         return super().question(question) + self._mark(question)
 
     def _mark(self, says: Said) -> str:
-        self.clauses.append(Clause(says, self.story and most_like(self.story, says)))
+        found = most_like(self.story, says) if self.story else None
+        self.clauses.append(Clause(says, found))
         return chr(MARKS.start + len(self.clauses) - 1)
 
 

@@ -62,7 +62,7 @@ TLDR = Tldr(DataConfig())  # in whose format posts are told
 STORY_WEIGHT = 0.1  # of text that no model can predict
 STATEMENTS = 6  # in a comment that checks or slips
 PARTS = ("subject", "object", "roles", "deed")  # of a bare fact
-BARE = {"bare": 1.0, "varieties": (0.0,)}
+BARE: dict[str, Any] = {"bare": 1.0, "varieties": (0.0,)}
 VARIED = (0.0, 0.5, 1.0)
 OBJECTS = Lesson({"check": 1.0}, {1: 1.0}, changes=[["object"]], **BARE)
 ONE_FACT = Lesson(
@@ -189,7 +189,8 @@ def _restate(story: Story, writer: Writer) -> Spans:
 
 def _slips(story: Story, writer: Writer, changes: Sequence[str], within: float) -> Spans:
     """Facts and the question, some words wrong and put right at once: "dan robbed mia no eve"."""
-    rng, said = writer.rng, []
+    rng = writer.rng
+    said: list[str] = []
     for kind in _drawn(rng, changes):
         if len(said) == STATEMENTS:
             break

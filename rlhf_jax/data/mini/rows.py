@@ -5,7 +5,7 @@ Update i of a course reads the batch that (seed, i, number of updates) names, wh
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -37,7 +37,9 @@ class Encoded(NamedTuple):
     clauses: Mapping[int, Clause]
 
 
-def batches(tokenizer: str, seed: int, first: int, updates: int, workers: int) -> Iterator[Batch]:
+def batches(
+    tokenizer: str, seed: int, first: int, updates: int, workers: int
+) -> Generator[Batch, None, None]:
     """The batches of a course of `updates`, from that of update `first`, made by other processes.
 
     `tokenizer` is its folder. The workers know nothing of JAX, which may hold an accelerator.
