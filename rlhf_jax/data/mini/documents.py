@@ -69,6 +69,7 @@ ONE_FACT = Lesson(
     {"check": 0.8, "slips": 0.2}, {1: 1.0}, changes=[[part] for part in (*PARTS, "denied")], **BARE
 )
 ONE_VARIED = ONE_FACT._replace(varieties=VARIED)  # in the passive the doer comes last
+ONE_DETAIL = ONE_FACT._replace(changes=[[part] for part in ("place", "day", "effect")], bare=0.0)
 RECALL = Lesson({"restate": 0.6, "answer": 0.4}, {2: 0.3, 3: 0.4, 4: 0.3}, **BARE)
 RECALL_VARIED = RECALL._replace(varieties=VARIED)
 FEW_FACTS = Lesson(
@@ -86,6 +87,7 @@ DETAILS = Lesson(
     varieties=VARIED,
     within=0.85,
 )
+FEW_DETAILS = DETAILS._replace(facts={2: 0.5, 3: 0.5}, changes=ONE_DETAIL.changes, bare=0.0)
 POSTS = Lesson(
     {
         "check": 0.6,
@@ -104,11 +106,11 @@ SHORT_POSTS = POSTS._replace(facts={1: 0.3, 2: 0.4, 3: 0.3})
 # Until which share of the course which lessons are drawn from, each as often as the others.
 COURSE = (
     (0.05, (OBJECTS, RECALL)),
-    (0.12, (ONE_FACT, ONE_FACT, RECALL)),
-    (0.20, (ONE_VARIED, FEW_FACTS, FEW_VARIED, RECALL)),
-    (0.35, (FEW_VARIED, DETAILS, RECALL_VARIED)),
-    (0.55, (SHORT_POSTS, DETAILS, FEW_VARIED)),
-    (1.00, (POSTS, POSTS, SHORT_POSTS, DETAILS)),
+    (0.12, (ONE_FACT, ONE_FACT, ONE_DETAIL, RECALL)),
+    (0.20, (ONE_VARIED, ONE_DETAIL, FEW_FACTS, FEW_VARIED, RECALL)),
+    (0.35, (FEW_VARIED, FEW_DETAILS, DETAILS, RECALL_VARIED)),
+    (0.55, (SHORT_POSTS, DETAILS, FEW_DETAILS, FEW_VARIED)),
+    (1.00, (POSTS, POSTS, SHORT_POSTS, DETAILS, FEW_DETAILS)),
 )
 IN_A_THREAD = {1: 0.4, 2: 0.4, 3: 0.2}  # facts, so that two posts fit
 SEED_STREAM = 3  # apart from the streams of the splits
