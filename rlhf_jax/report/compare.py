@@ -34,11 +34,20 @@ from rlhf_jax.report.many_runs import (
     read_runs,
     settings,
 )
-from rlhf_jax.report.page import COLUMNS, FACTS, LEADING, leading_first, template, text
+from rlhf_jax.report.page import (
+    COLUMNS,
+    FACTS,
+    LEADING,
+    anchor_of,
+    leading_first,
+    template,
+    text,
+    words_of,
+)
 from rlhf_jax.report.page_plots import SERIES, Band, dashes, estimates_plot, overlay_plot
 
 POINTS = 60  # of a curve, at most: parts of the longest run, of whose steps each point is the mean
-PREFERRED = ("Preferred", "{:.1%}", "share of posts on which the summary scores above the reference")
+PREFERRED = ("Preferred", "{:.1%}", "share of {prompts} on which the {response} scores above the {anchor}'s")
 
 
 def main(argv: list[str]) -> int:
@@ -95,8 +104,9 @@ def page_of(found: Sequence[Run]) -> str:
     groups = settings(found)
     networks = {name: label for one in found for name, label in one.networks.items()}
     policies = dict.fromkeys(name for one in found for name in one.results.get("policies", {}))
+    said = said_of(found)
     preferred = {
-        (setting.name, number): setting.figure(f"preference_over_reference.{list(policies)[-1]}")
+        (setting.name, number): setting.figure(f"preference_over_{said['anchor']}.{list(policies)[-1]}")
         for number, setting in enumerate(groups)
         if policies
     }
@@ -111,10 +121,12 @@ def page_of(found: Sequence[Run]) -> str:
         plot=estimates_plot(shown, 0.5) if shown else None,
         leading=list(policies)[-1] if policies else "",
         policies={
-            titled(name, networks): figure_table(groups, policy_columns(name)) for name in reversed(policies)
+            titled(name, networks): figure_table(groups, policy_columns(name, said))
+            for name in reversed(policies)
         },
-        reward_model=figure_table(groups, fact_columns(found, "reward_model")),
-        ppo=figure_table(groups, fact_columns(found, "ppo")),
+        anchor=said["anchor"],
+        reward_model=figure_table(groups, fact_columns(found, "reward_model", said)),
+        ppo=figure_table(groups, fact_columns(found, "ppo", said)),
         training=dict(curves(groups)),
     )
 
@@ -151,18 +163,25 @@ def notes(found: Sequence[Run]) -> list[str]:
 Columns = Mapping[str, tuple[str, str, str]]  # figure → heading, format, meaning
 
 
-def policy_columns(policy: str) -> Columns:
+def said_of(found: Sequence[Run]) -> dict[str, str]:
+    """The words for prompt and response and whom policies are compared with, of the first run evaluated."""
+    results = next((one.results for one in found if one.results), {})
+    return words_of(results)._asdict() | {"anchor": anchor_of(results)}
+
+
+def policy_columns(policy: str, said: Mapping[str, str]) -> Columns:
     own = {f"policies.{policy}.{key.removesuffix('.value')}": column for key, column in COLUMNS.items()}
-    return {f"preference_over_reference.{policy}": PREFERRED} | own
+    columns = {f"preference_over_{said['anchor']}.{policy}": PREFERRED} | own
+    return {key: (head, form, meaning.format(**said)) for key, (head, form, meaning) in columns.items()}
 
 
-def fact_columns(found: Sequence[Run], part: str) -> Columns:
+def fact_columns(found: Sequence[Run], part: str, said: Mapping[str, str]) -> Columns:
     names = dict.fromkeys(name for one in found for name in one.figures if name.startswith(f"{part}."))
     columns = {}
     for name in names:
         key = name.removeprefix(f"{part}.")
         heading, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
-        columns[name] = (heading.removeprefix("… "), form, "")
+        columns[name] = (heading.removeprefix("… ").format(**said), form, "")
     return columns
 
 

@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -84,9 +85,9 @@ def write_report(workdir: Path) -> None:
     config = read_json(workdir / "config.json")
     samples = workdir / "samples" / "test.jsonl"
     stages, networks = runs.labels(workdir), runs.networks(workdir)
-    anchor = "sft" if "preference_over_sft" in results else "reference"  # whom the policies are compared with
+    anchor = anchor_of(results)
     preferences = results.get(f"preference_over_{anchor}") or {}
-    words = Words(**results.get("words", Post.words._asdict()))  # older runs are all of posts
+    words = words_of(results)
     said = words._asdict() | {"anchor": titled(anchor, networks) if anchor == "sft" else anchor}
     page = template("report.html.jinja", stages, networks).render(
         run=workdir.resolve().name,
@@ -110,6 +111,16 @@ def write_report(workdir: Path) -> None:
         settings=settings(config),
     )
     write_text(workdir / "report.html", page)
+
+
+def anchor_of(results: Mapping[str, Any]) -> str:
+    """Whom the policies are compared with."""
+    return "sft" if "preference_over_sft" in results else "reference"
+
+
+def words_of(results: Mapping[str, Any]) -> Words:
+    """What prompts and responses are called; older runs are all of posts."""
+    return Words(**results.get("words", Post.words._asdict()))
 
 
 def template(

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_jax.config import Config, to_dict
 from rlhf_jax.pipeline import stages
-from rlhf_jax.report.compare import band, main, notes, page_of
+from rlhf_jax.report.compare import band, main, notes, page_of, policy_columns
 from rlhf_jax.report.many_runs import differing_fields, ending, means, read_runs, settings
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.workdir import WorkdirError
@@ -226,3 +226,14 @@ def test_a_curve_of_seeds_is_their_mean_in_their_range_as_far_as_each_has_come()
     assert np.array_equal(found.mean, [2, 2, 1, np.nan], equal_nan=True)
     assert np.array_equal(found.low, [1, 1, 1, np.nan], equal_nan=True)
     assert np.array_equal(found.high, [3, 3, 1, np.nan], equal_nan=True)
+
+
+def test_runs_without_references_are_compared_by_what_their_policies_are_compared_with():
+    said = {"prompts": "prompts", "response": "response", "prompt": "prompt", "responses": "responses"}
+    columns = policy_columns("ppo", said | {"anchor": "sft"})
+    heading, _, meaning = columns["preference_over_sft.ppo"]
+    assert (heading, meaning) == (
+        "Preferred",
+        "share of prompts on which the response scores above the sft's",
+    )
+    assert not any("{" in meaning for _, _, meaning in columns.values())
