@@ -81,12 +81,22 @@ def read_run(workdir: Path, name: str) -> Run:
             name=name,
             workdir=workdir,
             fields=fields,
-            results=read_object(workdir / "results.json", ReportError, missing={}),
+            results=_results(workdir / "results.json"),
             logs={name: records for name, records in logs.items() if records},
             titles={path.stem: title for title, path in files.items()},
             networks=networks,
             progress=progress(workdir, stages, logs),
         )
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """Those of a run; empty where it is not evaluated yet."""
+    found = read_object(path, ReportError, missing={})
+    if found and not ({"split", "posts"} <= found.keys() and isinstance(found.get("policies"), dict)):
+        raise ReportError(
+            f"{path}: not as an evaluation writes it; `rlhf-jax run --stage=eval` makes it again"
+        )
+    return found
 
 
 def progress(workdir: Path, stages: Mapping[str, str], logs: Mapping[str, Records]) -> str:

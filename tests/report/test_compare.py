@@ -191,6 +191,7 @@ def test_the_table_has_a_row_a_run_and_figure(three, tmp_path, capsys):
         (["{}/a0", "{}/nowhere"], "nowhere is not the folder of a run: it has no config.json"),
         (["{}/a0", "--out={}/page.txt"], "page.txt should end in .html"),
         (["{}/broken"], "broken/results.json: not JSON"),
+        (["{}/other"], "other/results.json: not as an evaluation writes it"),
         (["{}/torn"], "torn/metrics/sft.jsonl, line 1"),
     ],
 )
@@ -199,6 +200,7 @@ def test_what_is_no_run_is_told_in_one_line_and_nothing_is_written(
 ):
     run(tmp_path / "a0")
     (run(tmp_path / "broken") / "results.json").write_text("{")
+    (run(tmp_path / "other") / "results.json").write_text('{"policies": []}')
     (run(tmp_path / "torn") / "metrics" / "sft.jsonl").write_text("[]\n")
     monkeypatch.chdir(tmp_path)
     assert main(["rlhf-jax compare", *(word.format(tmp_path) for word in words)]) == 2
