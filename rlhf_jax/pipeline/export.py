@@ -37,6 +37,7 @@ from rlhf_jax.files import read_object, whole_folder, write_json, write_text
 from rlhf_jax.inference import Network
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.pipeline import stages
+from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.run import workdir as runs
 
 # How transformers reads a query: special tokens that somebody typed are text, those of a template are none.
@@ -139,7 +140,7 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
     )
     results, specs = workdir / "results.json", (heads if network.is_scalar else transformer).specs
     told = read_object(results, ConfigError) if results.exists() else {}
-    anchor = "sft" if "preference_over_sft" in told else "reference"
+    anchor = anchor_of(told)
     stage = next(stage for stage in stages.STAGES if name in stage.networks)
     shown = ("model.", "data.", f"{stage.name}.")
     words = network.task.words

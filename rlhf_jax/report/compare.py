@@ -24,6 +24,7 @@ from rlhf_jax.command_line import command
 from rlhf_jax.data.names import titled
 from rlhf_jax.evaluation.intervals import Estimate
 from rlhf_jax.files import write_text
+from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.report.many_runs import (
     Records,
     Run,
@@ -38,7 +39,6 @@ from rlhf_jax.report.page import (
     COLUMNS,
     FACTS,
     LEADING,
-    anchor_of,
     leading_first,
     template,
     text,

@@ -6,12 +6,16 @@ from typing import Any
 from rlhf_jax.evaluation.intervals import Estimate
 
 
+def anchor_of(results: Mapping[str, Any]) -> str:
+    """Whom the policies of a run are compared with."""
+    return "sft" if "preference_over_sft" in results else "reference"
+
+
 def figures(results: Mapping[str, Any]) -> dict[str, Estimate]:
     """{"ppo": {"kl": 6.3}} → {"ppo.kl": {"value": 6.3}}; what has a `low` and a `high` keeps them."""
     found = dict(_figures(results, ""))
-    for name in [
-        name for name in found if ".intervals." in name
-    ]:  # of a figure that stands there without one
+    apart = [name for name in found if ".intervals." in name]  # of figures that stand there without one
+    for name in apart:
         found[name.replace(".intervals.", ".")] = found.pop(name)
     return found
 

@@ -16,6 +16,7 @@ from rlhf_jax.config import flatten
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.records import Post, Words, read_jsonl, record_of
 from rlhf_jax.files import matching, read_object, write_text
+from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.report.page_plots import curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import read_metrics
@@ -111,11 +112,6 @@ def write_report(workdir: Path) -> None:
         settings=settings(config),
     )
     write_text(workdir / "report.html", page)
-
-
-def anchor_of(results: Mapping[str, Any]) -> str:
-    """Whom the policies are compared with."""
-    return "sft" if "preference_over_sft" in results else "reference"
 
 
 def words_of(results: Mapping[str, Any]) -> Words:

@@ -34,11 +34,7 @@ def curve_plot(steps: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"]) ->
     axes = figure.subplots()
     axes.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=0.9)
     axes.plot(steps, running_mean(values, 1 + len(values) // 20), color=ACCENT, linewidth=1.6)
-    axes.grid(axis="y", color=LINE, linewidth=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    quiet(axes)
+    over_steps(axes)
     return inline_svg(figure)
 
 
@@ -58,12 +54,17 @@ def overlay_plot(steps: Float[np.ndarray, "N"], bands: Mapping[int, Band]) -> Ma
         line = (0, dashes(number)) if dashes(number) else "-"
         style: dict[str, Any] = {"color": color, "linewidth": 1.4, "linestyle": line, "markersize": 2.5}
         axes.plot(steps, band.mean, marker="o" if alone else "", **style, **group)
+    over_steps(axes)
+    return inline_svg(figure)
+
+
+def over_steps(axes: Axes) -> None:
+    """The axes of curves over the steps of a training."""
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     quiet(axes)
-    return inline_svg(figure)
 
 
 def dashes(number: int) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_jax.data.records import RecordError
-from rlhf_jax.writing.prompts import Prompt, Prompts, turns_of
+from rlhf_jax.writing.prompts import Prompt, Prompts, messages_of
 
 MOST_STOPS = 4
 MOST_SAMPLES = 128
@@ -167,7 +167,7 @@ def _prompts(fields: _Fields, prompts: Prompts) -> list[Prompt]:
 
 def _chat_prompt(fields: _Fields, prompts: Prompts) -> list[Prompt]:
     value = fields.take("messages")
-    return [_prompt("messages", lambda: prompts.of_turns(turns_of(value, "messages")))]
+    return [_prompt("messages", lambda: prompts.of_turns(messages_of(value, "messages")))]
 
 
 def _prompt(param: str, make: Callable[[], Prompt]) -> Prompt:

@@ -8,7 +8,7 @@ from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import Chat, ChatTokenizer, load_chat
-from rlhf_jax.data.records import Example, Record, RecordError, Turn, record_of
+from rlhf_jax.data.records import Example, Record, RecordError, Turn, record_of, turns_of
 from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.files import read_object
@@ -87,7 +87,7 @@ class Prompts:
         """The prompt of a line of JSON: its `messages`, or a record of the task, or a lone `prompt`."""
         value = fields.get("messages", fields.get("prompt"))
         if isinstance(value, list) or "messages" in fields:
-            return self.of_turns(turns_of(value, "messages" if "messages" in fields else "prompt"))
+            return self.of_turns(messages_of(value, "messages" if "messages" in fields else "prompt"))
         if not TEXTS & fields.keys():
             raise RecordError(f"the line has none of {', '.join(sorted(TEXTS))}: what is the prompt?")
         record = record_of({"id": ""} | fields)
@@ -97,32 +97,28 @@ class Prompts:
         return self.of_record(record)
 
 
-def turns_of(value: Any, where: str) -> list[Turn]:
+def messages_of(value: Any, where: str) -> tuple[Turn, ...]:
     """The turns in a list of messages {role, content}; content may be the parts of one text.
 
     Raises RecordError naming the field, below `where`.
     """
     if not isinstance(value, list) or not value:
         raise RecordError(f"field {where} should be a list of messages, of one at least")
-    return [_turn(message, f"{where}[{i}]") for i, message in enumerate(value)]
+    return turns_of([_plain(one, f"{where}[{i}]") for i, one in enumerate(value)], f"field {where}")
 
 
-def _turn(message: Any, where: str) -> Turn:
+def _plain(message: Any, where: str) -> Any:
+    """A message whose content is one text."""
     if not isinstance(message, dict):
-        raise RecordError(f"field {where} should be an object with role and content")
+        return message
     for name, value in message.items():
-        if name not in ("role", "content") and value not in (None, [], {}):
+        if name not in Turn._fields and value not in (None, [], {}):
             raise RecordError(f"field {where}.{name} is not supported: messages have role and content")
     content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
-    return Turn(_string(message.get("role"), f"{where}.role"), _string(content, f"{where}.content"))
-
-
-def _string(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise RecordError(f"field {where} should be a string")
-    return value
+    if not isinstance(content, list):
+        return message
+    parts = (_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+    return message | {"content": "".join(parts)}
 
 
 def _part(part: Any, where: str) -> str:

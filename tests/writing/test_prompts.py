@@ -7,7 +7,7 @@ from chat_folders import EXAMPLES, TEMPLATES, write_folder
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import load_chat
 from rlhf_jax.data.records import RecordError, Turn, to_json
-from rlhf_jax.writing.prompts import Prompt, chat_in, turns_of
+from rlhf_jax.writing.prompts import Prompt, chat_in, messages_of
 
 POST = tiny.posts(1, seed=0)[0]
 
@@ -69,9 +69,9 @@ def test_a_folder_without_a_template_is_no_chat_and_a_broken_one_is_told(tmp_pat
     [
         ("hi", "field messages should be a list of messages"),
         ([], "field messages should be a list of messages"),
-        (["hi"], r"field messages\[0\] should be an object with role and content"),
-        ([{"role": "user"}], r"field messages\[0\].content should be a string"),
-        ([{"content": "hi"}], r"field messages\[0\].role should be a string"),
+        (["hi"], r"field messages\[0\] should be an object of role and content"),
+        ([{"role": "user"}], r"field messages\[0\].content is missing; there is role"),
+        ([{"content": "hi"}], r"field messages\[0\].role is missing; there is content"),
         (
             [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "image_url"}]}],
             r"field messages\[1\].content\[0\] should be \{type: text, text",
@@ -81,11 +81,11 @@ def test_a_folder_without_a_template_is_no_chat_and_a_broken_one_is_told(tmp_pat
 )  # fmt: skip
 def test_messages_that_are_none_are_told_by_field(value, told):
     with pytest.raises(RecordError, match=told):
-        turns_of(value, "messages")
+        messages_of(value, "messages")
 
 
 def test_parts_of_a_text_are_one_text():
     parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "robin"}]
-    assert turns_of([{"role": "user", "content": parts, "name": None}], "messages") == [
-        Turn("user", "the robin")
-    ]
+    assert messages_of([{"role": "user", "content": parts, "name": None}], "messages") == (
+        Turn("user", "the robin"),
+    )
