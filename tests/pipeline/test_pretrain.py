@@ -40,7 +40,7 @@ def run(tokenizer, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrain, "SIZES", SIZES)
-        patch.setattr(pretrain, "LAYERS", 2)
+        patch.setattr(pretrain, "LAYERS", 4)  # four quarters of one layer
         yield pretrained_to
 
 
