@@ -59,9 +59,9 @@ class Response:
             if finish:
                 break
         text = tokenizer.decode(self.ids[:-1] if self.ids[-1] in ends else self.ids)
-        found = [place for stop in self.sampling.stop if (place := text.find(stop)) >= 0]
-        if found:
-            text, finish = text[: min(found)], STOP
+        found = [(at + len(stop), at) for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
+        if found:  # of several the one that was written first, so that it does not matter how the tokens fall
+            text, finish = text[: min(found)[1]], STOP
         elif not finish:
             text = self._settled(text)
         self.text = text.strip() if self.sampling.strip else text
