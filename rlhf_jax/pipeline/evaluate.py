@@ -17,10 +17,12 @@ from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
 from rlhf_jax.data.task import Judge, Task
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.data.visible import has_text
-from rlhf_jax.evaluation import judges, likert, policies
+from rlhf_jax.evaluation import alterations, judges, likert, policies
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement
 from rlhf_jax.evaluation.copying import copying, longest_run
+from rlhf_jax.evaluation.diversity import diversity
+from rlhf_jax.evaluation.errors import error_shares
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
 from rlhf_jax.evaluation.likert import AXES
 from rlhf_jax.evaluation.preference import outcomes, preference
@@ -36,6 +38,8 @@ from rlhf_jax.training.metrics import read_metrics
 Texts = dict[str, list[str]]  # policy name → a response to every record
 Scores = dict[str, Float[np.ndarray, "N"]]  # policy name → a number for every record
 Judged = dict[str, dict[str, np.ndarray]]  # policy name → axis → a rating of every record
+
+CHANGED_PAIRS = 300  # that the reward model is shown of each kind of change
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -70,26 +74,36 @@ def run(config: Config, workdir: Path) -> None:
         each = reward.scores(records, list(zip(*texts.values(), strict=True)))  # [records, policies]
         scores = dict(zip(texts, each.T, strict=True))
         margins = reward.margins(held_out)
+        changed = alterations.changed(task, splits[split], CHANGED_PAIRS)
+        by_change = {kind: (pairs, reward.margins(pairs)) for kind, pairs in changed.items()}
     if not hosts.is_first():
         return
 
-    judge = task.judge
+    judge, labelers = task.judge, task.labelers
     judged = {name: judges.ratings(judge, records, texts[name]) for name in texts} if judge else {}
     measure = {name: judged[name]["overall"] for name in texts} if judge else scores
     free = {policies.REFERENCE, *task.baselines(records[:1], tokenizer)}
+    others = [name for name in texts if name != policies.REFERENCE]
     results: dict[str, Any] = {
         "split": split,
         "posts": len(records),
         "judge": "gold judge" if judge else "reward model",
+        "people": "simulated people" if labelers else "people",
         "preference_over_reference": {
-            name: preference(measure[name], measure["reference"]) for name in texts if name != "reference"
+            name: preference(outcomes(measure[name], measure["reference"])) for name in others
         },
         "policies": policy_figures(records, texts, scores, measure, judged, tokenizer, task, free),
         "likert": likert.figures(rated(records, texts, judged)) if judge else None,
-        "reward_model": reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge),
+        "reward_model": reward_model_figures(margins, pairs["train"], held_out, scores["reference"], judge)
+        | {"by_change": right_by_change(by_change)},
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
     }
+    if labelers:
+        ask = judges.simulated(labelers)
+        results["people_over_reference"] = {
+            name: preference(ask(records, texts[name], texts["reference"])) for name in others
+        }
     for name, nats in reference_nats.items():
         results["policies"][name]["reference_nats"] = nats
     write_samples(workdir / "samples" / "test.jsonl", records, texts, scores, judged)
@@ -151,6 +165,7 @@ def policy_figures(
         {name: np.log(tokens[name] / tokens["reference"]) for name in compared},
     )
     figures, sources = {}, [record.text for record in records]
+    ideals = [task.ideal(record) for record in records]
     for name, written in texts.items():
         figures[name] = {
             "preference_at_equal_length": equal_length.get(name),
@@ -160,7 +175,10 @@ def policy_figures(
             "copying": float(np.mean(list(map(copying, written, sources)))),
             "copied_run": float(np.mean(list(map(longest_run, written, sources)))),
             "reward": float(scores[name].mean()),
+            "diversity": diversity(task, records, written, ideals),
         }
+        if errors := error_shares(task, records, written):
+            figures[name]["errors"] = errors
         if judged:
             means = {what: float(values.mean()) for what, values in judged[name].items()}
             figures[name]["gold"] = {axis: means.pop(axis) for axis in AXES}
@@ -177,8 +195,9 @@ def reward_model_figures(
 ) -> dict[str, Any]:
     """How often the reward model is right about held-out pairs, and where held-out references score.
 
-    `margins` are its score of each pair's preferred summary less that of the other. The scorer that
-    is blind to the post is held to the gold judge, as the model is; without a judge, to the labels.
+    `margins` are its score of each pair's preferred summary less that of the other. `valid_accuracy` is held
+    to what people preferred, `gold_accuracy` to the gold judge. So is `blind_accuracy`, of the scorer that
+    does not see the post; without a judge, to people.
     """
     preferred = np.ones(len(held_out))
     better = judges.gaps(judge, held_out) if judge else preferred
@@ -194,6 +213,16 @@ def reward_model_figures(
         "reference_mean": float(reference_scores.mean()),
         "reference_stderr": float(reference_scores.std() / np.sqrt(len(reference_scores))),
         "intervals": {name: estimate for name, estimate in accuracies.items() if estimate},
+    }
+
+
+def right_by_change(
+    by_change: Mapping[str, tuple[Sequence[Pair], Float[np.ndarray, "N"]]],
+) -> dict[str, dict[str, float]]:
+    """Kind of change → how often the true one of two responses scores higher, and of how many pairs."""
+    return {
+        kind: agreement(margins, np.ones(len(pairs)), [pair.info.id for pair in pairs])
+        for kind, (pairs, margins) in by_change.items()
     }
 
 

@@ -5,17 +5,18 @@ It loads nothing from the network, and no text of a post can become markup.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
 from rlhf_jax.config import flatten
+from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.records import read_jsonl, record_of
 from rlhf_jax.files import matching, read_object, write_text
-from rlhf_jax.report.page_plots import curve_plot, preference_plot
+from rlhf_jax.report.page_plots import change_plot, curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import read_metrics
 
@@ -24,7 +25,7 @@ COLUMNS = {
     "preference_at_equal_length.value": (
         "At equal length",
         "{:.1%}",
-        "the preferred share, were the summaries as long as the references",
+        "the share that the judge prefers, were the summaries as long as the references",
     ),
     "gold.overall": ("Overall", "{:.2f}", "the gold judge's mean rating, 1 to 7"),
     "gold.accuracy": ("Accuracy", "{:.2f}", "of the gold judge, 1 to 7: what is said is true of the post"),
@@ -46,11 +47,26 @@ COLUMNS = {
         "longest common subsequence of bigrams with the post, over the summary's",
     ),
 }
+DIVERSITY = {
+    "diversity.distinct": ("Distinct", "{:,}", "different summaries"),
+    "diversity.distinct_share": ("… share", "{:.0%}", "different summaries, of all"),
+    "diversity.forms": (
+        "Forms",
+        "{:,}",
+        "different forms; a form is what is left of a summary when all that it says is taken out",
+    ),
+    "diversity.commonest_form": ("Commonest form", "{:.0%}", "share of summaries of the commonest form"),
+    "diversity.ideal": ("Ideal", "{:.1%}", "share that is the judge’s ideal summary to the letter"),
+    "diversity.ideal_claims": ("Ideal’s claims", "{:.1%}", "share that claims what the judge’s ideal does"),
+}
+# What errors of each kind are; a task's own kinds go by their names.
+ERRORS = {"any": "an error of whatever kind"} | KINDS
 # A field of `reward_model` or `ppo` in results.json: what it is, format. Other fields go by their names.
+# {people} made the comparisons; {truth} is the gold judge, where there is one, or else they.
 FACTS = {
-    "valid_accuracy": ("Picks the preferred of two held-out summaries", "{:.1%}"),
+    "valid_accuracy": ("Picks what {people} prefer of two held-out summaries", "{:.1%}"),
     "gold_accuracy": ("Picks what the gold judge prefers", "{:.1%}"),
-    "blind_accuracy": ("A scorer blind to the post picks the better one of the same pairs", "{:.1%}"),
+    "blind_accuracy": ("A scorer blind to the post, against {truth}", "{:.1%}"),
     "pairs": ("… held-out pairs", "{:,}"),
     "reference_mean": ("Mean score of held-out references", "{:+.3f}"),
     "reference_stderr": ("… its standard error", "{:.3f}"),
@@ -78,18 +94,28 @@ def write_report(workdir: Path) -> None:
     results = read_json(workdir / "results.json")
     config = read_json(workdir / "config.json")
     samples = workdir / "samples" / "test.jsonl"
-    preferences = results.get("preference_over_reference") or {}
+    verdicts = {
+        who: found
+        for who, field in (
+            (results.get("judge") or "judge", "preference_over_reference"),
+            (results.get("people") or "people", "people_over_reference"),
+        )
+        if (found := results.get(field))
+    }
+    reward_model, policies = results.get("reward_model") or {}, results["policies"]
     stages, networks = runs.labels(workdir), runs.networks(workdir)
     page = template("report.html.jinja", stages, networks).render(
         run=workdir.resolve().name,
         config=config,
         results=results,
         judge=results.get("judge"),
-        preferences=preferences,
-        preference_plot=preferences
-        and preference_plot({titled(p, networks): r for p, r in preferences.items()}),
-        table=policy_table(results),
-        reward_model=facts(results.get("reward_model") or {}),
+        verdicts=verdicts,
+        preference_plot=verdicts and preference_plot(*named(verdicts.values(), networks)),
+        table=policy_table(policies, COLUMNS),
+        diversity=policy_table(policies, DIVERSITY),
+        errors=policy_table(policies, error_columns(policies)),
+        reward_model=facts(reward_model, results.get("people") or "people"),
+        change_plot=reward_model.get("by_change") and change_plot(reward_model["by_change"]),
         ppo=facts(results.get("ppo") or {}),
         training=training(workdir / "metrics", stages, networks),
         seconds=results.get("seconds") or {},
@@ -140,26 +166,42 @@ def text(value: float, form: str) -> str:
     return form.format(value).replace("-", "−")
 
 
-def policy_table(results: dict) -> dict:
+def named(verdicts: Iterable[Mapping[str, dict]], networks: Mapping[str, str]) -> list[dict[str, dict]]:
+    """The same with the policies called as people read it."""
+    return [{titled(policy, networks): rate for policy, rate in rates.items()} for rates in verdicts]
+
+
+def policy_table(policies: Mapping[str, dict], columns: Mapping[str, tuple[str, str, str]]) -> dict:
     """Headings with their meanings, and a row of texts a policy; columns without any value are left out."""
-    values = {policy: flatten(fields) for policy, fields in results["policies"].items()}
-    shown = [key for key in COLUMNS if any(row.get(key) is not None for row in values.values())]
+    values = {policy: flatten(fields) for policy, fields in policies.items()}
+    shown = [key for key in columns if any(row.get(key) is not None for row in values.values())]
     return {
-        "columns": [(COLUMNS[key][0], COLUMNS[key][2]) for key in shown],
+        "columns": [(columns[key][0], columns[key][2]) for key in shown],
         "rows": {
-            policy: ["" if row.get(key) is None else text(row[key], COLUMNS[key][1]) for key in shown]
+            policy: ["" if row.get(key) is None else text(row[key], columns[key][1]) for key in shown]
             for policy, row in values.items()
         },
     }
 
 
-def facts(fields: dict) -> dict[str, str]:
-    """What each field says -> its value as text."""
+def error_columns(policies: Mapping[str, dict]) -> dict[str, tuple[str, str, str]]:
+    """A column a kind of error that the results have."""
+    kinds = dict.fromkeys(kind for fields in policies.values() for kind in fields.get("errors") or {})
+    return {f"errors.{kind}": (in_words(kind), "{:.1%}", ERRORS.get(kind, "")) for kind in kinds}
+
+
+def in_words(field: str) -> str:
+    return field.replace("_", " ").capitalize()
+
+
+def facts(fields: dict, people: str = "people") -> dict[str, str]:
+    """What each field that is a number says -> its value as text."""
+    truth = "the gold judge" if fields.get("gold_accuracy") is not None else people
     texts = {}
     for key, value in fields.items():
-        if value is not None and key != "intervals":
-            name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
-            texts[name] = text(value, form)
+        if value is not None and not isinstance(value, dict):
+            name, form = FACTS.get(key, (in_words(key), "{:.4g}"))
+            texts[name.format(people=people, truth=truth)] = text(value, form)
     return texts
 
 

@@ -22,10 +22,10 @@ LAYERS = [
     {"inference"},
     {"evaluation"},
     {"report"},
-    {"pipeline.rollout"},
+    {"pipeline.rollout", "pipeline.ask"},
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},
-    {"pipeline.ask", "pipeline.export"},
+    {"pipeline.export"},
     {"pipeline.rounds"},
     {"plan", "main"},
     {"experiments"},
