@@ -23,7 +23,7 @@ LAYERS = [
     {"writing"},
     {"evaluation"},
     {"report"},
-    {"pipeline.rollout", "pipeline.ask"},
+    {"pipeline.rollout", "pipeline.ask", "pipeline.gates", "pipeline.teaching"},
     {"pipeline.own_reward"},
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},

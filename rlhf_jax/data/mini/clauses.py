@@ -22,7 +22,7 @@ SLOTS: Mapping[str, Sequence] = {
     "place": ("", *PLACES),
     "day": ("", *DAYS),
     "effect": ("", *EFFECTS),
-    "affected": ("", "subject", "object"),
+    "affected": ("", *NAMES),
     "denied": (False, True),
     "action": ACTIONS,
     "person": NAMES,
@@ -44,8 +44,7 @@ def slots(said: Said | None) -> dict[str, Any]:
         return {}
     if isinstance(said, Question):
         return {"action": said.action, "person": said.person}
-    affected = said.effect and ("subject" if said.affected == said.subject else "object")
-    return {name: getattr(said, name) for name in SLOTS if hasattr(said, name)} | {"affected": affected}
+    return {name: getattr(said, name) for name in SLOTS if hasattr(said, name)}
 
 
 def values(said: Said | None) -> list[int]:

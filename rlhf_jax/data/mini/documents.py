@@ -69,7 +69,9 @@ ONE_FACT = Lesson(
     {"check": 0.8, "slips": 0.2}, {1: 1.0}, changes=[[part] for part in (*PARTS, "denied")], **BARE
 )
 ONE_VARIED = ONE_FACT._replace(varieties=VARIED)  # in the passive the doer comes last
-ONE_DETAIL = ONE_FACT._replace(changes=[[part] for part in ("place", "day", "effect")], bare=0.0)
+ONE_DETAIL = ONE_FACT._replace(  # an effect can be another one, or on the other person
+    changes=[[part] for part in ("place", "day", "effect", "effect")], bare=0.0
+)
 RECALL = Lesson({"restate": 0.6, "answer": 0.4}, {2: 0.3, 3: 0.4, 4: 0.3}, **BARE)
 RECALL_VARIED = RECALL._replace(varieties=VARIED)
 FEW_FACTS = Lesson(

@@ -250,7 +250,7 @@ def _changed(story: Story, fact: Fact, kind: str, within: bool, rng: np.random.G
         false = replace(fact, **{kind: new})
         return replace(false, affected=new) if fact.affected == getattr(fact, kind) else false
     if kind == "effect":
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             return replace(fact, affected=fact.people[fact.affected == fact.subject])
         return replace(fact, effect=pick(rng, EFFECTS))
     everything = {"deed": tuple(DEEDS), "place": PLACES, "day": DAYS}[kind]

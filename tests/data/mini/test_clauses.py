@@ -25,7 +25,7 @@ def test_the_slots_of_a_fact_and_of_a_question():
         "place": "church",
         "day": "",
         "effect": "fled",
-        "affected": "object",
+        "affected": "mia",
         "denied": False,
     }
     assert slots(STORY.question) == {"action": "call", "person": "dan"}
