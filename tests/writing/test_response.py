@@ -51,7 +51,13 @@ def test_the_last_token_allowed_may_end_it():
 @pytest.mark.parametrize("piece", [1, 2, 64])
 @pytest.mark.parametrize(
     ("stop", "text"),
-    [((" sang",), "the robin"), (("hello", "rob"), "the"), (("obin sang", "b"), "the ro"), (("zzz",), "the robin sang hello"), (("t",), "")],
+    [
+        ((" sang",), "the robin"),
+        (("hello", "rob"), "the"),
+        (("obin sang", "b"), "the ro"),
+        (("zzz",), "the robin sang hello"),
+        (("t",), ""),
+    ],
 )
 def test_it_ends_before_a_stop_string_however_the_tokens_fall(piece, stop, text):
     response, shown = grown([*ids("the robin sang hello"), END], Sampling(99, stop=stop), piece)
