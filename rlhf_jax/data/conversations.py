@@ -107,8 +107,11 @@ def check_filled(text: str, column: str) -> None:
         raise RecordError(f"column {column} is empty")
 
 
-def beside_turns(value: Any) -> list[str]:
-    """The keys of turns in a value that are not read, such as name or weight; those of words are refused."""
-    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
-    keys = [key for turn in turns if "role" in turn for key in turn]
-    return [key for key in dict.fromkeys(keys) if key not in (*Turn._fields, *BESIDE_CONTENT)]
+def beside_turns(value: Any) -> dict[str, None]:
+    """The keys of turns, however deep in a value, that are not read, such as name or weight."""
+    found: dict[str, None] = {}
+    if isinstance(value, dict) and "role" in value:
+        found |= dict.fromkeys(key for key in value if key not in (*Turn._fields, *BESIDE_CONTENT))
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        found |= beside_turns(one)
+    return found

@@ -42,7 +42,7 @@ def comparisons_of(value: Any, responses: int) -> Iterator[Judgment]:
         where = f"column comparisons[{i}]"
         if not isinstance(one, dict):
             raise RecordError(f"{where} should be an object of first, second, preferred, not {form_of(one)}")
-        pair = [one.get("first"), one.get("second")]
+        pair: list[Any] = [one.get("first"), one.get("second")]
         for name, place in zip(("first", "second"), pair, strict=True):
             if isinstance(place, bool) or place not in range(responses):
                 told = f"one of the {responses} responses, counted from 0"

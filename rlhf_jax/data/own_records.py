@@ -73,7 +73,7 @@ def _prompted(row: Row) -> Prompted:
 
 
 def _name(prompt: Prompt) -> str:
-    """The same for a text and a conversation in which a user says it alone, and whatever blanks are around."""
+    """The same for a text and a conversation in which a user says it alone, whatever blanks are around it."""
     given = (Turn("user", prompt),) if isinstance(prompt, str) else prompt
     turns = tuple(Turn(turn.role, turn.content.strip()) for turn in given)
     alone = len(turns) == 1 and turns[0].role == "user"

@@ -96,9 +96,7 @@ def _named(files: str) -> Iterator[tuple[str, str]]:
             raise ConfigError(f"data.files: commas stand between tables; for {name} write {one}?{other}")
     for split, place in parts:
         if not place:
-            raise ConfigError(
-                f"data.files: {split}: names no table; put one behind it, as {split}:pairs.jsonl"
-            )
+            raise ConfigError(f"data.files: {split}: names no table; put one behind it: {split}:a.jsonl")
         yield split, place
 
 

@@ -31,7 +31,9 @@ class Table:
             names = {Preference: "comparisons", Comparison: "comparisons", Demonstration: "demonstrations"}
             told.append(", ".join(f"{number:,} {names[of]}" for of, number in given.items()))
         if self.left_out:
-            told.append(f"left out: {self.without()}; {self.fruitless:,} rows give nothing")
+            told.append(f"left out: {self.without()}")
+        if self.fruitless:
+            told.append(f"{self.fruitless:,} rows give nothing")
         extra = {} if isinstance(first, Comparison | AxisRating) else first.extra
         others = [name for name in extra if name not in self.kind.columns]  # as a reference that is empty
         if unread := others + [f"{key} of turns" for key in self.ignored]:
@@ -86,7 +88,7 @@ def read(rows: Iterable[Row]) -> Table:
                     form = form_of(row.values[name])
                     if forms.setdefault(name, form) != form:
                         raise RecordError(f"column {name} is {form}, in the rows before {forms[name]}")
-                    table.ignored |= dict.fromkeys(beside_turns(row.values[name]))
+                    table.ignored |= beside_turns(row.values[name])
             table.add(kind.parse(row))
         except RecordError as error:
             raise RecordError(f"{row.place}: {error}") from None
