@@ -57,10 +57,11 @@ def with_texts(values: dict[str, Any]) -> dict[str, Any]:
     """
 
     def one(name: str, value: Any) -> Any:
-        listed = name == "prompt" and isinstance(value, list) and value and not isinstance(value[0], dict)
-        if listed or (isinstance(value, Joined) and name != "votes"):
-            return _text(value, f"column {name}")
-        return value
+        if name == "prompt" and isinstance(value, list):
+            joined = not any(isinstance(one, dict) for one in value)  # which are turns
+        else:
+            joined = name != "votes" and isinstance(value, Joined)
+        return _text(value, f"column {name}") if joined else value
 
     return {name: one(name, value) for name, value in values.items()}
 

@@ -41,7 +41,7 @@ class Table:
         return "; ".join(told)
 
     def without(self) -> str:
-        return ", ".join(f"{number:,} {what}" for what, number in self.left_out.items())
+        return ", ".join(f"{number:,} {what}" for what, number in sorted(self.left_out.items()))
 
     def add(self, found: Iterable[Any]) -> None:
         """Takes what a row gives."""
@@ -84,11 +84,11 @@ def read(rows: Iterable[Row]) -> Table:
             if kind is not table.kind:
                 raise RecordError(f"columns {kind}, where the rows before have {table.kind}")
             for name in kind.columns:
-                if name in row.values:
-                    form = form_of(row.values[name])
-                    if forms.setdefault(name, form) != form:
-                        raise RecordError(f"column {name} is {form}, in the rows before {forms[name]}")
-                    table.ignored |= beside_turns(row.values[name])
+                value = row.values.get(name, "")
+                form = form_of(value)
+                if value != "" and forms.setdefault(name, form) != form:
+                    raise RecordError(f"column {name} is {form}, in the rows before {forms[name]}")
+                table.ignored |= beside_turns(value)
             table.add(kind.parse(row))
         except RecordError as error:
             raise RecordError(f"{row.place}: {error}") from None

@@ -264,6 +264,7 @@ BAD = [
     ([CHAT | {"prompt": [user("q"), "q"]}], "column prompt[1] should be an object of role and content, not"),
     ([PAIR | {"prompt": ["q", 3]}], "column prompt[1] holds a number; only texts and lists of them can be"),
     ([PAIR | {"prompt": ["", []]}], "column prompt is empty"),
+    ([PAIR, PAIR | {"prompt": []}], "line 2: column prompt is empty"),
     ([PAIR | {"chosen": ["4"]}], "column chosen[0] should be an object of role and content, not a string"),
     ([CHAT | {"prompt": [assistant("q")]}], "column prompt has no turn of a user"),
     (
