@@ -92,9 +92,7 @@ class Kind(NamedTuple):
     """What a table can hold: the columns that tell it, and what is made of a row."""
 
     columns: tuple[str, ...]
-    parse: Callable[
-        [Row], Iterable[Any]
-    ]  # the examples of a row, and a LeftOut for each that it does not give
+    parse: Callable[[Row], Iterable[Any]]  # a row's examples, and a LeftOut for each that it does not give
     blank: tuple[str, ...] = ()  # which of the columns may be empty
 
     def __str__(self) -> str:
@@ -161,7 +159,10 @@ def _compared(row: Row) -> Iterator[Any]:
 
 
 def _judged(row: Row, given: dict[str, Any], judgments: Iterable[Judgment], rest: dict) -> Iterator[Any]:
-    """A preference for each judgment of the responses `given`, and a demonstration where the row has one."""
+    """A preference for each judgment, and a demonstration where the row has one.
+
+    `given` are the responses, or None, by their names for messages; `rest` are the other columns.
+    """
     there = {name: value for name, value in given.items() if value is not None}
     prompt, texts = parted_or_empty({"prompt": row.values["prompt"], **there}, *there)
     written = dict(zip(there, texts, strict=True))
