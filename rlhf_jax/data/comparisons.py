@@ -6,7 +6,7 @@ from typing import NamedTuple
 from etils.epath import Path
 
 from rlhf_jax.config import Config, DataConfig
-from rlhf_jax.data import preferences, tables
+from rlhf_jax.data import recognise, tables
 from rlhf_jax.data.download import download
 from rlhf_jax.data.own_tables import gather
 from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
@@ -75,7 +75,7 @@ def pairs_of(comparisons: Iterable[Comparison], split: str | None = None) -> lis
 def _read(path: Path) -> Iterable[Comparison]:
     if path.suffix in (".json", ".jsonl"):
         return read_comparisons(path)
-    found = preferences.read(tables.rows(path))
+    found = recognise.read(tables.rows(path))
     if not isinstance(found.examples[0], Comparison):
         raise RecordError(f"{path}: {found}; comparisons have info, summaries and choice (or use data.files)")
     return found.examples
