@@ -4,7 +4,7 @@
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.
 Hardware: two CPU cores and 16 GB, about an hour. It is long enough to see a reward model learn and
-too short to see what PPO can do. What came out: docs/own_data.md.
+too short to see what PPO can do. What came out: docs/chat_model.md.
 """
 
 from rlhf_jax.config import (

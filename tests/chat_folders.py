@@ -101,7 +101,7 @@ GEMMA3 = """\
     {%- if message['content'] is string -%}
         {{ message['content'] | trim }}
     {%- elif message['content'] is iterable -%}
-        {%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endfor -%}
+        {%- for part in message['content'] if part.type == 'text' -%}{{ part.text | trim }}{%- endfor -%}
     {%- else -%}
         {{ raise_exception('Invalid content type') }}
     {%- endif -%}
