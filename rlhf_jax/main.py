@@ -111,10 +111,11 @@ def check(asked: Asked) -> str:
     """
     config = asked.config
     task = tasks.find(config.data, config.seed)
-    if task.reads_files and own_tables.are_here(config.data):
+    reads_files = "files" not in task.unread
+    if reads_files and own_tables.are_here(config.data):
         with redirect_stdout(sys.stderr):  # where what is found is told, for the answer is one line
             task.records()
-    elif task.reads_files:
+    elif reads_files:
         print(f"data.files: not read, for not all of {config.data.files} is on this machine", file=sys.stderr)
     tracking.require(config.track)
     name = config.model.pretrained

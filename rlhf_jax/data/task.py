@@ -64,7 +64,12 @@ class Task(ABC):
     data: DataConfig
     seed: int = 0  # of texts that are generated
 
-    reads_files: ClassVar[bool] = False  # whether its texts are the tables of data.files
+    # Fields of `data` that it does not read, and what to do instead: to set one is an error.
+    unread: ClassVar[Mapping[str, str]] = {
+        "files": "--config.data.source=plain or chat reads tables",
+        "columns": "--config.data.source=plain or chat reads tables",
+        "template_variables": "--config.data.source=chat writes by a template",
+    }
     pieces: ClassVar[tuple[str, ...]] = ()  # of its prompts: one token each in a tokenizer trained here
     words: ClassVar[Words] = Example.words  # in which its records are spoken of
     pipeline_tag: ClassVar[str] = "text-generation"  # on the hub, of what its policies do
@@ -223,10 +228,9 @@ def find(data: DataConfig, seed: int) -> Task:
     module = _module(data.source)
     if not (isinstance(found := getattr(module, "TASK", None), type) and issubclass(found, Task)):
         raise ConfigError(f"data.source: {data.source} has no TASK, a subclass of rlhf_jax.data.task.Task")
-    if data.files and not found.reads_files:
-        raise ConfigError(
-            f"data.files: {data.source} reads no tables; --config.data.source=plain or chat does"
-        )
+    for name, instead in found.unread.items():
+        if getattr(data, name):
+            raise ConfigError(f"data.{name}: {data.source} does not read it: {instead}")
     return found(data, seed)
 
 

@@ -25,6 +25,7 @@ SYSTEM = ("system", "developer")
 class Chat(Plain):
     """The conversations of `data.files`."""
 
+    unread = {name: instead for name, instead in Plain.unread.items() if name != "template_variables"}
     in_python = "query = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
 
     def check(self, records: Sequence[Example], found: Gathered) -> None:
