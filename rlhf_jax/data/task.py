@@ -140,10 +140,15 @@ class Task(ABC):
         """The tokenizer of a folder or file, as the task needs it."""
         return load_tokenizer(place)
 
+    def given_tokenizer(self, pretrained: PathLike[str] | None) -> Tokenizer | None:
+        """That of the pretrained model's folder, or the one named; None where one is to be trained."""
+        place = pretrained or self.data.tokenizer
+        return self.load_tokenizer(Path(place).expanduser()) if place else None
+
     def make_tokenizer(self, records: Sequence[Record], pretrained: PathLike[str] | None) -> Tokenizer:
-        """The tokenizer of the pretrained model's folder, the one named, or one trained on the records."""
-        if pretrained or self.data.tokenizer:
-            return self.load_tokenizer(pretrained or Path(self.data.tokenizer).expanduser())
+        """The tokenizer that is given, or one trained on the records."""
+        if (given := self.given_tokenizer(pretrained)) is not None:
+            return given
         texts = [self.prompt(record).text + self.response(record.reference) for record in records]
         return train_tokenizer(texts, self.data.vocabulary, self.pieces)
 
