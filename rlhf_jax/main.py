@@ -164,8 +164,8 @@ def run(asked: Asked) -> None:
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
     if not runs.has_begun(Path(folder)):
-        some = beforehand.look(config, _not_done_in(source, asked.stages))
-        beforehand.encode(config, some, _tokenizer_place(config, source))
+        if some := beforehand.look(config, _not_done_in(source, asked.stages)):
+            beforehand.encode(config, some, _tokenizer_place(config, source))
     if hosts.is_first():
         own_reward.check(config.ppo)
     check_context(config, inference.architecture_in(folder, config))
@@ -179,7 +179,7 @@ def run(asked: Asked) -> None:
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first(), same)
     )
     if stage and hosts.is_first():
-        stages.refuse_interrupted(workdir, stage)
+        stages.refuse_interrupted(config, workdir, stage)
     if stage == stages.ROUND:
         from rlhf_jax.pipeline import rounds  # which draws its pages with what takes seconds to import
 

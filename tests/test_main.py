@@ -314,6 +314,25 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
     assert stages == ["sft", "collect", "reward", "ppo", "eval"]
 
 
+@pytest.mark.parametrize("stopped_in", ["collect", "reward"])
+def test_a_stage_that_no_reward_asks_for_may_have_been_stopped(
+    start, stages, tmp_path, monkeypatch, stopped_in
+):
+    def stopped(config, workdir):
+        raise KeyboardInterrupt
+
+    (tmp_path / "own.py").write_text(
+        "def short(prompts, responses, rows):\n    return [0.0] * len(prompts)\n"
+    )
+    own = f"--config.ppo.reward={tmp_path / 'own.py'}:short"
+    start("--stage=sft", own)
+    with monkeypatch.context() as patch:
+        stand_in(patch, stopped_in, stopped)
+        assert start(f"--stage={stopped_in}", own)[0] == 130
+    assert start("--stage=ppo", own)[0] == start("--stage=eval", own)[0] == 0
+    assert stages == ["sft", "ppo", "eval"]
+
+
 def test_rounds_come_after_the_supervised_policy_alone(start, stages, monkeypatch):
     """They are no stage of an ordinary run, and are told how to run one in a folder of theirs."""
     started = []
