@@ -163,9 +163,9 @@ def run(asked: Asked) -> None:
     keep_compiled(folder)
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
-    if not runs.has_begun(Path(folder)):
-        if some := beforehand.look(config, _not_done_in(source, asked.stages)):
-            beforehand.encode(config, some, _tokenizer_place(config, source))
+    some = [] if runs.has_begun(Path(folder)) else beforehand.look(config, _not_done_in(source, asked.stages))
+    if some:
+        beforehand.encode(config, some, _tokenizer_place(config, source))
     if hosts.is_first():
         own_reward.check(config.ppo)
     check_context(config, inference.architecture_in(folder, config))
