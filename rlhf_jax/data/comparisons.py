@@ -39,10 +39,10 @@ def comparisons_of_run(config: Config, workdir: Path) -> list[Comparison]:
 def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comparison]:
     """The comparisons of a configuration: all, or those to train on of some labelling batches alone.
 
-    They come from the tables of the folder, or the files of the glob, `data.comparisons`; where that is
-    empty, from the tables of `data.files`, or else from OpenAI's files, downloaded to `data.cache`.
+    They come from the tables of `data.files`, where there are some, or from those of the folder or glob
+    `data.comparisons`; where that is empty, from OpenAI's files, downloaded to `data.cache`.
     """
-    if data.files and not data.comparisons:
+    if data.files:
         return gather(data).comparisons
     if data.comparisons:
         paths = _find(data.comparisons)

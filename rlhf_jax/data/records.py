@@ -188,7 +188,9 @@ def with_reference(records: Sequence[Record], told: str) -> Sequence[Record]:
     if len(found) < len(records):
         how_many = f"{told}: {len(records) - len(found):,} of {len(records):,} records have no reference"
         if not found:
-            raise RecordError(f"{how_many}, what a person wrote for them, such as a post's summary")
+            raise RecordError(
+                f"{how_many}, what a person wrote for them, such as a summary: add some that have"
+            )
         print(f"{how_many} and are left out")
     return found
 

@@ -207,6 +207,21 @@ def test_without_a_supervised_policy_there_is_no_round(tmp_path):
     assert not (workdir / "rounds").exists()
 
 
+@pytest.mark.parametrize("without", ["train", "test"])
+def test_without_references_there_is_no_round(started, tmp_path, without):
+    rows = [{"prompt": f"{i}?", "completion": "a"} for i in range(40)]
+    parts = {"train": rows[:20], "valid": rows[20:30], "test": rows[30:]}
+    parts[without] = [{"prompt": row["prompt"]} for row in parts[without]]
+    for split, rows in parts.items():
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    files = ",".join(f"{split}:{tmp_path / split}.jsonl" for split in parts)
+    config = dataclasses.replace(MINI, data=DataConfig(source="plain", files=files))
+    workdir = started(config)
+    with pytest.raises(ask.TaskError, match=f"round compares .* no record of {without} has one: add some"):
+        rounds.run(config, workdir)
+    assert not (workdir / "rounds").exists()
+
+
 def test_the_page_shows_every_round(started, named):
     workdir = started(MINI)
     rounds.run(MINI, workdir)
