@@ -81,6 +81,7 @@ def test_own_comparisons(tmp_path, monkeypatch):
     assert sorted(path.name for path in checkpoints.iterdir()) == ["reward", "reward_seed0", "sft"]
 
 
+@pytest.mark.slow
 def test_own_data(tmp_path, monkeypatch):
     config = str(ROOT / "configs" / "mini.py")
     execute("own_data", tmp_path, monkeypatch, WORKDIR=str(tmp_path), CONFIG=config, ROWS=300, EPISODES=64)
