@@ -11,7 +11,7 @@ from rlhf_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.labelers import label
 from rlhf_jax.data.mini.pairs import pairs
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer

@@ -13,7 +13,7 @@ import tiny
 from tiny import stand_in
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.main import main
 from rlhf_jax.pipeline import rounds
 from rlhf_jax.pipeline import stages as table

@@ -9,7 +9,8 @@ from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data import recognise, tables
 from rlhf_jax.data.download import download
 from rlhf_jax.data.own_tables import gather
-from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
+from rlhf_jax.data.record_json import read_comparisons
+from rlhf_jax.data.records import Comparison, Record, RecordError
 from rlhf_jax.files import matching, named_by
 
 PUBLISHED = (

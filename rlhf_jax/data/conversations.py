@@ -5,7 +5,8 @@ import re
 from typing import Any
 
 from rlhf_jax.data.columns import form_of
-from rlhf_jax.data.records import BESIDE_CONTENT, Prompt, RecordError, Turn, turns_of
+from rlhf_jax.data.record_json import BESIDE_CONTENT, turns_of
+from rlhf_jax.data.records import Prompt, RecordError, Turn
 from rlhf_jax.data.visible import has_text
 
 ANSWER_BEGINS = re.compile(  # where chat formats that are plain text let the assistant speak

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from rlhf_jax.data.preferences import Demonstration, Preference, PromptOnly, UnpairedPreference
-from rlhf_jax.data.records import Comparison, Example, Prompt, RecordError, Summary, Turn, to_json
+from rlhf_jax.data.record_json import to_json
+from rlhf_jax.data.records import Comparison, Example, Prompt, RecordError, Summary, Turn
 
 OF_COMPARISONS = {"train": "train", "valid": "valid1", "test": "valid2"}
 

@@ -25,17 +25,8 @@ from typing import Any, NamedTuple
 from rlhf_jax.data.columns import form_of
 from rlhf_jax.data.conversations import answerable, parted, parted_or_empty, text_or_turns
 from rlhf_jax.data.judgments import Judgment, comparisons_of, votes_of
-from rlhf_jax.data.records import (
-    Article,
-    AxisRating,
-    Comparison,
-    Example,
-    Post,
-    Prompt,
-    RecordError,
-    from_json,
-    in_split,
-)
+from rlhf_jax.data.record_json import from_json, in_split
+from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, Prompt, RecordError
 from rlhf_jax.data.tables import Row
 from rlhf_jax.data.visible import has_text
 

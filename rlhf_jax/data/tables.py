@@ -20,7 +20,8 @@ from typing import IO, Any, NamedTuple
 from etils.epath import Path
 
 from rlhf_jax.data.columns import Columns, renamed
-from rlhf_jax.data.records import RecordError, parse_line
+from rlhf_jax.data.record_json import parse_line
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.files import matching, named_by, read_object
 
 SPLITS = {  # ours, by the first word of the names that people give them

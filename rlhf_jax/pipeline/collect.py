@@ -16,7 +16,8 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE, comparisons_of_run
-from rlhf_jax.data.records import Comparison, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.run import hosts

@@ -22,15 +22,8 @@ from etils.epath import Path
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE
-from rlhf_jax.data.records import (
-    Comparison,
-    RecordError,
-    read_comparisons,
-    read_jsonl,
-    to_json,
-    with_reference,
-    write_jsonl,
-)
+from rlhf_jax.data.record_json import read_comparisons, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import Comparison, RecordError, with_reference
 from rlhf_jax.data.task import Labelers, Splits
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.feedback.answers import split_of

@@ -4,7 +4,8 @@ import pytest
 
 from rlhf_jax.config import Config, DataConfig
 from rlhf_jax.data.comparisons import PUBLISHED, Pair, comparisons_of_run, halved, load_comparisons, pairs_of
-from rlhf_jax.data.records import Article, Comparison, Post, RecordError, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Article, Comparison, Post, RecordError, Summary
 
 POST = Post("t3_a", "tifu", "A title", "A story.")
 ARTICLE = Article("n1", "cnn", "News", "It rained.")

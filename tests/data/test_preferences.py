@@ -7,7 +7,8 @@ import pytest
 from rlhf_jax.data.columns import Joined
 from rlhf_jax.data.preferences import Demonstration, Preference, PromptOnly, UnpairedPreference
 from rlhf_jax.data.recognise import read
-from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, Turn, from_json
+from rlhf_jax.data.record_json import from_json
+from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, Turn
 from rlhf_jax.data.tables import Row, rows
 
 

@@ -9,7 +9,8 @@ from sklearn.metrics import cohen_kappa_score
 from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.mini.posts import posts
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.evaluation.choices import agreement as share_right
 from rlhf_jax.evaluation.rouge import rouge
 from rlhf_jax.feedback import agreement

@@ -5,7 +5,8 @@ import pytest
 
 from rlhf_jax.config import Config, ConfigError, DataConfig
 from rlhf_jax.data.batches import BatchError
-from rlhf_jax.data.records import RecordError, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.pipeline import beforehand, stages
 
 TEMPLATE = "{% for turn in messages %}<|im_start|>{{ turn.role }} {{ turn.content }}<|im_end|>{% endfor %}"

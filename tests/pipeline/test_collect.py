@@ -10,7 +10,7 @@ import tiny
 from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import comparisons_of_run, load_comparisons
-from rlhf_jax.data.records import read_comparisons, write_jsonl
+from rlhf_jax.data.record_json import read_comparisons, write_jsonl
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import transformer
 from rlhf_jax.pipeline import collect

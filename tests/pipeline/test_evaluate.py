@@ -16,7 +16,8 @@ from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.judge import ideal, judge
 from rlhf_jax.data.mini.labelers import judged_gap, label
 from rlhf_jax.data.mini.pairs import pairs
-from rlhf_jax.data.records import Post, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Post
 from rlhf_jax.data.tasks.mini import rate
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import load_tokenizer

@@ -16,7 +16,8 @@ import tiny
 from rlhf_jax import main
 from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig
 from rlhf_jax.data import task as tasks
-from rlhf_jax.data.records import RecordError, read_comparisons, write_jsonl
+from rlhf_jax.data.record_json import read_comparisons, write_jsonl
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.files import write_text
 from rlhf_jax.pipeline import ask, rounds, stages
 from rlhf_jax.pipeline.ask import Policy, asked_in

@@ -11,7 +11,8 @@ from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.mini.labelers import TEMPERS, agreements, judged_gap, label, shared_error
 from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.mini.posts import posts
-from rlhf_jax.data.records import Comparison, from_json, to_json
+from rlhf_jax.data.record_json import from_json, to_json
+from rlhf_jax.data.records import Comparison
 
 
 @cache
