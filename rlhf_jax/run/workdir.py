@@ -77,6 +77,8 @@ def refuse_another(workdir: Path, config: Config, same: Same) -> dict:
 def has_begun(workdir: Path) -> bool:
     """Whether a stage of the run has finished, or a training of it has saved a step."""
     with storage.explained(workdir):
+        if not (workdir / "config.json").exists():
+            return False
         done = any(entry["done"] for entry in _progress(workdir).values())
         return done or any(map(steps.finished, matching(workdir / "checkpoints", "*")))
 
