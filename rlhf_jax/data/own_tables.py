@@ -57,16 +57,14 @@ def gather(data: DataConfig) -> Gathered:
         if not records[split]:
             raise RecordError(f"data.files: no row is of {split}; name a table of it, as {split}:more.jsonl")
     comparisons = [one for split, rows in by_split.items() for one in own_records.comparisons(rows, split)]
-    if comparisons and not {"train", "valid1"} <= {one.split for one in comparisons}:
-        raise RecordError("data.files: no preferences to train on, or none of valid; name tables of both")
     queries = [row for row in by_split["train"] if isinstance(row, PromptOnly)] or by_split["train"]
     asked = own_records.distinct(map(own_records.query, queries), once=True)
     return Gathered(records, asked, comparisons, places)
 
 
 def are_here(data: DataConfig) -> bool:
-    """Whether all tables that are named lie on this machine, and none on the hub or in a bucket."""
-    return all("://" not in place and named_by(place) for _, place in _named(data.files))
+    """Whether all tables that are named would lie on this machine, and none on the hub or in a bucket."""
+    return not any("://" in place or _of_hub(place) for _, place in _named(data.files))
 
 
 # Which tables --------------------------------------------------------------------------------
@@ -124,10 +122,15 @@ def _tables(split: str, place: str) -> Iterator[tuple[str, str, str]]:
         yield own, place, name
 
 
+def _of_hub(place: str) -> re.Match[str] | None:
+    """A data set and the folder in it, where the place is neither on disk nor called like a table."""
+    here = named_by(place) or place.endswith(tuple(tables.READERS))
+    return None if here else HUB_NAME.fullmatch(place)
+
+
 def _on_disk(place: str) -> str:
     """The place, or where a data set of the hub lies once it is downloaded."""
-    match = HUB_NAME.fullmatch(place)
-    if named_by(place) or not match or place.endswith(tuple(tables.READERS)):
+    if not (match := _of_hub(place)):
         return place
     from rlhf_jax.data.hub import folder_of_hub  # which takes long to import
 

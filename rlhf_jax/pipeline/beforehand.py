@@ -9,7 +9,7 @@ from os import PathLike
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import PairPlan, QueryPlan, SftPlan
-from rlhf_jax.data.comparisons import load_comparisons, pairs_of
+from rlhf_jax.data.comparisons import load_comparisons, pairs_to_learn
 from rlhf_jax.data.records import Example, Record, with_reference
 from rlhf_jax.data.visible import has_text
 
@@ -32,8 +32,8 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
         if not config.sft.pack:
             SftPlan.full_batches(len(records["train"]), config.sft.batch_size)
     if "reward" in wanted and not task.labelers and (data.files or data.comparisons):
-        pairs = pairs_of(load_comparisons(data, config.reward.batches), "train")
-        PairPlan.full_batches(len(pairs), config.reward.batch_size)
+        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
+        PairPlan.full_batches(len(pairs["train"]), config.reward.batch_size)
     if "ppo" in wanted:
         QueryPlan.full_batches(len(queries), config.ppo.batch_size)
     return [record for each in (*records.values(), queries) for record in _some(each)]

@@ -260,7 +260,6 @@ def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
         ),
         ("gone.jsonl", [], "gone.jsonl: "),
         ("a.jsonl", PREFERRED[:1], "data.files: no row is of "),
-        ("train:a.jsonl,test:b.jsonl", HELD_OUT, "no preferences to train on, or none of valid"),
         (
             "a.jsonl,b.jsonl",
             PREFERRED,
