@@ -126,7 +126,7 @@ class DataConfig:
     # Tables of plain and chat, with commas: files, folders, patterns or hub names, each behind its split and
     # a colon where its own name does not tell it, such as train:pairs.parquet,test:held_out.jsonl.
     files: str = ""
-    columns: str = ""  # other names for columns of `files`: question:prompt,answer:completion
+    columns: str = ""  # other names in `files`, joined where they are one: title:prompt,text:prompt
     template_variables: str = ""  # that a chat template reads, such as enable_thinking=false
     posts: str = ""  # folder with {train,valid,test}.jsonl; empty: OpenAI's set, downloaded to `cache`
     queries: str = ""  # posts for PPO: a folder, or published: OpenAI's larger set; empty: the same posts

@@ -16,13 +16,14 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
 --fork=FOLDER         --workdir is new and continues the run in FOLDER: its finished stages are taken over,
                       up to the first whose part of the configuration differs, see rlhf_jax/run/fork.py
 --start_timeout=300   seconds to wait for the other hosts of a run on many
---check               only reads all this and tables of this machine, and prints which stages would run where:
-                      writes nothing, asks no hub and no bucket, and leaves the accelerator alone
+--check               only reads all this, with tables and models of this machine, and prints which stages
+                      would run where: writes nothing, asks no hub and no bucket, leaves the accelerator alone
 """
 
 import functools
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import NamedTuple
 
@@ -34,8 +35,9 @@ from rlhf_jax.command_line import Stopped, explain
 from rlhf_jax.config import Config
 from rlhf_jax.data import own_tables
 from rlhf_jax.data import task as tasks
-from rlhf_jax.model.pretrained import architecture
-from rlhf_jax.pipeline import own_reward, stages
+from rlhf_jax.data.records import Record
+from rlhf_jax.model import pretrained
+from rlhf_jax.pipeline import beforehand, own_reward, stages
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.compilation_cache import keep_compiled
@@ -54,6 +56,10 @@ class Asked(NamedTuple):
     stage: str | None  # None: all
     start_timeout: float  # seconds
     check: bool  # nothing is run
+
+    @property
+    def stages(self) -> list[str]:
+        return [self.stage] if self.stage else stages.planned(self.config)
 
 
 def main(argv: list[str]) -> int:
@@ -109,29 +115,46 @@ def check(asked: Asked) -> str:
     Raises as `run` does before it writes, except for a hub's model, and for a table of this machine that
     cannot be used.
     """
-    config = asked.config
-    task = tasks.find(config.data, config.seed)
-    if task.reads_files and own_tables.are_here(config.data):
-        with redirect_stdout(sys.stderr):  # where what is found is told, for the answer is one line
-            task.records()
-    elif task.reads_files:
-        print(f"data.files: not read, for not all of {config.data.files} is on this machine", file=sys.stderr)
+    config, folder, name = asked.config, Path(asked.workdir), asked.config.model.pretrained
+    reads_files = "files" not in tasks.find(config.data, config.seed).unread
     tracking.require(config.track)
-    name = config.model.pretrained
-    if not name or name.startswith("mini/") or Path(name).expanduser().is_dir():
-        check_context(config, architecture(config.model))
+    model_is_here = not name or name.startswith("mini/") or Path(name).expanduser().is_dir()
+    if model_is_here:
+        check_context(config, pretrained.architecture(config.model))
     own_reward.check(config.ppo)
-    todo = [asked.stage] if asked.stage else stages.planned(config)
-    folder = Path(asked.workdir)
+    todo = asked.stages
     if "://" not in asked.workdir:
         if folder.is_file():
             raise runs.WorkdirError(f"--workdir: {folder} is a file; name a folder")
         if (folder / "config.json").exists():
             runs.refuse_another(folder, config, inputs.same(config))
-            todo = [name for name in todo if asked.stage or not runs.stage_done(folder, name)]
-    if asked.fork and "://" not in asked.fork:
-        runs.read_config(asked.fork)
+            todo = [stage for stage in todo if asked.stage or not runs.stage_done(folder, stage)]
+    source = asked.fork if asked.fork and "://" not in asked.fork else None
+    if source:
+        runs.read_config(source)
+    some: list[Record] = []
+    if reads_files and own_tables.are_here(config.data):
+        with redirect_stdout(sys.stderr):  # where what is found is told, for the answer is one line
+            some = beforehand.look(config, _not_done_in(source, todo))
+    elif reads_files:
+        print(f"data.files: not read, for not all of {config.data.files} is on this machine", file=sys.stderr)
+    if model_is_here:
+        beforehand.encode(config, some, _tokenizer_place(config, source))
+    else:
+        print(f"model.pretrained: {name} is no folder here, and the hub is not asked", file=sys.stderr)
     return f"{folder}: {', '.join(todo) or 'nothing; all stages have finished'}"
+
+
+def _tokenizer_place(config: Config, source: str | None) -> Path | None:
+    """The run that is forked, or else the folder of the model that a run starts from, where there is one."""
+    if source:
+        return Path(source)
+    return pretrained.folder_of(config.model.pretrained) if config.model.pretrained else None
+
+
+def _not_done_in(source: str | None, names: Sequence[str]) -> list[str]:
+    """The stages that are not taken over from the run that is forked, where there is one."""
+    return [name for name in names if not source or not runs.stage_done(Path(source), name)]
 
 
 def run(asked: Asked) -> None:
@@ -140,6 +163,9 @@ def run(asked: Asked) -> None:
     keep_compiled(folder)
     hosts.start(start_timeout)
     tasks.find(config.data, config.seed)  # told before anything is written
+    some = [] if runs.has_begun(Path(folder)) else beforehand.look(config, _not_done_in(source, asked.stages))
+    if some:
+        beforehand.encode(config, some, _tokenizer_place(config, source))
     if hosts.is_first():
         own_reward.check(config.ppo)
     check_context(config, inference.architecture_in(folder, config))
@@ -153,7 +179,7 @@ def run(asked: Asked) -> None:
         "the work folder", lambda: runs.open_workdir(folder, config, hosts.is_first(), same)
     )
     if stage and hosts.is_first():
-        stages.refuse_interrupted(workdir, stage)
+        stages.refuse_interrupted(config, workdir, stage)
     if stage == stages.ROUND:
         from rlhf_jax.pipeline import rounds  # which draws its pages with what takes seconds to import
 

@@ -22,7 +22,8 @@ from rlhf_jax import main
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data import news_ratings
 from rlhf_jax.data.mini import labelers
-from rlhf_jax.data.records import RecordError, read_axis_ratings, write_jsonl
+from rlhf_jax.data.record_json import read_axis_ratings, write_jsonl
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.feedback import agreement, answers, people, serve, viewer, work
 from rlhf_jax.feedback.store import Store

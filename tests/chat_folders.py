@@ -87,6 +87,29 @@ GEMMA2 = """\
 {% if add_generation_prompt %}{{'<start_of_turn>model\\n'}}{% endif %}
 """
 
+# Gemma 3: a system prompt inside the first question, contents that may come in parts.
+GEMMA3 = """\
+{{ bos_token }}
+{%- set told = messages[0]['role'] == 'system' %}
+{%- set system = messages[0]['content'] + '\\n\\n' if told else '' %}
+{%- for message in (messages[1:] if told else messages) -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('Roles must alternate user/assistant/user/...') }}
+    {%- endif -%}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\\n' + (system if loop.first else '') }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for part in message['content'] if part.type == 'text' -%}{{ part.text | trim }}{%- endfor -%}
+    {%- else -%}
+        {{ raise_exception('Invalid content type') }}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
+"""
+
 # SmolLM2: one loop that puts its own system turn first.
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -126,6 +149,7 @@ TEMPLATES = {
     "qwen3": (QWEN3, {"eos_token": "<|im_end|>"}),
     "llama3": (LLAMA3, {"eos_token": "<|eot_id|>", "bos_token": "<|begin_of_text|>"}),
     "gemma2": (GEMMA2, {"eos_token": "<eos>", "bos_token": {"__type": "AddedToken", "content": "<bos>"}}),
+    "gemma3": (GEMMA3, {"eos_token": "<eos>", "bos_token": "<bos>"}),
     "smollm2": (SMOLLM2, {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}),
     "mistral": (MISTRAL, {"eos_token": "</s>", "bos_token": "<s>"}),
 }
@@ -180,7 +204,8 @@ def write_folders(root: Path) -> dict[str, Path]:
     """A folder for each of TEMPLATES."""
     made = {name: write_folder(root / name, *TEMPLATES[name]) for name in TEMPLATES}
     ends = [byte_level().token_to_id(token) for token in ("<eos>", "<end_of_turn>")]
-    (made["gemma2"] / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    for name in ("gemma2", "gemma3"):
+        (made[name] / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     return made
 
 

@@ -11,7 +11,8 @@ from rlhf_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.mini.judge import ideal
 from rlhf_jax.data.mini.posts import posts
-from rlhf_jax.data.records import Comparison, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Summary
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer

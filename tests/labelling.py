@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.feedback import people, serve, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chat_folders
 import jax
 import numpy as np
 import pytest
 import tiny
 from tiny import stand_in
 
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.config import ConfigError
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.main import main
 from rlhf_jax.pipeline import rounds
 from rlhf_jax.pipeline import stages as table
@@ -128,7 +130,8 @@ def test_a_check_looks_into_folders_of_this_machine(start, config_file, tmp_path
 
 def test_a_check_reads_tables_of_this_machine(start, tmp_path):
     def checked(files: str) -> tuple:
-        return start("--check", "--config.data.source=plain", f"--config.data.files={files}")
+        small = ("--config.reward.batch_size=4", "--config.ppo.batch_size=4")
+        return start("--check", "--config.data.source=plain", f"--config.data.files={files}", *small)
 
     file = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": f"{i}?", "chosen": "a", "rejected": "b"} for i in range(60)]
@@ -142,6 +145,75 @@ def test_a_check_reads_tables_of_this_machine(start, tmp_path):
     status, _, err = checked(f"{file},someone/pairs,gs://b/pairs.jsonl")
     assert status == 0 and err.startswith("data.files: not read, for not all of ")
     assert not (tmp_path / "run").exists()
+
+
+BAD_TEXTS = {  # what is wrong → file, its line, the options that read it, words of the message
+    "an empty column": (
+        "pairs.jsonl",
+        {"prompt": "?", "chosen": "", "rejected": "b"},
+        ("source=plain", "files={}/pairs.jsonl"),
+        "pairs.jsonl, line 61: column chosen is empty",
+    ),
+    "a post without a text": (
+        "posts/train.jsonl",
+        {"id": "1", "subreddit": "", "title": "", "summary": "a"},
+        ("posts={}/posts", "comparisons={}/comparisons"),
+        "train.jsonl, line 41: field post is missing",
+    ),
+    "a comparison without summaries": (
+        "comparisons/pairs.json",
+        {"info": {"id": "1", "post": "a"}, "choice": 0},
+        ("posts={}/posts", "comparisons={}/comparisons"),
+        "pairs.json, line 41: field ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TEXTS)
+def test_bad_texts_leave_nothing_and_the_corrected_command_works(start, stages, tmp_path, what):
+    name, line, options, words = BAD_TEXTS[what]
+    tiny.write_data(tmp_path)
+    pairs = [{"prompt": f"{i}?", "chosen": "a", "rejected": "b"} for i in range(60)]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    arguments = [f"--config.data.{option.format(tmp_path)}" for option in options]
+    arguments += [f"--config.{stage}.batch_size=4" for stage in ("sft", "reward", "ppo")]
+    file = tmp_path / name
+    good = file.read_text() if file.exists() else ""
+    file.write_text(good + json.dumps(line) + "\n")
+    status, _, err = start(*arguments)
+    assert status == 2 and words in err and stages == [] and not (tmp_path / "run").exists()
+    file.write_text(good or (tmp_path / "pairs.jsonl").read_text())
+    assert start(*arguments)[0] == 0 and stages == ["sft", "collect", "reward", "ppo", "eval"]
+
+
+def test_a_check_and_a_run_ask_the_chat_template_before_anything_is_written(start, stages, tmp_path):
+    folder = tmp_path / "model"
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "?"}]
+    answer = [{"role": "assistant", "content": "Yes."}]
+    rows = [{"prompt": turns + [turns[1]] * i, "completion": answer} for i in range(60)]
+    write_jsonl(tmp_path / "talks.jsonl", rows)
+    arguments = ["--config.data.source=chat", f"--config.data.files={tmp_path / 'talks.jsonl'}"]
+    arguments += [f"--config.data.tokenizer={folder}", "--stage=sft"]
+    chat_folders.write_folder(
+        folder, chat_folders.GEMMA2, {"eos_token": "<end_of_turn>", "bos_token": "<bos>"}
+    )
+    for more in ([], ["--check"]):
+        status, _, err = start(*arguments, *more)
+        assert status == 2 and "System role not supported" in err and not (tmp_path / "run").exists()
+    chat_folders.write_folder(folder, chat_folders.SMOLLM2, {"eos_token": "<|im_end|>"})
+    assert start(*arguments)[0] == 0 and stages == ["sft"]
+
+
+def test_a_start_that_came_to_nothing_leaves_the_folder_to_other_values(start, stages, tmp_path, monkeypatch):
+    def refused(config, workdir):
+        raise ConfigError("sft.batch_size: too large")
+
+    with monkeypatch.context() as patch:
+        stand_in(patch, "sft", refused)
+        assert_one_line(start(), "sft.batch_size: too large")
+    assert start("--config.sft.batch_size=2")[0] == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["sft"]["batch_size"] == 2
+    assert_one_line(start("--config.sft.batch_size=4"), "2 → 4", f"--fork={tmp_path / 'run'} takes over")
 
 
 def test_a_check_starts_no_backend(config_file):
@@ -240,6 +312,25 @@ def test_stage_after_one_that_was_stopped_is_refused(start, stages, monkeypatch)
     assert_one_line(start("--stage=ppo"), "stage 'reward'", "stopped", "--stage=reward")
     start()
     assert stages == ["sft", "collect", "reward", "ppo", "eval"]
+
+
+@pytest.mark.parametrize("stopped_in", ["collect", "reward"])
+def test_a_stage_that_no_reward_asks_for_may_have_been_stopped(
+    start, stages, tmp_path, monkeypatch, stopped_in
+):
+    def stopped(config, workdir):
+        raise KeyboardInterrupt
+
+    (tmp_path / "own.py").write_text(
+        "def short(prompts, responses, rows):\n    return [0.0] * len(prompts)\n"
+    )
+    own = f"--config.ppo.reward={tmp_path / 'own.py'}:short"
+    start("--stage=sft", own)
+    with monkeypatch.context() as patch:
+        stand_in(patch, stopped_in, stopped)
+        assert start(f"--stage={stopped_in}", own)[0] == 130
+    assert start("--stage=ppo", own)[0] == start("--stage=eval", own)[0] == 0
+    assert stages == ["sft", "ppo", "eval"]
 
 
 def test_rounds_come_after_the_supervised_policy_alone(start, stages, monkeypatch):

@@ -18,7 +18,8 @@ from rlhf_jax.config import (
     RotaryConfig,
     SftConfig,
 )
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.model.params import ParamSpec
 from rlhf_jax.pipeline import stages
 

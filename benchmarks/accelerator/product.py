@@ -23,7 +23,8 @@ from benchmarks.accelerator import shapes
 from benchmarks.accelerator.part import Group, Part, main, read, run_process
 from benchmarks.compare import ROOT
 from rlhf_jax.config import Config
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.pipeline import stages
 from rlhf_jax.recipes import n_plus
 from rlhf_jax.training.metrics import read_metrics

@@ -9,6 +9,7 @@ number of devices.
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -38,6 +39,7 @@ class Plan:
     """
 
     lost: list[tuple[int, str]]  # how many texts lost something to a limit, and "of" how many what
+    field: ClassVar[str]  # of the configuration, that says how many rows a batch has
 
     def __init__(self, lengths: Sequence[int], buckets: Sequence[int], batch_size: int, seed: int):
         self._bucket_of = np.searchsorted(buckets, lengths)
@@ -50,7 +52,7 @@ class Plan:
             if count:
                 print(f"{stage}: {count:,} of {what}")
         rows = len(self._bucket_of)
-        if left := rows % self.batch_size:
+        if left := rows - self.batch_size * self.steps_per_epoch:
             print(f"{stage}: {left:,} of {rows:,} rows fill no batch; others do in each epoch")
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
@@ -59,9 +61,15 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        rows, size = len(self._bucket_of), self.batch_size
+        return self.full_batches(len(self._bucket_of), self.batch_size)
+
+    @classmethod
+    def full_batches(cls, rows: int, size: int) -> int:
+        """How many batches of `size` rows there are. Raises BatchError where there is none."""
         if rows < size:
-            raise BatchError(f"{rows} rows do not fill one batch of {size}: lower batch_size or add data")
+            raise BatchError(
+                f"{cls.field}: {rows:,} rows do not fill a batch of {size}: lower it or add data"
+            )
         return rows // size
 
     def total_steps(self, epochs: float) -> int:
@@ -106,6 +114,8 @@ class Plan:
 
 class QueryPlan(Plan):
     """Batches of `query` [B, Q], left-padded."""
+
+    field = "ppo.batch_size"
 
     @staticmethod
     def widest(data: DataConfig, rows: int) -> Batch:
@@ -155,6 +165,8 @@ class ResponsePlan(QueryPlan):
 class PairPlan(ResponsePlan):
     """Batches of queries with the two responses of a pair, `chosen` and `rejected` [B, R]."""
 
+    field = "reward.batch_size"
+
     @staticmethod
     def widest(data: DataConfig, rows: int) -> Batch:
         limit = data.reward_response_tokens
@@ -180,6 +192,8 @@ class SftPlan(Plan):
     about `options.batch_size` examples; which examples share a row is drawn once from the
     seed, and epochs permute rows. `most_targets` is the largest number of targets in a row.
     """
+
+    field = "sft.batch_size"
 
     @staticmethod
     def widest(data: DataConfig, rows: int) -> Batch:

@@ -1,15 +1,16 @@
 """Human comparisons: finding, selecting, and what a reward model reads of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from etils.epath import Path
 
 from rlhf_jax.config import Config, DataConfig
-from rlhf_jax.data import preferences, tables
+from rlhf_jax.data import recognise, tables
 from rlhf_jax.data.download import download
 from rlhf_jax.data.own_tables import gather
-from rlhf_jax.data.records import Comparison, Record, RecordError, read_comparisons
+from rlhf_jax.data.record_json import read_comparisons
+from rlhf_jax.data.records import Comparison, Record, RecordError
 from rlhf_jax.files import matching, named_by
 
 PUBLISHED = (
@@ -39,28 +40,41 @@ def comparisons_of_run(config: Config, workdir: Path) -> list[Comparison]:
 def load_comparisons(data: DataConfig, batches: Sequence[str] = ()) -> list[Comparison]:
     """The comparisons of a configuration: all, or those to train on of some labelling batches alone.
 
-    They come from the tables of the folder, or the files of the glob, `data.comparisons`; where that is
-    empty, from the tables of `data.files`, or else from OpenAI's files, downloaded to `data.cache`.
+    They come from the tables of `data.files`, where there are some, or from those of the folder or glob
+    `data.comparisons`; where that is empty, from OpenAI's files, downloaded to `data.cache`.
     """
-    if data.files and not data.comparisons:
-        return gather(data).comparisons
-    if data.comparisons:
-        paths = _find(data.comparisons)
+    place = data.files or data.comparisons
+    if data.files:
+        found = gather(data).comparisons
+    elif data.comparisons:
+        found = [comparison for path in _find(data.comparisons) for comparison in _read(path)]
     else:
-        folder = Path(data.cache).expanduser() / "comparisons"
-        paths = [
-            download(f"{data.url}/dataset/comparisons/{name}.json", folder / f"{name}.json")
-            for name in PUBLISHED
-        ]
-    found = [comparison for path in paths for comparison in _read(path)]
+        place = Path(data.cache).expanduser() / "comparisons"
+        found = list(_published(data.url, place))
     there = {comparison.batch for comparison in found if comparison.split == "train"}
     if missing := set(batches) - there:
-        place, names = data.comparisons or folder, ", ".join(map(repr, sorted(missing)))
+        names = ", ".join(map(repr, sorted(missing)))
         raise RecordError(
             f"{place}: no comparisons to train on of batch {names}; there are {', '.join(sorted(there))}."
             """ --config.reward.batches="('a','b')" selects, --config.reward.batches="()" takes all"""
         )
     return [one for one in found if not batches or one.split != "train" or one.batch in batches]
+
+
+def pairs_to_learn(comparisons: Iterable[Comparison]) -> dict[str, list[Pair]]:
+    """Those of `train`, and those of `valid1`, by which one of several reward models is chosen.
+
+    Raises RecordError where there are none.
+    """
+    found = list(comparisons)
+    pairs = {split: pairs_of(found, split) for split in ("train", "valid1")}
+    for split in pairs:
+        if not pairs[split]:
+            raise RecordError(
+                f"no comparisons of split {split}; a reward model needs some of train and of valid1 "
+                "(data.files, data.comparisons, reward.batches)"
+            )
+    return pairs
 
 
 def pairs_of(comparisons: Iterable[Comparison], split: str | None = None) -> list[Pair]:
@@ -72,10 +86,16 @@ def pairs_of(comparisons: Iterable[Comparison], split: str | None = None) -> lis
     ]
 
 
+def _published(url: str, folder: Path) -> Iterator[Comparison]:
+    """Those of OpenAI's files, which are downloaded to `folder`."""
+    for name in PUBLISHED:
+        yield from _read(download(f"{url}/dataset/comparisons/{name}.json", folder / f"{name}.json"))
+
+
 def _read(path: Path) -> Iterable[Comparison]:
     if path.suffix in (".json", ".jsonl"):
         return read_comparisons(path)
-    found = preferences.read(tables.rows(path))
+    found = recognise.read(tables.rows(path))
     if not isinstance(found.examples[0], Comparison):
         raise RecordError(f"{path}: {found}; comparisons have info, summaries and choice (or use data.files)")
     return found.examples

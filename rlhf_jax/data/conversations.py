@@ -4,7 +4,9 @@ import os
 import re
 from typing import Any
 
-from rlhf_jax.data.records import Prompt, RecordError, Turn, turns_of
+from rlhf_jax.data.columns import form_of
+from rlhf_jax.data.record_json import BESIDE_CONTENT, turns_of
+from rlhf_jax.data.records import Prompt, RecordError, Turn
 from rlhf_jax.data.visible import has_text
 
 ANSWER_BEGINS = re.compile(  # where chat formats that are plain text let the assistant speak
@@ -18,8 +20,16 @@ def parted(values: dict[str, Any], *columns: str) -> tuple[Prompt, list[str]]:
     """The prompt of a row, and the response in each of `columns`.
 
     Conversations in them may begin with the prompt; where there is no column prompt, they and texts have to.
-    Raises RecordError, without the row's place, naming a column that cannot be used.
+    Raises RecordError, without the row's place, naming a column that cannot be used, as one that is empty.
     """
+    prompt, responses = parted_or_empty(values, *columns)
+    for column, response in zip(columns, responses, strict=True):
+        check_filled(response, column)
+    return prompt, responses
+
+
+def parted_or_empty(values: dict[str, Any], *columns: str) -> tuple[Prompt, list[str]]:
+    """The same where responses may be empty."""
     prompt = text_or_turns(values["prompt"], "prompt") if "prompt" in values else None
     sides = {column: text_or_turns(values[column], column) for column in columns}
     texts = {column: side for column, side in sides.items() if isinstance(side, str)}
@@ -31,8 +41,6 @@ def parted(values: dict[str, Any], *columns: str) -> tuple[Prompt, list[str]]:
         return _parted_turns(prompt, turns)
     if prompt is None:
         prompt, texts = _parted_texts(texts)
-    for column, text in texts.items():
-        check_filled(text, column)
     return answerable(prompt, "prompt"), list(texts.values())
 
 
@@ -44,7 +52,6 @@ def _parted_turns(prompt: Prompt | None, turns: dict[str, tuple[Turn, ...]]) -> 
             raise RecordError(f"column {name} should end with a turn of the assistant")
         if side[:-1] != first[:-1]:
             raise RecordError(f"columns {column} and {name} differ before their last turn, the one compared")
-        check_filled(side[-1].content, name)
     before = first[:-1]
     given = (Turn("user", prompt),) if isinstance(prompt, str) else prompt
     if given and before and before[-len(given) :] != given:
@@ -101,7 +108,11 @@ def check_filled(text: str, column: str) -> None:
         raise RecordError(f"column {column} is empty")
 
 
-def form_of(value: Any) -> str:
-    """What a value is, in words for messages."""
-    names = {str: "a text", list: "a list", dict: "an object", bool: "true or false", bytes: "bytes"}
-    return names.get(type(value), "a number")
+def beside_turns(value: Any) -> dict[str, None]:
+    """The keys of turns, however deep in a value, that are not read, such as name or weight."""
+    found: dict[str, None] = {}
+    if isinstance(value, dict) and "role" in value:
+        found |= dict.fromkeys(key for key in value if key not in (*Turn._fields, *BESIDE_CONTENT))
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        found |= beside_turns(one)
+    return found

@@ -25,15 +25,8 @@ from statistics import fmean
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.data.records import (
-    Article,
-    Comparison,
-    RecordError,
-    Summary,
-    from_json,
-    read_jsonl,
-    write_jsonl,
-)
+from rlhf_jax.data.record_json import from_json, read_jsonl, write_jsonl
+from rlhf_jax.data.records import Article, Comparison, RecordError, Summary
 
 
 @dataclass(frozen=True)

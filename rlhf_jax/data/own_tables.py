@@ -5,27 +5,22 @@ and where a table is of one of them, its prompts are halved: always by a hash of
 two sides, whichever tables it stands in: it is of the last of its splits alone.
 """
 
-import functools
-import hashlib
-import json
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import preferences, tables
+from rlhf_jax.data import own_records, recognise, tables
+from rlhf_jax.data.columns import parse_columns
+from rlhf_jax.data.own_records import OF_COMPARISONS, Row, name_of, tell
 from rlhf_jax.data.preferences import Demonstration, Preference, PromptOnly, UnpairedPreference
-from rlhf_jax.data.records import Comparison, Example, Prompt, RecordError, Summary, to_json
+from rlhf_jax.data.records import Comparison, Example, RecordError
 from rlhf_jax.files import named_by
 
 SPLITS = ("train", "valid", "test")
-OF_COMPARISONS = {"train": "train", "valid": "valid1", "test": "valid2"}
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/(.+))?")  # owner/name, and a folder in it
 HUB_FILES = [f"*{suffix}" for suffix in tables.READERS]
-
-Prompted = PromptOnly | Demonstration | Preference | UnpairedPreference | Example
-Row = Prompted | Comparison
 
 
 class Gathered(NamedTuple):
@@ -48,32 +43,28 @@ def gather(data: DataConfig) -> Gathered:
     by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for split, row in _held_out(list(_rows(data))):
         by_split[split].append(row)
-    places = _places([row for rows in by_split.values() for row in rows])
+    places = own_records.places(row for rows in by_split.values() for row in rows)
     by_split = _apart(by_split)
-    demonstrated = {split: list(_demonstrations(rows)) for split, rows in by_split.items()}
-    if not demonstrated["train"] and any(isinstance(row, Preference) for row in by_split["train"]):
+    taught = {split: list(own_records.demonstrations(rows)) for split, rows in by_split.items()}
+    others = {split: list(own_records.preferred(rows)) for split, rows in by_split.items()}
+    if others["train"] and not taught["train"]:
         tell("data.files: no demonstrations; fine-tuning learns the preferred responses")
-    records = {split: demonstrated[split] or list(_preferred(rows)) for split, rows in by_split.items()}
+        taught, others = others, taught  # of all splits, for what is held out is to be of one kind with train
+    records = {}
     for split, rows in by_split.items():
-        records[split] = _distinct(records[split] or map(_query, rows), once=split != "train")
+        found = taught[split] or others[split] or map(own_records.query, rows)
+        records[split] = own_records.distinct(found, once=split != "train")
         if not records[split]:
             raise RecordError(f"data.files: no row is of {split}; name a table of it, as {split}:more.jsonl")
-    comparisons = [one for split, rows in by_split.items() for one in _comparisons(rows, split)]
-    if comparisons and not {"train", "valid1"} <= {one.split for one in comparisons}:
-        raise RecordError("data.files: no preferences to train on, or none of valid; name tables of both")
+    comparisons = [one for split, rows in by_split.items() for one in own_records.comparisons(rows, split)]
     queries = [row for row in by_split["train"] if isinstance(row, PromptOnly)] or by_split["train"]
-    return Gathered(records, _distinct(map(_query, queries), once=True), comparisons, places)
+    asked = own_records.distinct(map(own_records.query, queries), once=True)
+    return Gathered(records, asked, comparisons, places)
 
 
 def are_here(data: DataConfig) -> bool:
-    """Whether all tables that are named lie on this machine, and none on the hub or in a bucket."""
-    return all("://" not in place and named_by(place) for _, place in _named(data.files))
-
-
-@functools.cache
-def tell(line: str) -> None:
-    """Prints a line once, for each stage reads the tables again."""
-    print(line)
+    """Whether all tables that are named would lie on this machine, and none on the hub or in a bucket."""
+    return not any("://" in place or _of_hub(place) for _, place in _named(data.files))
 
 
 # Which tables --------------------------------------------------------------------------------
@@ -82,14 +73,14 @@ def tell(line: str) -> None:
 def _rows(data: DataConfig) -> Iterator[tuple[str, Row]]:
     """(split, or nothing where none is named; row) of all tables."""
     found = [table for split, place in _named(data.files) for table in _tables(split, place)]
-    columns = tables.parse_columns(data.columns)
+    columns = parse_columns(data.columns)
     there = [tables.columns_of(place, theirs) if columns else [] for _, place, theirs in found]
     if unknown := [name for name in columns if not any(name in some for some in there)]:
         names = ", ".join(dict.fromkeys(name for some in there for name in some))
         raise RecordError(f"data.columns: no table has a column {unknown[0]!r}; there are {names}")
     for (split, place, theirs), some in zip(found, there, strict=True):
         own = {old: new for old, new in columns.items() if old in some}  # others are of another table
-        table = preferences.read(tables.rows(place, own, theirs))
+        table = recognise.read(tables.rows(place, own, theirs))
         tell(f"{place}{f' ({theirs})' if theirs else ''}: {table}")
         for example in table.examples:
             yield split, _checked(example, place)
@@ -97,13 +88,19 @@ def _rows(data: DataConfig) -> Iterator[tuple[str, Row]]:
 
 def _named(files: str) -> Iterator[tuple[str, str]]:
     """(split, or nothing; place) of each part of data.files."""
-    for part in filter(None, map(str.strip, files.split(","))):
-        split, colon, place = map(str.strip, part.partition(":"))
-        if not colon or split not in tables.SPLITS:
-            split, place = "", part
+    parts = [_split_and_place(part.strip()) for part in files.split(",") if part.strip()]
+    for (_, one), (_, other) in pairwise(parts):
+        if "://" not in one + other and named_by(name := f"{one},{other}"):
+            raise ConfigError(f"data.files: commas stand between tables; for {name} write {one}?{other}")
+    for split, place in parts:
         if not place:
-            raise ConfigError(f"data.files: {part} names no table; put one behind it, as {part}pairs.jsonl")
+            raise ConfigError(f"data.files: {split}: names no table; put one behind it: {split}:a.jsonl")
         yield split, place
+
+
+def _split_and_place(part: str) -> tuple[str, str]:
+    split, colon, place = map(str.strip, part.partition(":"))
+    return (split, place) if colon and split in tables.SPLITS else ("", part)
 
 
 def _tables(split: str, place: str) -> Iterator[tuple[str, str, str]]:
@@ -125,10 +122,15 @@ def _tables(split: str, place: str) -> Iterator[tuple[str, str, str]]:
         yield own, place, name
 
 
+def _of_hub(place: str) -> re.Match[str] | None:
+    """A data set and the folder in it, where the place is neither on disk nor called like a table."""
+    here = named_by(place) or place.endswith(tuple(tables.READERS))
+    return None if here else HUB_NAME.fullmatch(place)
+
+
 def _on_disk(place: str) -> str:
     """The place, or where a data set of the hub lies once it is downloaded."""
-    match = HUB_NAME.fullmatch(place)
-    if named_by(place) or not match or place.endswith(tuple(tables.READERS)):
+    if not (match := _of_hub(place)):
         return place
     from rlhf_jax.data.hub import folder_of_hub  # which takes long to import
 
@@ -165,16 +167,17 @@ def _apart(by_split: dict[str, list[Row]]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     taken: set[str] = set()
     for split in reversed(SPLITS):
-        found[split] = [row for row in by_split[split] if _name(_prompt(row)) not in taken]
-        if left_out := len(by_split[split]) - len(found[split]):
+        own = {name_of(row) for row in by_split[split]}
+        found[split] = [row for row in by_split[split] if name_of(row) not in taken]
+        if twice := len(own & taken):
             others = " or ".join(SPLITS[SPLITS.index(split) + 1 :])
-            tell(f"data.files: {left_out:,} rows of {split} are left out: their prompts are of {others}, too")
-        taken |= {_name(_prompt(row)) for row in found[split]}
+            tell(f"data.files: {twice:,} prompts of {split} are left out: they are of {others}, too")
+        taken |= own
     return {split: found[split] for split in SPLITS}
 
 
 def _number(row: Row) -> int:
-    return int(_name(_prompt(row)), 16)
+    return int(name_of(row), 16)
 
 
 def _checked(row: Any, place: str) -> Row:
@@ -189,110 +192,3 @@ def _checked(row: Any, place: str) -> Row:
         "article": "--config.data.source=cnndm reads them (data.posts, data.comparisons)",
     }.get(kind, "--config.data.source=tldr reads them (data.posts, data.comparisons)")
     raise RecordError(f"{place}: rows of kind {kind}: {hint}")
-
-
-# What becomes of rows ------------------------------------------------------------------------
-
-
-def _prompt(row: Row) -> Prompt:
-    return _prompted(row).prompt
-
-
-def _prompted(row: Row) -> Prompted:
-    """The row, or the record that people compared responses to."""
-    if not isinstance(row, Comparison):
-        return row
-    assert isinstance(row.info, Example)  # as _checked sees to it
-    return row.info
-
-
-def _places(rows: Iterable[Row]) -> dict[str, str]:
-    """Where records stand, by their ids. Raises RecordError where an id is of two prompts."""
-    found: dict[str, tuple[str, str]] = {}
-    for row in rows:
-        one, name = _prompted(row), _name(_prompt(row))
-        own = one.id if isinstance(one, Example) else name
-        place = one.place or f"id {own}"
-        if found.setdefault(own, (name, place))[0] != name:
-            raise RecordError(f"data.files: two prompts have the id {own!r}; give each one of its own")
-    return {own: place for own, (_, place) in found.items()}
-
-
-def _name(prompt: Prompt) -> str:
-    """The id of a prompt: of a text, and of a conversation in which a user says that text alone, the same."""
-    if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
-        prompt = prompt[0].content
-    said = prompt if isinstance(prompt, str) else json.dumps(to_json(prompt))
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
-
-
-def _query(row: Row) -> Example:
-    return _record(row, "")
-
-
-def _record(row: Row, reference: str) -> Example:
-    one = _prompted(row)
-    own = one.id if isinstance(one, Example) else _name(one.prompt)
-    return Example(own, one.prompt, reference, json.loads(json.dumps(_finite(one.extra), default=str)))
-
-
-def _finite(value: Any) -> Any:
-    """Without the numbers that JSON does not have, which stand for missing ones."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items() if not _is_missing(item)}
-    if isinstance(value, list):
-        return [None if _is_missing(item) else _finite(item) for item in value]
-    return value
-
-
-def _is_missing(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _demonstrations(rows: Iterable[Row]) -> Iterator[Example]:
-    for row in rows:
-        if isinstance(row, Demonstration) or (isinstance(row, UnpairedPreference) and row.label):
-            yield _record(row, row.completion)
-        elif isinstance(row, Example) and row.reference:
-            yield row
-
-
-def _preferred(rows: Iterable[Row]) -> Iterator[Example]:
-    for row in rows:
-        if isinstance(row, Preference):
-            yield _record(row, row.chosen)
-        elif isinstance(row, Comparison):
-            yield _record(row, row.summaries[row.choice].text)
-
-
-def _distinct(records: Iterable[Example], once: bool) -> list[Example]:
-    """Each prompt with each reference, or each prompt `once`."""
-    found: dict[tuple[str, str], Example] = {}
-    for record in records:
-        found.setdefault((record.id, "" if once else record.reference), record)
-    return list(found.values())
-
-
-def _comparisons(rows: Iterable[Row], split: str) -> Iterator[Comparison]:
-    """People's, and those of a good and a bad response to one prompt."""
-    good: dict[str, list[UnpairedPreference]] = {}
-    bad: dict[str, list[UnpairedPreference]] = {}
-    for row in rows:
-        if isinstance(row, Comparison):
-            yield row
-        elif isinstance(row, Preference):
-            margin = {} if row.margin is None else {"margin": row.margin}
-            yield _comparison(row, row.chosen, row.rejected, split, margin)
-        elif isinstance(row, UnpairedPreference):
-            (good if row.label else bad).setdefault(_name(row.prompt), []).append(row)
-    both = [(g, b) for name in good for g, b in zip(good[name], bad.get(name, []), strict=False)]
-    pairs = [(g, b) for g, b in both if g.completion != b.completion]
-    yield from (_comparison(g, g.completion, b.completion, split, {}) for g, b in pairs)
-    if labelled := sum(map(len, [*good.values(), *bad.values()])):
-        made = f"{len(pairs):,} preferences, a good and a bad response to one prompt each"
-        tell(f"data.files: {labelled:,} responses of {split} with a label make {made}")
-
-
-def _comparison(row: Row, chosen: str, rejected: str, split: str, extra: dict) -> Comparison:
-    texts = Summary(chosen, "chosen"), Summary(rejected, "rejected")
-    return Comparison(_query(row), texts, 0, "", "", OF_COMPARISONS[split], extra)

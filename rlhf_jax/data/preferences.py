@@ -1,4 +1,4 @@
-"""What a table of any origin holds, told by its columns: prompts, responses, or which response is preferred.
+"""What rows of tables of any origin hold, told by their columns: prompts, responses, which one is preferred.
 
 | columns | read as |
 |---|---|
@@ -6,6 +6,8 @@
 | prompt, completion | `Demonstration` |
 | messages | `Demonstration` of the last answer |
 | prompt, chosen, rejected | `Preference` |
+| prompt, response1, response2, votes | a `Preference` for each vote |
+| prompt, responses, comparisons | a `Preference` for each comparison |
 | chosen, rejected | `Preference`; the prompt is what they begin with |
 | context, completions (NeMo-RL) | `Preference` |
 | prompt, completion, label | `UnpairedPreference` |
@@ -16,23 +18,17 @@ turn is the response; what stands before it is the prompt.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rlhf_jax.data.conversations import answerable, form_of, parted, text_or_turns
-from rlhf_jax.data.records import (
-    Article,
-    AxisRating,
-    Comparison,
-    Example,
-    Post,
-    Prompt,
-    RecordError,
-    from_json,
-    in_split,
-)
+from rlhf_jax.data.columns import form_of
+from rlhf_jax.data.conversations import answerable, parted, parted_or_empty, text_or_turns
+from rlhf_jax.data.judgments import Judgment, comparisons_of, votes_of
+from rlhf_jax.data.record_json import from_json, in_split
+from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, Prompt, RecordError
 from rlhf_jax.data.tables import Row
+from rlhf_jax.data.visible import has_text
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,12 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to a prompt; `margin` says by how much the chosen one is better, where the table does."""
+    """Two responses to a prompt, and which one `worker` chose; the name is empty where nothing tells it."""
 
     prompt: Prompt
     chosen: str
     rejected: str
-    margin: float | None = None
+    worker: str = ""
     extra: dict = field(default_factory=dict)
     place: str = ""
 
@@ -77,97 +73,53 @@ class UnpairedPreference:
     place: str = ""
 
 
+class LeftOut(NamedTuple):
+    """What a row has that nothing is learned from: `what` is a part of a sentence, such as "ties"."""
+
+    what: str
+
+
 class Kind(NamedTuple):
     """What a table can hold: the columns that tell it, and what is made of a row."""
 
     columns: tuple[str, ...]
-    parse: Callable[[Row], Any]
+    parse: Callable[[Row], Iterable[Any]]  # a row's examples, and a LeftOut for each that it does not give
+    blank: tuple[str, ...] = ()  # which of the columns may be empty
 
     def __str__(self) -> str:
         return ", ".join(self.columns)
 
-
-class Table(NamedTuple):
-    """The examples of a table, all of one class; as text, a line that tells what was found."""
-
-    kind: Kind
-    examples: list
-
-    def __str__(self) -> str:
-        first = self.examples[0]
-        turns = " (conversations)" if isinstance(getattr(first, "prompt", ""), tuple) else ""
-        extra = {} if isinstance(first, Comparison | AxisRating) else first.extra
-        others = [name for name in extra if name not in self.kind.columns]  # as a reference that is empty
-        unread = f"; not read: {', '.join(others)}" if others else ""
-        return f"{len(self.examples):,} rows: {self.kind}{turns}{unread}"
-
-
-def recognise(columns: Iterable[str]) -> Kind:
-    """What a table of these columns holds. Raises RecordError, with the columns there, where none fits."""
-    there = dict.fromkeys(columns)
-    for kind in KINDS:
-        if there.keys() >= set(kind.columns):
-            return kind
-    known = "; ".join(map(str, KINDS))
-    told = ", ".join(there) or "(all are empty)"
-    raise RecordError(f"columns {told} are none of {known}; name them by data.columns=question:prompt")
-
-
-def read(rows: Iterable[Row]) -> Table:
-    """The examples of a table's rows.
-
-    Raises RecordError with the place of a row, and its column, that cannot be used: of another kind than the
-    first row, without a response, with two responses that are equal.
-    """
-    kind: Kind | None = None
-    forms: dict[str, str] = {}
-    examples = []
-    for row in rows:
-        try:
-            kind = kind or recognise(row.values)
-            if missing := [name for name in kind.columns if name not in row.values]:
-                raise RecordError(f"column {missing[0]} is missing; the rows before have {kind}")
-            if (other := recognise(row.values)) is not kind:
-                raise RecordError(f"columns {other}, where the rows before have {kind}")
-            for name in kind.columns:
-                form = form_of(row.values[name])
-                if forms.setdefault(name, form) != form:
-                    raise RecordError(f"column {name} is {form}, in the rows before {forms[name]}")
-            examples.append(kind.parse(row))
-        except RecordError as error:
-            raise RecordError(f"{row.place}: {error}") from None
-    if kind is None:
-        raise RecordError("a table without rows")
-    return Table(kind, examples)
+    def lacks(self, columns: Iterable[str]) -> list[str]:
+        return [name for name in self.columns if name not in columns and name not in self.blank]
 
 
 # Rows of each kind ---------------------------------------------------------------------------
 
 
-def _prompt_only(row: Row) -> PromptOnly:
+def _prompt_only(row: Row) -> Iterator[PromptOnly]:
     prompt = text_or_turns(row.values["prompt"], "prompt")
-    return PromptOnly(answerable(prompt, "prompt"), _extra(row, "prompt"), row.place)
+    yield PromptOnly(answerable(prompt, "prompt"), _extra(row, "prompt"), row.place)
 
 
-def _demonstration(row: Row) -> Demonstration:
+def _demonstration(row: Row) -> Iterator[Demonstration]:
     prompt, (completion,) = parted(row.values, "completion")
-    return Demonstration(prompt, completion, _extra(row, "prompt", "completion"), row.place)
+    yield Demonstration(prompt, completion, _extra(row, "prompt", "completion"), row.place)
 
 
-def _messages(row: Row) -> Demonstration:
+def _messages(row: Row) -> Iterator[Demonstration]:
     prompt, (completion,) = parted({"messages": row.values["messages"]}, "messages")
-    return Demonstration(prompt, completion, _extra(row, "messages"), row.place)
+    yield Demonstration(prompt, completion, _extra(row, "messages"), row.place)
 
 
-def _preference(row: Row) -> Preference:
+def _preference(row: Row) -> Iterator[Preference]:
     prompt, (chosen, rejected) = parted(row.values, "chosen", "rejected")
     if chosen.strip() == rejected.strip():
         raise RecordError("columns chosen and rejected are equal; leave the row out")
-    extra = _extra(row, "prompt", "chosen", "rejected", "margin", "score_chosen", "score_rejected")
-    return Preference(prompt, chosen, rejected, _margin(row.values), extra, row.place)
+    worker, extra = row.values.get("worker", ""), _extra(row, "prompt", "chosen", "rejected", "worker")
+    yield Preference(prompt, chosen, rejected, str(worker), extra, row.place)
 
 
-def _ranked(row: Row) -> Preference:
+def _ranked(row: Row) -> Iterator[Preference]:
     """NeMo-RL's format, in which the lowest rank is the best."""
     ranked = row.values["completions"]
     try:
@@ -182,44 +134,87 @@ def _ranked(row: Row) -> Preference:
     return _preference(Row(pair | _extra(row, "context", "completions"), row.place))
 
 
-def _example(row: Row) -> Example:
+def _voted(row: Row) -> Iterator[Any]:
+    names = ("response1", "response2")
+    responses = {name: row.values.get(name) for name in names}
+    return _judged(row, responses, votes_of(row.values["votes"]), _extra(row, *names, "votes"))
+
+
+def _compared(row: Row) -> Iterator[Any]:
+    values = row.values["responses"]
+    if not isinstance(values, list):
+        raise RecordError(f"column responses should be a list of responses, not {form_of(values)}")
+    responses = {f"responses[{i}]": value for i, value in enumerate(values)}
+    judgments = comparisons_of(row.values["comparisons"], len(responses))
+    return _judged(row, responses, judgments, _extra(row, "responses", "comparisons"))
+
+
+def _judged(row: Row, given: dict[str, Any], judgments: Iterable[Judgment], rest: dict) -> Iterator[Any]:
+    """A preference for each judgment, and a demonstration where the row has one.
+
+    `given` are the responses, or None, by their names for messages; `rest` are the other columns.
+    """
+    there = {name: value for name, value in given.items() if value is not None}
+    prompt, texts = parted_or_empty({"prompt": row.values["prompt"], **there}, *there)
+    written = dict(zip(there, texts, strict=True))
+    responses = [written.get(name, "") for name in given]
+    extra = {name: value for name, value in rest.items() if name not in ("prompt", "completion")}
+    for one in judgments:
+        chosen, rejected = responses[one.better], responses[one.worse]
+        if why := "ties" if one.tie else _unlearnable(chosen, rejected):
+            yield LeftOut(why)
+        else:
+            yield Preference(prompt, chosen, rejected, one.worker, extra, row.place)
+    completion = rest.get("completion", "")
+    if not isinstance(completion, str) or has_text(completion):
+        yield from _demonstration(Row({**rest, "prompt": row.values["prompt"]}, row.place))
+
+
+def _unlearnable(first: str, second: str) -> str:
+    """Why nothing can be learned from a choice between two responses, behind a number of them, if so."""
+    if not (has_text(first) and has_text(second)):
+        return "with an empty response"
+    return "with equal responses" if first.strip() == second.strip() else ""
+
+
+def _comparison(row: Row) -> Iterator[Comparison | LeftOut]:
+    """OpenAI's; of their own posts all are kept, as the paper counts them."""
+    found = in_split(from_json(Comparison, row.values))
+    why = _unlearnable(*(one.text for one in found.summaries)) if isinstance(found.info, Example) else ""
+    yield LeftOut(why) if why else found
+
+
+def _example(row: Row) -> Iterator[Example]:
     example = from_json(Example, row.values)
     answerable(example.prompt, "prompt")
-    return example
+    yield example
 
 
-def _unpaired(row: Row) -> UnpairedPreference:
+def _unpaired(row: Row) -> Iterator[UnpairedPreference]:
     prompt, (completion,) = parted(row.values, "completion")
     told = str(row.values["label"]).lower()  # a CSV has texts
     if told not in (answers := {"true": True, "1": True, "false": False, "0": False}):
         raise RecordError(f"column label should be true or false, not {told}")
     extra = _extra(row, "prompt", "completion", "label")
-    return UnpairedPreference(prompt, completion, answers[told], extra, row.place)
+    yield UnpairedPreference(prompt, completion, answers[told], extra, row.place)
 
 
 KINDS = (  # the first whose columns are all there
-    Kind(("info", "summaries", "choice"), lambda row: in_split(from_json(Comparison, row.values))),
-    Kind(("info", "summary"), lambda row: in_split(from_json(AxisRating, row.values))),
+    Kind(("info", "summaries", "choice"), _comparison),
+    Kind(("info", "summary"), lambda row: [in_split(from_json(AxisRating, row.values))]),
     Kind(("prompt", "chosen", "rejected"), _preference),
     Kind(("chosen", "rejected"), _preference),
     Kind(("context", "completions"), _ranked),
+    Kind(("prompt", "response1", "response2", "votes"), _voted, blank=("response1", "response2")),
+    Kind(("prompt", "responses", "comparisons"), _compared),
     Kind(("prompt", "completion", "label"), _unpaired),
     Kind(("prompt", "completion"), _demonstration),
     Kind(("messages",), _messages),
     Kind(("id", "prompt", "reference"), _example),
     Kind(("prompt",), _prompt_only),
-    Kind(("subreddit", "post"), lambda row: from_json(Post, row.values)),
-    Kind(("site", "article"), lambda row: from_json(Article, row.values)),
+    Kind(("subreddit", "post"), lambda row: [from_json(Post, row.values)]),
+    Kind(("site", "article"), lambda row: [from_json(Article, row.values)]),
 )
-
-
-def _margin(values: dict[str, Any]) -> float | None:
-    if "margin" in values:
-        return _number(values["margin"], "margin")
-    if {"score_chosen", "score_rejected"} <= values.keys():
-        chosen, rejected = (_number(values[name], name) for name in ("score_chosen", "score_rejected"))
-        return chosen - rejected
-    return None
 
 
 def _number(value: Any, column: str) -> float:

@@ -8,9 +8,10 @@ a stream; a JSON list is read whole.
 
 import csv
 import gzip
+import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from os import PathLike
@@ -18,8 +19,9 @@ from typing import IO, Any, NamedTuple
 
 from etils.epath import Path
 
-from rlhf_jax.config import ConfigError
-from rlhf_jax.data.records import RecordError, parse_line
+from rlhf_jax.data.columns import Columns, renamed
+from rlhf_jax.data.record_json import parse_line
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.files import matching, named_by, read_object
 
 SPLITS = {  # ours, by the first word of the names that people give them
@@ -31,46 +33,28 @@ FIRST_ROWS = 100  # of a file, which tell its columns: a line of JSON may leave 
 BATCH_ROWS = 1024  # of Parquet, that are in memory at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which Windows writes before UTF-8
 ABOUT_TABLES = ("dataset_info", "dataset_dict")  # beginnings of names of files that describe tables
-Columns = Mapping[str, str]  # the new name of a column by its old one
 Batches = Callable[[IO[bytes]], Iterable[Any]]  # of pyarrow, from a file
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # the last bytes of an Arrow stream
 
 
 class Row(NamedTuple):
-    """A row, without its nulls, however deep, and empty cells of a CSV, all of whose values are texts."""
+    """A row without what stands for nothing, however deep: nulls, NaN and infinity, empty cells of a CSV.
+
+    All values of a CSV are texts. A list keeps its places: a null in it is None.
+    """
 
     values: dict[str, Any]  # by column
     place: str  # where it stands, for messages: "data/pairs.jsonl, line 3"; rows are counted from 1
-
-
-def parse_columns(text: str) -> Columns:
-    """The new name of each column in `question:prompt,answer:completion`; none where the text is blank.
-
-    Raises ConfigError where it is not so written, or a column would have two names or a name two columns.
-    """
-    found: dict[str, str] = {}
-    for part in filter(str.strip, text.split(",")):
-        names = [name.strip() for name in part.split(":")]
-        if len(names) != 2 or not all(names):
-            raise ConfigError(f"data.columns: {part.strip()!r} should be theirs:ours, as question:prompt")
-        old, new = names
-        if old in found or new in found.values():
-            raise ConfigError(f"data.columns: {old if old in found else new} stands twice in {text!r}")
-        found[old] = new
-    return found
 
 
 def rows(path: str | PathLike[str], columns: Columns | None = None, split: str = "") -> Iterator[Row]:
     """The rows of a table, or of the one of its splits that is named, with columns renamed by `columns`.
 
     Raises RecordError naming file, row and column: also where there is no row, a column to rename is not
-    there, two columns get one name, or the table has several splits and none of them is named.
+    there or gets the name of another, or the table has several splits and none of them is named.
     """
-    found, empty = splits(path), True
-    if split not in found and (split or len(found) > 1):
-        names = ", ".join(found) if any(found) else "no splits"
-        raise RecordError(f"{path}: {f'no split {split!r}' if split else 'which split?'}; it has {names}")
-    for file in found[split] if split in found else next(iter(found.values())):
+    empty = True
+    for file in _files(path, split):
         read = _read_file(file)
         first = list(islice(read, FIRST_ROWS))
         there = dict.fromkeys(name for row in first for name in row.values)
@@ -78,7 +62,7 @@ def rows(path: str | PathLike[str], columns: Columns | None = None, split: str =
             raise RecordError(f"{file}: no column {unknown[0]!r} there; it has {', '.join(there)}")
         for row in chain(first, read):
             empty = False
-            yield Row(_shallow(_renamed(row, columns or {}), row.place), row.place)
+            yield _filled(row, columns or {})
     if empty:
         raise RecordError(f"{path}: no rows in it")
 
@@ -112,8 +96,19 @@ def split_of(name: str) -> str:
 
 def columns_of(path: str | PathLike[str], split: str = "") -> list[str]:
     """The columns of a table, or of one of its splits, in the first of its rows. Raises as `rows` does."""
-    first = islice(rows(path, split=split), FIRST_ROWS)
+    first = list(islice(chain.from_iterable(map(_read_file, _files(path, split))), FIRST_ROWS))
+    if not first:
+        raise RecordError(f"{path}: no rows in it")
     return list(dict.fromkeys(name for row in first for name in row.values))
+
+
+def _files(path: str | PathLike[str], split: str) -> list[Path]:
+    """The files of a table, or of the one of its splits that is named."""
+    found = splits(path)
+    if split not in found and (split or len(found) > 1):
+        names = ", ".join(found) if any(found) else "no splits"
+        raise RecordError(f"{path}: {f'no split {split!r}' if split else 'which split?'}; it has {names}")
+    return found[split] if split in found else next(iter(found.values()))
 
 
 def _saved(folder: Path) -> dict[str, list[Path]]:
@@ -130,25 +125,27 @@ def _saved(folder: Path) -> dict[str, list[Path]]:
     return {}
 
 
-def _renamed(row: Row, columns: Columns) -> dict[str, Any]:
-    names = [columns.get(name, name) for name in row.values]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise RecordError(f"{row.place}: two columns would be {twice[0]}; rename the other one, too")
-    return dict(zip(names, row.values.values(), strict=True))
-
-
-def _shallow(values: dict[str, Any], place: str) -> dict[str, Any]:
-    """The values without nulls. Raises RecordError where they are nested more deeply than can be read."""
+def _filled(row: Row, columns: Columns) -> Row:
+    """The row with its columns renamed, without what stands for nothing."""
     try:
-        return _without_nulls(values)
+        return Row(_without_nulls(renamed(row.values, columns)), row.place)
+    except RecordError as error:
+        raise RecordError(f"{row.place}: {error}") from None
     except RecursionError:
-        raise RecordError(f"{place}: nested too deeply") from None
+        raise RecordError(f"{row.place}: nested too deeply") from None
 
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return type(value)((name, _without_nulls(one)) for name, one in value.items() if not _is_null(one))
+    if isinstance(value, list):
+        return [None if _is_null(one) else _without_nulls(one) for one in value]
+    return value
+
+
+def _is_null(value: Any) -> bool:
+    """Whether it is a null, or a number that JSON does not have: pandas writes NaN for what is missing."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _read_file(path: Path) -> Iterator[Row]:

@@ -60,7 +60,12 @@ class Task(ABC):
     data: DataConfig
     seed: int = 0  # of texts that are generated
 
-    reads_files: ClassVar[bool] = False  # whether its texts are the tables of data.files
+    # Fields of `data` that it does not read, and what to do instead: to set one is an error.
+    unread: ClassVar[Mapping[str, str]] = {
+        "files": "--config.data.source=plain or chat reads tables",
+        "columns": "--config.data.source=plain or chat reads tables",
+        "template_variables": "--config.data.source=chat writes by a template",
+    }
     pieces: ClassVar[tuple[str, ...]] = ()  # of its prompts: one token each in a tokenizer trained here
     words: ClassVar[Words] = Example.words  # in which its records are spoken of
     pipeline_tag: ClassVar[str] = "text-generation"  # on the hub, of what its policies do
@@ -151,10 +156,15 @@ class Task(ABC):
         """Kind of change → a true response and the same with that one thing changed, so that it is false."""
         return {}
 
+    def given_tokenizer(self, pretrained: PathLike[str] | None) -> Tokenizer | None:
+        """That of the pretrained model's folder, or the one named; None where one is to be trained."""
+        place = pretrained or self.data.tokenizer
+        return self.load_tokenizer(Path(place).expanduser()) if place else None
+
     def make_tokenizer(self, records: Sequence[Record], pretrained: PathLike[str] | None) -> Tokenizer:
-        """The tokenizer of the pretrained model's folder, the one named, or one trained on the records."""
-        if pretrained or self.data.tokenizer:
-            return self.load_tokenizer(pretrained or Path(self.data.tokenizer).expanduser())
+        """The tokenizer that is given, or one trained on the records."""
+        if (given := self.given_tokenizer(pretrained)) is not None:
+            return given
         texts = [self.prompt(record).text + self.response(record.reference) for record in records]
         return train_tokenizer(texts, self.data.vocabulary, self.pieces)
 
@@ -239,10 +249,9 @@ def find(data: DataConfig, seed: int) -> Task:
     module = _module(data.source)
     if not (isinstance(found := getattr(module, "TASK", None), type) and issubclass(found, Task)):
         raise ConfigError(f"data.source: {data.source} has no TASK, a subclass of rlhf_jax.data.task.Task")
-    if data.files and not found.reads_files:
-        raise ConfigError(
-            f"data.files: {data.source} reads no tables; --config.data.source=plain or chat does"
-        )
+    for name, instead in found.unread.items():
+        if getattr(data, name):
+            raise ConfigError(f"data.{name}: {data.source} does not read it: {instead}")
     return found(data, seed)
 
 

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.data.records import Record, RecordError, parse_line
+from rlhf_jax.data.record_json import parse_line
+from rlhf_jax.data.records import Record, RecordError
 from rlhf_jax.data.task import Task
 from rlhf_jax.evaluation import asking
 from rlhf_jax.evaluation.verdicts import letter, verdict

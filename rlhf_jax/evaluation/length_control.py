@@ -1,10 +1,12 @@
 """Preference with the effect of length taken out."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from rlhf_jax.evaluation.intervals import Estimate, joint
@@ -44,5 +46,6 @@ def _fitted(won: np.ndarray, policy: np.ndarray, ratio: np.ndarray, policies: in
     features = np.column_stack([np.eye(policies)[policy], ratio])
     fit = LogisticRegression(C=WEAK, fit_intercept=False, solver="newton-cholesky", tol=1e-7)
     is_won = np.repeat([1, 0], len(won))
-    fit.fit(np.concatenate([features, features]), is_won, sample_weight=np.concatenate([won, 1 - won]))
+    with warnings.catch_warnings(category=ConvergenceWarning, action="ignore"):  # it goes on by L-BFGS
+        fit.fit(np.concatenate([features, features]), is_won, sample_weight=np.concatenate([won, 1 - won]))
     return np.where(np.bincount(policy, minlength=policies) > 0, expit(fit.coef_[0, :-1]), np.nan)

@@ -17,7 +17,8 @@ from absl import flags
 from jaxtyping import Float
 
 from rlhf_jax.command_line import command
-from rlhf_jax.data.records import RecordError, read_axis_ratings
+from rlhf_jax.data.record_json import read_axis_ratings
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.evaluation.intervals import Estimate, joint, mean
 from rlhf_jax.files import write_json
 

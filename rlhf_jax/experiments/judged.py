@@ -34,7 +34,8 @@ from absl import flags
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.records import Record, RecordError, read_comparisons, read_jsonl, record_of
+from rlhf_jax.data.record_json import read_comparisons, read_jsonl, record_of
+from rlhf_jax.data.records import Record, RecordError
 from rlhf_jax.data.task import Task
 from rlhf_jax.evaluation import endpoint, judges
 from rlhf_jax.evaluation.choices import agreement, countable

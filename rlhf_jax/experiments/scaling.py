@@ -28,7 +28,8 @@ from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.comparisons import comparisons_of_run
-from rlhf_jax.data.records import Comparison, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement
 from rlhf_jax.evaluation.judges import gaps

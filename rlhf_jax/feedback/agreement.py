@@ -2,7 +2,8 @@
 
 rlhf-jax agreement runs/mini/comparisons.jsonl [FILE…] [--json=agreement.json]
 
-FILE                comparisons as OpenAI publishes them, one JSON object a line
+FILE                comparisons as OpenAI publishes them, or a table of your own with votes or workers
+--columns=OLD:NEW,… other names for the columns of tables, as data.columns
 --researchers=A,B   the workers who are researchers; all others are labelers
 --threshold=0.6     who agrees with the others less often than this is named in a warning
 --json=FILE         where to write the same figures
@@ -31,7 +32,10 @@ import numpy as np
 from absl import flags
 
 from rlhf_jax.command_line import command
-from rlhf_jax.data.records import Comparison, RecordError, read_comparisons
+from rlhf_jax.data import own_records, recognise, tables
+from rlhf_jax.data.columns import Columns, parse_columns
+from rlhf_jax.data.preferences import Preference
+from rlhf_jax.data.records import Comparison, RecordError
 from rlhf_jax.feedback import estimates
 from rlhf_jax.files import write_json
 
@@ -258,9 +262,8 @@ def number(found: dict | None) -> str:
 def main(argv: list[str]) -> int:
     def run() -> None:
         files, options = _parse(argv)
-        comparisons = [comparison for file in files for comparison in read_comparisons(file)]
-        if not comparisons:
-            raise RecordError(f"{', '.join(files)}: no comparisons there")
+        columns = parse_columns(options.columns)
+        comparisons = [comparison for file in files for comparison in _read(file, columns)]
         figures = summary(answers_of(comparisons, options.researchers), options.threshold)
         strangers = set(options.researchers) - {comparison.worker for comparison in comparisons}
         figures["warnings"] += [f"--researchers: no answer is of {name}" for name in sorted(strangers)]
@@ -271,8 +274,20 @@ def main(argv: list[str]) -> int:
     return command(argv, run)
 
 
+def _read(file: str, columns: Columns) -> list[Comparison]:
+    """The comparisons in a table; tells what was found where that is not all that stands in it."""
+    found = recognise.read(tables.rows(file, columns))
+    judged = [one for one in found.examples if isinstance(one, Comparison | Preference)]
+    if not judged:
+        raise RecordError(f"{file}: {found}; these are no comparisons")
+    if found.left_out:
+        print(f"{file}: {found}\n")
+    return list(own_records.comparisons(judged, "train"))
+
+
 def _parse(argv: list[str]) -> tuple[list[str], flags.FlagValues]:
     options = flags.FlagValues()
+    flags.DEFINE_string("columns", "", "other names for columns, old:new", flag_values=options)
     flags.DEFINE_list("researchers", [], "workers who are researchers", flag_values=options)
     flags.DEFINE_float("threshold", 0.6, "agreement to warn below", 0.0, 1.0, flag_values=options)
     flags.DEFINE_string("json", None, "file to write", flag_values=options)

@@ -32,7 +32,8 @@ import sqlalchemy as sa
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.data.records import Comparison, Example, Record, RecordError, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Example, Record, RecordError, Summary
 from rlhf_jax.feedback import tasks as kinds
 from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
 from rlhf_jax.feedback.text import clean

@@ -17,17 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf_jax.data.records import (
-    AxisRating,
-    Comparison,
-    Record,
-    RecordError,
-    Words,
-    from_json,
-    read_jsonl,
-    record_of,
-    to_json,
-)
+from rlhf_jax.data.record_json import from_json, read_jsonl, record_of, to_json
+from rlhf_jax.data.records import AxisRating, Comparison, Record, RecordError, Words
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.feedback.study import Axis, Study
 from rlhf_jax.feedback.text import find

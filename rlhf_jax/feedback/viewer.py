@@ -26,16 +26,8 @@ from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.names import NO_LABELS, titled
-from rlhf_jax.data.records import (
-    Comparison,
-    Record,
-    RecordError,
-    Summary,
-    from_json,
-    read_comparisons,
-    read_jsonl,
-    record_of,
-)
+from rlhf_jax.data.record_json import from_json, read_comparisons, read_jsonl, record_of
+from rlhf_jax.data.records import Comparison, Record, RecordError, Summary
 from rlhf_jax.files import naming, read_object
 
 PAGE = Path(__file__).with_name("viewer_page")

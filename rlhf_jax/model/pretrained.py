@@ -308,7 +308,10 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtyp
     total = 0
     for shard in _in_shards(tensors, dtype):
         parts.append(folder / f"{WEIGHTS}.{len(parts)}.part")
+        parts[-1].touch()
+        mode = parts[-1].stat().st_mode  # as other new files have it; safetensors lets its owner alone read
         save_file(shard, parts[-1], metadata={"format": "pt"})
+        parts[-1].chmod(mode)
         weight_map |= dict.fromkeys(shard, len(parts) - 1)
         total += sum(tensor.nbytes for tensor in shard.values())
     if len(parts) == 1:

@@ -35,15 +35,8 @@ from rlhf_jax.command_line import command
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE, halved
-from rlhf_jax.data.records import (
-    Record,
-    RecordError,
-    Summary,
-    read_jsonl,
-    to_json,
-    with_reference,
-    write_jsonl,
-)
+from rlhf_jax.data.record_json import read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import Record, RecordError, Summary, with_reference
 from rlhf_jax.data.task import Task
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.files import named_by

@@ -15,7 +15,8 @@ import jax
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE, comparisons_of_run, halved
-from rlhf_jax.data.records import Comparison, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh

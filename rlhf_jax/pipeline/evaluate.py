@@ -14,7 +14,8 @@ from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, flatten, to_dict
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import Record, RecordError, plain, write_jsonl
+from rlhf_jax.data.record_json import plain, write_jsonl
+from rlhf_jax.data.records import Record, RecordError
 from rlhf_jax.data.task import Judge, Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.data.visible import has_text

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.config import MODEL, PpoConfig
-from rlhf_jax.data.records import Record, to_json
+from rlhf_jax.data.record_json import to_json
+from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.evaluation.scorer_process import ScorerError, is_address

@@ -30,7 +30,16 @@ from rlhf_jax.config import MODEL, Config, ModelConfig, PpoConfig
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
-from rlhf_jax.mesh import ROWS, abstract_batch, check_rows, layout, make_mesh, split_rows, to_devices
+from rlhf_jax.mesh import (
+    ROWS,
+    abstract_batch,
+    abstract_rows,
+    check_rows,
+    layout,
+    make_mesh,
+    split_rows,
+    to_devices,
+)
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.pipeline import own_reward, rollout
@@ -210,20 +219,31 @@ def jitted_halves(setting: Setting):
 
 
 def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
-    """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
+    """The iteration of `train` in its longest bucket, for arguments without values. Needs a mesh set.
+
+    Where the host scores in between, its two halves are one program here, whose score is an argument.
+    """
     options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     setting = Setting(model, options, data.response_tokens, eos_ids=(0,), pad_id=vocabulary)
     reference = params.abstract(transformer.specs(model, vocabulary), mesh)
-    reward = params.abstract(heads.specs(model, vocabulary), mesh)
+    value = params.abstract(heads.specs(model, vocabulary), mesh)
     optimizer, sigma = make_optimizer(options.optimizer, 1), config.health.spike_sigma
     start = functools.partial(
         initial_state, optimizer=optimizer, options=options, seed=config.seed, spike_sigma=sigma
     )
-    state = jax.eval_shape(start, reference, reward)
+    state = jax.eval_shape(start, reference, value)
     query = abstract_batch(mesh, QueryPlan.widest(data, options.batch_size))["query"]
-    reference, reward = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)
-    return jitted_iteration(setting).trace(state, reference, reward, query)
+    reward = value if MODEL in options.rewards else None
+    fixed = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)
+    if options.is_by_model_alone:
+        return jitted_iteration(setting).trace(state, *fixed, query)
+    score = abstract_rows(mesh, (options.batch_size,), jnp.float32)
+
+    def halves(state, reference, reward, query, score):
+        return learn(state, sample(state, reference, reward, query, setting), score, setting)
+
+    return jax.jit(halves, donate_argnums=0).trace(state, *fixed, query, score)
 
 
 def train(config: Config, workdir: Path) -> None:

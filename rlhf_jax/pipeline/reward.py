@@ -20,8 +20,8 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import PairPlan
-from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
-from rlhf_jax.data.records import RecordError, with_reference
+from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_to_learn
+from rlhf_jax.data.records import with_reference
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
@@ -83,11 +83,7 @@ def train(config: Config, workdir: Path) -> None:
     inputs.hold(workdir, "reward", tokenizer, ("sft",), posts=records, comparisons=comparisons)
     records = task.filtered(with_reference(records, "reward"), tokenizer)
     with jax.set_mesh(make_mesh(config.mesh)):
-        pairs = {split: pairs_of(comparisons, split) for split in ("train", "valid1")}
-        for split in pairs:
-            if not pairs[split]:
-                raise RecordError(f"no comparisons of split {split} (data.comparisons, reward.batches)")
-
+        pairs = pairs_to_learn(comparisons)
         candidates = []
         for k in range(config.reward.seeds):  # each has a head and an order of the pairs of its own
             plan = PairPlan(pairs["train"], tokenizer, task, config.reward.batch_size, config.seed + k)

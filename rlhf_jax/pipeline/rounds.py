@@ -22,16 +22,10 @@ from etils.epath import Path
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE
-from rlhf_jax.data.records import (
-    Comparison,
-    RecordError,
-    read_comparisons,
-    read_jsonl,
-    to_json,
-    with_reference,
-    write_jsonl,
-)
-from rlhf_jax.data.task import Labelers
+from rlhf_jax.data.record_json import read_comparisons, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import Comparison, RecordError, with_reference
+from rlhf_jax.data.task import Labelers, Splits
+from rlhf_jax.data.visible import has_text
 from rlhf_jax.feedback.answers import split_of
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh
@@ -51,6 +45,8 @@ def run(config: Config, workdir: Path) -> None:
         raise ask.TaskError("stage round asks people for a reward model: put model into ppo.reward")
     checkpoint.require(workdir, "sft")
     task = tasks.find(config.data, config.seed)
+    if not folder_of(workdir, 1).exists():
+        check_references(task.records())
     for number in range(1, len(config.rounds.pairs) + 1):
         folder = folder_of(workdir, number)
         if not runs.stage_done(folder, "eval"):
@@ -69,6 +65,16 @@ def run(config: Config, workdir: Path) -> None:
             stages.run_stages(config, folder)
         write_rounds_report(workdir, number)
     print(f"all {len(config.rounds.pairs)} rounds are finished (rounds.pairs): {workdir / 'rounds.html'}")
+
+
+def check_references(records: Splits) -> None:
+    """Raises TaskError where policies have no references to be compared with, by people or in evaluation."""
+    for split in ("train", "test" if records.get("test") else "valid"):
+        if not any(has_text(record.reference) for record in records[split]):
+            raise ask.TaskError(
+                f"stage round compares policies with references, and no record of {split} has one: add "
+                "some, or go through the stages once, without --stage=round"
+            )
 
 
 def folder_of(workdir: Path, number: int) -> Path:

@@ -87,6 +87,8 @@ def train(config: Config, workdir: Path) -> None:
     else:
         tokenizer = task.make_tokenizer(records, pretrained.folder_of(base) if base else None)
         if hosts.is_first():
+            for name in inputs.TOKENIZER_FILES:  # of another kind, from a start that came to nothing
+                (workdir / name).unlink(missing_ok=True)
             tokenizer.save(workdir)
     inputs.hold(workdir, "sft", tokenizer)
     records = task.filtered(records, tokenizer)

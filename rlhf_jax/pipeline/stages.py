@@ -67,7 +67,7 @@ STAGES = [
         "sft",
         "Supervised fine-tuning",
         sft.train,
-        fields=("sft.", "model."),
+        fields=("sft.", "model.", "data.template_variables"),  # which stand in every prompt that it learned
         files=("tokenizer*", TEMPLATE_FILE, GENERATION_FILE),
         networks={
             "sft": Output("SFT", "a policy fine-tuned on {responses} that people wrote or preferred"),
@@ -190,12 +190,15 @@ def run_stage(stage: Stage, config: Config, workdir: Path) -> None:
     hosts.gather(f"the end of stage {stage.name}", timeout=STAGE_END_SECONDS)
 
 
-def refuse_interrupted(workdir: Path, name: str) -> None:
-    """Raises ConfigError where a stage that `name` reads from was stopped before its end."""
+def refuse_interrupted(config: Config, workdir: Path, name: str) -> None:
+    """Raises ConfigError where a stage that `name` reads from was stopped before its end.
+
+    A stage that a run of this configuration does not go through is not read from.
+    """
     interrupted = runs.stages_interrupted(workdir)
     needs = ("sft",) if name == ROUND else find(name).needs or names()[: names().index(name)]
     for needed in needs:
-        if needed in interrupted:
+        if needed in interrupted and find(needed).wanted(config):
             raise ConfigError(
                 f"{name} needs stage '{needed}', which was stopped before its end in {workdir}: "
                 f"`rlhf-jax run --stage={needed}` resumes it"

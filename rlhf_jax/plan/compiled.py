@@ -45,9 +45,14 @@ class Compiled:
     chip_hours: dict[str, float] = field(default_factory=dict)  # by utilisation of the bound
 
 
-def programs() -> dict[str, list[str]]:
-    """Stage → the programs that it runs, of stages that have any."""
-    return {stage.name: list(stage.programs) for stage in stages.STAGES if stage.programs}
+def programs(config: Config) -> dict[str, list[str]]:
+    """Stage → the programs that it runs, of stages that have any.
+
+    Where no reward model is among the rewards of PPO, evaluation does not read by one.
+    """
+    unread = () if stages.scores_by_model(config) else ("eval.read",)
+    every = {stage.name: [name for name in stage.programs if name not in unread] for stage in stages.STAGES}
+    return {stage: found for stage, found in every.items() if found}
 
 
 def compile_program(
@@ -60,7 +65,7 @@ def compile_program(
     """
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
-    networks = _networks(program, model, vocabulary)
+    networks = _networks(program, config, model, vocabulary)
     trained = sum(networks[: {"sft": 1, "reward": 1, "ppo": 2}.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
@@ -165,14 +170,14 @@ def steps(program: str, config: Config, shards: int) -> int:
     return best + (POLICIES * batches(1) if program == "eval.write" else batches(TEXTS))
 
 
-def _networks(program: str, model: ModelConfig, vocabulary: int) -> list[int]:
+def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int) -> list[int]:
     """Parameters of each network that a program holds, the trained ones first."""
     policy = params.count(transformer.specs(model, vocabulary))
     scalar = params.count(heads.specs(model, vocabulary))
     return {
         "sft": [policy],
         "reward": [scalar],
-        "ppo": [policy, scalar, policy, scalar],
+        "ppo": [policy, scalar, policy, *([scalar] if stages.scores_by_model(config) else [])],
         "eval.write": [policy],
         "eval.read": [scalar],
     }[program]
@@ -181,7 +186,8 @@ def _networks(program: str, model: ModelConfig, vocabulary: int) -> list[int]:
 def _beside(program: str, config: Config, parameters: int) -> int:
     """Parameters that the stage keeps on the devices while the program runs, outside of its arguments.
 
-    Reward models of earlier seeds, and in evaluation a policy beside the reward model.
+    Reward models of earlier seeds, and in evaluation a policy beside the reward model, where there is one.
     """
-    networks = {"reward": config.reward.seeds - 1, "eval.write": 1, "eval.read": 1}
+    scored = stages.scores_by_model(config)
+    networks = {"reward": config.reward.seeds - 1, "eval.write": int(scored), "eval.read": 1}
     return networks.get(program, 0) * parameters

@@ -9,7 +9,7 @@ rlhf-jax plan --config=configs/mini.py --topology=cpu:8 --config.model.pretraine
 --topology=NAME       TPU slice (v4:, v5e:, v5p:, v6e: and its shape), H100s as gpu:SLICESxHOSTSxDEVICES,
                       or cpu:N simulated devices
 --mesh=R,F,T          devices along replica, fsdp and tensor; without it, config.mesh: fsdp over all
---stage=STAGE         sft, reward, ppo or eval; all: the default
+--stage=STAGE         sft, reward, ppo or eval; all that the run goes through: the default
 --json=FILE           also writes everything there
 --search              tries meshes, microbatches and rematerialisation, and lists what fits
 
@@ -28,6 +28,7 @@ from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.files import write_json
 from rlhf_jax.model import attention, pretrained
+from rlhf_jax.pipeline import stages
 from rlhf_jax.plan.compiled import Compiled, compile_program, programs
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
@@ -49,7 +50,7 @@ def run(argv: list[str]) -> None:
     options = flags.FlagValues()
     flags.DEFINE_string("topology", None, "the machine", flag_values=options)
     flags.DEFINE_list("mesh", None, "replica, fsdp, tensor", flag_values=options)
-    flags.DEFINE_enum("stage", "all", (*programs(), "all"), "what to compile", flag_values=options)
+    flags.DEFINE_enum("stage", "all", (*programs(Config()), "all"), "what to compile", flag_values=options)
     flags.DEFINE_string("json", None, "file to write", flag_values=options)
     flags.DEFINE_bool("search", False, "try what fits", flag_values=options)
     config = parse_config(argv, options)
@@ -60,8 +61,10 @@ def run(argv: list[str]) -> None:
     topology = find(options.topology)
     model, vocabulary = architecture(config, topology)
     plans: list[Compiled] = []
-    for stage in programs() if options.stage == "all" else (options.stage,):
-        for program in programs()[stage]:
+    of_stage = programs(config)
+    planned = [stage for stage in stages.planned(config) if stage in of_stage]
+    for stage in planned if options.stage == "all" else (options.stage,):
+        for program in of_stage[stage]:
             if options.search:
                 tried = []
                 for plan in search(program, config, model, vocabulary, topology):

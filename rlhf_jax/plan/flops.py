@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config import MODEL, Config, ModelConfig
 
 OPTIMIZER_BYTES = 28  # a parameter and update: read weight, gradient and two moments, write all but one
 
@@ -105,8 +105,9 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
         read_only("policy's log-probabilities", net, work, rows * r),
         read_only("reference's log-probabilities", net, work, rows * r),
         read_only("values", net, work, 0),
-        read_only("score", net, rows * forward_to_ends(model, q, 1, r), 0),
     ]
+    if MODEL in config.ppo.rewards:
+        rollout.append(read_only("score", net, rows * forward_to_ends(model, q, 1, r), 0))
     update = [
         train("policy's update", net, work, rows * r, micro, parts),
         train("value network's update", net, work, 0, micro, parts),

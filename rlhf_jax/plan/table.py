@@ -18,6 +18,7 @@ from typing import NamedTuple
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
+from rlhf_jax.config import Config
 from rlhf_jax.files import read_object, write_text
 from rlhf_jax.plan.compiled import programs
 from rlhf_jax.plan.topologies import PlanError, version_of
@@ -48,7 +49,8 @@ class Cell(NamedTuple):
         return f"{self.size}-{self.topology.replace(':', '-')}-{self.stage}"
 
 
-CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIES for stage in programs()]
+STAGES = tuple(programs(Config()))
+CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIES for stage in STAGES]
 
 
 def main(argv: list[str]) -> int:
@@ -133,9 +135,9 @@ def markdown(folder: Path) -> str:
 
 def grid(size: str, texts: Mapping[Cell, str]) -> str:
     """Topologies by stages, for one size."""
-    rows = [["", *programs()], ["---"] * (len(programs()) + 1)]
+    rows = [["", *STAGES], ["---"] * (len(STAGES) + 1)]
     for topology in TOPOLOGIES:
-        rows.append([f"`{topology}`", *(texts.get(Cell(size, topology, stage), "") for stage in programs())])
+        rows.append([f"`{topology}`", *(texts.get(Cell(size, topology, stage), "") for stage in STAGES)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from rlhf_jax.config import flatten
 from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.names import NO_LABELS, titled
-from rlhf_jax.data.records import Post, Words, read_jsonl, record_of
+from rlhf_jax.data.record_json import read_jsonl, record_of
+from rlhf_jax.data.records import Post, Words
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.report.page_plots import change_plot, curve_plot, preference_plot

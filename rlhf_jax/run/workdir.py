@@ -11,8 +11,8 @@ from typing import IO
 from etils.epath import Path
 
 from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, upgraded
-from rlhf_jax.files import read_object, write_json
-from rlhf_jax.run import storage
+from rlhf_jax.files import matching, read_object, write_json
+from rlhf_jax.run import steps, storage
 from rlhf_jax.validation import validate
 
 Same = Callable[[Path, str], bool]  # (work folder, field) → whether another value of it changes nothing there
@@ -31,8 +31,9 @@ def open_workdir(
 ) -> Path:
     """The folder, on disk or gs://, created with its config.json where it is not there.
 
-    A folder of another configuration is refused untouched; one that differs in where it is computed alone
-    (config.PLACEMENT), or in fields that are the `same`, is resumed, and its config.json then says where.
+    A folder of another configuration is refused untouched, unless nothing in it has begun; one that differs
+    in where it is computed alone (config.PLACEMENT), or in fields that are the `same`, is resumed. Its
+    config.json then says what is new.
     Hosts that must not `create` it raise WorkdirError where it is missing; the one that creates locks it.
     """
     if "://" in str(path) and glob.has_magic(str(path)):  # where Orbax does not find what it wrote
@@ -58,19 +59,28 @@ def open_workdir(
 
 
 def refuse_another(workdir: Path, config: Config, same: Same) -> dict:
-    """The stored configuration of a run. Raises WorkdirError where it is another than `config`."""
+    """The stored configuration of a run. Raises WorkdirError where it has begun as another than `config`."""
     file = workdir / "config.json"
     try:
         stored = read_object(file, WorkdirError)
     except WorkdirError as error:
         raise WorkdirError(f"{error}; restore the file, or use another --workdir") from None
     changed = [line for line in differences(config, stored) if not same(workdir, line.partition(":")[0])]
-    if changed:
+    if changed and has_begun(workdir):
         raise WorkdirError(
-            f"{file} was written with other values ({'; '.join(changed)}): "
-            "use another --workdir, or the values of the first start"
+            f"{file} was written with other values ({'; '.join(changed)}): use the values of the first "
+            f"start, or another --workdir, where --fork={workdir} takes over finished stages"
         )
     return stored
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a stage of the run has finished, or a training of it has saved a step."""
+    with storage.explained(workdir):
+        if not (workdir / "config.json").exists():
+            return False
+        done = any(entry["done"] for entry in _progress(workdir).values())
+        return done or any(map(steps.finished, matching(workdir / "checkpoints", "*")))
 
 
 def lock(workdir: Path) -> None:

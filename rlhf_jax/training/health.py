@@ -98,7 +98,7 @@ def _cause(metrics: Metrics) -> str:
 def ppo_signs(metrics: Metrics, options: PpoConfig, usual_scores: tuple[float, float]) -> Signs:
     """What is wrong with an iteration of PPO; `metrics` are those of `ppo.iteration`.
 
-    `usual_scores` are the 1st and 99th percentile of what the reward model gives to summaries it was
+    `usual_scores` are the 1st and 99th percentile of what the reward model gives to responses it was
     trained on: a mean beyond them is a policy where it knows nothing. A KL divergence cannot be
     negative; its estimate from samples can, by chance, so the mean must lie 3 standard errors below 0.
     """
@@ -124,10 +124,10 @@ def ppo_signs(metrics: Metrics, options: PpoConfig, usual_scores: tuple[float, f
         )
     if not low <= score <= high and math.isfinite(score):
         signs["unusual score"] = (
-            f"objective/score is {score:.3g}, outside of {low:.3g} to {high:.3g}, where 98% of the summaries "
+            f"objective/score is {score:.3g}, outside of {low:.3g} to {high:.3g}, where 98% of the responses "
             "lie that the reward model was trained on: it judges what it has not seen. Usual causes: the "
             "policy exploits it (read the samples; raise ppo.kl_coef, or train for fewer ppo.episodes); "
-            "the posts or lengths differ from those it was trained on"
+            "the prompts or lengths differ from those it was trained on"
         )
     if entropy < FIXED_ENTROPY:
         signs["collapsed entropy"] = (
@@ -139,6 +139,6 @@ def ppo_signs(metrics: Metrics, options: PpoConfig, usual_scores: tuple[float, f
         signs["no EOS"] = (
             f"objective/eos_rate is {eos:.2g}: most responses never end. Usual causes: the reward model "
             "likes length; ppo.no_eos_score is higher than what ending earns, or ppo.no_eos is none; "
-            "data.response_tokens is too short for the summaries that stage sft learned"
+            "data.response_tokens is too short for the responses that stage sft learned"
         )
     return signs

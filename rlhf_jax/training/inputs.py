@@ -13,7 +13,8 @@ from pathlib import Path
 from rlhf_jax.config import Config, flatten, to_dict
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import load_comparisons
-from rlhf_jax.data.records import Comparison, Record, to_json
+from rlhf_jax.data.record_json import to_json
+from rlhf_jax.data.records import Comparison, Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import GENERATION_FILE, JSON_FILE, MODEL_FILE, TEMPLATE_FILE, Tokenizer
 from rlhf_jax.files import matching, named_by

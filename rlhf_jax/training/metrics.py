@@ -15,7 +15,8 @@ import jax
 from etils.epath import Path
 from tqdm import tqdm
 
-from rlhf_jax.data.records import RecordError, parse_line
+from rlhf_jax.data.record_json import parse_line
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.files import matching, naming, write_text
 from rlhf_jax.run import hosts
 from rlhf_jax.training.tracking import Table, Tracker, group_of

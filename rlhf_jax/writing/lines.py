@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from rlhf_jax.data.records import RecordError, parse_line, write_jsonl
+from rlhf_jax.data.record_json import parse_line, write_jsonl
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tables import READERS, lines_of
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.writing.prompts import Prompt, Prompts

@@ -29,12 +29,25 @@ NEUTRAL: dict[str, Sequence[Any]] = {
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "store": (False,),
     "service_tier": ("auto", "default"),
+    # What clients of other open servers send along.
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "ignore_eos": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template_kwargs": ({},),
 }
-SAID_ALONE = {"user", "safety_identifier", "metadata"}  # who asks and why, which changes no answer
+SAID_ALONE = {"user", "safety_identifier", "metadata", "prompt_cache_key"}  # who asks: it changes no answer
 
 
 class ApiError(Exception):
@@ -89,6 +102,10 @@ def parse(body: Any, is_chat: bool, model: str, prompts: Prompts, temperature: f
         stream=stream,
         usage_in_stream=_usage(fields.take("stream_options"), stream),
     )
+    if not request.temperature:  # the most likely token passes all of these
+        fields.number("top_p", 1, 0, 1)
+        fields.number("min_p", 0, 0, 1)
+        fields.whole("top_k", 0, -1)
     fields.refuse_others()
     if request.stream and request.logprobs:
         raise ApiError("logprobs are not supported in a stream", "logprobs")
@@ -123,9 +140,8 @@ class _Fields:
         if value is None:
             return missing
         if type(value) is not int or not least <= value <= most:
-            raise ApiError(
-                f"{name} should be a whole number from {least} to {most}, not {_said(value)}", name
-            )
+            wanted = f"a whole number from {least} to {most}" if least < most else least
+            raise ApiError(f"{name} should be {wanted}, not {_said(value)}", name)
         return value
 
     def number(self, name: str, missing: float, least: float, most: float) -> float:

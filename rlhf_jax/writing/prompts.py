@@ -8,7 +8,8 @@ from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import Chat, ChatTokenizer, load_chat
-from rlhf_jax.data.records import Example, Record, RecordError, Turn, record_of, turns_of
+from rlhf_jax.data.record_json import record_of, turns_of
+from rlhf_jax.data.records import Example, Record, RecordError, Turn
 from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.files import read_object

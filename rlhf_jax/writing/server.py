@@ -24,7 +24,8 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from rlhf_jax.data.records import RecordError, check_text
+from rlhf_jax.data.record_json import check_text
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.feedback.guard import Headers, content_type, read_body
 from rlhf_jax.files import JsonError, parse_json
 from rlhf_jax.writing.batching import Batcher, Busy, Job

@@ -312,7 +312,9 @@ def test_fewer_posts_than_a_batch_can_be_evaluated_but_not_trained_on():
     plan = query_plan(posts_of(3, 4), data(5), batch_size=4)
     ((batch, valid),) = plan.in_order()
     assert batch["index"].tolist() == [0, 1] and valid == 2
-    with pytest.raises(BatchError, match="^2 rows do not fill one batch of 4: lower batch_size or add data$"):
+    with pytest.raises(
+        BatchError, match="^ppo.batch_size: 2 rows do not fill a batch of 4: lower it or add data$"
+    ):
         plan.batch(0)
 
 

@@ -3,8 +3,17 @@ from dataclasses import replace
 import pytest
 
 from rlhf_jax.config import Config, DataConfig
-from rlhf_jax.data.comparisons import PUBLISHED, Pair, comparisons_of_run, halved, load_comparisons, pairs_of
-from rlhf_jax.data.records import Article, Comparison, Post, RecordError, Summary, write_jsonl
+from rlhf_jax.data.comparisons import (
+    PUBLISHED,
+    Pair,
+    comparisons_of_run,
+    halved,
+    load_comparisons,
+    pairs_of,
+    pairs_to_learn,
+)
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Article, Comparison, Example, Post, RecordError, Summary
 
 POST = Post("t3_a", "tifu", "A title", "A story.")
 ARTICLE = Article("n1", "cnn", "News", "It rained.")
@@ -46,6 +55,32 @@ def test_batches_are_of_those_to_train_on_and_what_is_held_out_stays(tmp_path):
     data = DataConfig(comparisons=str(tmp_path))
     assert load_comparisons(data, ("batch3",)) == [COMPARISON, *held_out]
     assert load_comparisons(data) == [COMPARISON, later, *held_out]
+
+
+def test_batches_of_tables_are_selected_too(tmp_path):
+    def of(batch, split):
+        info = Example(f"{batch} {split}", f"{batch} {split}?", "")
+        return replace(COMPARISON, info=info, batch=batch, split=split)
+
+    rows = [of(batch, split) for batch in ("a", "b") for split in ("train", "valid1", "valid2")]
+    write_jsonl(tmp_path / "own.jsonl", rows)
+    data = DataConfig(source="plain", files=str(tmp_path / "own.jsonl"))
+    found = [(one.batch, one.split) for one in load_comparisons(data, ("b",)) if one.split == "train"]
+    assert (
+        found == [("b", "train")] and len(load_comparisons(data)) == len(load_comparisons(data, ("b",))) + 1
+    )
+    with pytest.raises(
+        RecordError, match=r"own\.jsonl: no comparisons to train on of batch 'c'; there are a, b"
+    ):
+        load_comparisons(data, ("c",))
+
+
+@pytest.mark.parametrize(("splits", "missing"), [([], "train"), (["valid1"], "train"), (["train"], "valid1")])
+def test_a_reward_model_needs_pairs_to_train_on_and_to_be_chosen_by(splits, missing):
+    with pytest.raises(RecordError, match=f"^no comparisons of split {missing}; a reward model needs"):
+        pairs_to_learn(replace(COMPARISON, split=split) for split in splits)
+    both = pairs_to_learn(replace(COMPARISON, split=split) for split in ("valid2", "valid1", "train"))
+    assert both == {"train": [Pair(POST, " b", " a")], "valid1": [Pair(POST, " b", " a")]}
 
 
 def test_what_a_run_collected_goes_before_what_its_configuration_names(tmp_path):

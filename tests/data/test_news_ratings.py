@@ -5,7 +5,8 @@ import pytest
 
 from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.news_ratings import compare, comparisons_of, main, split_of
-from rlhf_jax.data.records import RecordError, read_comparisons
+from rlhf_jax.data.record_json import read_comparisons
+from rlhf_jax.data.records import RecordError
 
 RATINGS = Path(__file__).parents[3] / "shared" / "data" / "news_ratings"
 

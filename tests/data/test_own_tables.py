@@ -9,12 +9,14 @@ import pyarrow.parquet
 import pytest
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import hub, own_tables, preferences, tables
+from rlhf_jax.data import hub, own_records
 from rlhf_jax.data.comparisons import load_comparisons
+from rlhf_jax.data.own_records import OF_COMPARISONS
 from rlhf_jax.data.own_tables import gather
 from rlhf_jax.data.records import RecordError, Turn
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "own_task.md"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 PREFERRED = [{"prompt": f"{i} + 1?", "chosen": f"{i + 1}.", "rejected": "5,000."} for i in range(200)]
 HELD_OUT = [row | {"prompt": f"What is {row['prompt']}"} for row in PREFERRED]
 SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range(200)]
@@ -23,7 +25,7 @@ SHOWN = [{"prompt": f"{i} + 1?", "completion": f"It is {i + 1}."} for i in range
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own_tables.tell.cache_clear()
+    own_records.tell.cache_clear()
 
 
 def write(name: str, rows) -> str:
@@ -115,8 +117,8 @@ def test_a_prompt_that_is_held_out_is_not_trained_on(capsys):
     }
     assert [one.split for one in found.comparisons].count("train") == 90 == len(found.queries)
     told = capsys.readouterr().out
-    assert "data.files: 10 rows of train are left out: their prompts are of valid or test, too" in told
-    assert "data.files: 10 rows of valid are left out: their prompts are of test, too" in told
+    assert "data.files: 10 prompts of train are left out: they are of valid or test, too" in told
+    assert "data.files: 10 prompts of valid are left out: they are of test, too" in told
 
 
 def test_a_record_without_a_place_is_named_by_its_id():
@@ -127,16 +129,56 @@ def test_a_record_without_a_place_is_named_by_its_id():
     assert found.places["c7"] == "id c7" and "b.jsonl, line 1" in found.places.values()
 
 
-def test_votes_on_two_responses_become_preferences_as_documented():
-    (script,) = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.DOTALL)
-    asked = {"instruction": "Shorten.", "input": "It is late."}
-    asked |= {"response1": "Late.", "response2": "It's late."}
-    rows = [asked | {"annotators": [2, 2, 1]}, asked | {"annotators": [1, 2, 0]}]
-    write("theirs.jsonl", [*rows, asked | {"input": "", "annotators": [1, 0, 0]}])
-    exec(script, {})
-    first, second = preferences.read(tables.rows("pairs.jsonl")).examples
-    assert (first.prompt, first.chosen) == ("Shorten.\n\nIt is late.", "It's late.")
-    assert (second.prompt, second.chosen, second.rejected) == ("Shorten.", "Late.", "It's late.")
+ASKED = {"instruction": "Shorten.", "response1": "Late.", "response2": "It's late."}
+QUESTION = {"passages": [["Robin", "A bird."]], "responses": ["A bird.", "Birds.", "A fish."]}
+DECIDED = [{"first": 0, "second": 1, "preferred": 0}, {"first": 2, "second": 0, "preferred": 0}]
+SHAPES = {  # rows of two real tables of people's judgments, by a word of the command that reads them
+    "annotators": [ASKED | {"input": f"It is {i}.", "annotators": [2, 1, 2]} for i in range(100)],
+    "passages": [
+        QUESTION | {"question": f"What is {i}?", "demonstration": "It.", "comparisons": DECIDED}
+        for i in range(100)
+    ],
+}
+
+
+@pytest.mark.parametrize("word", SHAPES)
+def test_real_judgments_are_read_by_the_documented_mappings(word):
+    mappings = re.findall(r"--config.data.columns=(\S+)", HOWTO.read_text(encoding="utf-8"))
+    (columns,) = {one for one in mappings if word in one}
+    found = gathered(write("a.jsonl", SHAPES[word]), columns=columns)
+    record = found.records["train"][0]
+    asked, reference, workers = {
+        "annotators": ("Shorten.\n\nIt is ", "It's late.", ["1", "2", "3"]),
+        "passages": ("Robin\nA bird.\n\nWhat is ", "It.", ["", ""]),
+    }[word]
+    assert record.prompt.startswith(asked) and record.reference == reference
+    assert [one.worker for one in found.comparisons if one.info.id == record.id] == workers
+    sides = {split: {record.id for record in records} for split, records in found.records.items()}
+    for split, ours in OF_COMPARISONS.items():
+        assert {one.info.id for one in found.comparisons if one.split == ours} == sides[split]
+    assert sum(map(len, sides.values())) == len(set().union(*sides.values())) == 100
+
+
+def test_a_held_out_prompts_reference_is_what_most_preferred():
+    rows = [row | {"annotators": [1, 2, 2]} for row in SHAPES["annotators"]]
+    found = gathered(write("a.jsonl", rows), columns="instruction:prompt,input:prompt,annotators:votes")
+    assert {record.reference for some in found.records.values() for record in some} == {"It's late."}
+
+
+def test_a_demonstration_that_is_held_out_does_not_change_what_is_learned_there(capsys):
+    write("valid.jsonl", [SHOWN[0] | {"prompt": "And?"}])
+    files = f"train:{write('a.jsonl', PREFERRED)},valid:valid.jsonl,valid:{write('b.jsonl', HELD_OUT)}"
+    found = gathered(f"{files},test:{write('c.jsonl', [{'prompt': 'Why?'}])}")
+    assert [record.reference for record in found.records["valid"]] == [row["chosen"] for row in HELD_OUT]
+    assert "no demonstrations; fine-tuning learns the preferred" in capsys.readouterr().out
+
+
+def test_prompts_that_differ_in_blanks_around_them_are_one(capsys):
+    blank = [row | {"prompt": f" {row['prompt']}\n"} for row in PREFERRED]
+    found = gathered(f"{write('a.jsonl', PREFERRED)},{write('b.jsonl', blank)}")
+    assert sum(map(len, found.records.values())) == 200 and len(found.comparisons) == 400
+    gathered(f"train:a.jsonl,valid:{write('c.jsonl', HELD_OUT)},test:{write('d.jsonl', blank[:50])}")
+    assert "50 prompts of train are left out" in capsys.readouterr().out
 
 
 def test_columns_may_be_of_one_of_several_tables():
@@ -218,13 +260,13 @@ def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
         ),
         ("gone.jsonl", [], "gone.jsonl: "),
         ("a.jsonl", PREFERRED[:1], "data.files: no row is of "),
-        ("train:a.jsonl,test:b.jsonl", HELD_OUT, "no preferences to train on, or none of valid"),
         (
             "a.jsonl,b.jsonl",
             PREFERRED,
             "data.columns: no table has a column 'question'; there are prompt, chosen, rejected, completion",
         ),
         ("train:,b.jsonl", PREFERRED, "data.files: train: names no table"),
+        ("test:with,comma.jsonl,b.jsonl", PREFERRED, "for with,comma.jsonl write with?comma.jsonl"),
         ("a.jsonl", [{"id": "1", "prompt": p, "reference": "r"} for p in "pq"], "two prompts have the id"),
         ("a.jsonl", [{"subreddit": "x", "post": "y", "id": "1", "title": ""}], "source=tldr reads them"),
     ],
@@ -232,9 +274,15 @@ def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
 def test_what_cannot_be_used_is_told_in_one_line(files, rows, message):
     write("a.jsonl", rows)
     write("b.jsonl", SHOWN)
+    write("with,comma.jsonl", SHOWN)
     with pytest.raises((ConfigError, RecordError)) as error:
         gathered(files, columns="question:prompt" if "data.columns" in message else "")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_pattern_names_a_table_with_a_comma():
+    write("with,comma.jsonl", PREFERRED)
+    assert len(gathered("with?comma.jsonl").comparisons) == 200
 
 
 def test_two_splits_that_would_be_one_are_told():
@@ -243,3 +291,29 @@ def test_two_splits_that_would_be_one_are_told():
     with pytest.raises(RecordError, match=r"splits train_prefs and train_sft are both to be train; name the"):
         gathered(".")
     assert len(gathered("train:train_prefs.jsonl,test:train_sft.jsonl").comparisons) == 400
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data are not here")
+@pytest.mark.parametrize(
+    "file, columns, told",
+    [
+        (
+            "instruction_pairs/pairs.jsonl",
+            "instruction:prompt,input:prompt,annotators:votes",
+            "765 rows: prompt, response1, response2, votes; 1,882 comparisons; "
+            "left out: 274 ties, 139 with an empty response; 120 rows give nothing",
+        ),
+        (
+            "qa_feedback/feedback.jsonl",
+            "passages:prompt,question:prompt,demonstration:completion",
+            "393 rows: prompt, responses, comparisons; 2,029 comparisons, 393 demonstrations; "
+            "left out: 329 ties",
+        ),
+    ],
+)
+def test_the_real_tables_are_read_by_a_mapping_alone(capsys, file, columns, told):
+    found = gathered(str(SHARED / file), columns=columns)
+    assert f"{file}: {told}" in capsys.readouterr().out
+    assert f"{len(found.comparisons):,} comparisons" in told
+    sides = [{record.id for record in records} for records in found.records.values()]
+    assert len(set.union(*sides)) == sum(map(len, sides))

@@ -4,15 +4,11 @@ from dataclasses import replace
 import pyarrow.parquet
 import pytest
 
-from rlhf_jax.data.preferences import (
-    Demonstration,
-    Preference,
-    PromptOnly,
-    UnpairedPreference,
-    read,
-    recognise,
-)
-from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, Turn, from_json
+from rlhf_jax.data.columns import Joined
+from rlhf_jax.data.preferences import Demonstration, Preference, PromptOnly, UnpairedPreference
+from rlhf_jax.data.recognise import read
+from rlhf_jax.data.record_json import from_json
+from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, RecordError, Turn
 from rlhf_jax.data.tables import Row, rows
 
 
@@ -51,6 +47,11 @@ def table(*values: dict):
     return read(Row(one, f"a.jsonl, line {number}") for number, one in enumerate(values, 1))
 
 
+def compared(first, second, preferred) -> dict:
+    """A row whose comparison is wrong."""
+    return SEVERAL | {"comparisons": [{"first": first, "second": second, "preferred": preferred}]}
+
+
 def placed(example, place: str):
     """The example as of another place; records of OpenAI's formats have none."""
     ours = (PromptOnly, Demonstration, Preference, UnpairedPreference)
@@ -77,6 +78,14 @@ READ = {
         Demonstration(ASKED, "4", {"prompt": "2 + 2?"}),
     ),
     "preferences": ({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, Preference("2 + 2?", "4", "5")),
+    "preferences of someone": (
+        {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "worker": 7},
+        Preference("2 + 2?", "4", "5", worker="7"),
+    ),
+    "prompts that are lists of texts": (
+        {"prompt": ["Add.", "2 + 2?"], "chosen": "4", "rejected": "5"},
+        Preference("Add.\n2 + 2?", "4", "5"),
+    ),
     "preferences, conversations": (
         {"prompt": [user("2 + 2?")], "chosen": [assistant("4")], "rejected": [assistant("5")]},
         Preference(ASKED, "4", "5"),
@@ -89,7 +98,7 @@ READ = {
             "score_chosen": 8.5,
             "score_rejected": 6,
         },
-        Preference(ASKED, "4", "5", 2.5),
+        Preference(ASKED, "4", "5", extra={"score_chosen": 8.5, "score_rejected": 6}),
     ),
     "preferences with a system turn before the prompt": (
         {
@@ -100,8 +109,8 @@ READ = {
         Preference((Turn("system", ""), *ASKED), "4", "5"),
     ),
     "preferences with a text before answers that are turns": (
-        {"prompt": "2 + 2?", "chosen": [assistant("4")], "rejected": [assistant("5")], "margin": "0.5"},
-        Preference(ASKED, "4", "5", 0.5),
+        {"prompt": "2 + 2?", "chosen": [assistant("4")], "rejected": [assistant("5")]},
+        Preference(ASKED, "4", "5"),
     ),
     "implicit prompts": (
         {"chosen": HH + " It is 4.", "rejected": HH + " It is 5."},
@@ -121,6 +130,35 @@ READ = {
             "task_name": "sums",
         },
         Preference(ASKED, "4", "5", extra={"task_name": "sums"}),
+    ),
+    "a vote": (
+        {"prompt": "2 + 2?", "response1": "5", "response2": "4", "votes": 2, "id": 7},
+        Preference("2 + 2?", "4", "5", "1", {"id": 7}),
+    ),
+    "a vote, conversations": (
+        {
+            "prompt": [user("2 + 2?")],
+            "response1": [assistant("4")],
+            "response2": [assistant("5")],
+            "votes": "1",
+        },
+        Preference(ASKED, "4", "5", "1"),
+    ),
+    "a comparison of several": (
+        {
+            "prompt": "2 + 2?",
+            "responses": ["5", "3", "4"],
+            "comparisons": [{"first": 0, "second": 2, "preferred": 2, "worker": "ana"}],
+        },
+        Preference("2 + 2?", "4", "5", "ana"),
+    ),
+    "a comparison of conversations": (
+        {
+            "prompt": [user("2 + 2?")],
+            "responses": [[assistant("4")], [assistant("5")]],
+            "comparisons": [{"first": 1, "second": 0, "preferred": 0}],
+        },
+        Preference(ASKED, "4", "5"),
     ),
     "unpaired": (
         {"prompt": "2 + 2?", "completion": "5", "label": False, "id": 7},
@@ -163,22 +201,6 @@ def test_a_table_is_the_same_in_parquet(tmp_path, what):
 
 
 @pytest.mark.parametrize(
-    "values, told",
-    [
-        ({"prompt": "q", "completion": "a"}, "4,558 rows: prompt, completion"),
-        ({"prompt": [user("q")]}, "4,558 rows: prompt (conversations)"),
-        ({"prompt": "q", "response": "a"}, "4,558 rows: prompt; not read: response"),
-        ({"chosen": "q 4", "rejected": "q 5", "margin": 1}, "4,558 rows: chosen, rejected"),
-        (COMPARISON, "4,558 rows: info, summaries, choice"),
-        (POST, "4,558 rows: subreddit, post"),
-        ({"id": "1", "prompt": "q", "reference": ""}, "4,558 rows: id, prompt, reference"),
-    ],
-)
-def test_a_line_tells_what_was_found(values, told):
-    assert str(table(*[values] * 4558)) == told
-
-
-@pytest.mark.parametrize(
     "chosen, rejected, prompt",
     [
         ("2 + 2 = 4", "2 + 2 = 5", "2 + 2 ="),
@@ -203,6 +225,8 @@ def test_an_implicit_prompt_ends_where_the_answer_begins(chosen, rejected, promp
 
 PAIR = {"prompt": "q", "chosen": "4", "rejected": "5"}
 CHAT = {"prompt": [user("q")], "chosen": [assistant("4")], "rejected": [assistant("5")]}
+VOTED = {"prompt": "q", "response1": "4", "response2": "5", "votes": [1, 1]}
+SEVERAL = {"prompt": "q", "responses": ["4", "5"], "comparisons": [{"first": 0, "second": 1, "preferred": 0}]}
 RANKED = READ["NeMo-RL's ranks"][0]
 BAD = [
     ([{}], "line 1: columns (all are empty) are none of"),
@@ -218,11 +242,6 @@ BAD = [
     ([PAIR | {"prompt": [user("q")]}], "column chosen is a text, where column prompt is a conv"),
     ([PAIR | {"chosen": str([assistant("4")])}], "column chosen is a conversation written as text"),
     ([PAIR | {"chosen": json.dumps([assistant("4")])}], "column chosen is a conversation written as text"),
-    ([PAIR | {"margin": "much"}], "column margin should be a number, not 'much'"),
-    (
-        [PAIR | {"score_chosen": 1, "score_rejected": float("nan")}],
-        "score_rejected should be a number",
-    ),
     ([{"chosen": "same", "rejected": "same"}], "columns chosen and rejected are equal"),
     ([{"chosen": "one", "rejected": "two"}], "do not begin alike"),
     ([CHAT | {"chosen": CHAT["rejected"]}], "columns chosen and rejected are equal"),
@@ -243,7 +262,11 @@ BAD = [
     ),
     ([{"prompt": b"q"}], "column prompt should be a text or a list of turns, not bytes"),
     ([{"id": "1", "prompt": [assistant("a")], "reference": "r"}], "column prompt has no turn of a user"),
-    ([CHAT | {"prompt": ["q"]}], "column prompt[0] should be an object of role and content, not a string"),
+    ([CHAT | {"prompt": [user("q"), "q"]}], "column prompt[1] should be an object of role and content, not"),
+    ([PAIR | {"prompt": ["q", 3]}], "column prompt[1] holds a number; only texts and lists of them can be"),
+    ([PAIR | {"prompt": ["", []]}], "column prompt is empty"),
+    ([PAIR, PAIR | {"prompt": []}], "line 2: column prompt is empty"),
+    ([PAIR | {"chosen": ["4"]}], "column chosen[0] should be an object of role and content, not a string"),
     ([CHAT | {"prompt": [assistant("q")]}], "column prompt has no turn of a user"),
     (
         [CHAT | {"chosen": [user("?"), assistant("4")], "rejected": [user("?"), assistant("5")]}],
@@ -259,6 +282,36 @@ BAD = [
     ([{"prompt": "q", "completion": "a", "label": 2}], "column label should be true or false, not 2"),
     ([RANKED | {"completions": RANKED["completions"][:1]}], "column completions should be two objects"),
     ([RANKED | {"completions": [RANKED["completions"][0]] * 2}], "column completions has one rank twice"),
+    ([VOTED | {"votes": 3}], "column votes should be 1 or 2 for the better response, or 0, not 3"),
+    (
+        [VOTED | {"votes": [1, "best"]}],
+        "column votes should be 1 or 2 for the better response, or 0, not 'best'",
+    ),
+    ([VOTED | {"votes": True}], "column votes should be 1 or 2"),
+    ([VOTED | {"votes": [[1]]}], "column votes should be 1 or 2"),
+    ([VOTED, VOTED | {"votes": 1}], "line 2: column votes is a number, in the rows before a list"),
+    ([VOTED, {"prompt": "q"}], "line 2: column votes is missing"),
+    ([VOTED | {"response1": 4}], "column response1 should be a text or a list of turns, not a number"),
+    ([SEVERAL | {"responses": "4"}], "column responses should be a list of responses, not a text"),
+    (
+        [SEVERAL | {"responses": ["4", 5]}],
+        "column responses[1] should be a text or a list of turns, not a number",
+    ),
+    ([SEVERAL | {"comparisons": "4"}], "column comparisons should be a list of objects, not a text"),
+    (
+        [SEVERAL | {"comparisons": [1]}],
+        "column comparisons[0] should be an object of first, second, preferred",
+    ),
+    ([compared(0, 2, 0)], "comparisons[0].second should be one of the 2 responses, counted from 0, not 2"),
+    ([compared(-1, 1, 1)], "comparisons[0].first should be one of the 2 responses, counted from 0, not -1"),
+    ([compared("0", 1, 1)], 'comparisons[0].first should be one of the 2 responses, counted from 0, not "0"'),
+    ([compared(True, 0, 0)], "comparisons[0].first should be one of the 2 responses"),
+    (
+        [compared(None, 0, 0)],
+        "comparisons[0].first should be one of the 2 responses, counted from 0, not null",
+    ),
+    ([compared(1, 1, 1)], "column comparisons[0] compares response 1 with itself"),
+    ([compared(0, 1, 2)], "comparisons[0].preferred should be 0 or 1, the better response, or null, not 2"),
     ([COMPARISON | {"split": "dev"}], "field split is 'dev', it should be one of train"),
     ([COMPARISON | {"choice": 2}], "line 1: field choice should be 0 or 1"),
     ([POST | {"title": 3}], "line 1: field title should be a string"),
@@ -279,11 +332,49 @@ def test_ranks_are_numbers():
     assert (found.chosen, found.rejected) == ("9", "10")
 
 
-def test_no_rows_are_no_table():
-    with pytest.raises(RecordError, match="without rows"):
-        table()
+def test_each_vote_that_is_not_a_tie_is_a_comparison_by_its_voter():
+    found = table(VOTED | {"votes": [2, 0, 1, None, 2.0]}, VOTED | {"votes": [0, 0]})
+    assert [(one.worker, one.chosen, one.rejected) for one in found.examples] == [
+        ("1", "5", "4"),
+        ("3", "4", "5"),
+        ("5", "5", "4"),
+    ]
+    assert (found.rows, found.fruitless, found.left_out) == (2, 1, {"ties": 3})
 
 
-def test_the_first_kind_whose_columns_are_there_is_taken():
-    assert str(recognise(["label", "completion", "prompt", "id"])) == "prompt, completion, label"
-    assert str(recognise(["messages", "chosen", "rejected", "prompt"])) == "prompt, chosen, rejected"
+def test_votes_of_several_columns_are_named_by_them():
+    votes = Joined({"ana": 1, "bo": "2"})
+    found = table(VOTED | {"votes": votes})
+    assert [(one.worker, one.chosen) for one in found.examples] == [("ana", "4"), ("bo", "5")]
+
+
+@pytest.mark.parametrize("empty", [{"response2": ""}, {"response2": " \u200b\n"}, {"response2": None}])
+def test_votes_on_a_response_that_is_empty_are_left_out(tmp_path, empty):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([VOTED | empty, VOTED]), tmp_path / "a.parquet")
+    found = read(rows(tmp_path / "a.parquet"))
+    assert len(found.examples) == 2 and found.left_out == {"with an empty response": 2}
+    same = table(VOTED, VOTED | {"response2": "4 ", "votes": [0, 1]})
+    assert len(same.examples) == 2 and same.left_out == {"ties": 1, "with equal responses": 1}
+
+
+def test_comparisons_of_several_responses_and_a_demonstration_beside_them():
+    pairs = [(0, 1, 1), (2, 0, None), (3, 2, 3), (0, 3, 0), (0, 4, 4), (1, 4, 1)]
+    comparisons = [{"first": i, "second": j, "preferred": better} for i, j, better in pairs]
+    row = {"prompt": "q", "responses": ["a", "b", "c", "", "a"], "comparisons": comparisons}
+    found = table(row | {"completion": "z"}, row | {"comparisons": [], "completion": " "})
+    *preferred, shown = found.examples
+    assert [(one.chosen, one.rejected) for one in preferred] == [("b", "a"), ("b", "a")]
+    assert (shown.prompt, shown.completion) == ("q", "z")
+    assert found.left_out == {"ties": 1, "with an empty response": 2, "with equal responses": 1}
+    assert found.fruitless == 1
+
+
+def test_of_openais_records_a_pair_of_own_prompts_that_teaches_nothing_is_left_out():
+    own = COMPARISON | {"info": {"id": "q1", "prompt": "2 + 2?"}}
+    texts = [
+        [{"text": text, "policy": "p"} for text in pair] for pair in (("4", ""), ("4", "4 "), ("4", "5"))
+    ]
+    found = table(*[own | {"summaries": pair} for pair in texts])
+    assert len(found.examples) == 1
+    assert found.left_out == {"with an empty response": 1, "with equal responses": 1}
+    assert len(table(COMPARISON | {"summaries": texts[1]}).examples) == 1  # a post's stays

@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 from table_formats import FORMATS, TABLE, arrow, gzipped, jsonl, lines, parquet
 
-from rlhf_jax.config import ConfigError
+from rlhf_jax.data.columns import Joined
 from rlhf_jax.data.records import RecordError
-from rlhf_jax.data.tables import Row, parse_columns, rows, splits
+from rlhf_jax.data.tables import Row, columns_of, rows, splits
 
 NESTED = {"prompt": [{"role": "user", "content": "q"}], "info": {"id": "t3_a", "title": "T"}}
 
@@ -111,25 +111,6 @@ def test_a_saved_dataset_and_its_splits_are_read(tmp_path):
 # Columns -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("", {}),
-        ("question:prompt", {"question": "prompt"}),
-        (" question : prompt , answer:completion,", {"question": "prompt", "answer": "completion"}),
-        ("chosen:rejected,rejected:chosen", {"chosen": "rejected", "rejected": "chosen"}),
-    ],
-)
-def test_a_mapping_of_columns_is_parsed(text, expected):
-    assert parse_columns(text) == expected
-
-
-@pytest.mark.parametrize("text", ["question", "a:", ":b", "a:b:c", "a:b,a:c", "a:c,b:c", "a=b"])
-def test_a_wrong_mapping_says_so(text):
-    with pytest.raises(ConfigError, match="data.columns: "):
-        parse_columns(text)
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_columns_are_renamed(tmp_path, name):
     FORMATS[name](tmp_path / name, TABLE)
@@ -140,6 +121,25 @@ def test_columns_are_renamed(tmp_path, name):
 def test_a_column_may_be_missing_from_the_first_line(tmp_path):
     jsonl(tmp_path / "a.jsonl", TABLE)
     assert list(rows(tmp_path / "a.jsonl", {"note": "remark"}))[1].values["remark"] == "easy"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_several_columns_get_one_name(tmp_path, name):
+    FORMATS[name](tmp_path / name, TABLE)
+    found = [row.values for row in rows(tmp_path / name, {"note": "prompt", "prompt": "prompt"})]
+    assert found[1] == {"prompt": {"note": "easy", "prompt": "2 + 2 ="}, "completion": " 4"}
+    assert list(found[1]["prompt"]) == ["note", "prompt"] and isinstance(found[1]["prompt"], Joined)
+
+
+def test_a_column_that_is_null_in_the_first_rows_is_there(tmp_path):
+    parquet(tmp_path / "a.parquet", [{"prompt": "q", "input": None}] * 200 + [{"prompt": "q", "input": "i"}])
+    assert columns_of(tmp_path / "a.parquet") == ["prompt", "input"]
+
+
+def test_numbers_that_json_does_not_have_stand_for_nothing(tmp_path):
+    nan, infinite = float("nan"), float("inf")
+    parquet(tmp_path / "a.parquet", [{"score": nan, "of": {"a": infinite, "b": 1.0}, "votes": [2.0, nan]}])
+    assert next(rows(tmp_path / "a.parquet")).values == {"of": {"b": 1.0}, "votes": [2.0, None]}
 
 
 # What cannot be read -------------------------------------------------------------------------
@@ -216,7 +216,10 @@ def test_a_bad_file_ends_in_one_line_that_names_it(tmp_path, name, make, words):
     "arguments, words",
     [
         ({"columns": {"question": "prompt"}}, "no column 'question' there; it has prompt, completion, note"),
-        ({"columns": {"note": "prompt"}}, "line 2: two columns would be prompt"),
+        (
+            {"columns": {"note": "prompt"}},
+            "line 2: two columns would be prompt; rename the other one, too, or join",
+        ),
         ({"split": "test"}, "no split 'test'; it has no splits"),
     ],
 )

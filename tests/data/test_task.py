@@ -167,10 +167,28 @@ def test_an_unknown_name_is_told_with_those_there_are(source):
     )
 
 
-def test_tables_are_refused_by_a_task_that_reads_none():
-    with pytest.raises(ConfigError, match=r"^data\.files: tldr reads no tables; .*source=plain or chat does"):
-        tasks.find(DataConfig(files="pairs.jsonl"), 0)
-    assert tasks.find(DataConfig(source="plain", files="pairs.jsonl"), 0).reads_files
+@pytest.mark.parametrize(
+    "source, name, value, instead",
+    [
+        ("tldr", "files", "pairs.jsonl", "--config.data.source=plain or chat reads tables"),
+        ("mini", "columns", "question:prompt", "--config.data.source=plain or chat reads tables"),
+        ("tldr", "template_variables", "a=b", "--config.data.source=chat writes by a template"),
+        ("plain", "template_variables", "a=b", "--config.data.source=chat writes by a template"),
+        ("plain", "posts", "posts", "name tables in data.files"),
+        ("chat", "queries", "published", "prompts for PPO are tables of data.files, too"),
+        ("plain", "comparisons", "collected", "name their file in data.files, too"),
+        ("chat", "filters", True, "leave those rows out of the tables"),
+    ],
+)
+def test_a_field_that_the_task_does_not_read_is_refused(source, name, value, instead):
+    with pytest.raises(ConfigError, match=rf"^data\.{name}: {source} does not read it: {instead}"):
+        tasks.find(DataConfig(source=source, **{name: value}), 0)
+
+
+def test_tables_are_of_plain_and_chat_and_a_templates_variables_of_chat():
+    files = {"files": "pairs.jsonl", "columns": "question:prompt"}
+    tasks.find(DataConfig(source="plain", **files), 0)
+    tasks.find(DataConfig(source="chat", template_variables="a=b", **files), 0)
 
 
 @pytest.mark.parametrize("text", ["", "TASK = 5", "TASK = int", "from rlhf_jax.data.task import Task"])

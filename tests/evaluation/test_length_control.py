@@ -63,6 +63,14 @@ def test_comparisons_that_nobody_made_leave_no_trace():
     )
 
 
+def test_ties_alone_are_no_news_for_people(recwarn):
+    """The fit is there at its start, where Newton's method finds no way on and says so."""
+    outcomes = {name: np.full(4, 0.5) for name in ("sft", "ppo", "best")}
+    ratios = {name: 2.0 + 0.1 * np.arange(4) for name in outcomes}
+    assert rates(outcomes, ratios) == pytest.approx(dict.fromkeys(outcomes, 0.5))
+    assert not list(recwarn)
+
+
 def test_posts_are_drawn_with_all_that_was_said_of_them(monkeypatch):
     """Of the second and third posts the one policy, of the first and third the other."""
     drawn = []

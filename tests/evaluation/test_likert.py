@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_jax.data.records import AxisRating, Post, RatedSummary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import AxisRating, Post, RatedSummary
 from rlhf_jax.evaluation.likert import Rated, figures, main, overall_at_equal_length
 
 

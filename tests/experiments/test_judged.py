@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import Config, DataConfig
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.evaluation import endpoint
 from rlhf_jax.experiments import judged

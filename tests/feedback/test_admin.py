@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from labelling import URL, Visitor, join, make_site, pair
 
-from rlhf_jax.data.records import read_comparisons
+from rlhf_jax.data.record_json import read_comparisons
 from rlhf_jax.feedback import people, viewer
 from rlhf_jax.feedback.study import Labeler, Onboarding, Study
 

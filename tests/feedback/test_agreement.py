@@ -10,7 +10,8 @@ from sklearn.metrics import cohen_kappa_score
 from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.mini.judge import story_of
 from rlhf_jax.data.mini.posts import posts, write_reference
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.evaluation.choices import agreement as share_right
 from rlhf_jax.evaluation.rouge import rouge
 from rlhf_jax.feedback import agreement
@@ -328,13 +329,31 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert all(any(line.startswith(f"{worker} ") for line in out.splitlines()) for worker in labelers.TEMPERS)
 
 
+def test_voters_of_a_table_agree_as_their_votes_do(tmp_path, capsys):
+    """Of the pairs of voters who are both decided, in rows 0 to 3: 3 of 3, 1 of 3, 1 of 1, none."""
+    votes = [[1, 1, 1], [1, 2, 2], [2, 0, 2], [0, 0, 1]]
+    rows = [{"q": str(i), "response1": "a", "response2": "b", "who": some} for i, some in enumerate(votes)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, out, _ = run(
+        capsys, tmp_path / "a.jsonl", "--columns=q:prompt,who:votes", f"--json={tmp_path / 'o.json'}"
+    )
+    assert "a.jsonl: 4 rows: prompt, response1, response2, votes; 9 comparisons; left out: 3 ties" in out
+    figures = json.loads((tmp_path / "o.json").read_text())
+    found = figures["agreement"]["labeler_labeler"]
+    assert (found["pairs"], found["agreement"]["value"]) == (7, pytest.approx(5 / 7))
+    assert [one["worker"] for one in figures["people"]] == ["1", "2", "3"]
+
+
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
         ([], "no file of comparisons"),
-        (["missing.jsonl"], "missing.jsonl: cannot be read"),
-        (["empty.jsonl"], "empty.jsonl: no comparisons there"),
-        (["bad.jsonl"], "bad.jsonl, line 1: field info is missing"),
+        (["missing.jsonl"], "missing.jsonl: no table"),
+        (["empty.jsonl"], "empty.jsonl: no rows in it"),
+        (["bad.jsonl"], "bad.jsonl, line 1: columns (all are empty) are none of"),
+        (["prompts.jsonl"], "prompts.jsonl: 1 rows: prompt; these are no comparisons"),
+        (["prompts.jsonl", "--columns=prompt"], "'prompt' should be theirs:ours"),
+        (["prompts.jsonl", "--columns=a:b"], "prompts.jsonl: no column 'a' there"),
         (["empty.jsonl", "--threshold=2"], "threshold"),
         (["empty.jsonl", "--treshold=0.5"], "treshold"),
     ],
@@ -343,6 +362,7 @@ def test_errors_of_use_are_one_line(tmp_path, monkeypatch, capsys, arguments, co
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "bad.jsonl").write_text("{}\n")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "q"}\n')
     status, out, err = run(capsys, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert complaint in err

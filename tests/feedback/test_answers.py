@@ -7,7 +7,8 @@ import pytest
 from labelling import pair, post, single, tasks_of
 
 from rlhf_jax.data.comparisons import pairs_of
-from rlhf_jax.data.records import RecordError, read_axis_ratings, read_comparisons, read_posts, to_json
+from rlhf_jax.data.record_json import read_axis_ratings, read_comparisons, read_posts, to_json
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.feedback import people, work
 from rlhf_jax.feedback.answers import SHARES, export, main, split_of
 from rlhf_jax.feedback.store import Store, assignments

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from labelling import pair, post, single
 
-from rlhf_jax.data.records import read_comparisons, write_jsonl
+from rlhf_jax.data.record_json import read_comparisons, write_jsonl
 from rlhf_jax.feedback.store import Store, answers, assignments
 
 CHROMIUM = shutil.which("chromium")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.feedback import people
 from rlhf_jax.feedback.store import Store, answers, assignments, tasks
 

@@ -8,7 +8,7 @@ import pytest
 from labelling import pair, post, single
 from starlette.testclient import TestClient
 
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.feedback import people, serve
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.store import Store

@@ -5,7 +5,7 @@ import dataclasses
 import tiny
 from labelling import join, make_site
 
-from rlhf_jax.data.records import to_json
+from rlhf_jax.data.record_json import to_json
 from rlhf_jax.feedback.answers import export
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.pipeline import reward, sft

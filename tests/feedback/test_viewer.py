@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import Config
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.feedback import viewer
 from rlhf_jax.pipeline.evaluate import write_samples
 from rlhf_jax.run import workdir as runs

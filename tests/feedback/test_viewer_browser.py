@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.feedback import viewer
 
 CHROMIUM = shutil.which("chromium")

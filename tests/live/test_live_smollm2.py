@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_jax import inference
 from rlhf_jax.config import DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data.batches import left_pad
-from rlhf_jax.data.records import read_posts
+from rlhf_jax.data.record_json import read_posts
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh

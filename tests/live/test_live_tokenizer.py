@@ -10,7 +10,7 @@ pytest.importorskip("transformers", reason=NEEDS)
 
 from transformers import AutoTokenizer
 
-from rlhf_jax.data.records import read_posts
+from rlhf_jax.data.record_json import read_posts
 
 pytestmark = pytest.mark.live
 

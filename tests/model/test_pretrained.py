@@ -47,6 +47,12 @@ def test_bfloat16_rounds_and_nothing_else(tmp_path):
     tiny.assert_same(pretrained.load(tmp_path, params.abstract(SPECS, make_mesh())), rounded)
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+    pretrained.save(tmp_path, tiny.parameters(transformer.specs(tiny.LLAMA, tiny.VOCABULARY)), tiny.LLAMA)
+    modes = {(tmp_path / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+
+
 def test_large_models_are_written_in_shards(tmp_path, monkeypatch):
     weights = tiny.parameters(SPECS)
     monkeypatch.setattr(pretrained, "SHARD_BYTES", 20_000)

@@ -15,7 +15,7 @@ import tiny
 
 from rlhf_jax import inference
 from rlhf_jax.data import task as tasks
-from rlhf_jax.data.records import read_posts, write_jsonl
+from rlhf_jax.data.record_json import read_posts, write_jsonl
 from rlhf_jax.data.tasks.mini import MiniLabelers
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import read_tasks

@@ -13,7 +13,8 @@ import tiny
 from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import comparisons_of_run, load_comparisons
-from rlhf_jax.data.records import Comparison, read_comparisons, write_jsonl
+from rlhf_jax.data.record_json import read_comparisons, write_jsonl
+from rlhf_jax.data.records import Comparison
 from rlhf_jax.data.tasks.mini import MiniLabelers
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh

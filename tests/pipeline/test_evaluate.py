@@ -15,7 +15,8 @@ from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
 from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.mini.judge import ideal, judge
-from rlhf_jax.data.records import Comparison, Post, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.data.tasks.mini import Mini, rate
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import load_tokenizer

@@ -17,7 +17,8 @@ from rlhf_jax import main
 from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.mini import labelers
-from rlhf_jax.data.records import RecordError, read_comparisons, read_jsonl, write_jsonl
+from rlhf_jax.data.record_json import read_comparisons, read_jsonl, write_jsonl
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.files import write_text
 from rlhf_jax.pipeline import ask, rounds, stages
@@ -218,6 +219,21 @@ def test_without_a_supervised_policy_there_is_no_round(tmp_path):
     workdir = runs.open_workdir(tmp_path / "run", MINI)
     with pytest.raises(CheckpointError, match="no whole checkpoint in .*sft"):
         rounds.run(MINI, workdir)
+    assert not (workdir / "rounds").exists()
+
+
+@pytest.mark.parametrize("without", ["train", "test"])
+def test_without_references_there_is_no_round(started, tmp_path, without):
+    rows = [{"prompt": f"{i}?", "completion": "a"} for i in range(40)]
+    parts = {"train": rows[:20], "valid": rows[20:30], "test": rows[30:]}
+    parts[without] = [{"prompt": row["prompt"]} for row in parts[without]]
+    for split, rows in parts.items():
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    files = ",".join(f"{split}:{tmp_path / split}.jsonl" for split in parts)
+    config = dataclasses.replace(MINI, data=DataConfig(source="plain", files=files))
+    workdir = started(config)
+    with pytest.raises(ask.TaskError, match=f"round compares .* no record of {without} has one: add some"):
+        rounds.run(config, workdir)
     assert not (workdir / "rounds").exists()
 
 

@@ -84,6 +84,14 @@ def test_flops_of_the_stages_are_sums_of_passes():
     assert total("ppo") == 8 * (3 * policy + value + score + 2 * 3 * (policy + value))
 
 
+def test_without_a_reward_model_no_pass_of_it_is_counted():
+    def ppo(reward: str) -> float:
+        return total("ppo", dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, reward=reward)))
+
+    assert ppo("model") - ppo("own.py:short") == 8 * flops.forward(SMALL, 9, 1)
+    assert ppo("model") == ppo("model,own.py:short")
+
+
 def test_sampling_token_by_token_costs_what_one_pass_over_them_does():
     """Eight queries are read once; 16 samples of each are written."""
     prefill = flops.forward(SMALL, 6, 1) + flops.logits(SMALL, 11, 1)

@@ -122,6 +122,25 @@ def test_a_device_holds_its_share_of_weights_moments_and_batch():
     assert not found.bound  # simulated devices have no published figures
 
 
+def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
+    own = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, reward="own.py:short"))
+    both, alone = (compiled.compile_program("ppo", each, MODEL, 320, find("cpu:8")) for each in (CONFIG, own))
+    scalar = params.count(heads.specs(MODEL, 320))
+    assert both.parameters - alone.parameters == scalar
+    assert (
+        both.memory["arguments"] - alone.memory["arguments"] >= 4 * scalar / 8
+    )  # at least an eighth on each
+    assert compiled.programs(CONFIG).keys() == {"sft", "reward", "ppo", "eval"}
+    planned = []
+    monkeypatch.setattr(fit, "compile_program", lambda program, *_: planned.append(program))
+    monkeypatch.setattr(fit, "describe", str)
+    plan("--topology=cpu:8", "--config.ppo.reward=own.py:short")
+    assert planned == ["sft", "ppo", "eval.write"]
+    planned.clear()
+    plan("--topology=cpu:8", "--config.ppo.reward=model,own.py:short")
+    assert planned == ["sft", "reward", "ppo", "eval.write", "eval.read"]
+
+
 def test_bound_by_hand():
     phases = [Phase("a", 8e9, 8e9, 5e3), Phase("b", 8e9, 0.0, 2e6)]
     topology = Topology("x", [], "tpu", INVENTED, "")

@@ -86,6 +86,15 @@ def test_other_data_is_told_and_taken(source, tmp_path, capsys):
     assert "data.queries:  → other; ppo.kl_coef: 0.05 → 0.1" in capsys.readouterr().out
 
 
+def test_a_policy_knows_the_prompts_that_its_template_wrote_with_its_variables(source, tmp_path):
+    config = Config(data=DataConfig(template_variables="enable_thinking=false"), ppo=PpoConfig(kl_coef=0.1))
+    with pytest.raises(
+        WorkdirError, match=r"no finished stage to go on from \(data.template_variables:  → enable"
+    ):
+        fork.fork(config, source, Path(tmp_path / "b"), STAGES)
+    assert not (tmp_path / "b").exists()
+
+
 def test_another_model_or_an_unfinished_run_is_refused(source, tmp_path):
     with pytest.raises(WorkdirError, match=r"no finished stage to go on from \(model.width: 256 → 64\)"):
         fork.fork(Config(model=ModelConfig(width=64)), source, Path(tmp_path / "b"), STAGES)

@@ -40,9 +40,9 @@ def store(monkeypatch):
 def test_configuration_and_progress(store):
     assert runs.open_workdir(str(RUN), Config(seed=3)) == RUN
     assert "bucket/runs/a/config.json" in store.objects
+    runs.record_stage(RUN, "sft", 2.0, done=True)
     with pytest.raises(WorkdirError, match="seed: 3 → 4"):
         runs.open_workdir(str(RUN), Config(seed=4))
-    runs.record_stage(RUN, "sft", 2.0, done=True)
     assert runs.stage_done(RUN, "sft") and runs.read_config(RUN).seed == 3
 
 

@@ -19,8 +19,18 @@ def test_first_start_stores_the_configuration_and_the_same_one_may_come_back(tmp
     assert wd.open_workdir(workdir, Config(seed=3)) == workdir
 
 
-def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
+def begin(workdir, how: str) -> None:
+    if how == "a stage has finished":
+        wd.record_stage(workdir, "sft", done=True)
+    else:
+        (workdir / "checkpoints" / "sft" / "2").mkdir(parents=True)
+        (workdir / "checkpoints" / "sft" / "2" / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize("how", ["a stage has finished", "a training has saved a step"])
+def test_another_configuration_is_refused_and_changes_nothing(tmp_path, how):
     wd.open_workdir(tmp_path, Config())
+    begin(tmp_path, how)
     before = (tmp_path / "config.json").read_bytes()
     other = Config(seed=1)
     other.ppo.kl_coef = 0.1
@@ -29,8 +39,17 @@ def test_another_configuration_is_refused_and_changes_nothing(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_folder_in_which_nothing_has_begun_takes_any_configuration(tmp_path):
+    wd.open_workdir(tmp_path, Config())
+    wd.record_stage(tmp_path, "sft", 1.0)
+    (tmp_path / "checkpoints" / "sft" / "2").mkdir(parents=True)  # without a manifest: it is not whole
+    wd.open_workdir(tmp_path, Config(seed=1))
+    assert wd.read_config(tmp_path).seed == 1
+
+
 def test_a_run_may_go_on_on_another_mesh(tmp_path):
     wd.open_workdir(tmp_path, Config())
+    wd.record_stage(tmp_path, "sft", done=True)
     elsewhere = Config(mesh=MeshConfig(fsdp=4, tensor=2))
     elsewhere.ppo.microbatches, elsewhere.model.rematerialize = 8, True
     elsewhere.keep_checkpoints = 5

@@ -24,7 +24,11 @@ from mkdocs.exceptions import PluginError  # noqa: E402
 
 from rlhf_jax.__main__ import COMMANDS  # noqa: E402
 from rlhf_jax.config import Config, fields_of  # noqa: E402
-from rlhf_jax.data.records import Comparison, Post, RecordError, from_json, write_jsonl  # noqa: E402
+from rlhf_jax.data.record_json import (
+    from_json,
+    write_jsonl,  # noqa: E402
+)
+from rlhf_jax.data.records import Comparison, Post, RecordError  # noqa: E402
 from rlhf_jax.evaluation import intervals  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

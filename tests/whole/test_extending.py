@@ -20,7 +20,8 @@ from rlhf_jax.config import (
     RewardConfig,
     SftConfig,
 )
-from rlhf_jax.data.records import Comparison, Example, Summary, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Example, Summary
 from rlhf_jax.feedback import viewer
 from rlhf_jax.pipeline import ask, export, stages
 from rlhf_jax.pipeline.stages import Output, Stage

@@ -23,17 +23,8 @@ from hypothesis import strategies as st
 from rlhf_jax import main as pipeline
 from rlhf_jax.config import Config, ConfigError, differences, fields_of, from_dict, to_dict
 from rlhf_jax.data import news_ratings
-from rlhf_jax.data.records import (
-    AxisRating,
-    Comparison,
-    Post,
-    RecordError,
-    from_json,
-    parse_line,
-    read_jsonl,
-    to_json,
-    write_jsonl,
-)
+from rlhf_jax.data.record_json import from_json, parse_line, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.records import AxisRating, Comparison, Post, RecordError
 from rlhf_jax.data.tokenizer import TokenizerError, load_tokenizer
 from rlhf_jax.feedback import agreement, answers, serve, viewer
 from rlhf_jax.feedback.store import Store, StoreError

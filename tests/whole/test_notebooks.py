@@ -82,6 +82,13 @@ def test_own_comparisons(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_own_data(tmp_path, monkeypatch):
+    config = str(ROOT / "configs" / "mini.py")
+    execute("own_data", tmp_path, monkeypatch, WORKDIR=str(tmp_path), CONFIG=config, ROWS=300, EPISODES=64)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
 def test_pipeline(tmp_path, monkeypatch):
     sizes = {"POSTS": 256, "PAIRS": 640, "EPISODES": 256, "TEST_POSTS": 20}
     config = str(ROOT / "configs" / "mini.py")

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from rlhf_jax import main
 from rlhf_jax.command_line import command
-from rlhf_jax.data.records import write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.feedback import agreement, answers, viewer
 from rlhf_jax.files import write_text

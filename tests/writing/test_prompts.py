@@ -6,7 +6,8 @@ from chat_folders import EXAMPLES, TEMPLATES, write_folder
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.chat import load_chat
-from rlhf_jax.data.records import RecordError, Turn, to_json
+from rlhf_jax.data.record_json import to_json
+from rlhf_jax.data.records import RecordError, Turn
 from rlhf_jax.writing.prompts import Prompt, chat_in, messages_of
 
 POST = tiny.posts(1, seed=0)[0]

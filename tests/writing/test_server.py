@@ -109,17 +109,32 @@ def test_it_stops_before_a_stop_text(client):
     assert (told["text"], told["finish_reason"]) == (text[: text.index(stop)], "stop")
 
 
-def test_fields_that_ask_for_nothing_are_let_pass(client):
-    more = {"top_p": 1.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "user": "me", "suffix": None}
-    assert client.post(CHAT, json=message(**more)).status_code == 200
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"top_p": 1.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "user": "me", "suffix": None},
+        {"n": 1, "presence_penalty": 0.0, "function_call": "none", "prompt_cache_key": "x"},
+        {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False, "min_tokens": 0},
+        {"top_p": 0.9, "top_k": 50, "min_p": 0.1},
+    ],
+)
+def test_fields_that_change_nothing_are_let_pass(client, more):
+    """The most likely token, which is written at temperature 0, is among the most likely ones."""
+    plain, told = (client.post(CHAT, json=message(temperature=0, **some)).json() for some in ({}, more))
+    assert told["choices"] == plain["choices"]
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "param", "words"),
     [
-        (CHAT, message(top_p=0.5), 400, "top_p", "top_p=0.5 is not supported"),
+        (CHAT, message(top_p=0.5, temperature=1), 400, "top_p", "top_p=0.5 is not supported"),
+        (CHAT, message(top_p=1.5, temperature=0), 400, "top_p", "from 0 to 1, not 1.5"),
+        (CHAT, message(top_k=50, temperature=1), 400, "top_k", "top_k=50 is not supported"),
+        (CHAT, message(repetition_penalty=1.1), 400, "repetition_penalty", "=1.1 is not supported"),
+        (CHAT, message(presence_penalty=1), 400, "presence_penalty", "presence_penalty=1 is not supported"),
         (CHAT, message(tools=[{"type": "function"}]), 400, "tools", "is not supported"),
-        (CHAT, message(min_p=0.1), 400, "min_p", "there is no field min_p"),
+        (CHAT, message(min_p=0.1, temperature=1), 400, "min_p", "min_p=0.1 is not supported"),
+        (CHAT, message(typical_p=1), 400, "typical_p", "there is no field typical_p"),
         (CHAT, message(model="gpt-4"), 404, "model", "there is 'robin'"),
         (CHAT, message(model=None), 400, "model", "model should be a string"),
         (CHAT, message(temperature=2.5), 400, "temperature", "from 0 to 2, not 2.5"),
@@ -141,7 +156,7 @@ def test_fields_that_ask_for_nothing_are_let_pass(client):
         (CHAT, message(""), 400, "messages", "nothing that can be seen"),
         (TEXT, prompt([1, 2]), 400, "prompt", "token ids are not supported"),
         (TEXT, prompt(["a"] * 100, n=2), 400, "n", "at most 128 responses"),
-        (TEXT, prompt(logprobs=5), 400, "logprobs", "from 0 to 0"),
+        (TEXT, prompt(logprobs=5), 400, "logprobs", "logprobs should be 0, not 5"),
         (TEXT, prompt(echo=True), 400, "echo", "not supported"),
         (TEXT, prompt("a" * 300), 400, "prompt", "the prompt takes 300 tokens"),
         (TEXT, [], 400, None, "should be a JSON object"),

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from rlhf_jax import inference
-from rlhf_jax.data.records import to_json, write_jsonl
+from rlhf_jax.data.record_json import to_json, write_jsonl
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.writing import terminal, write
 

@@ -24,7 +24,8 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.mini.judge import judge
 from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.mini.world import GRAVE
-from rlhf_jax.data.records import Comparison, Record, read_comparisons
+from rlhf_jax.data.record_json import read_comparisons
+from rlhf_jax.data.records import Comparison, Record
 
 NOISE = 0.8  # logistic scale of a labeler of temper 1, in the judge's points
 APPEAL = 0.8  # standard deviation of what appeals in one text, in the judge's points

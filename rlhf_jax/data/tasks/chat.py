@@ -25,6 +25,7 @@ SYSTEM = ("system", "developer")
 class Chat(Plain):
     """The conversations of `data.files`."""
 
+    unread = {name: instead for name, instead in Plain.unread.items() if name != "template_variables"}
     in_python = "query = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
 
     def check(self, records: Sequence[Example], found: Gathered) -> None:
@@ -43,12 +44,13 @@ class Chat(Plain):
     def load_tokenizer(self, place: PathLike[str] | str) -> Tokenizer:
         return load_chat_tokenizer(place, **parse_variables(self.data.template_variables))
 
-    def make_tokenizer(self, records: Sequence[Record], pretrained: PathLike[str] | None) -> Tokenizer:
-        if not pretrained and not self.data.tokenizer:
+    def given_tokenizer(self, pretrained: PathLike[str] | None) -> Tokenizer:
+        given = super().given_tokenizer(pretrained)
+        if given is None:
             raise ConfigError(
                 "model.pretrained: chat needs a model with a chat template, or its folder as data.tokenizer"
             )
-        return super().make_tokenizer(records, pretrained)
+        return given
 
     def answers_in_prompts(self, records: Sequence[Record], tokenizer: Tokenizer) -> list[list[bool]]:
         """The assistant's turns before the last one, where the policy would write them just so."""

@@ -15,7 +15,8 @@ from itertools import islice
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.records import Article, Record, RecordError, from_json, read_jsonl
+from rlhf_jax.data.record_json import from_json, read_jsonl
+from rlhf_jax.data.records import Article, Record, RecordError
 from rlhf_jax.data.task import Splits
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import Tokenizer

@@ -17,7 +17,13 @@ from rlhf_jax.data.tokenizer import Tokenizer
 class Plain(Task):
     """The texts of `data.files`."""
 
-    reads_files = True
+    unread = {
+        "posts": "name tables in data.files",
+        "queries": "prompts for PPO are tables of data.files, too, that hold nothing but prompts",
+        "comparisons": "name their file in data.files, too",
+        "filters": "leave those rows out of the tables of data.files",
+        "template_variables": "--config.data.source=chat writes by a template",
+    }
     shot_end = SHOT_SEPARATOR.strip()  # a response may have several lines
 
     @property

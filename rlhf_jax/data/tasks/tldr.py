@@ -11,7 +11,8 @@ from etils.epath import Path
 from rlhf_jax.config import DataConfig
 from rlhf_jax.data.download import download
 from rlhf_jax.data.filters import filter_posts, format_table
-from rlhf_jax.data.records import Post, Record, RecordError, read_posts
+from rlhf_jax.data.record_json import read_posts
+from rlhf_jax.data.records import Post, Record, RecordError
 from rlhf_jax.data.task import SHOT_SEPARATOR, Prompt, Splits, Task
 from rlhf_jax.data.tokenizer import Tokenizer
 

@@ -10,7 +10,8 @@ import pytest
 
 from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.mini.labelers import TEMPERS, agreements, answer, judged_gap, shared_error
-from rlhf_jax.data.records import Comparison, Post, Summary, from_json, to_json, write_jsonl
+from rlhf_jax.data.record_json import from_json, to_json, write_jsonl
+from rlhf_jax.data.records import Comparison, Post, Summary
 
 PAIRS = mini_pairs.pairs("train", 600)
 POST = Post("1", "drama", "", "leo hit mia so she fled. maybe mia saved leo. should i sue leo?", "")

@@ -5,7 +5,8 @@ import pytest
 import tiny
 
 from rlhf_jax.config import DataConfig
-from rlhf_jax.data.records import Article, Post, RecordError, write_jsonl
+from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Article, Post, RecordError
 from rlhf_jax.data.tasks import tldr
 from rlhf_jax.data.tasks.tldr import Tldr
 

@@ -1,3 +1,5 @@
+"""Records as JSON: what is read, what is refused and where, and that nothing is lost when it is written."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_jax.data.record_json import (
+    from_json,
+    read_axis_ratings,
+    read_comparisons,
+    read_posts,
+    record_of,
+    to_json,
+    write_jsonl,
+)
 from rlhf_jax.data.records import (
     Article,
     AxisRating,
@@ -14,14 +25,7 @@ from rlhf_jax.data.records import (
     Post,
     RecordError,
     Summary,
-    from_json,
-    read_axis_ratings,
-    read_comparisons,
-    read_posts,
-    record_of,
-    to_json,
     with_reference,
-    write_jsonl,
 )
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "openai_format"
