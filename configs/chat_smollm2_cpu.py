@@ -1,9 +1,10 @@
 """SmolLM2 135M Instruct on prompts and preferences of your own: a few hundred pairs and episodes.
 
-    rlhf-jax run --config=chat_smollm2_cpu --workdir=runs/pairs --config.data.files=pairs.jsonl
+    rlhf-jax run --config=configs/chat_smollm2_cpu.py --workdir=runs/chat_smollm2_cpu \\
+        --config.data.files=pairs.jsonl
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.
-Hardware: two CPU cores and 16 GB, about an hour. It is long enough to see a reward model learn and
+Hardware: two CPU cores and 16 GB, under two hours. It is long enough to see a reward model learn and
 too short to see what PPO can do. What came out: docs/chat_model.md.
 """
 

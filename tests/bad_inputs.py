@@ -301,7 +301,9 @@ LINES: tuple[tuple[str, bytes | str, str], ...] = (
 )
 
 
-def lines(kind: str, command: str, file: str, faults: Iterable[tuple], arguments=()) -> list[Bad]:
+def lines(
+    kind: str, command: str, file: str, faults: Iterable[tuple], arguments=(), of_folder="Is a directory"
+) -> list[Bad]:
     """LINES, and what only this kind can have wrong: (what, words, field name[, value])."""
     where = (Path(file).name + ", line 3",)
     common = [Bad(kind, what, line(file, bad), command, arguments, (*where, w)) for what, bad, w in LINES]
@@ -312,7 +314,7 @@ def lines(kind: str, command: str, file: str, faults: Iterable[tuple], arguments
     name = Path(file).name
     missing = [
         Bad(kind, f"no {name}", gone(file), command, arguments, (name, "No such file")),
-        Bad(kind, f"a folder {name}", folder(file), command, arguments, (name, "Is a directory")),
+        Bad(kind, f"a folder {name}", folder(file), command, arguments, (name, of_folder)),
     ]
     return common + own + missing
 

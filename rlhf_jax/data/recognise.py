@@ -77,19 +77,20 @@ def read(rows: Iterable[Row]) -> Table:
     for row in rows:
         try:
             row = Row(with_texts(row.values), row.place)
+            if table and (missing := table.kind.lacks(row.values)):
+                raise RecordError(f"column {missing[0]} is missing; the rows before have {table.kind}")
             kind = recognise(row.values)
             table = table or Table(kind)
-            if missing := table.kind.lacks(row.values):
-                raise RecordError(f"column {missing[0]} is missing; the rows before have {table.kind}")
             if kind is not table.kind:
                 raise RecordError(f"columns {kind}, where the rows before have {table.kind}")
+            found = list(kind.parse(row))
             for name in kind.columns:
                 value = row.values.get(name, "")
                 form = form_of(value)
                 if value != "" and forms.setdefault(name, form) != form:
                     raise RecordError(f"column {name} is {form}, in the rows before {forms[name]}")
                 table.ignored |= beside_turns(value)
-            table.add(kind.parse(row))
+            table.add(found)
         except RecordError as error:
             raise RecordError(f"{row.place}: {error}") from None
     if table is None:

@@ -70,6 +70,8 @@ def rows(path: str | PathLike[str], columns: Columns | None = None, split: str =
 def splits(path: str | PathLike[str]) -> dict[str, list[Path]]:
     """The files of a table by split, in the order of their names; "" is the split that has no name."""
     found = named_by(str(path))
+    if not found:
+        raise RecordError(f"{path}: No such file or folder")
     if len(found) == 1 and found[0].is_dir():
         if saved := _saved(found[0]):
             return saved

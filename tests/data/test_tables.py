@@ -237,7 +237,7 @@ def test_a_folder_that_is_no_table(tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "there is nothing" in told(tmp_path / "nowhere")
+    assert "No such file or folder" in told(tmp_path / "nowhere")
     (tmp_path / "data").mkdir()
     assert "there is data" in told(tmp_path)
     jsonl(tmp_path / "train.jsonl", TABLE)

@@ -348,7 +348,7 @@ def test_voters_of_a_table_agree_as_their_votes_do(tmp_path, capsys):
     "arguments, complaint",
     [
         ([], "no file of comparisons"),
-        (["missing.jsonl"], "missing.jsonl: no table"),
+        (["missing.jsonl"], "missing.jsonl: No such file"),
         (["empty.jsonl"], "empty.jsonl: no rows in it"),
         (["bad.jsonl"], "bad.jsonl, line 1: columns (all are empty) are none of"),
         (["prompts.jsonl"], "prompts.jsonl: 1 rows: prompt; these are no comparisons"),

@@ -67,7 +67,7 @@ COMPARISONS = lines(
     "agreement",
     "data/comparisons/pairs.json",
     [
-        ("no post", "field info is missing", "info"),
+        ("no post", "column info is missing; the rows before have", "info"),
         ("an empty post", "field info.post is empty", "info.post", ""),
         ("one summary", "field summaries should be two summaries, not 1", "summaries", [{}]),
         ("an object of summaries", "field summaries should be two", "summaries", {}),
@@ -82,11 +82,12 @@ COMPARISONS = lines(
         ("no worker", "field worker is missing", "worker"),
         ("a list for extra", "field extra should be an object", "extra", []),
     ],
+    of_folder="no table",
 )
 COMPARISONS += single(
     "comparisons",
     "agreement",
-    [("no line", put("data/comparisons/pairs.json", b""), ("pairs.json", "no comparisons there"))],
+    [("no line", put("data/comparisons/pairs.json", b""), ("pairs.json", "no rows in it"))],
 )
 AXIS_RATINGS = lines(
     "axis ratings",

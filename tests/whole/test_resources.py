@@ -176,12 +176,15 @@ def test_a_run_whose_disk_became_read_only_ends_in_one_line(place, disk, stage, 
     assert sorted(os.listdir(disk / "run")) == ["config.json", "progress.json", "run.lock"]
 
 
+WIDER = ("--config.data.query_tokens=64", "--config.data.query_buckets=64")  # for the other tokenizer
+
+
 @pytest.mark.parametrize(
     "file, more",
     [
         ("data/posts/train.jsonl", ()),
         ("data/posts/valid.jsonl", ()),
-        ("sp/tokenizer.model", ("--config.data.tokenizer={}/sp/tokenizer.model",)),
+        ("sp/tokenizer.model", ("--config.data.tokenizer={}/sp/tokenizer.model", *WIDER)),
         ("hf/tokenizer.json", ("--config.model.pretrained={}/hf",)),
         ("hf/model.safetensors", ("--config.model.pretrained={}/hf",)),
     ],
