@@ -4,12 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import hub_server
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import hub, own_records
+from rlhf_jax.data import own_records
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.own_records import OF_COMPARISONS
 from rlhf_jax.data.own_tables import gather
@@ -223,26 +224,33 @@ def test_openais_tables_of_the_hub_are_comparisons():
     assert found.info.title == "T" and found.choice == 1 and found.summaries[0].note == ""
 
 
-def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
-    (tmp_path / "snapshot" / "data").mkdir(parents=True)
-    write("snapshot/dataset_infos.json", [{}])
-    write("snapshot/data/train-00000-of-00001.jsonl", PREFERRED)
-    asked = []
+def test_a_name_on_the_hub_is_downloaded(tmp_path):
+    for folder in ("pairs/data", "two/a", "two/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(f"{folder}/train-00000-of-00001.jsonl", PREFERRED)
+    write("pairs/dataset_infos.json", [{}])
+    (tmp_path / "pairs" / "data" / "weights.bin").write_text("nothing that is read")
+    published = {"datasets/someone/pairs": tmp_path / "pairs", "datasets/someone/two": tmp_path / "two"}
 
-    def download(name, repo_type, allow_patterns):
-        asked.append((name, repo_type, "*.parquet" in allow_patterns))
-        return str(tmp_path / "snapshot")
+    def gathered_from(address, *names):
+        code = (
+            "from rlhf_jax.config import ConfigError, DataConfig\n"
+            "from rlhf_jax.data import own_tables, records\n"
+            f"for config in [DataConfig(source='plain', files=name) for name in {names!r}]:\n"
+            "    try: print('found', len(own_tables.gather(config).comparisons))\n"
+            "    except (records.RecordError, ConfigError) as error: print('error', error)"
+        )
+        lines = hub_server.printed(code, address, tmp_path / "cache")
+        return [line for line in lines if line.startswith(("found", "error"))]
 
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert len(gathered("someone/pairs").comparisons) == 200
-    assert asked == [("someone/pairs", "dataset", True)]
-    (tmp_path / "snapshot" / "other").mkdir()
-    write("snapshot/other/train.jsonl", PREFERRED)
-    with pytest.raises(
-        RecordError, match="several folders; name one of someone/pairs/data, someone/pairs/other"
-    ):
-        gathered("someone/pairs")
-    assert len(gathered("someone/pairs/data").comparisons) == 200
+    with hub_server.serve(published) as (address, asked):
+        names = "someone/pairs", "someone/two", "someone/two/b", "someone/nothing"
+        whole, several, one, missing = gathered_from(address, *names)
+    assert whole == one == "found 200"
+    assert "several folders; name one of someone/two/a, someone/two/b" in several
+    assert "the hub does not give it to us (404)" in missing
+    assert "data/train-00000-of-00001.jsonl" in asked and "data/weights.bin" not in asked
+    assert gathered_from("http://127.0.0.1:9", "someone/two/a") == ["found 200"]  # it came with the whole
 
 
 @pytest.mark.parametrize(
