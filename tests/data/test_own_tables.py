@@ -121,6 +121,20 @@ def test_a_prompt_that_is_held_out_is_not_trained_on(capsys):
     assert "data.files: 10 prompts of valid are left out: they are of test, too" in told
 
 
+def test_what_stands_there_twice_is_taken_once_and_told(capsys):
+    write("shown.jsonl", [*SHOWN, SHOWN[0] | {"completion": "One."}, *SHOWN[:50]])
+    write("valid.jsonl", [{"prompt": f"What is {i}?", "completion": f"{i}."} for i in range(20)])
+    write("test.jsonl", [{"prompt": f"Is it {i % 20}?", "completion": f"{i}."} for i in range(23)])
+    write("more.jsonl", [{"prompt": f"And {i % 4}?"} for i in range(10)])
+    found = gathered("train:shown.jsonl,valid.jsonl,test.jsonl,train:more.jsonl")
+    assert len(found.records["train"]) == 201 and len(found.queries) == 4
+    assert [record.reference for record in found.records["test"]] == [f"{i}." for i in range(20)]
+    told = capsys.readouterr().out
+    assert "data.files: 50 of 251 responses of train are left out: each is learned once" in told
+    assert "data.files: 3 of 23 responses of test are left out: a prompt there has one reference" in told
+    assert "data.files: 6 of 10 prompts for PPO are left out: each is asked once in an epoch" in told
+
+
 def test_a_record_without_a_place_is_named_by_its_id():
     info = {"id": "c7", "prompt": [{"role": "user", "content": "Why?"}]}
     texts = [{"text": text, "policy": text} for text in ("one", "two")]
