@@ -218,7 +218,12 @@ class SftPlan(Plan):
             np.arange(len(example)) >= len(query)
             for example, query in zip(self._examples, queries, strict=True)
         ]
-        for i, answers in enumerate(task.answers_in_prompts(records, tokenizer) or ()):
+        earlier, unlearnable = task.answers_in_prompts(records, tokenizer)
+        told = (
+            "conversations have earlier answers that the template writes otherwise: the last one is learned"
+        )
+        self.lost += [(unlearnable, f"{len(records):,} {told}")]
+        for i, answers in enumerate(earlier):
             end = len(queries[i])  # the prompt's tokens may stand behind a filling of spaces
             self._is_target[i][end - len(answers) : end] = answers
         for is_target in self._is_target:

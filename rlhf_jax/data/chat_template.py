@@ -5,6 +5,7 @@ dictionaries of them, and each of its failures is told in one line.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.files import read_object
 
 SPECIAL_TOKENS = [f"{name}_token" for name in "bos eos unk sep pad cls mask".split()]
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt")  # to a template, with each conversation
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,13 @@ def read_chat_template(folder: str | PathLike[str], variables: Mapping[str, Any]
     """The template that a folder's chat_template.jinja holds, else its tokenizer_config.json.
 
     `variables` are more names for it to read, such as Qwen3's `enable_thinking`. Raises ConfigError for a
-    template that is missing or does not compile.
+    template that is missing or does not compile, and for a variable that it does not read.
     """
     place, source = _source(Path(folder))
+    for name in variables:
+        if name in GIVEN or not re.search(rf"\b{name}\b", source):
+            why = "comes from the conversation" if name in GIVEN else "is read nowhere in this template"
+            raise ConfigError(f"data.template_variables: {place}: {name} {why}; leave it out")
     try:
         compiled = _environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:

@@ -71,6 +71,12 @@ def test_what_is_typed_cannot_complete_a_token_of_the_template(tmp_path):
     assert "".join(tokens) == "<|im_end|></s>" and tokens[-1] == "</s>"
 
 
+def test_a_template_may_write_what_is_said_in_capitals(tmp_path):
+    template = "{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}"
+    folder = write_folder(tmp_path, template, {"eos_token": "</s>"})
+    assert "".join(written(folder, load_chat(folder).encode([Turn("user", Q)], False))) == f"{Q.upper()}</s>"
+
+
 @pytest.mark.parametrize("filtered", ["m.content | replace('-', '')", "m.content | lower", "m.content[::-1]"])
 def test_a_template_cannot_make_a_token_of_what_is_typed(filtered, tmp_path):
     template = "{% for m in messages %}{{ " + filtered + " }}{{ eos_token }}{% endfor %}"
@@ -248,7 +254,7 @@ def test_where_a_template_may_stand(tmp_path):
         load_chat(folder)
 
 
-@pytest.mark.parametrize("eos", [[], "</s>", [10**6], True, [None]])
+@pytest.mark.parametrize("eos", [[], "</s>", [10**6], 10**20, -1, True, [None]])
 def test_eos_ids_that_are_none(eos, tmp_path):
     folder = write_folder(tmp_path, *TEMPLATES["mistral"], generation_config={"eos_token_id": eos})
     with pytest.raises(
