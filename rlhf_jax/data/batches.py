@@ -219,9 +219,7 @@ class SftPlan(Plan):
             for example, query in zip(self._examples, queries, strict=True)
         ]
         earlier, unlearnable = task.answers_in_prompts(records, tokenizer)
-        told = (
-            "conversations have earlier answers that the template writes otherwise: the last one is learned"
-        )
+        told = "prompts have answers that stand behind no generation prompt, and are not learned"
         self.lost += [(unlearnable, f"{len(records):,} {told}")]
         for i, answers in enumerate(earlier):
             end = len(queries[i])  # the prompt's tokens may stand behind a filling of spaces
