@@ -211,6 +211,10 @@ class SftPlan(Plan):
         self.lost = [
             (cut, f"{len(records):,} prompts lose text to data.query_tokens"),
             (truncated, f"{len(records):,} references lose tokens to data.response_tokens"),
+            (
+                sum(len(response) == 1 < data.response_tokens for response in responses),
+                f"{len(records):,} references have no token in this tokenizer, and teach to write nothing",
+            ),
         ]
         self._pad_id = tokenizer.pad_id
         self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]

@@ -81,7 +81,7 @@ class Chat(Plain):
             try:
                 return len(tokenizer.chat.encode(some, generation_prompt=True)) <= limit
             except RecordError as error:
-                raise RecordError(f"{self._place(record)}: {error}") from None
+                raise RecordError(f"{self.place(record)}: {error}") from None
 
         if fits(turns):
             return turns, False
@@ -100,13 +100,10 @@ class Chat(Plain):
         start = bisect_left(range(length), True, key=lambda start: fits(shorter(start)))
         if start == length:
             raise RecordError(
-                f"{self._place(record)}: without any text the prompt takes more than {limit} tokens "
+                f"{self.place(record)}: without any text the prompt takes more than {limit} tokens "
                 "(data.query_tokens)"
             )
         return shorter(start), True
-
-    def _place(self, record: Record) -> str:
-        return self.gathered.places.get(record.id, record.id) if self.data.files else record.id
 
     def encode_responses(
         self, texts: Sequence[str], tokenizer: Tokenizer, limit: int
