@@ -87,7 +87,7 @@ class Prompts:
 
     def of_fields(self, fields: dict[str, Any]) -> Prompt:
         """The prompt of a line of JSON: its `messages`, or a record of the task, or a lone `prompt`."""
-        there = [name for name in TEXTS if fields.get(name) is not None] or [t for t in TEXTS if t in fields]
+        there = [name for name in TEXTS if fields.get(name) is not None]
         if len(there) != 1:
             of = f"both {' and '.join(there)}" if there else f"none of {', '.join(TEXTS)}"
             raise RecordError(f"the line has {of}: what is the prompt?")

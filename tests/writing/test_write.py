@@ -97,6 +97,7 @@ def test_prompts_that_are_cut_are_told(call, model_folder):
             b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
             "line 1: field messages ends with an answer, which the policy is to write: take it out",
         ),
+        (b'{"prompt": null}', "line 1: the line has none of article, messages, post, prompt"),
         (b'{"text": "a"}', "line 1: the line has none of article, messages, post, prompt"),
     ],
 )
