@@ -4,8 +4,10 @@ A template is a program from elsewhere. It runs in Jinja's sandbox, sees nothing
 dictionaries of them, and each of its failures is told in one line.
 """
 
+import functools
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -169,7 +171,17 @@ def _raise(message: str) -> NoReturn:
 
 
 def _now(format: str) -> str:
+    _tell_of_the_date()
     return datetime.now().strftime(format)
+
+
+@functools.cache
+def _tell_of_the_date() -> None:
+    print(
+        "chat template: it writes today's date, so that a run which resumes on another day reads other "
+        "tokens; a variable of it may set the date (data.template_variables)",
+        file=sys.stderr,
+    )
 
 
 def _line(error: object) -> str:

@@ -5,6 +5,7 @@ and where a table is of one of them, its prompts are halved: always by a hash of
 two sides, whichever tables it stands in: it is of the last of its splits alone.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -27,7 +28,7 @@ class Gathered(NamedTuple):
     """What the tables hold; a record's id is made of its prompt, where it has none of its own."""
 
     records: dict[str, list[Example]]  # by split: prompts with the responses to learn, or without any
-    queries: list[Example]  # the different prompts of train
+    queries: list[Example]  # the different prompts of train, with the first reference of each
     comparisons: list[Comparison]  # of train, valid1 (which is valid) and valid2 (which is test)
     places: dict[str, str]  # of records, for messages, by their ids
 
@@ -65,6 +66,8 @@ def gather(data: DataConfig) -> Gathered:
     asked = own_records.distinct(map(own_records.query, queries), once=True)
     if isinstance(queries[0], PromptOnly):
         _tell_repeated("prompts for PPO", len(queries), len(asked), "each is asked once in an epoch")
+    references = {record.id: record.reference for record in reversed(records["train"])}  # the first of each
+    asked = [dataclasses.replace(one, reference=references.get(one.id, "")) for one in asked]
     return Gathered(records, asked, comparisons, places)
 
 

@@ -101,7 +101,7 @@ class Task(ABC):
         """The records by split: train, valid and, where there is one, test."""
 
     def queries(self) -> Sequence[Record]:
-        """The records whose prompts PPO samples responses to; no reference of theirs is read."""
+        """The records whose prompts PPO samples responses to; their references are for own rewards alone."""
         return self.records()["train"]
 
     def prompt(self, record: Record) -> Prompt:

@@ -92,6 +92,22 @@ def test_prompts_alone_are_queries_and_others_where_there_are_none():
     assert {record.reference for split in ("valid", "test") for record in found.records[split]} == {""}
 
 
+def test_a_prompt_that_ppo_asks_has_its_reference_and_columns_for_rewards():
+    """What configs/rewards/exact_answer.py compares with."""
+    shown = write("shown.jsonl", [row | {"level": 3} for row in SHOWN])
+    read = gathered(
+        write("read.jsonl", [{"id": str(i), "prompt": f"{i}?", "reference": "a"} for i in range(99)])
+    )
+    for found in (gathered(shown), gathered(write("pairs.jsonl", PREFERRED)), read):
+        references = {record.id: record.reference for record in found.records["train"]}
+        assert {record.id: record.reference for record in found.queries} == references
+    both = gathered(
+        f"train:{shown},test:{write('b.jsonl', HELD_OUT)},train:{write('q.jsonl', [{'prompt': '7 + 1?'}])}"
+    )
+    assert [(one.reference, one.extra) for one in both.queries] == [("It is 8.", {})]
+    assert gathered(shown).queries[0].extra == {"level": 3}
+
+
 def test_good_and_bad_responses_to_one_prompt_are_a_preference(capsys):
     rows = [("a?", "yes", True), ("a?", "no", False), ("a?", "maybe", False), ("b?", "well", True)]
     rows = [{"prompt": p, "completion": c, "label": label} for p, c, label in rows]
