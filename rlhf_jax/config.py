@@ -58,6 +58,34 @@ class RotaryConfig:
     attention_factor: float = setting(0.0, zero=True)  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
 
 
+ATTENTION_MATRICES = ("query", "key", "value", "out")
+MLP_MATRICES = ("up", "gate", "down")
+
+
+@dataclass(unsafe_hash=True)  # hashable: part of a static argument of compiled functions
+class LoraConfig:
+    """Low-rank adapters (Hu et al., 2021): `model.pretrained` stays as it is, what is trained stands beside it."""
+
+    rank: int = setting(0, zero=True)  # of the change of a matrix; 0: the whole model is trained
+    alpha: float = 16.0  # the change is multiplied by alpha / rank
+    rank_stabilized: bool = False  # by alpha / √rank instead (Kalajdzievski, 2023)
+    # Matrices that change: all of attention, all of the MLP, or single ones of them.
+    targets: tuple[str, ...] = setting(
+        ("attention", "mlp"), choices=("attention", "mlp", *ATTENTION_MATRICES, *MLP_MATRICES)
+    )
+    start: str = ""  # folder or hub name of an adapter of PEFT to start from; empty: no change of the model
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
+
+    @property
+    def matrices(self) -> set[str]:
+        """The names of the matrices that change."""
+        groups = {"attention": ATTENTION_MATRICES, "mlp": MLP_MATRICES}
+        return {name for target in self.targets for name in groups.get(target, (target,))}
+
+
 @dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
 class ModelConfig:
     """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
@@ -82,6 +110,7 @@ class ModelConfig:
     tied_head: bool = True  # the token embedding is also the output matrix
     # Of the computation; master weights are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    lora: LoraConfig = field(default_factory=LoraConfig)
     # Unrolled on a CPU and scanned elsewhere, unless it is said.
     layer_loop: str = setting("auto", choices=("auto", "scan", "unroll"), placement=True)
     # splash is for TPUs, cudnn for GPUs; auto takes what the platform has.

@@ -35,9 +35,10 @@ def validate(config: Config) -> Config:
         _check_type(name, field.type, value)
         _check_range(name, value, field.metadata)
         choices = field.metadata.get("choices")
-        if choices and value not in choices:
-            named = ", ".join(choice or "empty" for choice in choices)
-            raise ConfigError(f"{name}: {value!r} is not one of {named}")
+        for choice in value if isinstance(value, tuple) else (value,):
+            if choices and choice not in choices:
+                named = ", ".join(known or "empty" for known in choices)
+                raise ConfigError(f"{name}: {choice!r} is not one of {named}")
     _check_together(config)
     return config
 
@@ -146,6 +147,20 @@ def _check_rewards(options: PpoConfig) -> None:
         raise ConfigError(f"ppo.reward_weights: {given} weights for the {len(places)} of ppo.reward")
 
 
+def _check_lora(config: Config) -> None:
+    lora = config.model.lora
+    if lora.start and not lora.rank:
+        raise ConfigError("model.lora.start: an adapter to start from needs model.lora.rank, which is 0")
+    if lora.start and config.sft.bigger_pretrained:
+        raise ConfigError("model.lora.start: an adapter fits one model; leave sft.bigger_pretrained empty")
+    if lora.rank and not config.model.pretrained:
+        raise ConfigError(
+            "model.lora.rank: adapters change a pretrained model: name one in model.pretrained, or leave it at 0"
+        )
+    if not lora.targets:
+        raise ConfigError("model.lora.targets: () should name a matrix that changes")
+
+
 def _check_together(config: Config) -> None:
     model, data, ppo = config.model, config.data, config.ppo
     if not model.head_size and model.width % model.heads:
@@ -172,6 +187,7 @@ def _check_together(config: Config) -> None:
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
     _check_rewards(ppo)
+    _check_lora(config)
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
     if not config.rounds.pairs:
