@@ -64,7 +64,7 @@ MLP_MATRICES = ("up", "gate", "down")
 
 @dataclass(unsafe_hash=True)  # hashable: part of a static argument of compiled functions
 class LoraConfig:
-    """Low-rank adapters (Hu et al., 2021): `model.pretrained` stays as it is, what is trained stands beside it."""
+    """Low-rank adapters (Hu et al., 2021): what is trained stands beside `model.pretrained`, which stays."""
 
     rank: int = setting(0, zero=True)  # of the change of a matrix; 0: the whole model is trained
     alpha: float = 16.0  # the change is multiplied by alpha / rank

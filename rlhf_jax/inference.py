@@ -10,7 +10,7 @@ that is set; where none is, it sets one over all devices.
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -30,7 +30,7 @@ from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.files import read_object
 from rlhf_jax.mesh import abstract_rows, in_rows_of, make_mesh, row_shards, to_devices, to_host
-from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.model import heads, lora, params, pretrained, transformer
 from rlhf_jax.model.generate import generate, sample_with_logprobs
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.run import checkpoint
@@ -38,6 +38,7 @@ from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.checkpoint import CheckpointError, read_meta
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.run.steps import finished
+from rlhf_jax.training import inputs
 
 SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
@@ -79,15 +80,21 @@ class NetworkError(ValueError):
 class Network:
     """A policy, or a reward model, with all that it takes to use it. A text may stand for a record."""
 
-    weights: Any  # of transformer.specs, or with the scalar head of heads.specs
+    trained: Any  # of transformer.specs, or with the scalar head of heads.specs; with a base, adapters of it
     model: ModelConfig
     tokenizer: Tokenizer
     task: Task
+    base: Any = field(default_factory=dict)  # frozen, as `base_of` gives it
+
+    @property
+    def weights(self) -> Any:
+        """What model/ computes with: what is trained, beside its base."""
+        return lora.attach(self.base, self.trained)
 
     @property
     def is_scalar(self) -> bool:
         """Whether it scores responses; a policy writes them."""
-        return "transformer" in self.weights
+        return "transformer" in self.trained
 
     def on(self, task: Task) -> "Network":
         """The same network on another task."""
@@ -238,8 +245,12 @@ def policies_of(workdir: str | PathLike[str]) -> list[str]:
 
 
 def describe(model: ModelConfig, scalar: bool = False) -> dict[str, Any]:
-    """What a checkpoint keeps of its network beside the weights, in `meta`: enough to load it alone."""
-    return {"model": asdict(model), "scalar": scalar}
+    """What a checkpoint keeps of its network beside the weights, in `meta`: enough to load it alone.
+
+    Adapters also need their base, whose digest it is.
+    """
+    base = {"base": inputs.of_base(model.pretrained)} if model.lora.rank else {}
+    return {"model": asdict(model), "scalar": scalar} | base
 
 
 def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> ModelConfig:
@@ -247,11 +258,13 @@ def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> Model
 
     Checkpoints of older versions do not hold it: then it is that of the base model.
     """
+    base = config.sft.bigger_pretrained if name == "sft_10x" else config.model.pretrained
     if "model" not in meta:
-        base = config.sft.bigger_pretrained if name == "sft_10x" else config.model.pretrained
         return pretrained.architecture(replace(config.model, pretrained=base))
+    model = from_dict(meta["model"], ModelConfig)
     placed = {field: getattr(config.model, field) for field in PLACED}
-    return replace(from_dict(meta["model"], ModelConfig), **placed)
+    placed |= {"pretrained": base} if model.lora.rank else {}  # which adapters need, wherever it lies now
+    return replace(model, **placed)
 
 
 def architecture_in(workdir: str | PathLike[str], config: Config, name: str = "sft") -> ModelConfig:
@@ -275,9 +288,10 @@ def _of_run(workdir: Path, name: str, config: Config | None, task: Task | None) 
     model = architecture_of(config, name, meta)
     task = task or tasks.find(config.data, config.seed)
     tokenizer = task.load_tokenizer(workdir)
-    specs = heads.specs if _is_scalar(name, meta) else transformer.specs
-    like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
-    return Network(checkpoint.restore_params(*step, like), model, tokenizer, task)
+    specs = (heads if _is_scalar(name, meta) else transformer).specs(model, tokenizer.vocab_size)
+    like = abstract_trained(specs, model, jax.sharding.get_mesh())
+    base = base_of(model, tokenizer.vocab_size, expected=meta.get("base"))
+    return Network(checkpoint.restore_params(*step, like), model, tokenizer, task, base)
 
 
 def _is_scalar(name: str, meta: Mapping[str, Any]) -> bool:
@@ -291,9 +305,48 @@ def _of_folder(folder: Path, config: Config | None, task: Task | None) -> Networ
         task = tasks.find(from_dict(stored, DataConfig), 0)
     model, tokenizer = pretrained.architecture(computed, str(folder)), task.load_tokenizer(folder)
     scalar = "ForSequenceClassification" in str(read_object(folder / "config.json", ConfigError))
+    if model.lora.rank and not scalar:  # a base without an adapter
+        base = base_of(replace(model, pretrained=str(folder)), tokenizer.vocab_size)
+        return Network({}, model, tokenizer, task, base)
     specs = heads.specs if scalar else transformer.specs
     like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
     return Network(pretrained.load(folder, like), model, tokenizer, task)
+
+
+def base_of(model: ModelConfig, vocabulary: int, expected: str | None = None) -> Any:
+    """The frozen transformer beside which a network is trained, {} where all of it is. Needs a mesh set.
+
+    In the type of the computation. All networks of a process that have the same base share its arrays.
+    Raises NetworkError where the base has another digest than `expected`.
+    """
+    if not model.lora.rank:
+        return {}
+    digest = inputs.of_base(model.pretrained)
+    if expected not in (None, digest):
+        raise NetworkError(
+            f"model.pretrained: {model.pretrained} is not the model beside which these adapters were trained "
+            f"({expected} then, {digest} now): name that one"
+        )
+    return _frozen(model.pretrained, digest, model.dtype, vocabulary, jax.sharding.get_mesh())
+
+
+@functools.lru_cache(maxsize=1)
+def _frozen(place: str, digest: str, dtype: str, vocabulary: int, mesh: Mesh) -> Any:
+    del digest  # the cache knows by it that something else lies there now
+    specs = transformer.specs(pretrained.architecture(ModelConfig(), place), vocabulary)
+    return pretrained.load(pretrained.folder_of(place), params.abstract(specs, mesh, dtype))
+
+
+def abstract_base(model: ModelConfig, vocabulary: int, mesh: Mesh) -> Any:
+    """`base_of` without values."""
+    if not model.lora.rank:
+        return {}
+    return params.abstract(transformer.specs(model, vocabulary), mesh, model.dtype)
+
+
+def abstract_trained(specs, model: ModelConfig, mesh: Mesh) -> Any:
+    """What is trained of a network with these specs, without values."""
+    return params.abstract(lora.trained(specs, model.lora), mesh)
 
 
 # Batches -------------------------------------------------------------------------------------
@@ -337,8 +390,9 @@ def _shown(plan: Plan, rows: int, mesh: Mesh, what: str) -> Iterator[tuple[Batch
 def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """`write` as best-of-N samples, in its longest bucket, without values. Needs a mesh set."""
     mesh, samples = jax.sharding.get_mesh(), config.eval.best_of
+    trained = abstract_trained(transformer.specs(model, vocabulary), model, mesh)
     return write.trace(
-        params.abstract(transformer.specs(model, vocabulary), mesh),
+        lora.attach(abstract_base(model, vocabulary, mesh), trained),
         model,
         abstract_rows(mesh, (batch_size(row_multiple(mesh), samples), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
@@ -356,6 +410,6 @@ def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stag
     rows = batch_size(row_multiple(mesh), count)
     query = abstract_rows(mesh, (rows, data.query_tokens))
     responses = abstract_rows(mesh, (rows, count, data.reward_response_tokens))
-    return read.trace(
-        params.abstract(heads.specs(model, vocabulary), mesh), model, query, responses, vocabulary
-    )
+    trained = abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    network = lora.attach(abstract_base(model, vocabulary, mesh), trained)
+    return read.trace(network, model, query, responses, vocabulary)

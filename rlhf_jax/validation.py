@@ -155,7 +155,7 @@ def _check_lora(config: Config) -> None:
         raise ConfigError("model.lora.start: an adapter fits one model; leave sft.bigger_pretrained empty")
     if lora.rank and not config.model.pretrained:
         raise ConfigError(
-            "model.lora.rank: adapters change a pretrained model: name one in model.pretrained, or leave it at 0"
+            "model.lora.rank: adapters change a pretrained model: name it in model.pretrained, or leave 0"
         )
     if not lora.targets:
         raise ConfigError("model.lora.targets: () should name a matrix that changes")

@@ -3,9 +3,9 @@
 A is [in, r], B is [r, out], and s = alpha / r. With r far below the sizes of W, what is trained and all that
 the optimizer keeps of it is a hundredth of the model. B begins as 0, so that the beginning is W exactly.
 
-What is trained is a tree of its own. `attach` lays it over the frozen base, and the result is a network like
-any other, some of whose matrices are `Adapted`: model/products.py multiplies by them. Where the whole model is
-trained, the base is {}, and the network is what is trained.
+What is trained is a tree of its own. `attach` lays it over the frozen base, and the result is a network
+like any other, some of whose matrices are `Adapted`: model/products.py multiplies by them. Where the whole
+model is trained, the base is {}, and the network is what is trained.
 """
 
 import math
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
 
 from rlhf_jax.config import ConfigError, LoraConfig
 from rlhf_jax.model.params import ParamSpec, constant, normal
@@ -28,14 +27,14 @@ SUMMED = {"query": 1, "key": 1, "value": 1, "out": 3, "up": 1, "gate": 1, "down"
 class Adapter(struct.PyTreeNode):
     """What is trained of one matrix [*in, *out]; in a stack of layers, with their axis in front."""
 
-    a: Float[Array, "*in r"]
-    b: Float[Array, "r *out"]
+    a: Any  # [*in, r]
+    b: Any  # [r, *out]
 
 
 class Adapted(struct.PyTreeNode):
     """A matrix with the change that stands beside it."""
 
-    weight: Array  # [*in, *out]
+    weight: Any  # [*in, *out]
     adapter: Adapter
 
 

@@ -64,7 +64,10 @@ def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
     fields = read_object(file, ConfigError)
     adapter = folder / ADAPTER
     if adapter.is_file():
-        raise ConfigError(f"{adapter}: an adapter of another model; merge it into that model's weights first")
+        raise ConfigError(
+            f"{adapter}: an adapter of another model: name that one, and this folder in model.lora.start, or "
+            "merge the two first"
+        )
     return *families.read(fields, file), fields
 
 
@@ -78,7 +81,7 @@ class Tensors:
         whole, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
         self.source = whole if whole.is_file() else index
         if whole.is_file():
-            self._files = dict.fromkeys(_open(whole).keys(), whole)
+            self._files = dict.fromkeys(opened(whole).keys(), whole)
         elif index.is_file():
             self._files = {name: folder / file for name, file in _weight_map(index).items()}
             self._check_shards()
@@ -106,7 +109,7 @@ class Tensors:
     def _check_shards(self) -> None:
         """Raises ConfigError unless the shards hold what the index says: transformers reads all they hold."""
         for file in sorted(set(self._files.values())):
-            held = set(_open(file).keys())
+            held = set(opened(file).keys())
             promised = {name for name, place in self._files.items() if place == file}
             for name in sorted(promised - held):
                 raise ConfigError(f"{file}: tensor {name} is missing, which {self.source.name} promises")
@@ -119,7 +122,7 @@ class Tensors:
     def _file(self, name: str):
         file = self._files[name]
         if file not in self._opened:
-            self._opened = {file: _open(file)}  # one at a time: an open file keeps what was read of it
+            self._opened = {file: opened(file)}  # one at a time: an open file keeps what was read of it
         return self._opened[file]
 
 
@@ -134,7 +137,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return names
 
 
-def _open(file: Path):
+def opened(file: Path):
+    """What reads the tensors of a file one by one. Raises ConfigError where it is not whole."""
     try:
         return safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:

@@ -16,6 +16,7 @@ tokens only.
 
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -40,7 +41,7 @@ from rlhf_jax.mesh import (
     split_rows,
     to_devices,
 )
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import heads, lora, transformer
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.pipeline import own_reward, rollout
 from rlhf_jax.pipeline.own_reward import OwnReward, RewardError
@@ -101,7 +102,9 @@ def loss(
     return policy_loss + options.value_coef * value_loss, metrics
 
 
-def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting: Setting):
+def update_on(
+    states: tuple[TrainState, TrainState], minibatch: Rollout, setting: Setting, base: Mapping = {}
+):
     """One optimizer step of policy and value network on one minibatch, or of neither.
 
     A minibatch that would harm one is skipped by both: what is wrong with it (a score, an advantage) mostly
@@ -110,11 +113,12 @@ def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting
     policy, value = states
     whole, rows = (minibatch.mask.sum(), minibatch.value_mask.sum()), minibatch.query.shape[0]
 
-    def part_loss(networks, part: Rollout):
+    def part_loss(trained, part: Rollout):
         tokens, slots = whole
         if setting.options.loss_mean == "rows":
             own = [mask.sum(axis=1, keepdims=True) for mask in (part.mask, part.value_mask)]
             tokens, slots = (rows * jnp.maximum(count, 1) for count in own)
+        networks = {name: lora.attach(base, own) for name, own in trained.items()}
         return loss(networks, part, tokens, slots, setting)
 
     (_, metrics), gradients = value_and_grad_in_parts(
@@ -131,13 +135,19 @@ def update_on(states: tuple[TrainState, TrainState], minibatch: Rollout, setting
     return (policy, value), metrics
 
 
-def update(states: tuple[TrainState, TrainState], episodes: Rollout, key: jax.Array, setting: Setting):
+def update(
+    states: tuple[TrainState, TrainState],
+    episodes: Rollout,
+    key: jax.Array,
+    setting: Setting,
+    base: Mapping = {},
+):
     """Epochs of minibatches over one rollout, each epoch in a new order."""
     parts = setting.options.minibatches
 
     def epoch(states, key):
         shuffled = shuffle_rows(episodes, key) if parts > 1 else episodes
-        return jax.lax.scan(lambda s, m: update_on(s, m, setting), states, split_rows(shuffled, parts))
+        return jax.lax.scan(lambda s, m: update_on(s, m, setting, base), states, split_rows(shuffled, parts))
 
     states, metrics = jax.lax.scan(epoch, states, jax.random.split(key, setting.options.epochs))
     skipped = {"skipped": metrics["skipped"].sum(), "skipped_in_a_row": states[0].skipped}
@@ -151,32 +161,38 @@ def shuffle_rows(episodes: Rollout, key: jax.Array) -> Rollout:
 
 
 def iteration(
-    state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting
+    state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting, base: Mapping = {}
 ) -> tuple[PpoState, losses.Metrics]:
     """One PPO iteration on B queries: rollout, KL penalty, advantages, epochs of updates.
 
-    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model.
+    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model; with a `base`
+    they, policy and value network are adapters of it.
     """
-    sampled = sample(state, reference, reward, query, setting)
+    sampled = sample(state, reference, reward, query, setting, base)
     assert sampled.score is not None, "`reward` scores every response"
-    return learn(state, sampled, sampled.score, setting)
+    return learn(state, sampled, sampled.score, setting, base)
 
 
-def sample(state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting) -> Sampled:
+def sample(
+    state: PpoState, reference, reward, query: Int[Array, "B Q"], setting: Setting, base: Mapping = {}
+) -> Sampled:
     """The first half of an iteration: responses, and what the networks say of them."""
     _, key, _ = jax.random.split(state.key, 3)
-    return rollout.sample(state.policy.params, reference, state.value.params, reward, query, key, setting)
+    policy, value, reference, reward = (
+        lora.attach(base, params) for params in (state.policy.params, state.value.params, reference, reward)
+    )
+    return rollout.sample(policy, reference, value, reward, query, key, setting)
 
 
 def learn(
-    state: PpoState, sampled: Sampled, score: Float[Array, "B"], setting: Setting
+    state: PpoState, sampled: Sampled, score: Float[Array, "B"], setting: Setting, base: Mapping = {}
 ) -> tuple[PpoState, losses.Metrics]:
     """The second half: KL penalty, advantages, and epochs of updates on responses with these scores."""
     options = setting.options
     key, _, update_key = jax.random.split(state.key, 3)
     episodes = rollout.credited(sampled, score, state.kl_coef, setting)
     with jax.named_scope("update"):
-        (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting)
+        (policy, value), metrics = update((state.policy, state.value), episodes, update_key, setting, base)
     metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
     kl_coef = state.kl_coef
     if options.kl_controller == "adaptive":
@@ -226,8 +242,9 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     setting = Setting(model, options, data.response_tokens, eos_ids=(0,), pad_id=vocabulary)
-    reference = params.abstract(transformer.specs(model, vocabulary), mesh)
-    value = params.abstract(heads.specs(model, vocabulary), mesh)
+    reference = inference.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
+    value = inference.abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    base = inference.abstract_base(model, vocabulary, mesh)
     optimizer, sigma = make_optimizer(options.optimizer, 1), config.health.spike_sigma
     start = functools.partial(
         initial_state, optimizer=optimizer, options=options, seed=config.seed, spike_sigma=sigma
@@ -237,13 +254,13 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     reward = value if MODEL in options.rewards else None
     fixed = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)
     if options.is_by_model_alone:
-        return jitted_iteration(setting).trace(state, *fixed, query)
+        return jitted_iteration(setting).trace(state, *fixed, query, base=base)
     score = abstract_rows(mesh, (options.batch_size,), jnp.float32)
 
-    def halves(state, reference, reward, query, score):
-        return learn(state, sample(state, reference, reward, query, setting), score, setting)
+    def halves(state, reference, reward, query, score, base):
+        return learn(state, sample(state, reference, reward, query, setting, base), score, setting, base)
 
-    return jax.jit(halves, donate_argnums=0).trace(state, *fixed, query, score)
+    return jax.jit(halves, donate_argnums=0).trace(state, *fixed, query, score, base)
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -281,12 +298,12 @@ def train(config: Config, workdir: Path) -> None:
             signs=functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores),
         )
         optimizer, sigma = make_optimizer(options.optimizer, updates), config.health.spike_sigma
-        scoring = reward.weights if reward else None
+        scoring, base = reward.trained if reward else None, reference.base
         key = stage_key(config.seed, "ppo_value")
-        value = scoring or heads.on_top(reference.weights, model, tokenizer.vocab_size, key)
-        state = initial_state(reference.weights, value, optimizer, options, config.seed, sigma)
+        value = scoring or heads.on_top(reference.trained, model, tokenizer.vocab_size, key)
+        state = initial_state(reference.trained, value, optimizer, options, config.seed, sigma)
         state = training.resume(state)
-        fixed = jax.jit(frozen, static_argnames="model")(reference.weights, scoring, model=model)
+        fixed = jax.jit(frozen, static_argnames="model")(reference.trained, scoring, model=model)
         del reference, reward, scoring, value  # in float32
         step, (first, second) = jitted_iteration(setting), jitted_halves(setting)
         with training, OwnReward(options, task) as own:
@@ -294,14 +311,14 @@ def train(config: Config, workdir: Path) -> None:
                 batch = plan.batch(i)
                 query = batch["query"]
                 if options.is_by_model_alone:
-                    state, metrics = step(state, *fixed, to_devices(query, mesh))
+                    state, metrics = step(state, *fixed, to_devices(query, mesh), base=base)
                 else:
-                    sampled = first(state, *fixed, to_devices(query, mesh))
+                    sampled = first(state, *fixed, to_devices(query, mesh), base=base)
                     asked = [records[k] for k in batch["index"]]
                     with training.rescued(RewardError):
                         found = own_reward.on_host(sampled, task, tokenizer)
                         each = own.of(asked, *found, seed=f"{config.seed}/{i}")
-                    state, metrics = second(state, sampled, to_devices(own.total(each), mesh))
+                    state, metrics = second(state, sampled, to_devices(own.total(each), mesh), base=base)
                     metrics |= own_reward.metrics(each)
                 responses = options.batch_size * metrics["objective/length"]
                 tokens = np.count_nonzero(query != tokenizer.pad_id) + responses

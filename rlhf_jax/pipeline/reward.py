@@ -8,6 +8,7 @@ is kept. Departures from the paper: none.
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from rlhf_jax.data.records import with_reference
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
-from rlhf_jax.model import heads, params
+from rlhf_jax.model import heads, lora
 from rlhf_jax.run import checkpoint
 from rlhf_jax.training import health, inputs
 from rlhf_jax.training.loop import Training
@@ -46,12 +47,14 @@ def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[F
     return jax.tree.map(lambda x: x * chosen.shape[0] / pairs, (value, metrics))
 
 
-def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches: int):
-    """One update on one batch of pairs; returns the new state and metrics."""
+def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches: int, base: Mapping = {}):
+    """One update on one batch of pairs; returns the new state and metrics. `base` is frozen."""
     pairs = batch["query"].shape[0]
-    (value, metrics), gradients = value_and_grad_in_parts(
-        lambda weights, part: loss(weights, model, part, pad_id, pairs), state.params, batch, microbatches
-    )
+
+    def part_loss(trained, part):
+        return loss(lora.attach(base, trained), model, part, pad_id, pairs)
+
+    (value, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
     state, told = update(state, value, gradients)
     return state, metrics | told
 
@@ -67,10 +70,12 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """The step of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
     options, mesh = config.reward, jax.sharding.get_mesh()
     check_rows("reward.batch_size", options.batch_size, options.microbatches, mesh)
-    like = params.abstract(heads.specs(model, vocabulary), mesh)
+    like = inference.abstract_trained(heads.specs(model, vocabulary), model, mesh)
     state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    base = inference.abstract_base(model, vocabulary, mesh)
     batch = abstract_batch(mesh, PairPlan.widest(config.data, options.batch_size))
-    return jitted_step(model, vocabulary, options.microbatches).trace(state, batch)  # pad_id: outside of it
+    program = jitted_step(model, vocabulary, options.microbatches)  # pad_id: outside of the vocabulary
+    return program.trace(state, batch, base=base)
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -107,12 +112,12 @@ def train(config: Config, workdir: Path) -> None:
                 f"reward: the scores of the references are not finite (their mean is {shift}), so there is "
                 "no shift. Usual cause: bfloat16 overflows, which model.dtype=float32 tells"
             )
-        best.weights["head"]["bias"] -= shift
+        best.trained["head"]["bias"] -= shift
         usual = usual_scores(best, pairs["train"])
         checkpoint.save(
             workdir / "checkpoints" / "reward",
             total,
-            params=best.weights,
+            params=best.trained,
             rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
             meta=inference.describe(best.model, scalar=True)
             | {"valid_accuracy": accuracy, "usual_scores": usual},
@@ -135,18 +140,18 @@ def train_one(name: str, config: Config, plan: PairPlan, workdir: Path) -> Netwo
     model, total = sft.model, plan.total_steps(options.epochs)
     about = inference.describe(model, scalar=True)
     training = Training(config, workdir, name, options, total, ("loss", "accuracy"), about)
-    fresh = heads.on_top(sft.weights, model, sft.tokenizer.vocab_size, stage_key(config.seed, name))
+    fresh = heads.on_top(sft.trained, model, sft.tokenizer.vocab_size, stage_key(config.seed, name))
     create = starting(options.optimizer, total, config.health)
     state = training.resume(jax.jit(create, donate_argnums=0)(fresh))
     train_step = jitted_step(model, sft.tokenizer.pad_id, options.microbatches)
     with training:
         for i in training.steps(state):
             batch = plan.batch(i)
-            state, metrics = train_step(state, to_devices(batch, mesh))
+            state, metrics = train_step(state, to_devices(batch, mesh), base=sft.base)
             texts = (batch[name] for name in ("query", "chosen", "rejected"))
             tokens = sum(np.count_nonzero(text != sft.tokenizer.pad_id) for text in texts)
             training.after(state, metrics, pairs=plan.batch_size, tokens=tokens)
-    weights = state.params
+    trained = state.params
     if options.best:
-        weights = checkpoint.restore_params(*checkpoint.require(workdir, name), weights)
-    return replace(sft, weights=weights)
+        trained = checkpoint.restore_params(*checkpoint.require(workdir, name), trained)
+    return replace(sft, trained=trained)

@@ -6,6 +6,7 @@ query's tokens (N+).
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.records import with_reference
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
-from rlhf_jax.model import likelihood, params, pretrained, transformer
+from rlhf_jax.model import likelihood, lora, params, peft, pretrained, transformer
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.training import inputs
 from rlhf_jax.training.loop import Training
@@ -41,12 +42,12 @@ def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Ar
     return cross_entropy(logp, mask, denominator)
 
 
-def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatches: int):
-    """One update on one batch; returns the new state and metrics."""
+def step(state: TrainState, batch, model: ModelConfig, targets: int, microbatches: int, base: Mapping = {}):
+    """One update on one batch; returns the new state and metrics. `base` is frozen beside what is trained."""
     denominator = batch["targets_mask"].sum()
 
-    def part_loss(weights, part):
-        value = loss(weights, model, part, targets, denominator)
+    def part_loss(trained, part):
+        value = loss(lora.attach(base, trained), model, part, targets, denominator)
         return value, {"loss": value}
 
     (value, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
@@ -69,11 +70,13 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """
     options, data, mesh = config.sft, config.data, jax.sharding.get_mesh()
     check_rows("sft.batch_size", options.batch_size, options.microbatches, mesh)
-    like = params.abstract(transformer.specs(model, vocabulary), mesh)
+    like = inference.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
     state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    base = inference.abstract_base(model, vocabulary, mesh)
     batch = SftPlan.widest(data, options.batch_size)
     targets = batch["tokens"].shape[1] - 1 if options.query_loss else data.response_tokens
-    return jitted_step(model, targets, options.microbatches).trace(state, abstract_batch(mesh, batch))
+    program = jitted_step(model, targets, options.microbatches)
+    return program.trace(state, abstract_batch(mesh, batch), base=base)
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -95,32 +98,39 @@ def train(config: Config, workdir: Path) -> None:
     plan = SftPlan(records, tokenizer, task, options, config.seed)
     plan.tell("sft")
     bases = {"sft": base} | ({"sft_10x": options.bigger_pretrained} if options.bigger_pretrained else {})
+    start = config.model.lora.start
     for name, each in bases.items():
         if each and not steps.finished(workdir / "checkpoints" / name):
             field = "model.pretrained" if name == "sft" else "sft.bigger_pretrained"
-            inputs.hold(workdir, "sft", bases={field: each})
+            inputs.hold(workdir, "sft", bases={field: each} | ({"model.lora.start": start} if start else {}))
         fine_tune(name, each, config, plan, tokenizer.vocab_size, workdir)
 
 
-def fine_tune(name: str, base: str, config: Config, plan: SftPlan, vocabulary: int, workdir: Path) -> None:
-    """Fine-tunes the pretrained model `base`, or random weights where it is "", into `checkpoints/<name>`."""
+def fine_tune(name: str, place: str, config: Config, plan: SftPlan, vocabulary: int, workdir: Path) -> None:
+    """Fine-tunes the pretrained model at `place`, or random weights where it is "", or adapters beside it.
+
+    What came of it is `checkpoints/<name>`.
+    """
     options, mesh = config.sft, make_mesh(config.mesh)
     model = inference.architecture_in(workdir, config, name)
     total = plan.total_steps(options.epochs)
     training = Training(config, workdir, name, options, total, ("loss",), inference.describe(model))
     with jax.set_mesh(mesh):
         check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
-        specs = transformer.specs(model, vocabulary)
-        if base and not training.start:
-            weights = pretrained.load(pretrained.folder_of(base), params.abstract(specs, mesh))
+        specs = lora.trained(transformer.specs(model, vocabulary), model.lora)
+        like, base = params.abstract(specs, mesh), inference.base_of(model, vocabulary)
+        if base and model.lora.start and not training.start:
+            fresh = peft.load(pretrained.folder_of(model.lora.start), model, like)
+        elif place and not base and not training.start:
+            fresh = pretrained.load(pretrained.folder_of(place), like)
         else:
-            weights = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
-        state = jax.jit(starting(options.optimizer, total, config.health), donate_argnums=0)(weights)
+            fresh = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
+        state = jax.jit(starting(options.optimizer, total, config.health), donate_argnums=0)(fresh)
         state = training.resume(state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)
         with training:
             for i in training.steps(state):
                 batch = plan.batch(i)
-                state, metrics = train_step(state, to_devices(batch, mesh))
+                state, metrics = train_step(state, to_devices(batch, mesh), base=base)
                 tokens = np.count_nonzero(batch["segments"])
                 training.after(state, metrics, rows=plan.batch_size, tokens=tokens)

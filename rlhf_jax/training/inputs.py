@@ -47,7 +47,7 @@ def hold(
     read = {f"data.{name}": _of_records(found) for name, found in records.items()}
     read |= {TOKENIZER: _of_tokenizer(tokenizer)} if tokenizer else {}
     read |= {f"checkpoints/{name}": _of_network(workdir, name) for name in networks}
-    read |= {field: _of_base(name) for field, name in bases.items()}
+    read |= {field: of_base(name) for field, name in bases.items()}
     for other in hosts.gather(f"what stage {stage} reads", read):
         for name in read:
             if other[name] != read[name]:
@@ -124,9 +124,11 @@ def _of_tokenizer(tokenizer: Tokenizer) -> str:
         return f"{tokenizer.vocab_size:,} tokens, {_of_files(files)}"
 
 
-def _of_base(name: str) -> str:
+def of_base(name: str) -> str:
+    """The digest of a pretrained model or an adapter."""
     folder = pretrained.folder_of(name)
-    files = [*matching(folder, "config.json"), *matching(folder, "*.safetensors")]
+    described = [file for name in ("config.json", pretrained.ADAPTER) for file in matching(folder, name)]
+    files = [*described, *matching(folder, "*.safetensors")]
     return f"{len(files)} files, {_of_files(files)}"
 
 
@@ -162,6 +164,7 @@ CONTENTS: dict[str, Callable[[Config], str]] = {  # of fields that name places: 
     TOKENIZER: lambda config: _of_tokenizer(
         _task(config).load_tokenizer(Path(config.data.tokenizer).expanduser())
     ),
-    "model.pretrained": lambda config: _of_base(config.model.pretrained),
-    "sft.bigger_pretrained": lambda config: _of_base(config.sft.bigger_pretrained),
+    "model.pretrained": lambda config: of_base(config.model.pretrained),
+    "model.lora.start": lambda config: of_base(config.model.lora.start),
+    "sft.bigger_pretrained": lambda config: of_base(config.sft.bigger_pretrained),
 }

@@ -189,7 +189,7 @@ def test_shards_hold_what_the_index_says(tmp_path, monkeypatch):
 
 def test_an_adapter_is_told_and_not_left_out(folder):
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="adapter_config.json: an adapter of another model; merge it"):
+    with pytest.raises(ConfigError, match="adapter_config.json: an adapter of another model: name that one"):
         pretrained.architecture(ModelConfig(pretrained=str(folder)))
 
 
