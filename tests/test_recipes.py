@@ -35,6 +35,7 @@ def test_every_configuration_is_valid_and_says_how_to_run_it(file):
         ("mini", 4),
         ("tldr_gpt2", 8),
         ("tldr_smollm2_135m", 8),
+        ("tldr_smollm2_135m_lora", 8),
         ("tldr_pythia_160m", 8),
         ("tldr_pythia_1b", 16),
         ("tldr_pythia_2_8b", 16),

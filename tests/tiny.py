@@ -53,7 +53,7 @@ def parameters(specs, seed: int = 0):
     rng = np.random.default_rng(seed)
 
     def draw(path, spec: ParamSpec):
-        mean = 1.0 if path[-1].key == "scale" else 0.0
+        mean = 1.0 if jax.tree_util.keystr(path[-1:], simple=True) == "scale" else 0.0
         return jnp.asarray(rng.normal(mean, 0.5, spec.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, ParamSpec))

@@ -11,7 +11,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, row_shards
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import heads, lora, params, transformer
 from rlhf_jax.pipeline import stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
@@ -171,16 +171,17 @@ def steps(program: str, config: Config, shards: int) -> int:
 
 
 def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int) -> list[int]:
-    """Parameters of each network that a program holds, the trained ones first."""
-    policy = params.count(transformer.specs(model, vocabulary))
-    scalar = params.count(heads.specs(model, vocabulary))
-    return {
+    """Parameters of each network that a program holds, the trained ones first, and a frozen base last."""
+    whole, whole_scalar = transformer.specs(model, vocabulary), heads.specs(model, vocabulary)
+    policy, scalar = (params.count(lora.trained(specs, model.lora)) for specs in (whole, whole_scalar))
+    networks = {
         "sft": [policy],
         "reward": [scalar],
         "ppo": [policy, scalar, policy, *([scalar] if stages.scores_by_model(config) else [])],
         "eval.write": [policy],
         "eval.read": [scalar],
-    }[program]
+    }
+    return networks[program] + ([params.count(whole)] if model.lora.rank else [])
 
 
 def _beside(program: str, config: Config, parameters: int) -> int:

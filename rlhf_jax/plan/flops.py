@@ -2,7 +2,8 @@
 
 A multiplication and an addition count two. Counted is what the result needs and no more: the causal
 half of attention, logits and the last layer only at positions that are read, no recomputation, no
-norms, activations or softmax. A backward pass needs twice the operations of its forward pass.
+norms, activations or softmax. A backward pass needs twice the operations of its forward pass; beside a
+frozen model as many, for its matrices need no gradient. Products with adapters are too small to count.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ModelConfig
+from rlhf_jax.model import lora, params, transformer
 
 OPTIMIZER_BYTES = 28  # a parameter and update: read weight, gradient and two moments, write all but one
 
@@ -128,8 +130,11 @@ def train(
     once = read_only(name, net, work, predicted)
     again = net.model.rematerialize
     passes = minibatches * microbatches * (3 if again else 2)
-    optimizer = minibatches * OPTIMIZER_BYTES * entries(net, predicted) / (net.fsdp * net.tensor)
-    return Phase(name, 3 * once.flops, work if again else 0.0, passes * once.traffic + optimizer)
+    rank = net.model.lora.rank
+    learned = adapters(net) if rank else entries(net, predicted)
+    optimizer = minibatches * OPTIMIZER_BYTES * learned / (net.fsdp * net.tensor)
+    flops = (2 if rank else 3) * once.flops
+    return Phase(name, flops, work if again else 0.0, passes * once.traffic + optimizer)
 
 
 def sample(net: Placed, queries: int, query: int, response: int, samples: int) -> list[Phase]:
@@ -151,6 +156,11 @@ def entries(net: Placed, predicted: int) -> int:
     """Entries of the matrices that a pass multiplies with; the output matrix only where logits are read."""
     head = net.vocabulary * net.model.width if predicted else 0
     return net.model.layers * sum(layer_matrices(net.model)) + head
+
+
+def adapters(net: Placed) -> int:
+    """Entries of the adapters of one network."""
+    return params.count(lora.trained(transformer.specs(net.model, net.vocabulary), net.model.lora))
 
 
 def pass_bytes(net: Placed, predicted: int) -> float:

@@ -28,17 +28,7 @@ def of_tiny(model, part=transformer):
     """Frozen weights of a transformer, and what is trained beside it, in which nothing is 0."""
     base = tiny.parameters(transformer.specs(model, VOCABULARY))
     specs = lora.trained(part.specs(model, VOCABULARY), model.lora)
-    values = jax.tree.map(lambda x: 0.3 * x, tiny.parameters(stand_ins(specs), seed=1))
-    return base, jax.tree.unflatten(jax.tree.structure(specs, is_leaf=is_spec), jax.tree.leaves(values))
-
-
-def is_spec(x):
-    return isinstance(x, params.ParamSpec)
-
-
-def stand_ins(specs):
-    """The same leaves as dicts alone, whose names `tiny.parameters` asks for."""
-    return [{"": spec} for spec in jax.tree.leaves(specs, is_leaf=is_spec)]
+    return base, jax.tree.map(lambda x: 0.3 * x, tiny.parameters(specs, seed=1))
 
 
 def logits(network, model):

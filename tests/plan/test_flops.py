@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from rlhf_jax.config import Config, DataConfig, ModelConfig, PpoConfig, RewardConfig, SftConfig
+from rlhf_jax.config import Config, DataConfig, LoraConfig, ModelConfig, PpoConfig, RewardConfig, SftConfig
 from rlhf_jax.model import transformer
 from rlhf_jax.plan import flops
 
@@ -124,3 +124,14 @@ def test_fsdp_splits_rows_and_optimizer_but_every_device_reads_all_weights():
     (eight,) = flops.phases("reward", CONFIG, SMALL, 11, ONE_CHIP | {"fsdp": 4, "tensor": 2})
     assert eight.traffic == 2 * 2 * 4 * 224 / 2 + 28 * 224 / 8
     assert eight.flops == one.flops
+
+
+def test_beside_a_frozen_model_there_are_no_gradients_of_its_matrices():
+    """Two passes of work for three, and an optimizer that goes over adapters: of rank 2, by hand."""
+    adapted = dataclasses.replace(SMALL, lora=LoraConfig(rank=2, targets=("query", "down")))
+    whole, beside = (
+        flops.train("update", flops.Placed(model, 11, 1, 1, 1), 1000.0, 3, 1) for model in (SMALL, adapted)
+    )
+    assert beside.flops * 3 == whole.flops * 2
+    matrices = 2 * 112 + 44
+    assert whole.traffic - beside.traffic == 28 * (matrices - 2 * 2 * ((4 + 6) + (5 + 4)))

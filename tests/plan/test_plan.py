@@ -11,6 +11,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import (
     Config,
     DataConfig,
+    LoraConfig,
     MeshConfig,
     ModelConfig,
     PpoConfig,
@@ -120,6 +121,22 @@ def test_a_device_holds_its_share_of_weights_moments_and_batch():
     assert found.memory["total"] >= found.memory["arguments"] + found.memory["temporaries"]
     assert found.collectives["all-reduce"] > 0
     assert not found.bound  # simulated devices have no published figures
+
+
+def test_four_networks_with_adapters_are_one_base_and_four_small_trees():
+    """Arguments are the base in its type, parameters and moments of two adapters, and two that are read."""
+    model = dataclasses.replace(MODEL, dtype="bfloat16", lora=LoraConfig(rank=2))
+    found = compiled.compile_program(
+        "ppo", dataclasses.replace(CONFIG, model=model), model, 320, find("cpu:8")
+    )
+    adapter, head = 2 * (4 * (32 + 32) + 2 * (32 + 64)), 33  # matrices of attention and MLP
+    whole = params.count(transformer.specs(MODEL, 320))
+    assert found.parameters == 4 * adapter + 2 * head + whole
+    assert found.optimizer_bytes == 2 * 4 * (2 * adapter + head)
+    counters, queries = 2 * 4 * (4 + 2 * 128), 4 * 8 * 40 / 4
+    shares = 2 * whole / 4 + (2 * 3 * 4 + 2 * 2) * adapter / 4  # of fsdp and tensor, where both split
+    assert found.memory["arguments"] == pytest.approx(shares + counters + queries, rel=0.5)
+    assert found.memory["arguments"] < 4 * 3 * 2 * whole / 4  # what two whole networks are trained in
 
 
 def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):

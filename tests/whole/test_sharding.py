@@ -17,10 +17,10 @@ import tiny
 from jax.sharding import PartitionSpec as P
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import MeshConfig, OptimizerConfig, PpoConfig
+from rlhf_jax.config import LoraConfig, MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.data.batches import right_pad
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, likelihood, params, transformer
+from rlhf_jax.model import heads, likelihood, lora, params, transformer
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.training.state import TrainState, make_optimizer
 
@@ -76,7 +76,9 @@ def reward_update(mesh, model=CONFIG):
 def ppo_iteration(mesh, model=CONFIG):
     """New parameters of policy and value network, and the metrics with the rollout among them."""
     measure = ppo.objective
-    reference, reward_model = placed(TRANSFORMER, mesh, 0), placed(SCALAR, mesh, 1)
+    policy, scalar = (lora.trained(specs, model.lora) for specs in (TRANSFORMER, SCALAR))
+    base = placed(TRANSFORMER, mesh, 3) if model.lora.rank else {}
+    reference, reward_model = placed(policy, mesh, 0), placed(scalar, mesh, 1)
     state = ppo.initial_state(reference, reward_model, OPTIMIZER, PPO, seed=0)
     query = rows(tiny.random_queries(ROWS, Q), mesh)
     with pytest.MonkeyPatch.context() as patch:
@@ -86,11 +88,17 @@ def ppo_iteration(mesh, model=CONFIG):
             lambda episodes, setting: measure(episodes, setting) | {"rollout": episodes},
         )
         step = jax.jit(functools.partial(ppo.iteration, setting=ppo.Setting(model, PPO, R, (EOS,), PAD)))
-        state, metrics = step(state, placed(TRANSFORMER, mesh, 2), reward_model, query)
+        state, metrics = step(state, placed(policy, mesh, 2), reward_model, query, base=base)
     return (state.policy.params, state.value.params), metrics
 
 
-UPDATES = {"sft": sft_update, "reward": reward_update, "ppo": ppo_iteration}
+def adapters_iteration(mesh, model=CONFIG):
+    """The same of four networks that are adapters of one."""
+    return ppo_iteration(mesh, dataclasses.replace(model, lora=LoraConfig(rank=3, alpha=1.0)))
+
+
+UPDATES = {"sft": sft_update, "reward": reward_update, "ppo": ppo_iteration, "ppo_lora": adapters_iteration}
+WHOLE = [(stage, shape) for stage in UPDATES for shape in MESHES if stage != "ppo_lora"]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +107,7 @@ def one_device():
     return {stage: jax.device_get(update(None)) for stage, update in UPDATES.items()}
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("stage", UPDATES)
+@pytest.mark.parametrize(("stage", "shape"), [*WHOLE, ("ppo_lora", (1, 1, 8)), ("ppo_lora", (2, 2, 2))])
 def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     mesh = make_mesh(MeshConfig(*shape))
     with jax.set_mesh(mesh):
@@ -110,7 +117,7 @@ def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     norms = [value for name, value in expected_metrics.items() if name.endswith("grad_norm")]
     tiny.assert_close(weights, expected_weights, SUMS, scale=RATE * max(norms))
     scale = 1.0
-    if stage == "ppo":
+    if stage.startswith("ppo"):
         ours, expected = (m["rollout"] for m in (metrics, expected_metrics))
         for field in ("query", "response", "mask"):
             np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
