@@ -110,6 +110,7 @@ def save(folder: Path, adapters, model: ModelConfig) -> None:
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: np.ascontiguousarray(x) for name, x in tensors.items()}, folder / WEIGHTS, {"format": "pt"}
     )
