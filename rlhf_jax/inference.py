@@ -38,7 +38,7 @@ from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.checkpoint import CheckpointError, read_meta
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.run.steps import finished
-from rlhf_jax.training import inputs
+from rlhf_jax.training import adapters, inputs
 
 SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
@@ -84,7 +84,7 @@ class Network:
     model: ModelConfig
     tokenizer: Tokenizer
     task: Task
-    base: Any = field(default_factory=dict)  # frozen, as `base_of` gives it
+    base: Any = field(default_factory=dict)  # frozen, as `adapters.base_of` gives it
 
     @property
     def weights(self) -> Any:
@@ -289,8 +289,8 @@ def _of_run(workdir: Path, name: str, config: Config | None, task: Task | None) 
     task = task or tasks.find(config.data, config.seed)
     tokenizer = task.load_tokenizer(workdir)
     specs = (heads if _is_scalar(name, meta) else transformer).specs(model, tokenizer.vocab_size)
-    like = abstract_trained(specs, model, jax.sharding.get_mesh())
-    base = base_of(model, tokenizer.vocab_size, expected=meta.get("base"))
+    like = adapters.abstract_trained(specs, model, jax.sharding.get_mesh())
+    base = adapters.base_of(model, tokenizer.vocab_size, expected=meta.get("base"))
     return Network(checkpoint.restore_params(*step, like), model, tokenizer, task, base)
 
 
@@ -305,48 +305,11 @@ def _of_folder(folder: Path, config: Config | None, task: Task | None) -> Networ
         task = tasks.find(from_dict(stored, DataConfig), 0)
     model, tokenizer = pretrained.architecture(computed, str(folder)), task.load_tokenizer(folder)
     scalar = "ForSequenceClassification" in str(read_object(folder / "config.json", ConfigError))
-    if model.lora.rank and not scalar:  # a base without an adapter
-        base = base_of(replace(model, pretrained=str(folder)), tokenizer.vocab_size)
-        return Network({}, model, tokenizer, task, base)
+    if model.lora.rank and str(folder) == str(pretrained.folder_of(model.pretrained)):  # a run's base itself
+        return Network({}, model, tokenizer, task, adapters.base_of(model, tokenizer.vocab_size))
     specs = heads.specs if scalar else transformer.specs
     like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
     return Network(pretrained.load(folder, like), model, tokenizer, task)
-
-
-def base_of(model: ModelConfig, vocabulary: int, expected: str | None = None) -> Any:
-    """The frozen transformer beside which a network is trained, {} where all of it is. Needs a mesh set.
-
-    In the type of the computation. All networks of a process that have the same base share its arrays.
-    Raises NetworkError where the base has another digest than `expected`.
-    """
-    if not model.lora.rank:
-        return {}
-    digest = inputs.of_base(model.pretrained)
-    if expected not in (None, digest):
-        raise NetworkError(
-            f"model.pretrained: {model.pretrained} is not the model beside which these adapters were trained "
-            f"({expected} then, {digest} now): name that one"
-        )
-    return _frozen(model.pretrained, digest, model.dtype, vocabulary, jax.sharding.get_mesh())
-
-
-@functools.lru_cache(maxsize=1)
-def _frozen(place: str, digest: str, dtype: str, vocabulary: int, mesh: Mesh) -> Any:
-    del digest  # the cache knows by it that something else lies there now
-    specs = transformer.specs(pretrained.architecture(ModelConfig(), place), vocabulary)
-    return pretrained.load(pretrained.folder_of(place), params.abstract(specs, mesh, dtype))
-
-
-def abstract_base(model: ModelConfig, vocabulary: int, mesh: Mesh) -> Any:
-    """`base_of` without values."""
-    if not model.lora.rank:
-        return {}
-    return params.abstract(transformer.specs(model, vocabulary), mesh, model.dtype)
-
-
-def abstract_trained(specs, model: ModelConfig, mesh: Mesh) -> Any:
-    """What is trained of a network with these specs, without values."""
-    return params.abstract(lora.trained(specs, model.lora), mesh)
 
 
 # Batches -------------------------------------------------------------------------------------
@@ -390,9 +353,9 @@ def _shown(plan: Plan, rows: int, mesh: Mesh, what: str) -> Iterator[tuple[Batch
 def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """`write` as best-of-N samples, in its longest bucket, without values. Needs a mesh set."""
     mesh, samples = jax.sharding.get_mesh(), config.eval.best_of
-    trained = abstract_trained(transformer.specs(model, vocabulary), model, mesh)
+    trained = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
     return write.trace(
-        lora.attach(abstract_base(model, vocabulary, mesh), trained),
+        lora.attach(adapters.abstract_base(model, vocabulary, mesh), trained),
         model,
         abstract_rows(mesh, (batch_size(row_multiple(mesh), samples), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
@@ -410,6 +373,6 @@ def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stag
     rows = batch_size(row_multiple(mesh), count)
     query = abstract_rows(mesh, (rows, data.query_tokens))
     responses = abstract_rows(mesh, (rows, count, data.reward_response_tokens))
-    trained = abstract_trained(heads.specs(model, vocabulary), model, mesh)
-    network = lora.attach(abstract_base(model, vocabulary, mesh), trained)
+    trained = adapters.abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    network = lora.attach(adapters.abstract_base(model, vocabulary, mesh), trained)
     return read.trace(network, model, query, responses, vocabulary)

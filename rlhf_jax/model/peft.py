@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from rlhf_jax.config import ConfigError, LoraConfig, ModelConfig
 from rlhf_jax.files import read_object, write_json
@@ -92,7 +91,8 @@ def save(folder: Path, adapters, model: ModelConfig) -> None:
         for i in range(model.layers):
             a, b = _joined(module, [(np.asarray(x.a[i]), np.asarray(x.b[i])) for x in own], model)
             name = PREFIX + module.name.format(i)
-            tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+            for letter, x in (("A", a), ("B", b)):
+                tensors[f"{name}.lora_{letter}.weight"] = np.ascontiguousarray(x)
     wider = {target: rank for target, rank in ranks.items() if rank != lora.rank}
     power = 0.5 if lora.rank_stabilized else 1.0
     fields = {
@@ -111,9 +111,7 @@ def save(folder: Path, adapters, model: ModelConfig) -> None:
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: np.ascontiguousarray(x) for name, x in tensors.items()}, folder / WEIGHTS, {"format": "pt"}
-    )
+    pretrained.write_tensors(folder / WEIGHTS, tensors)
     write_json(folder / CONFIG, fields)
 
 

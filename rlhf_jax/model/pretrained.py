@@ -305,6 +305,14 @@ def _tensors_of(
             yield name, line.join(own, model, vocabulary)
 
 
+def write_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """A safetensors file that whoever may read other new files can read, not its owner alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> None:
     """One file, or an index and shards of at most SHARD_BYTES, of which the host holds one."""
     parts: list[Path] = []
@@ -312,10 +320,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtyp
     total = 0
     for shard in _in_shards(tensors, dtype):
         parts.append(folder / f"{WEIGHTS}.{len(parts)}.part")
-        parts[-1].touch()
-        mode = parts[-1].stat().st_mode  # as other new files have it; safetensors lets its owner alone read
-        save_file(shard, parts[-1], metadata={"format": "pt"})
-        parts[-1].chmod(mode)
+        write_tensors(parts[-1], shard)
         weight_map |= dict.fromkeys(shard, len(parts) - 1)
         total += sum(tensor.nbytes for tensor in shard.values())
     if len(parts) == 1:

@@ -47,7 +47,7 @@ from rlhf_jax.pipeline import own_reward, rollout
 from rlhf_jax.pipeline.own_reward import OwnReward, RewardError
 from rlhf_jax.pipeline.rollout import Rollout, Sampled, Setting
 from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health, inputs
+from rlhf_jax.training import adapters, health, inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import (
     TrainState,
@@ -242,9 +242,9 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     options, data, mesh = config.ppo, config.data, jax.sharding.get_mesh()
     check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
     setting = Setting(model, options, data.response_tokens, eos_ids=(0,), pad_id=vocabulary)
-    reference = inference.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
-    value = inference.abstract_trained(heads.specs(model, vocabulary), model, mesh)
-    base = inference.abstract_base(model, vocabulary, mesh)
+    reference = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
+    value = adapters.abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    base = adapters.abstract_base(model, vocabulary, mesh)
     optimizer, sigma = make_optimizer(options.optimizer, 1), config.health.spike_sigma
     start = functools.partial(
         initial_state, optimizer=optimizer, options=options, seed=config.seed, spike_sigma=sigma

@@ -28,7 +28,7 @@ from rlhf_jax.inference import Network
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import heads, lora
 from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health, inputs
+from rlhf_jax.training import adapters, health, inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
 
@@ -70,9 +70,9 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """The step of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
     options, mesh = config.reward, jax.sharding.get_mesh()
     check_rows("reward.batch_size", options.batch_size, options.microbatches, mesh)
-    like = inference.abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    like = adapters.abstract_trained(heads.specs(model, vocabulary), model, mesh)
     state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
-    base = inference.abstract_base(model, vocabulary, mesh)
+    base = adapters.abstract_base(model, vocabulary, mesh)
     batch = abstract_batch(mesh, PairPlan.widest(config.data, options.batch_size))
     program = jitted_step(model, vocabulary, options.microbatches)  # pad_id: outside of the vocabulary
     return program.trace(state, batch, base=base)

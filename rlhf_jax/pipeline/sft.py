@@ -23,7 +23,7 @@ from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
 from rlhf_jax.model import likelihood, lora, params, peft, pretrained, transformer
 from rlhf_jax.run import hosts, steps
-from rlhf_jax.training import inputs
+from rlhf_jax.training import adapters, inputs
 from rlhf_jax.training.loop import Training
 from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
 
@@ -70,9 +70,9 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """
     options, data, mesh = config.sft, config.data, jax.sharding.get_mesh()
     check_rows("sft.batch_size", options.batch_size, options.microbatches, mesh)
-    like = inference.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
+    like = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
     state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
-    base = inference.abstract_base(model, vocabulary, mesh)
+    base = adapters.abstract_base(model, vocabulary, mesh)
     batch = SftPlan.widest(data, options.batch_size)
     targets = batch["tokens"].shape[1] - 1 if options.query_loss else data.response_tokens
     program = jitted_step(model, targets, options.microbatches)
@@ -118,7 +118,7 @@ def fine_tune(name: str, place: str, config: Config, plan: SftPlan, vocabulary: 
     with jax.set_mesh(mesh):
         check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
         specs = lora.trained(transformer.specs(model, vocabulary), model.lora)
-        like, base = params.abstract(specs, mesh), inference.base_of(model, vocabulary)
+        like, base = params.abstract(specs, mesh), adapters.base_of(model, vocabulary)
         if base and model.lora.start and not training.start:
             fresh = peft.load(pretrained.folder_of(model.lora.start), model, like)
         elif place and not base and not training.start:

@@ -13,12 +13,12 @@ from states import last_checkpoint, numbers_of
 from rlhf_jax import inference
 from rlhf_jax.config import ConfigError, LoraConfig, ModelConfig
 from rlhf_jax.data import task as tasks
-from rlhf_jax.inference import NetworkError
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import lora, params, pretrained, transformer
 from rlhf_jax.pipeline import export, ppo, reward, sft, stages
 from rlhf_jax.run import checkpoint, fork
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.training.inputs import InputError
 from rlhf_jax.training.metrics import MetricsLog
 from rlhf_jax.validation import validate
 
@@ -140,7 +140,7 @@ def test_another_base_is_refused_and_the_same_elsewhere_is_not(config, run, tmp_
         return inference.load(run, "ppo", config=dataclasses.replace(config, model=model))
 
     assert load("moved").write(["x"]) == inference.load(run, "ppo").write(["x"])
-    with pytest.raises(NetworkError, match="model.pretrained: .*other is not the model beside which these"):
+    with pytest.raises(InputError, match="model.pretrained: .*other is not the model beside which these"):
         load("other")
 
 

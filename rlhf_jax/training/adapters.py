@@ -1,0 +1,53 @@
+"""The frozen model beside which a run trains adapters: found, held against its digest, and loaded once.
+
+Where the whole model is trained, there is none: the base is {}, and what is trained is all.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rlhf_jax.config import ModelConfig
+from rlhf_jax.model import lora, params, pretrained, transformer
+from rlhf_jax.training import inputs
+from rlhf_jax.training.inputs import InputError
+
+
+def base_of(model: ModelConfig, vocabulary: int, expected: str | None = None) -> Any:
+    """The frozen transformer of a network, in the type of the computation. Needs a mesh set.
+
+    All networks of a process that have the same base share its arrays. Raises InputError where it has
+    another digest than `expected`.
+    """
+    if not model.lora.rank:
+        return {}
+    digest = inputs.of_base(model.pretrained)
+    if expected not in (None, digest):
+        raise InputError(
+            f"model.pretrained: {model.pretrained} is not the model beside which these adapters were trained "
+            f"({expected} then, {digest} now): name that one"
+        )
+    folder = pretrained.folder_of(model.pretrained)
+    return _loaded(folder, digest, model.dtype, vocabulary, jax.sharding.get_mesh())
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(folder: Path, digest: str, dtype: str, vocabulary: int, mesh: Mesh) -> Any:
+    del digest  # by which the cache knows that something else lies there now
+    specs = transformer.specs(pretrained.architecture(ModelConfig(), folder), vocabulary)
+    return pretrained.load(folder, params.abstract(specs, mesh, dtype))
+
+
+def abstract_base(model: ModelConfig, vocabulary: int, mesh: Mesh) -> Any:
+    """`base_of` without values."""
+    if not model.lora.rank:
+        return {}
+    return params.abstract(transformer.specs(model, vocabulary), mesh, model.dtype)
+
+
+def abstract_trained(specs, model: ModelConfig, mesh: Mesh) -> Any:
+    """What is trained of a network with these specs, without values."""
+    return params.abstract(lora.trained(specs, model.lora), mesh)
