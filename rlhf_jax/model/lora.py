@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.config import ConfigError, LoraConfig
+from rlhf_jax.config import LoraConfig
 from rlhf_jax.model.params import ParamSpec, constant, normal
 
 # Axes of each matrix over which a product sums; the others are those of its result.
@@ -39,23 +39,14 @@ class Adapted(struct.PyTreeNode):
 
 
 def trained(specs, lora: LoraConfig):
-    """Of the specs of a network those of what is trained: all of them, or adapters and the scalar head.
-
-    Raises ConfigError where the network has none of a target's matrices.
-    """
+    """Of the specs of a network those of what is trained: all of them, or adapters and the scalar head."""
     if not lora.rank:
         return specs
     if "transformer" in specs:
         return specs | {"transformer": trained(specs["transformer"], lora)}
     layers = {part: specs["layers"][part] for part in ("attention", "mlp")}
-    present = {name for part in layers.values() for name in part}
-    for target in lora.targets:
-        if target in SUMMED and target not in present:
-            raise ConfigError(f"model.lora.targets: the model has no matrix {target}")
     adapters = {
-        part: {
-            name: _adapter(specs, name, lora.rank) for name, specs in tree.items() if name in lora.matrices
-        }
+        part: {name: _adapter(spec, name, lora.rank) for name, spec in tree.items() if name in lora.matrices}
         for part, tree in layers.items()
     }
     return {"layers": {part: found for part, found in adapters.items() if found}}

@@ -50,11 +50,16 @@ def folder_of(name: str | PathLike[str]) -> Path:
 
 
 def architecture(model: ModelConfig, name: str | PathLike[str] | None = None) -> ModelConfig:
-    """`model` with the fields that its pretrained model, or the one named, decides."""
+    """`model` with the fields that its pretrained model, or the one named, decides.
+
+    Raises ConfigError where that one is not supported, or is without a matrix of `lora.targets`.
+    """
     name = model.pretrained if name is None else name
     if not name:
         return model
     described = _read_config(folder_of(name))[1]
+    if "gate" in model.lora.targets and not described.gated:
+        raise ConfigError(f"model.lora.targets: the MLP of {name} has no gate")
     kept = {field: getattr(model, field) for field in families.RUN_FIELDS}
     return dataclasses.replace(described, **kept)
 
