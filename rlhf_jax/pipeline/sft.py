@@ -98,11 +98,13 @@ def train(config: Config, workdir: Path) -> None:
     plan = SftPlan(records, tokenizer, task, options, config.seed)
     plan.tell("sft")
     bases = {"sft": base} | ({"sft_10x": options.bigger_pretrained} if options.bigger_pretrained else {})
-    start = config.model.lora.start
     for name, each in bases.items():
-        if each and not steps.finished(workdir / "checkpoints" / name):
-            field = "model.pretrained" if name == "sft" else "sft.bigger_pretrained"
-            inputs.hold(workdir, "sft", bases={field: each} | ({"model.lora.start": start} if start else {}))
+        field = "model.pretrained" if name == "sft" else "sft.bigger_pretrained"
+        begun, adapter = steps.finished(workdir / "checkpoints" / name), config.model.lora
+        read = {field: each} if each and (adapter.rank or not begun) else {}  # adapters need it to the end
+        read |= {"model.lora.start": adapter.start} if adapter.start and not begun else {}
+        if read:
+            inputs.hold(workdir, "sft", bases=read)
         fine_tune(name, each, config, plan, tokenizer.vocab_size, workdir)
 
 
@@ -119,12 +121,13 @@ def fine_tune(name: str, place: str, config: Config, plan: SftPlan, vocabulary: 
         check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
         specs = lora.trained(transformer.specs(model, vocabulary), model.lora)
         like, base = params.abstract(specs, mesh), adapters.base_of(model, vocabulary)
-        if base and model.lora.start and not training.start:
-            fresh = peft.load(pretrained.folder_of(model.lora.start), model, like)
-        elif place and not base and not training.start:
-            fresh = pretrained.load(pretrained.folder_of(place), like)
-        else:
+        source = model.lora.start if base else place
+        if training.start or not source:
             fresh = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
+        elif base:
+            fresh = peft.load(pretrained.folder_of(source), model, like)
+        else:
+            fresh = pretrained.load(pretrained.folder_of(source), like)
         state = jax.jit(starting(options.optimizer, total, config.health), donate_argnums=0)(fresh)
         state = training.resume(state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)

@@ -135,13 +135,16 @@ def test_another_base_is_refused_and_the_same_elsewhere_is_not(config, run, tmp_
     shutil.copytree(base, tmp_path / "moved")
     save_base(tmp_path / "other", inference.load(run, "sft").tokenizer, 1)
 
-    def load(place):
+    def beside(place):
         model = dataclasses.replace(config.model, pretrained=str(tmp_path / place))
-        return inference.load(run, "ppo", config=dataclasses.replace(config, model=model))
+        return dataclasses.replace(config, model=model)
 
-    assert load("moved").write(["x"]) == inference.load(run, "ppo").write(["x"])
+    moved = inference.load(run, "ppo", config=beside("moved"))
+    assert moved.write(["x"]) == inference.load(run, "ppo").write(["x"])
     with pytest.raises(InputError, match="model.pretrained: .*other is not the model beside which these"):
-        load("other")
+        inference.load(run, "ppo", config=beside("other"))
+    with pytest.raises(InputError, match="model.pretrained: what stage sft reads has changed"):
+        sft.train(beside("other"), run)  # to resume
 
 
 def test_merged_and_exported_it_is_the_same_network(config, run, tmp_path):
