@@ -24,7 +24,7 @@ CONFIG, WEIGHTS = pretrained.ADAPTER, "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of all names: what PEFT has laid around the model
 TRANSPOSED = ("gpt2",)  # families whose matrices transformers keeps as [in, out]
 # Of adapter_config.json: what only these values of are computed here.
-PLAIN = (None, False, [], {})
+PLAIN: tuple = (None, False, [], {})
 ONLY: dict[str, tuple] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),

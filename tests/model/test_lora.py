@@ -114,7 +114,7 @@ def test_a_scalar_network_has_its_head_beside_adapters():
     base, trained = of_tiny(model, heads)
     assert set(trained) == {"transformer", "head"} and set(trained["transformer"]) == {"layers"}
     network = lora.attach(base, trained)
-    score = jax.jit(lambda net: heads.score(net, model, QUERY, TOKENS[:, Q:], PAD))
+    score = jax.jit(lambda net: heads.score(net, model, QUERY, jnp.asarray(TOKENS[:, Q:]), PAD))
     tiny.assert_close(score(network), score(lora.merged(network, LORA)), SUMS)
 
 
