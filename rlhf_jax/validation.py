@@ -177,9 +177,7 @@ def _check_algorithm(options: PpoConfig) -> None:
             "set ppo.loss_mean=rows"
         )
     if options.loss_mean == "constant" and name == "ppo":
-        raise ConfigError(
-            "ppo.loss_mean: constant is not for ppo, whose value loss is a mean: tokens or rows"
-        )
+        raise ConfigError("ppo.loss_mean: constant is not for ppo, which has a value loss: tokens or rows")
     if options.kl_in == "loss" and options.kl_estimator == "k1":
         raise ConfigError(
             "ppo.kl_estimator: in the loss the gradient of k1 is 0 on average and penalizes nothing: "

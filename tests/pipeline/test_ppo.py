@@ -104,6 +104,30 @@ def test_a_reward_is_learnt(free):
     assert np.mean(scores[-3:]) > 0.5
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"algorithm": "reinforce"},
+        {"algorithm": "rloo", "samples": 4, "ratio": "sequence", "loss_mean": "rows"},
+        {"algorithm": "grpo", "samples": 4},
+    ],
+    ids=lambda fields: fields["algorithm"],
+)
+def test_a_reward_is_learnt_without_a_value_network(reference, reward_model, fields):
+    """By comparing 32 responses, to as many prompts or to eight."""
+    options = dataclasses.replace(OPTIONS, kl_controller="fixed", kl_coef=0.0, **fields)
+    state = ppo.initial_state(reference, None, OPTIMIZER, options, seed=0)
+    iterate = ppo.jitted_iteration(SETTING._replace(options=options))
+    scores = []
+    for seed in range(40):
+        query = tiny.random_queries(options.prompts, Q, seed)
+        state, metrics = iterate(state, reference, reward_model, query)
+        scores.append(float(metrics["objective/score"]))
+    assert state.networks.keys() == {"policy"}
+    assert scores[0] < -0.6
+    assert np.mean(scores[-3:]) > 0.5
+
+
 def test_a_huge_penalty_keeps_the_policy_near_the_reference(run, free):
     _, _, history = run(1e3, queries(30))
     assert abs(np.mean([metrics["objective/kl"] for metrics in history[-3:]])) < 0.1
