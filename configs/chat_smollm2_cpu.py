@@ -4,8 +4,8 @@
         --config.data.files=pairs.jsonl
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.
-Hardware: two CPU cores and 16 GB. It shows that a table goes through, and is too short to give a
-result. Not run to its end yet; what came out of fine-tuning and reward model: docs/chat_model.md.
+Hardware: two CPU cores and 16 GB, two hours. It shows that a table goes through, and is too short to
+give a result. What came out: docs/chat_model.md.
 """
 
 from rlhf_jax.config import (

@@ -211,6 +211,10 @@ class SftPlan(Plan):
         self.lost = [
             (cut, f"{len(records):,} prompts lose text to data.query_tokens"),
             (truncated, f"{len(records):,} references lose tokens to data.response_tokens"),
+            (
+                sum(len(response) == 1 < data.response_tokens for response in responses),
+                f"{len(records):,} references have no token in this tokenizer, and teach to write nothing",
+            ),
         ]
         self._pad_id = tokenizer.pad_id
         self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]
@@ -218,7 +222,10 @@ class SftPlan(Plan):
             np.arange(len(example)) >= len(query)
             for example, query in zip(self._examples, queries, strict=True)
         ]
-        for i, answers in enumerate(task.answers_in_prompts(records, tokenizer) or ()):
+        earlier, unlearnable = task.answers_in_prompts(records, tokenizer)
+        told = "prompts have answers that stand behind no generation prompt, and are not learned"
+        self.lost += [(unlearnable, f"{len(records):,} {told}")]
+        for i, answers in enumerate(earlier):
             end = len(queries[i])  # the prompt's tokens may stand behind a filling of spaces
             self._is_target[i][end - len(answers) : end] = answers
         for is_target in self._is_target:

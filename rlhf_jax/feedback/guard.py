@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_jax.feedback.tasks import LONGEST
@@ -97,10 +97,13 @@ def content_type(request: Request) -> str:
 async def read_body(request: Request, most: int) -> bytes:
     """What is sent, read no further than `most` bytes."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise HTTPException(413, f"At most {most:,} bytes can be sent at once.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise HTTPException(413, f"At most {most:,} bytes can be sent at once.")
+    except ClientDisconnect:  # nobody hears the answer, but without one the log would have a traceback
+        raise HTTPException(400, "The request has broken off.") from None
     return bytes(body)
 
 

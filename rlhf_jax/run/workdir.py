@@ -124,8 +124,9 @@ def read_stored(workdir: str | PathLike[str]) -> dict:
     """The same as it was written, which may have been by another version."""
     with storage.explained(workdir):
         stored = read_object(Path(workdir) / "config.json", WorkdirError, missing={})
-    if not stored:
-        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
+    if not isinstance(stored.get("sft"), dict):  # as in that of a model
+        why = "its config.json is that of something else" if stored else "it has no config.json"
+        raise WorkdirError(f"{workdir} is not the folder of a run: {why}")
     return stored
 
 

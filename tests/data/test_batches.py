@@ -230,7 +230,7 @@ def test_sft_row_by_hand():
     config = replace(data(FRAME + 5), response_tokens=3)
     for query_loss in (False, True):
         plan = sft_plan(posts, config, batch_size=2, pack=True, query_loss=query_loss)
-        assert plan.steps_per_epoch == 1 and [count for count, _ in plan.lost] == [0, 2]
+        assert plan.steps_per_epoch == 1 and [count for count, _ in plan.lost] == [0, 2, 0, 0]
         batch = plan.batch(0)
         assert {k: v.shape for k, v in batch.items() if k != "index"} == dict.fromkeys(
             ("tokens", "segments", "targets_mask"), (1, 2 * FRAME + 8)

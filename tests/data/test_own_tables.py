@@ -93,6 +93,22 @@ def test_prompts_alone_are_queries_and_others_where_there_are_none():
     assert {record.reference for split in ("valid", "test") for record in found.records[split]} == {""}
 
 
+def test_a_prompt_that_ppo_asks_has_its_reference_and_columns_for_rewards():
+    """What configs/rewards/exact_answer.py compares with."""
+    shown = write("shown.jsonl", [row | {"level": 3} for row in SHOWN])
+    read = gathered(
+        write("read.jsonl", [{"id": str(i), "prompt": f"{i}?", "reference": "a"} for i in range(99)])
+    )
+    for found in (gathered(shown), gathered(write("pairs.jsonl", PREFERRED)), read):
+        references = {record.id: record.reference for record in found.records["train"]}
+        assert {record.id: record.reference for record in found.queries} == references
+    both = gathered(
+        f"train:{shown},test:{write('b.jsonl', HELD_OUT)},train:{write('q.jsonl', [{'prompt': '7 + 1?'}])}"
+    )
+    assert [(one.reference, one.extra) for one in both.queries] == [("It is 8.", {})]
+    assert gathered(shown).queries[0].extra == {"level": 3}
+
+
 def test_good_and_bad_responses_to_one_prompt_are_a_preference(capsys):
     rows = [("a?", "yes", True), ("a?", "no", False), ("a?", "maybe", False), ("b?", "well", True)]
     rows = [{"prompt": p, "completion": c, "label": label} for p, c, label in rows]
@@ -120,6 +136,20 @@ def test_a_prompt_that_is_held_out_is_not_trained_on(capsys):
     told = capsys.readouterr().out
     assert "data.files: 10 prompts of train are left out: they are of valid or test, too" in told
     assert "data.files: 10 prompts of valid are left out: they are of test, too" in told
+
+
+def test_what_stands_there_twice_is_taken_once_and_told(capsys):
+    write("shown.jsonl", [*SHOWN, SHOWN[0] | {"completion": "One."}, *SHOWN[:50]])
+    write("valid.jsonl", [{"prompt": f"What is {i}?", "completion": f"{i}."} for i in range(20)])
+    write("test.jsonl", [{"prompt": f"Is it {i % 20}?", "completion": f"{i}."} for i in range(23)])
+    write("more.jsonl", [{"prompt": f"And {i % 4}?"} for i in range(10)])
+    found = gathered("train:shown.jsonl,valid.jsonl,test.jsonl,train:more.jsonl")
+    assert len(found.records["train"]) == 201 and len(found.queries) == 4
+    assert [record.reference for record in found.records["test"]] == [f"{i}." for i in range(20)]
+    told = capsys.readouterr().out
+    assert "data.files: 50 of 251 responses of train are left out: each is learned once" in told
+    assert "data.files: 3 of 23 responses of test are left out: a prompt there has one reference" in told
+    assert "data.files: 6 of 10 prompts for PPO are left out: each is asked once in an epoch" in told
 
 
 def test_a_record_without_a_place_is_named_by_its_id():

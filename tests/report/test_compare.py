@@ -189,6 +189,7 @@ def test_the_table_has_a_row_a_run_and_figure(three, tmp_path, capsys):
     [
         ([], "work folders are missing"),
         (["{}/a0", "{}/nowhere"], "nowhere is not the folder of a run: it has no config.json"),
+        (["{}/a0", "{}/model"], "model is not the folder of a run: its config.json is that of something"),
         (["{}/a0", "--out={}/page.txt"], "page.txt should end in .html"),
         (["{}/broken"], "broken/results.json: not JSON"),
         (["{}/other"], "other/results.json: not as an evaluation writes it"),
@@ -199,6 +200,8 @@ def test_what_is_no_run_is_told_in_one_line_and_nothing_is_written(
     tmp_path, capsys, monkeypatch, words, told
 ):
     run(tmp_path / "a0")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "hidden_size": 8}')
     (run(tmp_path / "broken") / "results.json").write_text("{")
     (run(tmp_path / "other") / "results.json").write_text('{"policies": []}')
     (run(tmp_path / "torn") / "metrics" / "sft.jsonl").write_text("[]\n")
