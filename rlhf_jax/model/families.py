@@ -177,7 +177,7 @@ LLAMA = Family(
     fields=llama_fields(without=()),
     activation=("hidden_act", "silu"),
     always={"norm": "rms", "positions": "rotary", "gated": True},
-    only={"pretraining_tp": 1, "partial_rotary_factor": 1.0},
+    only={"pretraining_tp": 1, "partial_rotary_factor": 1.0, "sliding_window": None, "layer_types": None},
     parts=(whole_rotary(),),
     output="lm_head.weight",
     buffers=(".rotary_emb.inv_freq",),
@@ -211,7 +211,7 @@ QWEN2 = dataclasses.replace(
         max_position_embeddings=32768,
     ),
     always=NO_MLP_BIAS | {"attention_bias": True, "attention_out_bias": False},
-    only=WHOLE_HEADS_TURN,
+    only=WHOLE_HEADS_TURN | {"use_mrope": False, "dual_chunk_attention_config": None},
     parts=(whole_rotary(), LATE_WINDOWS),
 )
 QWEN3 = dataclasses.replace(
@@ -230,7 +230,7 @@ OLMO2 = dataclasses.replace(
     class_name="Olmo2",
     fields=llama_fields(rms_norm_eps=1e-5),
     always=NO_MLP_BIAS | {"qk_norm": "all_heads", "norm_place": "output"},
-    only=WHOLE_HEADS_TURN | {"clip_qkv": None},
+    only=WHOLE_HEADS_TURN | {"clip_qkv": None, "sliding_window": None, "layer_types": None},
     tensors=(
         EMBEDDING,
         *ATTENTION,

@@ -27,6 +27,8 @@ ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu", "silu": "silu"}
 ONLY = {
     "is_causal": True,
     "use_bidirectional_attention": False,
+    "num_experts": None,
+    "num_local_experts": None,
     "quantization_config": None,
     "per_layer_config": None,
     "transformers_weights": None,
