@@ -142,11 +142,11 @@ class ModelConfig:
         rotary = self.rotary if self.positions == "rotary" else None
         own = rotary and rotary.local_base
         local = RotaryConfig(self.rotary.fraction, self.rotary.local_base) if own else rotary
-        score = {"scale": self.attention_scale, "cap": self.attention_cap}
+        scores = self.attention_scale, self.attention_cap
         kinds = {
-            "global": LayerKind(rotary, **score),
-            "local": LayerKind(local, self.window, **score),
-            "nope": LayerKind(**score),
+            "global": LayerKind(rotary, 0, *scores),
+            "local": LayerKind(local, self.window, *scores),
+            "nope": LayerKind(None, 0, *scores),
         }
         return tuple(kinds[name] for name in self.layer_pattern)
 

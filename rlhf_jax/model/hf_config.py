@@ -1,6 +1,6 @@
 """A `config.json` of the transformers library, read with errors for people."""
 
-from collections.abc import Container
+from collections.abc import Collection
 from typing import Any
 
 from rlhf_jax.config import ConfigError, RotaryConfig
@@ -39,7 +39,7 @@ class HfConfig:
             raise ConfigError(f"{self.file}: field {name} is {value!r}, it should be {wanted}")
         return kind(value)
 
-    def list_of(self, name: str, choices: Container, length: int, longer: bool = False) -> list:
+    def list_of(self, name: str, choices: Collection, length: int, longer: bool = False) -> list:
         """A list of so many of `choices`, or of more if it may be `longer`; empty where there is none."""
         values = self.get(name, list, [])
         if values and (len(values) < length or (len(values) > length and not longer)):

@@ -37,10 +37,8 @@ def splash(
         q=pad(segments[:, length - queries :], query_block, 1), kv=pad(segments, key_block, 1)
     )
     shape, offset = (q.shape[2], k.shape[2]), length - queries
-    if kind.window:
-        mask = masks.LocalMask(shape, (kind.window - 1, 0), offset)
-    else:
-        mask = masks.CausalMask(shape, offset)
+    local = masks.LocalMask(shape, (kind.window - 1, 0), offset)
+    mask = local if kind.window else masks.CausalMask(shape, offset)
     attend = kernel.make_splash_mha(
         masks.MultiHeadMask([mask] * (heads * group)),
         block_sizes=kernel.BlockSizes(

@@ -256,39 +256,44 @@ def cast(params, config: ModelConfig):
 
 
 class Layers(NamedTuple):
-    """Something of every layer, its weights or its cache, as `through_layers` goes through them."""
+    """What belongs to each layer, weights or cache, in the order in which `through_layers` comes to it.
 
-    looped: tuple  # for each layer of a period its like of all whole periods, stacked; empty where unrolled
-    single: list  # of all other layers, one by one
+    Kinds of layers repeat by periods. Whole periods are a loop, whose step computes one layer of each kind;
+    what is left over, or everything on a CPU, is computed layer by layer.
+    """
+
+    looped: tuple  # for each layer of a period, stacked over all whole periods
+    single: list
 
 
 def compute_params(params, config: ModelConfig):
-    """The parameters as the computation reads them: cast once, and layers as they are looped over or not.
+    """The parameters as the computation reads them: cast once, their layers as `Layers`.
 
     Call it outside of any loop: within one, every step would copy the layers out of their stack again.
     """
     w = cast(params, config)
-    period = len(config.kinds)
-    looped = 0 if unrolled(config) else config.layers // period * period
-
-    def part(*index):
-        return jax.tree.map(lambda x: x[slice(*index)], w["layers"])
-
-    if period == 1 and looped:
-        w["layers"] = Layers((w["layers"],), [])
-        return w
-    stacked, structure = jax.tree.flatten(part(looped, None))
-    split = [jnp.unstack(x) for x in stacked]
-    single = [jax.tree.unflatten(structure, leaves) for leaves in zip(*split, strict=True)]
-    w["layers"] = Layers(tuple(part(i, looped, period) for i in range(min(period, looped))), single)
+    w["layers"] = in_order(w["layers"], config)
     return w
 
 
-def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), read=everywhere):
-    """Folds `step(w, x, caches, kind, read) -> (x, cache)` over the layers; returns x where `read` takes it.
+def in_order(stacked, config: ModelConfig) -> Layers:
+    """The layers of a tree in which they are stacked."""
+    period = len(config.kinds)
+    looped = 0 if unrolled(config) else config.layers // period * period
+    if looped and period == 1:  # the stack as it is
+        return Layers((stacked,), [])
+    every = tuple(jax.tree.map(lambda x, i=i: x[i:looped:period], stacked) for i in range(period))
+    leaves, structure = jax.tree.flatten(stacked)
+    rest = zip(*(jnp.unstack(x[looped:]) for x in leaves), strict=True)
+    return Layers(every if looped else (), [jax.tree.unflatten(structure, layer) for layer in rest])
 
-    And all caches together. `caches` are several, each `Layers`: a step gets its own of each. Of a last
-    layer that is not looped over only what `read` takes is computed.
+
+def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), read=everywhere):
+    """Folds `step(w, x, caches, kind, read) -> (x, cache)` over the layers.
+
+    Returns x where `read` takes it, and the caches that the steps return, as `Layers`. `caches` are
+    several, each `Layers`, of which a step gets its own. Of a last layer outside of the loop nothing is
+    computed but what `read` takes.
     """
 
     def period(x, of_layers):
@@ -302,8 +307,7 @@ def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), read
     if layers.looped:
         x, looped = jax.lax.scan(period, x, tuple(each.looped for each in every))
     for i, (w, *own) in enumerate(zip(*(each.single for each in every), strict=True)):
-        is_last = i == len(layers.single) - 1
-        kind = config.kinds[i % len(config.kinds)]
+        kind, is_last = config.kinds[i % len(config.kinds)], i == len(layers.single) - 1
         x, cache = step(w, x, own, kind, read if is_last else everywhere)
         single.append(cache)
     return x if single else read(x), Layers(looped, single)

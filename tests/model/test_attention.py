@@ -202,9 +202,10 @@ def test_cudnn_is_called_where_it_is_asked_for(monkeypatch, queries, mask):
     assert f"mask_type\\22: \\22{mask}" in program
 
 
-def test_splash_is_called_where_it_is_asked_for():
+@pytest.mark.parametrize("kind", [PLAIN, KINDS["splash"]], ids=["plain", "window, scale and cap"])
+def test_splash_is_called_where_it_is_asked_for(kind):
     """Lowered for a TPU that is not here: the kernels of the output and of both gradients."""
-    attend = functools.partial(attention.causal_attention, implementation="splash")
+    attend = functools.partial(attention.causal_attention, implementation="splash", kind=kind)
     case = arrays(100, 60, group=2)
     gradient = jax.jit(jax.grad(lambda *qkv: attend(*qkv, case[3]).sum(), (0, 1, 2)))
     program = gradient.trace(*case[:3]).lower(lowering_platforms=("tpu",)).as_text()

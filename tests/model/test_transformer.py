@@ -206,6 +206,27 @@ def test_agrees_with_the_equations(config, tokens):
 
 
 @pytest.mark.parametrize("loop", ["scan", "unroll"])
+@pytest.mark.parametrize("layers", [2, 3, 7, 9])  # less than a period, one, two and a layer, three
+def test_every_layer_is_of_its_kind_and_keeps_its_cache(layers, loop):
+    pattern = ("global", "local", "local")
+    config = dataclasses.replace(
+        FAMILIES["gpt2"], layers=layers, layer_pattern=pattern, window=5, layer_loop=loop
+    )
+
+    def step(w, x, caches, kind, read):
+        (own,) = caches or (0,)
+        return x.at[w].set(kind.window + 1), own + 100 * w
+
+    ordered = transformer.in_order(jnp.arange(layers), config)
+    visited, caches = transformer.through_layers(step, jnp.zeros(layers, int), ordered, config)
+    assert visited.tolist() == [(1, 6, 6)[i % 3] for i in range(layers)]
+    _, caches = transformer.through_layers(step, visited, ordered, config, (caches,))
+    assert len(caches.looped) == (0 if loop == "unroll" or layers < 3 else 3)
+    by_layer = [int(x) for row in zip(*caches.looped, strict=True) for x in row] + caches.single
+    assert by_layer == [200 * i for i in range(layers)]
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
 @pytest.mark.parametrize("config", (FAMILIES | KINDS).values(), ids=FAMILIES | KINDS)
 def test_cache_changes_nothing(config, loop, tokens):
     config = dataclasses.replace(config, layer_loop=loop)
