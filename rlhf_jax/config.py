@@ -94,7 +94,7 @@ class ModelConfig:
     positions: str = setting("learned", choices=("learned", "rotary"))
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
     # Kinds of the layers, from the first on and again: global, local within `window`, or global without
-    # positions (nope). Gemma 2 is local,global.
+    # positions (nope). Gemma 2 is ("local", "global").
     layer_pattern: tuple[str, ...] = setting(("global",), choices=("global", "local", "nope"))
     window: int = setting(0, zero=True)  # tokens that a token of a local layer sees, itself included
     attention_scale: float = setting(0.0, zero=True)  # of scores; 0: 1 / √(dimensions of a head)
