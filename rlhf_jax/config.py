@@ -10,7 +10,7 @@ import typing
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 MODEL = "model"  # of ppo.reward: the model of stage reward
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
@@ -19,9 +19,10 @@ FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summa
 def setting(default: Any, **facts: Any) -> Any:
     """A field with what there is to know of it besides its type; rlhf_jax/validation.py reads the facts.
 
-    choices=("a", "b"): it is one of these. zero=True: it may be 0; other numbers are positive. sign=True: it
-    may be any number. at_most=1, below=1: its limits. placement=True: it says where and how a run is computed
-    and kept, not what, so that a run resumes with another value: the numbers differ by rounding.
+    choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
+    positive. sign=True: it may be any number. at_most=1, below=1: its limits. algorithm="ppo": with another
+    ppo.algorithm nothing reads it. placement=True: it says where and how a run is computed and kept, not
+    what, so that a run resumes with another value: the numbers differ by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -56,6 +57,19 @@ class RotaryConfig:
     beta_fast: float = 32.0  # yarn: turns in the original context, above which a dimension stays
     beta_slow: float = 1.0  # yarn: and below which it is stretched
     attention_factor: float = setting(0.0, zero=True)  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
+    local_base: float = setting(0.0, zero=True)  # base of local layers, never stretched; 0: as the others
+
+
+class LayerKind(NamedTuple):
+    """In what the attention of one layer may differ from another's; their weights are of the same shapes."""
+
+    rotary: RotaryConfig | None = None  # None: queries and keys do not say where they stand
+    window: int = 0  # keys that a query sees, its own one included; 0: all before it
+    scale: float = 0.0  # of scores; 0: 1 / √(dimensions of a head)
+    cap: float = 0.0  # c: scores become c · tanh(score / c); 0: they stay as they are
+
+
+PLAIN = LayerKind()  # of queries and keys that are ready: each sees all before it
 
 
 ATTENTION_MATRICES = ("query", "key", "value", "out")
@@ -88,7 +102,7 @@ class LoraConfig:
 
 @dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
 class ModelConfig:
-    """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
+    """The decoder-only transformer. The families of docs/pretrained.md are settings of these fields."""
 
     pretrained: str = ""  # a Hugging Face folder or hub name, or mini/<name>; sets all up to `tied_head`
     width: int = 256
@@ -100,13 +114,27 @@ class ModelConfig:
     context: int = 1024  # positions a learned table holds
     norm: str = setting("layer", choices=("layer", "rms"))
     norm_epsilon: float = 1e-5
+    norm_plus_one: bool = False  # norms multiply by 1 + w and not by w (Gemma)
+    # What is normed: the input of attention and MLP, their output (OLMo 2) or both (Gemma 2 and 3).
+    norm_place: str = setting("input", choices=("input", "output", "both"))
+    # Queries and keys are normed, each head by itself (Qwen3, Gemma 3) or all heads as one (OLMo 2).
+    qk_norm: str = setting("none", choices=("none", "head", "all_heads"))
     positions: str = setting("learned", choices=("learned", "rotary"))
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
+    # Kinds of the layers, from the first on and again: global, local within `window`, or global without
+    # positions (nope). Gemma 2 is ("local", "global").
+    layer_pattern: tuple[str, ...] = setting(("global",), choices=("global", "local", "nope"))
+    window: int = setting(0, zero=True)  # tokens that a token of a local layer sees, itself included
+    attention_scale: float = setting(0.0, zero=True)  # of scores; 0: 1 / √(dimensions of a head)
+    attention_cap: float = setting(0.0, zero=True)  # c: scores become c · tanh(score / c); 0: no cap
     activation: str = setting("gelu_tanh", choices=("gelu_tanh", "gelu", "silu"))
     gated: bool = False  # of the MLP: the activation is of a second product, and multiplies the first
     parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
     attention_bias: bool = True
+    attention_out_bias: bool = True  # the output projection has a bias where the others do (Qwen2: none)
     mlp_bias: bool = True
+    embedding_scale: float = 1.0  # embeddings are multiplied by it (Gemma: √width)
+    logit_cap: float = setting(0.0, zero=True)  # c: logits become c · tanh(logit / c); 0: no cap
     tied_head: bool = True  # the token embedding is also the output matrix
     # Of the computation; master weights are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
@@ -131,6 +159,25 @@ class ModelConfig:
     @property
     def hidden_units(self) -> int:
         return self.ff or 4 * self.width
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The kind of every layer, by its name in `layer_pattern`."""
+        return [self.layer_pattern[i % len(self.layer_pattern)] for i in range(self.layers)]
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What the layers of one period of `layer_pattern` are."""
+        rotary = self.rotary if self.positions == "rotary" else None
+        own = rotary and rotary.local_base
+        local = RotaryConfig(self.rotary.fraction, self.rotary.local_base) if own else rotary
+        scores = self.attention_scale, self.attention_cap
+        kinds = {
+            "global": LayerKind(rotary, 0, *scores),
+            "local": LayerKind(local, self.window, *scores),
+            "nope": LayerKind(None, 0, *scores),
+        }
+        return tuple(kinds[name] for name in self.layer_pattern)
 
 
 @dataclass
@@ -201,8 +248,12 @@ class RewardConfig:
 
 @dataclass
 class PpoConfig:
+    # What tells good responses from bad: ppo a value network, token by token; the others compare whole
+    # responses, rloo and grpo those to the same prompt, reinforce all of the batch.
+    algorithm: str = setting("ppo", choices=("ppo", "rloo", "grpo", "reinforce"))
     episodes: int = 1_000_000
     batch_size: int = 512  # episodes an iteration
+    samples: int = 1  # responses to a prompt, each an episode
     epochs: int = 4
     minibatches: int = 1
     microbatches: int = setting(1, placement=True)
@@ -220,19 +271,25 @@ class PpoConfig:
     kl_controller: str = setting("fixed", choices=("fixed", "adaptive"))
     kl_target: float = 6.0  # nats, adaptive only
     kl_horizon: int = 10_000  # episodes, adaptive only
-    gamma: float = setting(1.0, zero=True, at_most=1)
-    lam: float = setting(0.95, zero=True, at_most=1)
+    kl_in: str = setting("reward", choices=("reward", "loss"))  # where the KL penalty enters
+    kl_estimator: str = setting("k1", choices=("k1", "k2", "k3"))
+    gamma: float = setting(1.0, zero=True, at_most=1, algorithm="ppo")
+    lam: float = setting(0.95, zero=True, at_most=1, algorithm="ppo")
+    divide_by_std: bool = setting(True, algorithm="grpo")  # of a prompt's rewards; False: Dr. GRPO
+    # Of new to old probability: one a token, or one a response, as their product or, with gspo, its root.
+    ratio: str = setting("token", choices=("token", "sequence", "gspo"))
     clip_policy: float = 0.2
-    clip_value: float = 0.2
-    value_coef: float = setting(0.1, zero=True)
-    # What the losses are means over: a minibatch's tokens, or its rows, each the mean of its tokens (N+).
-    loss_mean: str = setting("tokens", choices=("tokens", "rows"))
+    clip_value: float = setting(0.2, algorithm="ppo")
+    value_coef: float = setting(0.1, zero=True, algorithm="ppo")
+    # What losses are means over: a minibatch's tokens; its rows, each the mean of its tokens (N+, GRPO); or
+    # all slots, with a token or without, so that sums are divided by a constant (Dr. GRPO).
+    loss_mean: str = setting("tokens", choices=("tokens", "rows", "constant"))
     temperature: float = 0.7
     score_at: str = setting("eos", choices=("eos", "after_eos"))
     # What no_eos_score does to the score of a response without EOS.
     no_eos: str = setting("replace", choices=("replace", "subtract", "none"))
     no_eos_score: float = setting(-1.0, sign=True)
-    whiten_rewards: bool = False
+    whiten_rewards: bool = setting(False, algorithm="ppo")
     save_every: int = 100
     best: str = ""  # metric whose best checkpoint is kept, e.g. objective/score
 
@@ -242,6 +299,15 @@ class PpoConfig:
         places = self.reward.split(",")
         weights = self.reward_weights or (1.0,) * len(places)
         return {reward_name(place): (place, weight) for place, weight in zip(places, weights, strict=True)}
+
+    @property
+    def prompts(self) -> int:
+        """Of a batch."""
+        return self.batch_size // self.samples
+
+    @property
+    def has_value_network(self) -> bool:
+        return self.algorithm == "ppo"
 
     @property
     def is_by_model_alone(self) -> bool:
