@@ -10,7 +10,7 @@ import typing
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 MODEL = "model"  # of ppo.reward: the model of stage reward
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
@@ -19,9 +19,10 @@ FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summa
 def setting(default: Any, **facts: Any) -> Any:
     """A field with what there is to know of it besides its type; rlhf_jax/validation.py reads the facts.
 
-    choices=("a", "b"): it is one of these. zero=True: it may be 0; other numbers are positive. sign=True: it
-    may be any number. at_most=1, below=1: its limits. placement=True: it says where and how a run is computed
-    and kept, not what, so that a run resumes with another value: the numbers differ by rounding.
+    choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
+    positive. sign=True: it may be any number. at_most=1, below=1: its limits. placement=True: it says where
+    and how a run is computed and kept, not what, so that a run resumes with another value: the numbers differ
+    by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -56,11 +57,24 @@ class RotaryConfig:
     beta_fast: float = 32.0  # yarn: turns in the original context, above which a dimension stays
     beta_slow: float = 1.0  # yarn: and below which it is stretched
     attention_factor: float = setting(0.0, zero=True)  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
+    local_base: float = setting(0.0, zero=True)  # base of local layers, never stretched; 0: as the others
+
+
+class LayerKind(NamedTuple):
+    """In what the attention of one layer may differ from another's; their weights are of the same shapes."""
+
+    rotary: RotaryConfig | None = None  # None: queries and keys do not say where they stand
+    window: int = 0  # keys that a query sees, its own one included; 0: all before it
+    scale: float = 0.0  # of scores; 0: 1 / √(dimensions of a head)
+    cap: float = 0.0  # c: scores become c · tanh(score / c); 0: they stay as they are
+
+
+PLAIN = LayerKind()  # of queries and keys that are ready: each sees all before it
 
 
 @dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
 class ModelConfig:
-    """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
+    """The decoder-only transformer. The families of docs/pretrained.md are settings of these fields."""
 
     pretrained: str = ""  # a Hugging Face folder or hub name, or mini/<name>; sets all up to `tied_head`
     width: int = 256
@@ -72,13 +86,27 @@ class ModelConfig:
     context: int = 1024  # positions a learned table holds
     norm: str = setting("layer", choices=("layer", "rms"))
     norm_epsilon: float = 1e-5
+    norm_plus_one: bool = False  # norms multiply by 1 + w and not by w (Gemma)
+    # What is normed: the input of attention and MLP, their output (OLMo 2) or both (Gemma 2 and 3).
+    norm_place: str = setting("input", choices=("input", "output", "both"))
+    # Queries and keys are normed, each head by itself (Qwen3, Gemma 3) or all heads as one (OLMo 2).
+    qk_norm: str = setting("none", choices=("none", "head", "all_heads"))
     positions: str = setting("learned", choices=("learned", "rotary"))
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
+    # Kinds of the layers, from the first on and again: global, local within `window`, or global without
+    # positions (nope). Gemma 2 is ("local", "global").
+    layer_pattern: tuple[str, ...] = setting(("global",), choices=("global", "local", "nope"))
+    window: int = setting(0, zero=True)  # tokens that a token of a local layer sees, itself included
+    attention_scale: float = setting(0.0, zero=True)  # of scores; 0: 1 / √(dimensions of a head)
+    attention_cap: float = setting(0.0, zero=True)  # c: scores become c · tanh(score / c); 0: no cap
     activation: str = setting("gelu_tanh", choices=("gelu_tanh", "gelu", "silu"))
     gated: bool = False  # of the MLP: the activation is of a second product, and multiplies the first
     parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
     attention_bias: bool = True
+    attention_out_bias: bool = True  # the output projection has a bias where the others do (Qwen2: none)
     mlp_bias: bool = True
+    embedding_scale: float = 1.0  # embeddings are multiplied by it (Gemma: √width)
+    logit_cap: float = setting(0.0, zero=True)  # c: logits become c · tanh(logit / c); 0: no cap
     tied_head: bool = True  # the token embedding is also the output matrix
     # Of the computation; master weights are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
@@ -102,6 +130,25 @@ class ModelConfig:
     @property
     def hidden_units(self) -> int:
         return self.ff or 4 * self.width
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The kind of every layer, by its name in `layer_pattern`."""
+        return [self.layer_pattern[i % len(self.layer_pattern)] for i in range(self.layers)]
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What the layers of one period of `layer_pattern` are."""
+        rotary = self.rotary if self.positions == "rotary" else None
+        own = rotary and rotary.local_base
+        local = RotaryConfig(self.rotary.fraction, self.rotary.local_base) if own else rotary
+        scores = self.attention_scale, self.attention_cap
+        kinds = {
+            "global": LayerKind(rotary, 0, *scores),
+            "local": LayerKind(local, self.window, *scores),
+            "nope": LayerKind(None, 0, *scores),
+        }
+        return tuple(kinds[name] for name in self.layer_pattern)
 
 
 @dataclass

@@ -35,9 +35,10 @@ def validate(config: Config) -> Config:
         _check_type(name, field.type, value)
         _check_range(name, value, field.metadata)
         choices = field.metadata.get("choices")
-        if choices and value not in choices:
-            named = ", ".join(choice or "empty" for choice in choices)
-            raise ConfigError(f"{name}: {value!r} is not one of {named}")
+        for choice in value if isinstance(value, tuple) else (value,):
+            if choices and choice not in choices:
+                named = ", ".join(known or "empty" for known in choices)
+                raise ConfigError(f"{name}: {choice!r} is not one of {named}")
     _check_together(config)
     return config
 
@@ -153,6 +154,13 @@ def _check_together(config: Config) -> None:
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
     check_rotary(model.rotary, "model.rotary")
+    if not model.layer_pattern:
+        raise ConfigError("model.layer_pattern: () should name the kind of one layer at least")
+    if ("local" in model.layer_pattern) != bool(model.window):
+        raise ConfigError(
+            f"model.window: {model.window} does not fit model.layer_pattern {','.join(model.layer_pattern)}: "
+            "local layers have a window, and only they"
+        )
     if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
         raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
     if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:

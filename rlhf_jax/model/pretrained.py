@@ -22,7 +22,7 @@ from rlhf_jax.config import ConfigError, ModelConfig
 from rlhf_jax.data.hub import folder_of_hub
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.model import families
-from rlhf_jax.model.families import Family, Tensor
+from rlhf_jax.model.family import Family, Tensor
 
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
@@ -278,7 +278,7 @@ def save(
     vocabulary, scalar = leaves["embed.tokens"].shape[0], "transformer" in params
     task = "ForSequenceClassification" if scalar else "ForCausalLM"
     fields = family.write(model) | {
-        "architectures": [family.class_name + task],
+        "architectures": [family.class_for(task)],
         "vocab_size": vocabulary,
         "dtype": dtype,
         "torch_dtype": dtype,  # the same, for transformers before version 5

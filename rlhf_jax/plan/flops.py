@@ -44,14 +44,14 @@ def forward(model: ModelConfig, tokens: int, outputs: int) -> float:
     """One row of `tokens` through all layers, of which the last `outputs` positions are read.
 
     A layer: 2 · tokens · entries of its matrices, and for a query at position t (from 1) 4 · width of the
-    heads · t, half of it for the scores and half for the weighted sum. The last layer computes keys and
-    values everywhere, all else at the outputs.
+    heads · t, or · the window where t is more, half of it for the scores and half for the weighted sum. The
+    last layer computes keys and values everywhere, all else at the outputs.
     """
     key_value, others = layer_matrices(model)
-    attention = 4 * model.heads * model.head_dimension
-    inner = 2 * tokens * (key_value + others) + attention * pairs(tokens, tokens)
-    last = 2 * tokens * key_value + 2 * outputs * others + attention * pairs(tokens, outputs)
-    return (model.layers - 1) * inner + last
+    *inner, last = windows(model)
+    matrices = len(inner) * tokens * (key_value + others) + tokens * key_value + outputs * others
+    seen = sum(pairs(tokens, tokens, window) for window in inner) + pairs(tokens, outputs, last)
+    return 2 * matrices + 4 * model.heads * model.head_dimension * seen
 
 
 def forward_to_ends(model: ModelConfig, query: int, responses: int, response: int) -> float:
@@ -61,16 +61,25 @@ def forward_to_ends(model: ModelConfig, query: int, responses: int, response: in
     """
     tokens = query + responses * response
     key_value, others = layer_matrices(model)
-    attention = 4 * model.heads * model.head_dimension
-    seen = pairs(query, query) + responses * pairs(query + response, response)
-    inner = 2 * tokens * (key_value + others) + attention * seen
-    last = 2 * tokens * key_value + responses * (2 * others + attention * (query + response))
-    return (model.layers - 1) * inner + last
+    *inner, last = windows(model)
+    matrices = len(inner) * tokens * (key_value + others) + tokens * key_value + responses * others
+    seen = responses * pairs(query + response, 1, last)
+    for window in inner:
+        seen += pairs(query, query, window) + responses * pairs(query + response, response, window)
+    return 2 * matrices + 4 * model.heads * model.head_dimension * seen
 
 
-def pairs(tokens: int, queries: int) -> int:
-    """Keys seen by the last `queries` of `tokens` positions, together: Σ t for t = T − S + 1 … T."""
-    return queries * (2 * tokens - queries + 1) // 2
+def windows(model: ModelConfig) -> list[int]:
+    """Of every layer; 0 where a query sees all keys before it."""
+    kinds = model.kinds
+    return [kinds[i % len(kinds)].window for i in range(model.layers)]
+
+
+def pairs(tokens: int, queries: int, window: int = 0) -> int:
+    """Keys that the last `queries` of `tokens` positions see: Σ min(t, window) for t = T − S + 1 … T."""
+    wide = min(max(tokens - window, 0), queries) if window else 0  # queries that have left keys behind
+    tokens, queries = tokens - wide, queries - wide
+    return wide * window + queries * (2 * tokens - queries + 1) // 2
 
 
 def logits(model: ModelConfig, vocabulary: int, positions: int) -> float:
@@ -141,8 +150,11 @@ def sample(net: Placed, queries: int, query: int, response: int, samples: int) -
     rows = samples * queries
     alone = forward(net.model, query + response - 1, response) - forward(net.model, query, 1)
     flops = rows * (alone + logits(net.model, net.vocabulary, response - 1))
-    slot = 2 * net.model.layers * net.model.key_value_heads * net.model.head_dimension * itemsize(net)  # K, V
-    slots = queries * query * (response - 1) + rows * pairs(response - 1, response - 1)
+    slot = 2 * net.model.key_value_heads * net.model.head_dimension * itemsize(net)  # K and V of a layer
+    slots = 0
+    for window in windows(net.model):
+        kept = min(query, window - 1) if window else query
+        slots += queries * kept * (response - 1) + rows * pairs(response - 1, response - 1, window)
     traffic = (response - 1) * pass_bytes(net, 1) + slots / net.rows * slot / net.tensor
     return [prefill, Phase("decode", flops, 0.0, traffic)]
 

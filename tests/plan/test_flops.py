@@ -37,6 +37,22 @@ def test_forward_by_hand():
     assert flops.logits(SMALL, 11, 2) == 2 * 2 * 4 * 11
 
 
+def test_a_window_by_hand():
+    # As above, but the first layer sees 1, 2, 3, 3 and 3 keys.
+    local = dataclasses.replace(SMALL, layer_pattern=("local", "global"), window=3)
+    assert flops.forward(local, 5, 2) == (1120 + 24 * 12) + (240 + 352 + 24 * (4 + 5))
+    everywhere = dataclasses.replace(local, layer_pattern=("local",))
+    assert flops.forward(everywhere, 5, 2) == (1120 + 24 * 12) + (240 + 352 + 24 * (3 + 3))
+    # A query of two tokens and two responses of three, whose tokens all see three keys.
+    first = 2 * 8 * (24 + 88) + 24 * (1 + 2 + 2 * (3 + 3 + 3))
+    assert flops.forward_to_ends(everywhere, 2, 2, 3) == first + 2 * 8 * 24 + 2 * (2 * 88 + 24 * 3)
+    # Each of two decoded tokens reads two keys of each query in the first layer, six in the second.
+    (_, decode), (_, whole) = (
+        flops.phases("eval.write", CONFIG, model, 11, ONE_CHIP) for model in (local, SMALL)
+    )
+    assert whole.traffic - decode.traffic == 8 * 2 * (6 - 2) * 2 * 3 * 4
+
+
 def test_responses_to_one_query_by_hand():
     # A query of two tokens and two responses of three: eight tokens. First layer: the query's see 1 and 2
     # keys, a response's 3, 4 and 5. Last layer: keys and values of all, the rest at two ends that see 5.

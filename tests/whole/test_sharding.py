@@ -20,7 +20,7 @@ from tiny import EOS, PAD, VOCABULARY
 from rlhf_jax.config import MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.data.batches import right_pad
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, likelihood, params, transformer
+from rlhf_jax.model import generate, heads, likelihood, params, transformer
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.training.state import TrainState, make_optimizer
 
@@ -142,6 +142,51 @@ def test_a_layout_that_wastes_is_seen(capfd):
         to_rows = jax.jit(lambda x: jax.reshard(2 * x, P(("replica", "fsdp"))))
         to_rows.lower(columns).compile()
     assert WASTE in capfd.readouterr().err
+
+
+PERIOD = dataclasses.replace(
+    tiny.LLAMA,
+    layers=5,  # two periods and a layer
+    layer_pattern=("local", "nope"),
+    window=3,
+    qk_norm="all_heads",  # means over heads that the mesh has split
+    norm_place="both",
+    attention_cap=2.0,
+    layer_loop="scan",
+)
+
+
+@pytest.mark.parametrize("pattern", [("local",), ("local", "nope")], ids=["window", "period"])
+def test_layers_of_several_kinds_are_split_as_others_are(capfd, pattern):
+    """What is written greedily, what it scores, and the gradient of that."""
+    model = dataclasses.replace(PERIOD, layer_pattern=pattern)
+    specs = heads.specs(model, VOCABULARY)
+
+    def computed(mesh):
+        weights = placed(specs, mesh, 0)
+        query = rows(tiny.random_queries(ROWS, Q), mesh)
+
+        @jax.jit
+        def run(weights, query):
+            policy = weights["transformer"] | {"head": weights["transformer"]["embed"]["tokens"].T}
+            options = dict(response_tokens=R, eos_ids=(EOS,), pad_id=PAD, temperature=0.0)
+            response = generate.generate(policy, model, query, jax.random.key(0), **options)
+
+            def total(weights):
+                return jnp.sum(jnp.sin(heads.score(weights, model, query, response, PAD)))
+
+            return response, jax.value_and_grad(total)(weights)
+
+        return jax.device_get(run(weights, query))
+
+    expected = computed(None)
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        ours = computed(mesh)
+    assert WASTE not in capfd.readouterr().err
+    np.testing.assert_array_equal(ours[0], expected[0])
+    sums = tiny.additions(model, Q + R, ROWS)
+    tiny.assert_close(ours[1], expected[1], sums, scale=tiny.largest(expected[1][1]))
 
 
 @pytest.mark.parametrize("shape", MESHES[1:], ids=lambda shape: "x".join(map(str, shape)))
