@@ -39,6 +39,9 @@ class Loaded:
     def state(self, name: str) -> TrainState:
         return TrainState.create(self.network(name), self.optimizer())
 
+    def networks(self) -> dict[str, TrainState]:
+        return {name: self.state(name) for name in ("policy", "value")}
+
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(OptimizerConfig(self.fields["learning_rate"], "constant"), 1)
 
@@ -124,7 +127,7 @@ def reward_step(work: Work) -> Side:
 
 def update(work: Work) -> Side:
     loaded = Loaded(work)
-    states = [(loaded.state("policy"), loaded.state("value"))]
+    states = [loaded.networks()]
     program = jitted_update(loaded, work)
     key = jax.random.key(0)
 
@@ -140,7 +143,7 @@ def update(work: Work) -> Side:
 
     def check(batch: Arrays) -> Mapping[str, Any]:
         metrics = run(batch)
-        states[0] = (loaded.state("policy"), loaded.state("value"))
+        states[0] = loaded.networks()
         return metrics
 
     return Side(check, run)
@@ -169,10 +172,10 @@ def iteration(work: Work) -> Side:
         state = start()
         program = jax.jit(functools.partial(rollout, setting=setting))
         query = to_devices(batch["query"], loaded.mesh)
-        networks = state.policy.params, reference, state.value.params, score
-        episodes = program(*networks, query, state.key, state.kl_coef)
+        policy, value = (network.params for network in state.networks.values())
+        episodes = program(policy, reference, value, score, query, state.key, state.kl_coef)
         objective = ppo.objective(episodes, setting)
-        _, metrics = jitted_update(loaded, work)((state.policy, state.value), episodes, state.key)
+        _, metrics = jitted_update(loaded, work)(state.networks, episodes, state.key)
         return metrics | objective | {"response": episodes.response}
 
     states: list[ppo.PpoState] = []

@@ -20,9 +20,9 @@ def setting(default: Any, **facts: Any) -> Any:
     """A field with what there is to know of it besides its type; rlhf_jax/validation.py reads the facts.
 
     choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
-    positive. sign=True: it may be any number. at_most=1, below=1: its limits. placement=True: it says where
-    and how a run is computed and kept, not what, so that a run resumes with another value: the numbers differ
-    by rounding.
+    positive. sign=True: it may be any number. at_most=1, below=1: its limits. algorithm="ppo": with another
+    ppo.algorithm nothing reads it. placement=True: it says where and how a run is computed and kept, not
+    what, so that a run resumes with another value: the numbers differ by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -219,8 +219,12 @@ class RewardConfig:
 
 @dataclass
 class PpoConfig:
+    # What tells good responses from bad: ppo a value network, token by token; the others compare whole
+    # responses, rloo and grpo those to the same prompt, reinforce all of the batch.
+    algorithm: str = setting("ppo", choices=("ppo", "rloo", "grpo", "reinforce"))
     episodes: int = 1_000_000
     batch_size: int = 512  # episodes an iteration
+    samples: int = 1  # responses to a prompt, each an episode
     epochs: int = 4
     minibatches: int = 1
     microbatches: int = setting(1, placement=True)
@@ -238,19 +242,25 @@ class PpoConfig:
     kl_controller: str = setting("fixed", choices=("fixed", "adaptive"))
     kl_target: float = 6.0  # nats, adaptive only
     kl_horizon: int = 10_000  # episodes, adaptive only
-    gamma: float = setting(1.0, zero=True, at_most=1)
-    lam: float = setting(0.95, zero=True, at_most=1)
+    kl_in: str = setting("reward", choices=("reward", "loss"))  # where the KL penalty enters
+    kl_estimator: str = setting("k1", choices=("k1", "k2", "k3"))
+    gamma: float = setting(1.0, zero=True, at_most=1, algorithm="ppo")
+    lam: float = setting(0.95, zero=True, at_most=1, algorithm="ppo")
+    divide_by_std: bool = setting(True, algorithm="grpo")  # of a prompt's rewards; False: Dr. GRPO
+    # Of new to old probability: one a token, or one a response, as their product or, with gspo, its root.
+    ratio: str = setting("token", choices=("token", "sequence", "gspo"))
     clip_policy: float = 0.2
-    clip_value: float = 0.2
-    value_coef: float = setting(0.1, zero=True)
-    # What the losses are means over: a minibatch's tokens, or its rows, each the mean of its tokens (N+).
-    loss_mean: str = setting("tokens", choices=("tokens", "rows"))
+    clip_value: float = setting(0.2, algorithm="ppo")
+    value_coef: float = setting(0.1, zero=True, algorithm="ppo")
+    # What losses are means over: a minibatch's tokens; its rows, each the mean of its tokens (N+, GRPO); or
+    # all slots, with a token or without, so that sums are divided by a constant (Dr. GRPO).
+    loss_mean: str = setting("tokens", choices=("tokens", "rows", "constant"))
     temperature: float = 0.7
     score_at: str = setting("eos", choices=("eos", "after_eos"))
     # What no_eos_score does to the score of a response without EOS.
     no_eos: str = setting("replace", choices=("replace", "subtract", "none"))
     no_eos_score: float = setting(-1.0, sign=True)
-    whiten_rewards: bool = False
+    whiten_rewards: bool = setting(False, algorithm="ppo")
     save_every: int = 100
     best: str = ""  # metric whose best checkpoint is kept, e.g. objective/score
 
@@ -260,6 +270,15 @@ class PpoConfig:
         places = self.reward.split(",")
         weights = self.reward_weights or (1.0,) * len(places)
         return {reward_name(place): (place, weight) for place, weight in zip(places, weights, strict=True)}
+
+    @property
+    def prompts(self) -> int:
+        """Of a batch."""
+        return self.batch_size // self.samples
+
+    @property
+    def has_value_network(self) -> bool:
+        return self.algorithm == "ppo"
 
     @property
     def is_by_model_alone(self) -> bool:

@@ -117,11 +117,21 @@ def split_rows(batch, parts: int):
     return jax.tree.map(split, batch)
 
 
-def merge_rows(parts):
-    """[parts, B / parts, …] → [B, …], the rows in the order that `split_rows` took them from."""
+def merge_rows(parts, together: int = 1):
+    """[parts, B / parts, …] → [B, …], the rows in the order that `split_rows` took them from.
+
+    So many rows `together` were made of each row that `split_rows` took.
+    """
 
     def merge(x: jax.Array) -> jax.Array:
-        rows = x.shape[0] * x.shape[1]
-        return x.swapaxes(0, 1).reshape(rows, *x.shape[2:], out_sharding=layout(ROWS))
+        count, rows, *rest = x.shape
+        grouped = x.reshape(count, -1, together, *rest, out_sharding=layout(None, ROWS))
+        return grouped.swapaxes(0, 1).reshape(count * rows, *rest, out_sharding=layout(ROWS))
 
     return jax.tree.map(merge, parts)
+
+
+def shuffle_rows(batch, key: jax.Array):
+    """The same rows in a random order, spread over the devices as before."""
+    order = jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[0])
+    return jax.tree.map(lambda x: x.at[order].get(out_sharding=layout(ROWS)), batch)

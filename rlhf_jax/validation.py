@@ -147,6 +147,50 @@ def _check_rewards(options: PpoConfig) -> None:
         raise ConfigError(f"ppo.reward_weights: {given} weights for the {len(places)} of ppo.reward")
 
 
+def _check_algorithm(options: PpoConfig) -> None:
+    name, samples = options.algorithm, options.samples
+    for known in dataclasses.fields(options):
+        reader, value = known.metadata.get("algorithm", name), getattr(options, known.name)
+        if reader != name and value != known.default:
+            raise ConfigError(
+                f"ppo.{known.name}: {value!r} is read by ppo.algorithm={reader} and not by {name}: "
+                f"leave it at {known.default!r}"
+            )
+    if options.batch_size % samples:
+        raise ConfigError(f"ppo.samples: {samples} do not divide ppo.batch_size {options.batch_size}")
+    if options.rollout_rows % samples:
+        raise ConfigError(
+            f"ppo.rollout_rows: {options.rollout_rows} is no multiple of the {samples} of ppo.samples, which "
+            "stay together"
+        )
+    if name in ("rloo", "grpo") and samples < 2:
+        raise ConfigError(f"ppo.samples: {name} compares responses to one prompt: 2 or more, not {samples}")
+    if name == "reinforce" and options.batch_size < 2:
+        raise ConfigError("ppo.batch_size: reinforce compares the responses of a batch: 2 or more, not 1")
+    if options.ratio != "token" and name == "ppo":
+        raise ConfigError(
+            f"ppo.ratio: {options.ratio} needs one advantage a response, and ppo has one a token: "
+            "take ppo.algorithm=rloo, grpo or reinforce"
+        )
+    if options.ratio != "token" and options.loss_mean != "rows":
+        raise ConfigError(
+            f"ppo.ratio: with {options.ratio} every response weighs the same, whatever its length: "
+            "set ppo.loss_mean=rows"
+        )
+    if options.loss_mean == "constant" and name == "ppo":
+        raise ConfigError("ppo.loss_mean: constant is not for ppo, which has a value loss: tokens or rows")
+    if options.kl_in == "loss" and options.kl_estimator == "k1":
+        raise ConfigError(
+            "ppo.kl_estimator: in the loss the gradient of k1 is 0 on average and penalizes nothing: "
+            "take k2 or k3, or ppo.kl_in=reward"
+        )
+    if options.kl_in == "loss" and options.kl_controller == "adaptive":
+        raise ConfigError(
+            "ppo.kl_controller: adaptive changes the weight of the penalty in the reward: take fixed, or "
+            "ppo.kl_in=reward"
+        )
+
+
 def _check_together(config: Config) -> None:
     model, data, ppo = config.model, config.data, config.ppo
     if not model.head_size and model.width % model.heads:
@@ -179,6 +223,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
+    _check_algorithm(ppo)
     _check_rewards(ppo)
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")

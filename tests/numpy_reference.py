@@ -76,6 +76,28 @@ def gae(rewards, values, mask, gamma, lam):
     return advantages, returns
 
 
+def rloo(rewards, samples):
+    """Each reward less the mean of the others in its group, whose rows stand together."""
+    out = np.zeros(len(rewards))
+    for i in range(len(rewards)):
+        first = i - i % samples
+        others = [float(rewards[j]) for j in range(first, first + samples) if j != i]
+        out[i] = float(rewards[i]) - sum(others) / len(others)
+    return out
+
+
+def grpo(rewards, samples, divide_by_std=True):
+    """Each reward less its group's mean, in units of the group's standard deviation."""
+    out = np.zeros(len(rewards))
+    for first in range(0, len(rewards), samples):
+        group = [float(x) for x in rewards[first : first + samples]]
+        mean = sum(group) / samples
+        std = math.sqrt(sum((x - mean) ** 2 for x in group) / (samples - 1))
+        for i, x in enumerate(group):
+            out[first + i] = (x - mean) / (std + 1e-4) if divide_by_std else x - mean
+    return out
+
+
 def whiten(x, mask, shift_mean=True):
     inside = [float(v) for v, m in zip(x.ravel(), mask.ravel(), strict=True) if m]
     mean = sum(inside) / len(inside)

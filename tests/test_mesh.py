@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import ConfigError, MeshConfig
-from rlhf_jax.mesh import ROWS, layout, make_mesh, reshard, row_shards, split_rows, to_devices
+from rlhf_jax.mesh import (
+    ROWS,
+    layout,
+    make_mesh,
+    merge_rows,
+    reshard,
+    row_shards,
+    shuffle_rows,
+    split_rows,
+    to_devices,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +68,18 @@ def test_every_row_is_in_one_part_on_the_device_it_was_on(parts):
     has = {shard.device: set(np.ravel(shard.data)) for shard in split.addressable_shards}
     assert has == had
     np.testing.assert_array_equal(split, split_rows(jnp.asarray(rows), parts))  # one device deals them alike
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_merged_parts_have_the_rows_in_their_first_order(together):
+    """Two rows were made of each: they stand where it stood."""
+    rows = jnp.arange(8)
+    made = jnp.repeat(split_rows(rows, 4), together, axis=1)
+    np.testing.assert_array_equal(merge_rows(made, together), np.repeat(rows, together))
+
+
+def test_shuffled_rows_stay_whole():
+    rows = {"a": jnp.arange(32), "b": jnp.arange(32)[:, None] * jnp.ones(3)}
+    shuffled = jax.device_get(shuffle_rows(rows, jax.random.key(0)))
+    assert sorted(shuffled["a"]) == list(range(32)) and list(shuffled["a"]) != list(range(32))
+    np.testing.assert_array_equal(shuffled["b"], shuffled["a"][:, None] * np.ones(3))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from tiny import config_with
 
@@ -88,3 +90,63 @@ def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
     with pytest.raises(ConfigError, match=f"eval.shots: a prompt with 2 examples .* {needed} tokens"):
         check_context(config, ModelConfig(context=needed - 1))
     check_context(config, ModelConfig(context=needed))
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"algorithm": "remax"}, "ppo.algorithm: 'remax' is not one of ppo, rloo, grpo, reinforce"),
+        ({"samples": 0}, "ppo.samples: 0 should be positive"),
+        ({"samples": 3}, "ppo.samples: 3 do not divide ppo.batch_size 512"),
+        ({"samples": 4, "rollout_rows": 2}, "ppo.rollout_rows: 2 is no multiple of the 4 of ppo.samples"),
+        ({"algorithm": "rloo"}, "ppo.samples: rloo compares responses to one prompt: 2 or more, not 1"),
+        ({"algorithm": "grpo"}, "ppo.samples: grpo compares responses to one prompt: 2 or more, not 1"),
+        ({"algorithm": "reinforce", "batch_size": 1}, "ppo.batch_size: reinforce compares the responses"),
+        (
+            {"algorithm": "reinforce", "lam": 0.9},
+            "ppo.lam: 0.9 is read by ppo.algorithm=ppo and not by reinfo",
+        ),
+        ({"algorithm": "rloo", "samples": 2, "gamma": 0.9}, "ppo.gamma: 0.9 is read by ppo.algorithm=ppo"),
+        ({"algorithm": "rloo", "samples": 2, "divide_by_std": False}, "ppo.divide_by_std: False is read by"),
+        ({"algorithm": "grpo", "samples": 2, "value_coef": 1.0}, "ppo.value_coef: 1.0 is read by ppo.algor"),
+        ({"algorithm": "grpo", "samples": 2, "clip_value": 1.0}, "ppo.clip_value: 1.0 is read by ppo.algor"),
+        ({"algorithm": "grpo", "samples": 2, "whiten_rewards": True}, "ppo.whiten_rewards: True is read by"),
+        ({"divide_by_std": False}, "ppo.divide_by_std: False is read by ppo.algorithm=grpo and not by ppo"),
+        ({"ratio": "sequence", "loss_mean": "rows"}, "ppo.ratio: sequence needs one advantage a response"),
+        ({"algorithm": "rloo", "samples": 2, "ratio": "sequence"}, "ppo.ratio: with sequence every response"),
+        (
+            {"algorithm": "grpo", "samples": 2, "ratio": "gspo", "loss_mean": "constant"},
+            "ppo.ratio: with gspo every response weighs the same",
+        ),
+        ({"loss_mean": "constant"}, "ppo.loss_mean: constant is not for ppo, which has a value loss"),
+        ({"kl_in": "loss"}, "ppo.kl_estimator: in the loss the gradient of k1 is 0 on average"),
+        (
+            {"kl_in": "loss", "kl_estimator": "k3", "kl_controller": "adaptive"},
+            "ppo.kl_controller: adaptive changes the weight of the penalty in the reward",
+        ),
+    ],
+)
+def test_settings_of_ppo_that_make_no_sense_together_are_told(fields, told):
+    config = Config()
+    config.ppo = dataclasses.replace(config.ppo, **fields)
+    with pytest.raises(ConfigError) as error:
+        validate(config)
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"samples": 4},
+        {"kl_in": "loss", "kl_estimator": "k2"},
+        {"algorithm": "reinforce"},
+        {"algorithm": "rloo", "samples": 2, "ratio": "sequence", "loss_mean": "rows"},
+        {"algorithm": "grpo", "samples": 8, "kl_in": "loss", "kl_estimator": "k3", "loss_mean": "rows"},
+        {"algorithm": "grpo", "samples": 8, "divide_by_std": False, "loss_mean": "constant"},
+        {"algorithm": "grpo", "samples": 8, "ratio": "gspo", "loss_mean": "rows"},
+    ],
+)
+def test_published_algorithms_are_valid(fields):
+    config = Config()
+    config.ppo = dataclasses.replace(config.ppo, **fields)
+    validate(config)

@@ -42,7 +42,7 @@ from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, kv_cache, likelihood, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.model.likelihood import response_logprobs
-from rlhf_jax.pipeline import ppo, stages
+from rlhf_jax.pipeline import ppo, stages, update
 from rlhf_jax.pipeline.rollout import rollout
 from rlhf_jax.plan import compiled
 from rlhf_jax.run import checkpoint
@@ -299,7 +299,7 @@ def _in_parts(part: Part, variant: Variant) -> dict:
 
         def gradient(parts: int):
             def loss(networks, some):
-                return ppo.loss(networks, some, *counts, setting)
+                return update.loss(networks, some, *counts, setting)
 
             split = jax.jit(lambda networks: value_and_grad_in_parts(loss, networks, seen, parts)[1])
             return jax.device_get(split(networks))

@@ -270,7 +270,7 @@ class Programs:
         small = episodes, jax.random.key(0)
 
         def large() -> tuple:
-            return ((self.state("policy"), self.state("value")),)
+            return ({name: self.state(name) for name in ("policy", "value")},)
 
         return Program("update", function, large, small, True, tokens(examples), useful)
 

@@ -62,6 +62,19 @@ def policy_loss(
     }
 
 
+def of_actions(x: Float[Array, "B R"], mask: Bool[Array, "B R"], ratio: str) -> Float[Array, "B #R"]:
+    """Log-probabilities of tokens, or a divergence at them, as those of the actions that have one ratio each.
+
+    `token`: every token is an action. `sequence`: the whole response is one, with the sum over its tokens
+    (RLOO: Ahmadian et al. 2024). `gspo`: with their mean, so that the ratio is the |y|-th root of the
+    response's (GSPO: Zheng et al. 2025). The last two are [B, 1].
+    """
+    if ratio == "token":
+        return x
+    total = jnp.sum(jnp.where(mask, x, 0.0), axis=1, keepdims=True)
+    return total if ratio == "sequence" else total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+
+
 def value_loss(
     values: Float[Array, "B R"],
     old_values: Float[Array, "B R"],

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.mesh import in_rows_of
+from rlhf_jax.mesh import ROWS, layout
 from rlhf_jax.model import transformer
 from rlhf_jax.model.params import ParamSpec, constant, init, normal
 
@@ -68,8 +68,8 @@ def scores(
 
 
 def score(
-    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
-) -> Float[Array, "B"]:
-    """The reward of one response to each query."""
-    of_one = scores(params, config, query, response[:, None], pad_id)
-    return in_rows_of(of_one, of_one[:, 0])
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B*N R"], pad_id: int
+) -> Float[Array, "B*N"]:
+    """The reward of each response; the N to one query stand together."""
+    by_query = response.reshape(query.shape[0], -1, response.shape[1], out_sharding=layout(ROWS))
+    return scores(params, config, query, by_query, pad_id).reshape(-1, out_sharding=layout(ROWS))

@@ -56,7 +56,7 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
 
 def repeat_rows(x: Array, times: int) -> Array:
     """[B, …] → [B · times, …], equal rows together."""
-    return jnp.repeat(x, times, axis=0, out_sharding=layout(ROWS))
+    return x if times == 1 else jnp.repeat(x, times, axis=0, out_sharding=layout(ROWS))
 
 
 def decode(params, config: ModelConfig, tokens: Int[Array, "B*N 1"], cache: KVCache):

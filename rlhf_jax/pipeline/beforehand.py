@@ -35,7 +35,7 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
         pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
         PairPlan.full_batches(len(pairs["train"]), config.reward.batch_size)
     if "ppo" in wanted:
-        QueryPlan.full_batches(len(queries), config.ppo.batch_size)
+        QueryPlan.full_batches(len(queries), config.ppo.prompts)
     return [record for each in (*records.values(), queries) for record in _some(each)]
 
 

@@ -143,11 +143,11 @@ def model_card(config: Config, workdir: Path, name: str, network: Network) -> st
     anchor = anchor_of(told)
     stage = next(stage for stage in stages.STAGES if name in stage.networks)
     shown = ("model.", "data.", f"{stage.name}.")
-    words = network.task.words
-    description = stages.networks()[name].description.format(**words._asdict())
+    words, named = network.task.words, stages.words_of(config)
+    description = stages.networks()[name].description.format(**words._asdict(), **named)
     compared = {"collect", "reward"} & set(stage.needs)
     if stage.name == "ppo" and not config.ppo.is_by_model_alone:
-        description = f"a policy trained with PPO by the rewards `{config.ppo.reward}`"
+        description = f"a policy trained with {named['algorithm']} by the rewards `{config.ppo.reward}`"
         compared = compared if stages.scores_by_model(config) else set()
     described = replace(config, model=network.model)  # a pretrained model's fields are not those of the run
     return environment.get_template("model_card.md.jinja").render(

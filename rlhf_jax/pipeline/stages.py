@@ -24,7 +24,10 @@ Program = Callable[[Config, ModelConfig, int], jax.stages.Traced]
 
 
 class Output(NamedTuple):
-    """A network that a stage leaves in checkpoints/: what people call it, and what its model card says."""
+    """A network that a stage leaves in checkpoints/: what people call it, and what its model card says.
+
+    Both may hold a field of `words_of`, the card's text also those of the task's words.
+    """
 
     label: str
     description: str
@@ -45,9 +48,16 @@ class Stage:
     networks: Mapping[str, Output] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)  # that `rlhf-jax plan` compiles
 
-    def about(self) -> dict:
+    def about(self, config: Config) -> dict:
         """What a work folder keeps of the stage, so that the report can name it without this table."""
-        return {"label": self.label, "networks": {name: left.label for name, left in self.networks.items()}}
+        words = words_of(config)
+        networks = {name: left.label.format(**words) for name, left in self.networks.items()}
+        return {"label": self.label.format(**words), "networks": networks}
+
+
+def words_of(config: Config) -> dict[str, str]:
+    """What stands for the fields of a label."""
+    return {"algorithm": config.ppo.algorithm.upper()}
 
 
 def evaluate(config: Config, workdir: Path) -> None:
@@ -105,14 +115,14 @@ STAGES = [
     ),
     Stage(
         "ppo",
-        "PPO",
+        "{algorithm}",
         ppo.train,
         needs=("sft", "reward"),
         fields=("ppo.",),
         networks={
             "ppo": Output(
-                "PPO",
-                "a policy trained with PPO against a reward model of which {responses} people prefer",
+                "{algorithm}",
+                "a policy trained with {algorithm} against a reward model of which {responses} people prefer",
             )
         },
         programs={"ppo": ppo.traced},
@@ -161,7 +171,7 @@ def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = Non
         started = runs.read_seconds(workdir)
         for stage in STAGES:
             if stage.name in started:  # a folder of an older version gets its labels now
-                runs.record_stage(workdir, stage.name, **stage.about())
+                runs.record_stage(workdir, stage.name, **stage.about(config))
         return [stage.name for stage in STAGES if runs.stage_done(workdir, stage.name)]
 
     done = hosts.from_first("progress", finished)
@@ -176,7 +186,7 @@ def run_stage(stage: Stage, config: Config, workdir: Path) -> None:
     """Runs one stage, finished before or not; the first host keeps the record of it."""
     start = time.monotonic()
     if hosts.is_first():
-        runs.record_stage(workdir, stage.name, **stage.about())
+        runs.record_stage(workdir, stage.name, **stage.about(config))
     try:
         stage.run(config, workdir)
     finally:

@@ -66,7 +66,8 @@ def compile_program(
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
     networks = _networks(program, config, model, vocabulary)
-    trained = sum(networks[: {"sft": 1, "reward": 1, "ppo": 2}.get(program, 0)])
+    learning = {"sft": 1, "reward": 1, "ppo": 1 + config.ppo.has_value_network}
+    trained = sum(networks[: learning.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
         program=program,
@@ -174,10 +175,12 @@ def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int)
     """Parameters of each network that a program holds, the trained ones first."""
     policy = params.count(transformer.specs(model, vocabulary))
     scalar = params.count(heads.specs(model, vocabulary))
+    value = [scalar] if config.ppo.has_value_network else []
+    reward = [scalar] if stages.scores_by_model(config) else []
     return {
         "sft": [policy],
         "reward": [scalar],
-        "ppo": [policy, scalar, policy, *([scalar] if stages.scores_by_model(config) else [])],
+        "ppo": [policy, *value, policy, *reward],
         "eval.write": [policy],
         "eval.read": [scalar],
     }[program]

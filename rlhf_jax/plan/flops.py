@@ -107,21 +107,21 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     if program == "eval.read":
         work = inference.batch_size(net.rows, n) * forward_to_ends(model, q, n, long)
         return [read_only("score", net, work, 0)]
-    rows, parts, micro = config.ppo.batch_size, config.ppo.minibatches, config.ppo.microbatches
+    ppo = config.ppo
+    rows, parts, micro = ppo.batch_size, ppo.minibatches, ppo.microbatches
     work = rows * forward(model, q + r - 1, r)
     rollout = [
-        *sample(net, rows, q, r, 1),
+        *sample(net, ppo.prompts, q, r, ppo.samples),
         read_only("policy's log-probabilities", net, work, rows * r),
         read_only("reference's log-probabilities", net, work, rows * r),
-        read_only("values", net, work, 0),
     ]
-    if MODEL in config.ppo.rewards:
-        rollout.append(read_only("score", net, rows * forward_to_ends(model, q, 1, r), 0))
-    update = [
-        train("policy's update", net, work, rows * r, micro, parts),
-        train("value network's update", net, work, 0, micro, parts),
-    ]
-    return rollout + config.ppo.epochs * update
+    update = [train("policy's update", net, work, rows * r, micro, parts)]
+    if ppo.has_value_network:
+        rollout.append(read_only("values", net, work, 0))
+        update.append(train("value network's update", net, work, 0, micro, parts))
+    if MODEL in ppo.rewards:
+        rollout.append(read_only("score", net, ppo.prompts * forward_to_ends(model, q, ppo.samples, r), 0))
+    return rollout + ppo.epochs * update
 
 
 def read_only(name: str, net: Placed, work: float, predicted: int) -> Phase:

@@ -11,6 +11,7 @@ from rlhf_jax.functional.losses import (
     bradley_terry,
     cross_entropy,
     explained_variance,
+    of_actions,
     policy_loss,
     value_loss,
 )
@@ -184,3 +185,20 @@ def test_explained_variance_of_returns_1_2_3(values, expected):
     returns, mask = np.array([[1.0, 2.0, 3.0, 50.0]]), np.array([[True, True, True, False]])
     explained = explained_variance(np.array([[*values, 0.0]]), returns, mask)
     tiny.assert_close(explained, expected, HAND, scale=1.0)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_log_probabilities_of_actions_by_hand(wrap):
+    """Two tokens, and one with rubbish behind it."""
+    logp, mask = np.float32([[-1.0, -2.0], [-4.0, np.nan]]), np.array([[True, True], [True, False]])
+
+    def of(ratio):
+        return wrap(lambda logp, mask: of_actions(logp, mask, ratio))(logp, mask)
+
+    np.testing.assert_array_equal(of("token"), logp)
+    np.testing.assert_array_equal(of("sequence"), [[-3.0], [-4.0]])
+    np.testing.assert_array_equal(of("gspo"), [[-1.5], [-4.0]])
+
+
+def test_an_empty_response_is_no_division_by_zero():
+    np.testing.assert_array_equal(of_actions(np.ones((1, 2)), np.zeros((1, 2), bool), "gspo"), [[0.0]])

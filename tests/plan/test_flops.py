@@ -100,6 +100,17 @@ def test_flops_of_the_stages_are_sums_of_passes():
     assert total("ppo") == 8 * (3 * policy + value + score + 2 * 3 * (policy + value))
 
 
+def test_without_a_value_network_no_pass_of_it_is_counted_and_a_prompt_is_read_once():
+    def ppo(**fields) -> float:
+        return total("ppo", dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, **fields)))
+
+    value = flops.forward(SMALL, 8, 3)
+    assert ppo() - ppo(algorithm="reinforce") == 8 * (value + 2 * 3 * value)
+    prompt = flops.forward(SMALL, 6, 1) + flops.logits(SMALL, 11, 1)  # in sampling
+    scored = 2 * flops.forward_to_ends(SMALL, 6, 1, 3) - flops.forward_to_ends(SMALL, 6, 2, 3)
+    assert ppo() - ppo(samples=2) == 4 * (prompt + scored)
+
+
 def test_without_a_reward_model_no_pass_of_it_is_counted():
     def ppo(reward: str) -> float:
         return total("ppo", dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, reward=reward)))

@@ -140,6 +140,19 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
     assert planned == ["sft", "reward", "ppo", "eval.write", "eval.read"]
 
 
+def test_an_algorithm_without_a_value_network_is_planned_without_one():
+    comparing = dataclasses.replace(CONFIG.ppo, algorithm="rloo", samples=2)
+    ppo, rloo = (
+        compiled.compile_program("ppo", each, MODEL, 320, find("cpu:8"))
+        for each in (CONFIG, dataclasses.replace(CONFIG, ppo=comparing))
+    )
+    scalar = params.count(heads.specs(MODEL, 320))
+    assert ppo.parameters - rloo.parameters == scalar
+    assert ppo.optimizer_bytes - rloo.optimizer_bytes == 8 * scalar
+    fewer = ppo.memory["arguments"] - rloo.memory["arguments"]
+    assert fewer >= 3 * 4 * scalar / 8  # weights and two moments, at least an eighth of them on each device
+
+
 def test_bound_by_hand():
     phases = [Phase("a", 8e9, 8e9, 5e3), Phase("b", 8e9, 0.0, 2e6)]
     topology = Topology("x", [], "tpu", INVENTED, "")

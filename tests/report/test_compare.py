@@ -24,7 +24,7 @@ def run(folder, seed=0, kl_coef=0.05, preferred=0.9, done="eval", steps=10, judg
     (folder / "metrics").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(to_dict(config)))
     for stage in stages.STAGES:
-        runs.record_stage(folder, stage.name, 1.0, done=stage.name != done, **stage.about())
+        runs.record_stage(folder, stage.name, 1.0, done=stage.name != done, **stage.about(Config()))
         lines = [json.dumps({"step": i, "loss": seed + i / steps}) + "\n" for i in range(steps)]
         if stage.name in ("sft", "ppo"):
             (folder / "metrics" / f"{stage.name}.jsonl").write_text("".join(lines))

@@ -49,7 +49,7 @@ def run(folder, results=RESULTS, summaries=SUMMARIES):
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "samples" / "test.jsonl").write_text(json.dumps({"post": POST, "summaries": summaries}) + "\n")
     for stage in stages.STAGES:
-        runs.record_stage(folder, stage.name, 1.0, done=True, **stage.about())
+        runs.record_stage(folder, stage.name, 1.0, done=True, **stage.about(Config()))
     for name in ("sft", "reward_seed0", "reward_seed1"):
         log(folder, name)
     return folder

@@ -24,7 +24,7 @@ LAYERS = [
     {"evaluation"},
     {"report"},
     {"pipeline.rollout"},
-    {"pipeline.own_reward"},
+    {"pipeline.own_reward", "pipeline.update"},
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},
     {"pipeline.ask", "pipeline.export"},

@@ -31,6 +31,7 @@ OPTIMIZER = optax.sgd(RATE)
 ROWS, Q, R = 32, 6, 4  # 8 devices × 2 minibatches × 2 microbatches
 SUMS = tiny.additions(CONFIG, Q + R, ROWS)  # behind a gradient; behind a metric there are fewer
 PPO = PpoConfig(batch_size=ROWS, epochs=1, minibatches=2, microbatches=2)
+GRPO = dataclasses.replace(PPO, algorithm="grpo", samples=2, kl_in="loss", kl_estimator="k3")
 SAVING = dataclasses.replace(CONFIG, dtype="bfloat16", rematerialize=True)
 WASTE = "Involuntary full rematerialization"
 MESHES = [(1, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)]
@@ -73,21 +74,22 @@ def reward_update(mesh, model=CONFIG):
     return state.params, metrics
 
 
-def ppo_iteration(mesh, model=CONFIG):
+def ppo_iteration(mesh, model=CONFIG, options=PPO):
     """New parameters of policy and value network, and the metrics with the rollout among them."""
     measure = ppo.objective
     reference, reward_model = placed(TRANSFORMER, mesh, 0), placed(SCALAR, mesh, 1)
-    state = ppo.initial_state(reference, reward_model, OPTIMIZER, PPO, seed=0)
-    query = rows(tiny.random_queries(ROWS, Q), mesh)
+    value = reward_model if options.has_value_network else None
+    state = ppo.initial_state(reference, value, OPTIMIZER, options, seed=0)
+    query = rows(tiny.random_queries(options.prompts, Q), mesh)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             ppo,
             "objective",
             lambda episodes, setting: measure(episodes, setting) | {"rollout": episodes},
         )
-        step = jax.jit(functools.partial(ppo.iteration, setting=ppo.Setting(model, PPO, R, (EOS,), PAD)))
+        step = jax.jit(functools.partial(ppo.iteration, setting=ppo.Setting(model, options, R, (EOS,), PAD)))
         state, metrics = step(state, placed(TRANSFORMER, mesh, 2), reward_model, query)
-    return (state.policy.params, state.value.params), metrics
+    return {name: network.params for name, network in state.networks.items()}, metrics
 
 
 UPDATES = {"sft": sft_update, "reward": reward_update, "ppo": ppo_iteration}
@@ -99,23 +101,39 @@ def one_device():
     return {stage: jax.device_get(update(None)) for stage, update in UPDATES.items()}
 
 
+def assert_those_of_one_device(found, expected):
+    weights, metrics = found
+    expected_weights, expected_metrics = expected
+    norms = [value for name, value in expected_metrics.items() if name.endswith("grad_norm")]
+    tiny.assert_close(weights, expected_weights, SUMS, scale=RATE * max(norms))
+    scale = 1.0
+    if "rollout" in metrics:
+        ours, theirs = (each["rollout"] for each in (metrics, expected_metrics))
+        for field in ("query", "response", "mask"):
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+        scale = tiny.largest(theirs.logp[theirs.mask])  # whose error is that of its ratio, an exponential
+    tiny.assert_close(metrics, expected_metrics, SUMS, scale)
+
+
 @pytest.mark.parametrize("shape", MESHES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("stage", UPDATES)
 def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     mesh = make_mesh(MeshConfig(*shape))
     with jax.set_mesh(mesh):
-        weights, metrics = UPDATES[stage](mesh)
+        found = UPDATES[stage](mesh)
     assert WASTE not in capfd.readouterr().err
-    expected_weights, expected_metrics = one_device[stage]
-    norms = [value for name, value in expected_metrics.items() if name.endswith("grad_norm")]
-    tiny.assert_close(weights, expected_weights, SUMS, scale=RATE * max(norms))
-    scale = 1.0
-    if stage == "ppo":
-        ours, expected = (m["rollout"] for m in (metrics, expected_metrics))
-        for field in ("query", "response", "mask"):
-            np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
-        scale = tiny.largest(expected.logp[expected.mask])  # whose error is that of its ratio, an exponential
-    tiny.assert_close(metrics, expected_metrics, SUMS, scale)
+    assert_those_of_one_device(found, one_device[stage])
+
+
+def test_an_iteration_of_grpo_equals_that_of_one_device(capfd):
+    """Two responses to a prompt, on one device together; no value network; the KL penalty in the loss."""
+    expected = jax.device_get(ppo_iteration(None, options=GRPO))
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    with jax.set_mesh(mesh):
+        found = ppo_iteration(mesh, options=GRPO)
+    assert WASTE not in capfd.readouterr().err
+    assert found[0].keys() == {"policy"}
+    assert_those_of_one_device(found, expected)
 
 
 @pytest.mark.parametrize("stage", UPDATES)

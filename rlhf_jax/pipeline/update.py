@@ -1,0 +1,107 @@
+"""How networks learn from a rollout: their losses, and epochs of optimizer steps on minibatches."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from rlhf_jax.functional import losses, rewards
+from rlhf_jax.functional.advantages import masked_mean
+from rlhf_jax.mesh import shuffle_rows, split_rows
+from rlhf_jax.model import heads
+from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.pipeline.rollout import Rollout, Setting
+from rlhf_jax.training.state import TrainState, value_and_grad_in_parts
+
+
+def loss(
+    networks, episodes: Rollout, tokens: losses.Denominator, slots: losses.Denominator, setting: Setting
+) -> tuple[Float[Array, ""], losses.Metrics]:
+    """Clipped policy loss + c · clipped value loss where there is a value network, with their metrics.
+
+    `networks` holds the parameters of `policy` and `value`; `tokens` and `slots` divide sums over response
+    tokens and value slots, so that what parts of a minibatch give adds up to its means.
+    """
+    total, metrics = policy_loss(networks["policy"], episodes, tokens, setting)
+    if "value" in networks:
+        of_values, more = value_loss(networks["value"], episodes, slots, setting)
+        total, metrics = total + setting.options.value_coef * of_values, metrics | more
+    return total, metrics
+
+
+def policy_loss(
+    policy, episodes: Rollout, tokens: losses.Denominator, setting: Setting
+) -> tuple[Float[Array, ""], losses.Metrics]:
+    """What every algorithm minimizes: the clipped objective, and the KL penalty if it is in the loss."""
+    model, options, pad_id, mask = setting.model, setting.options, setting.pad_id, episodes.mask
+    logp, entropy = response_logprobs(
+        policy, model, episodes.query, episodes.response, pad_id, options.temperature
+    )
+    new, old = (losses.of_actions(x, mask, options.ratio) for x in (logp, episodes.logp))
+    total, told = losses.policy_loss(new, old, episodes.advantages, mask, options.clip_policy, tokens)
+    if options.kl_in == "loss":
+        kl = rewards.kl_estimate(logp, episodes.ref_logp, mask, options.kl_estimator)
+        told["kl"] = masked_mean(losses.of_actions(kl, mask, options.ratio), mask, tokens)
+        total += options.kl_coef * told["kl"]
+    told |= {"loss": total, "entropy": masked_mean(entropy, mask, tokens)}
+    return total, {f"policy/{name}": x for name, x in told.items()}
+
+
+def value_loss(
+    value, episodes: Rollout, slots: losses.Denominator, setting: Setting
+) -> tuple[Float[Array, ""], losses.Metrics]:
+    """The clipped error of the values, of which PPO makes its advantages."""
+    assert episodes.values is not None and episodes.returns is not None, "the rollout read values"
+    model, options, pad_id = setting.model, setting.options, setting.pad_id
+    values = heads.scalars(value, model, episodes.query, episodes.response, pad_id)[:, :-1]
+    total, told = losses.value_loss(
+        values, episodes.values, episodes.returns, episodes.value_mask, options.clip_value, slots
+    )
+    return total, {f"value/{name}": x for name, x in (told | {"loss": total}).items()}
+
+
+def update_on(networks: dict[str, TrainState], minibatch: Rollout, setting: Setting):
+    """One optimizer step of every network on one minibatch, or of none.
+
+    A minibatch that would harm one is skipped by all: what is wrong with it (a score, an advantage) mostly
+    reaches all, and their learning-rate schedules stay in step.
+    """
+    options, rows = setting.options, minibatch.query.shape[0]
+    whole = minibatch.mask.sum(), minibatch.value_mask.sum()
+
+    def part_loss(params, part: Rollout):
+        tokens, slots = whole
+        if options.loss_mean == "rows":
+            own = [mask.sum(axis=1, keepdims=True) for mask in (part.mask, part.value_mask)]
+            tokens, slots = (rows * jnp.maximum(count, 1) for count in own)
+        total, metrics = loss(params, part, tokens, slots, setting)
+        if options.loss_mean == "constant":  # the metrics stay means over tokens
+            total *= minibatch.mask.mean()
+        return total, metrics
+
+    params = {name: network.params for name, network in networks.items()}
+    (_, metrics), gradients = value_and_grad_in_parts(part_loss, params, minibatch, options.microbatches)
+    seen = {name: (metrics[f"{name}/loss"], optax.tree.norm(gradients[name])) for name in networks}
+    healthy = jnp.stack([network.is_healthy(*seen[name]) for name, network in networks.items()]).all()
+    networks = {
+        name: network.apply_gradients(gradients[name], *seen[name], healthy)
+        for name, network in networks.items()
+    }
+    metrics |= {f"{name}/grad_norm": norm for name, (_, norm) in seen.items()} | {"skipped": ~healthy}
+    return networks, metrics
+
+
+def update(networks: dict[str, TrainState], episodes: Rollout, key: jax.Array, setting: Setting):
+    """Epochs of minibatches over one rollout, each epoch in a new order.
+
+    Advantages are known, so the responses to one prompt need not stay together.
+    """
+    parts = setting.options.minibatches
+
+    def epoch(networks, key):
+        shuffled = shuffle_rows(episodes, key) if parts > 1 else episodes
+        return jax.lax.scan(lambda n, m: update_on(n, m, setting), networks, split_rows(shuffled, parts))
+
+    networks, metrics = jax.lax.scan(epoch, networks, jax.random.split(key, setting.options.epochs))
+    skipped = {"skipped": metrics["skipped"].sum(), "skipped_in_a_row": networks["policy"].skipped}
+    return networks, jax.tree.map(jnp.mean, metrics) | skipped
