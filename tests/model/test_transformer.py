@@ -60,9 +60,9 @@ def np_mlp(w, x, config):
 def np_attention(w, x, config, kind):
     """Causal self-attention over the whole of `x` [T, D]; query head h reads key head h // group."""
     heads, group, size = w["query"].shape[1:]
-    query = np.einsum("td,dhgk->thgk", x, w["query"]) + w.get("query_bias", np.zeros(1))[..., 0, :]
-    key = np.einsum("td,dhk->thk", x, w["key"]) + w.get("key_bias", np.zeros(1))[..., 0, :]
-    value = np.einsum("td,dhk->thk", x, w["value"]) + w.get("value_bias", np.zeros(1))[..., 0, :]
+    query = np.einsum("td,dhgk->thgk", x, w["query"]) + w.get("query_bias", np.zeros((1, 1)))[..., 0, :]
+    key = np.einsum("td,dhk->thk", x, w["key"]) + w.get("key_bias", np.zeros((1, 1)))[..., 0, :]
+    value = np.einsum("td,dhk->thk", x, w["value"]) + w.get("value_bias", np.zeros((1, 1)))[..., 0, :]
     if config.qk_norm == "head":
         query = np.apply_along_axis(lambda v: np_norm(w["query_norm"], v, config), -1, query)
         key = np.apply_along_axis(lambda v: np_norm(w["key_norm"], v, config), -1, key)
