@@ -9,6 +9,7 @@ the columns of its own A.
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,12 +77,12 @@ def modules(model: ModelConfig, adapters) -> Iterator[Module]:
 # Writing -------------------------------------------------------------------------------------
 
 
-def save(folder: Path, adapters, model: ModelConfig) -> None:
+def save(folder: str | PathLike[str], adapters, model: ModelConfig) -> None:
     """Writes the adapters of a policy as a folder that PEFT opens beside `model.pretrained`.
 
     Raises ConfigError where no module of transformers has these matrices.
     """
-    lora = model.lora
+    folder, lora = Path(folder), model.lora
     tensors: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}
     found = list(modules(model, adapters))
