@@ -65,14 +65,13 @@ def architecture(model: ModelConfig, name: str | PathLike[str] | None = None) ->
 
 
 def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
-    file = folder / "config.json"
-    fields = read_object(file, ConfigError)
-    adapter = folder / ADAPTER
+    file, adapter = folder / "config.json", folder / ADAPTER
     if adapter.is_file():
         raise ConfigError(
             f"{adapter}: an adapter of another model: name that one, and this folder in model.lora.start, or "
             "merge the two first"
         )
+    fields = read_object(file, ConfigError)
     return *families.read(fields, file), fields
 
 
