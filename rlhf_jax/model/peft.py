@@ -6,6 +6,7 @@ of B. The way back is exact, too, at n times the rank: the As stand one upon the
 the columns of its own A.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,15 +27,15 @@ PREFIX = "base_model.model."  # of all names: what PEFT has laid around the mode
 TRANSPOSED = ("gpt2",)  # families whose matrices transformers keeps as [in, out]
 # Of adapter_config.json: what only these values of are computed here.
 PLAIN: tuple = (None, False, [], {})
-ONLY: dict[str, tuple] = {
-    "peft_type": ("LORA",),
-    "bias": ("none", None),
-    "use_dora": PLAIN,
-    "lora_bias": PLAIN,
-    "modules_to_save": PLAIN,
-    "layers_to_transform": PLAIN,
-    "trainable_token_indices": PLAIN,
-}
+ONLY: dict[str, tuple] = dict.fromkeys(
+    (
+        "use_dora use_qalora lora_bias modules_to_save layers_to_transform layer_replication "
+        "trainable_token_indices target_parameters alora_invocation_tokens"
+    ).split(),
+    PLAIN,
+)
+ONLY |= {"peft_type": ("LORA",), "bias": ("none", None)}
+ONLY["init_lora_weights"] = (True, False, None, "gaussian", "orthogonal", "eva")  # others change the base
 
 
 class Module(NamedTuple):
@@ -163,7 +164,8 @@ def load(folder: Path, model: ModelConfig, like):
             )
     tree: dict[str, dict[str, Adapter]] = {part: {} for part in like["layers"]}
     for module in found:
-        layers = [_split(module, source, i, fields, model, file) for i in range(model.layers)]
+        own = [like["layers"][part][name] for part, name in module.leaves]
+        layers = [_split(module, source, i, fields, model, own, file) for i in range(model.layers)]
         for (part, name), of_layers in zip(module.leaves, zip(*layers, strict=True), strict=True):
             wants = like["layers"][part][name]
             a, b = (np.stack(x) for x in zip(*of_layers, strict=True))
@@ -174,27 +176,35 @@ def load(folder: Path, model: ModelConfig, like):
 def _check(fields: dict[str, Any], file: Path, lora: LoraConfig) -> None:
     for name, values in ONLY.items():
         if fields.get(name) not in values:
-            raise ConfigError(f"{file}: field {name} is {fields[name]!r}, which is not supported")
+            raise ConfigError(f"{file}: field {name} is {fields.get(name)!r}, which is not supported")
     if fields.get("r") != lora.rank:
         raise ConfigError(
             f"{file}: field r is {fields.get('r')!r}, and model.lora.rank {lora.rank}: set it to that"
         )
 
 
-def _split(module: Module, source, i: int, fields: dict[str, Any], model: ModelConfig, file: Path):
+def _split(
+    module: Module,
+    source,
+    i: int,
+    fields: dict[str, Any],
+    model: ModelConfig,
+    like: list[Adapter],
+    file: Path,
+):
     """Our pairs (A, B) of one layer from PEFT's; B takes the difference of the scales."""
-    name, rank, count = PREFIX + module.name.format(i), model.lora.rank, len(module.leaves)
+    name, rank, count = PREFIX + module.name.format(i), model.lora.rank, len(like)
     a, b = (source.get_tensor(f"{name}.lora_{x}.weight").astype(np.float32) for x in "AB")
-    wide = _with_inputs(model, len(a))
-    shape = module.line.shape(wide if count > 1 else model, 0)
-    inputs = model.width if count > 1 else int(np.prod(shape)) // len(b)
-    if b.shape[1:] != a.shape[:1] or a.shape[1] != inputs:
+    inputs = math.prod(like[0].a.shape[1:-1])
+    outputs = sum(math.prod(adapter.b.shape[2:]) for adapter in like)
+    if a.shape != (len(a), inputs) or b.shape != (outputs, len(a)):
         raise ConfigError(f"{file}: {name} has A {a.shape} and B {b.shape}, which do not fit the model")
     b = b * (_scale(module.name.format(i), len(a), fields, file) / model.lora.scale)
     if count == 1 and len(a) == rank:
         return [(a.T, b.T)]
     if count > 1:
-        parts = module.line.split(b.T if module.is_rank_first else b, wide, 0)
+        of_rank = _with_inputs(model, len(a))
+        parts = module.line.split(b.T if module.is_rank_first else b, of_rank, 0)
         if len(a) == rank:
             return [(a.T, part.reshape(rank, -1)) for part in parts]
         blocks = [slice(k * rank, (k + 1) * rank) for k in range(count)]
@@ -209,11 +219,14 @@ def _split(module: Module, source, i: int, fields: dict[str, Any], model: ModelC
 
 def _scale(module: str, rank: int, fields: dict[str, Any], file: Path) -> float:
     """By which PEFT multiplies A · B of a module."""
-    alpha: Any = fields.get("lora_alpha")
-    for pattern, own in (fields.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            alpha = own
-            break
+    alpha, patterns = fields.get("lora_alpha"), fields.get("alpha_pattern") or {}
+    try:
+        own = [x for pattern, x in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
+    except (AttributeError, re.error):
+        raise ConfigError(
+            f"{file.parent / CONFIG}: field alpha_pattern is {patterns!r}, no patterns"
+        ) from None
+    alpha = own[0] if own else alpha
     if type(alpha) not in (int, float):
         raise ConfigError(f"{file.parent / CONFIG}: field lora_alpha is {alpha!r}, it should be a number")
     return alpha / rank**0.5 if fields.get("use_rslora") else alpha / rank

@@ -92,6 +92,10 @@ def test_one_a_for_three_matrices_is_that_of_each(tmp_path, name):
         ({"r": 4}, "adapter_config.json: field r is 4, and model.lora.rank 3"),
         ({"use_dora": True}, "adapter_config.json: field use_dora is True, which is not supported"),
         ({"peft_type": "IA3"}, "field peft_type is 'IA3'"),
+        ({"peft_type": None}, "field peft_type is None"),
+        ({"init_lora_weights": "pissa"}, "field init_lora_weights is 'pissa'"),
+        ({"alpha_pattern": [8]}, r"field alpha_pattern is \[8\], no patterns"),
+        ({"alpha_pattern": {"q_proj(": 8}}, "field alpha_pattern is"),
         ({"modules_to_save": ["lm_head"]}, "field modules_to_save"),
         ({"lora_alpha": None}, "field lora_alpha is None"),
     ],
@@ -115,6 +119,11 @@ def test_other_targets_and_shapes_are_told_by_the_tensor(tmp_path):
         peft.load(tmp_path, more, like_of(more))
     with pytest.raises(ConfigError, match="down_proj.lora_A.weight is missing"):
         peft.load(tmp_path, fewer, like_of(fewer))
+    fused = model_of("neox", targets=("attention",))
+    peft.save(tmp_path / "fused", adapters_of(fused), fused)
+    narrow = dataclasses.replace(fused, head_size=8)
+    with pytest.raises(ConfigError, match="query_key_value has A .* which do not fit the model"):
+        peft.load(tmp_path / "fused", narrow, like_of(narrow))
     wide = dataclasses.replace(model, width=64)
     with pytest.raises(ConfigError, match="q_proj has A .* which do not fit the model"):
         peft.load(tmp_path, wide, like_of(wide))
