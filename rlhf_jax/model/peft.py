@@ -219,14 +219,14 @@ def _split(
 
 def _scale(module: str, rank: int, fields: dict[str, Any], file: Path) -> float:
     """By which PEFT multiplies A · B of a module."""
-    alpha, patterns = fields.get("lora_alpha"), fields.get("alpha_pattern") or {}
+    patterns = fields.get("alpha_pattern") or {}
     try:
         own = [x for pattern, x in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
     except (AttributeError, re.error):
         raise ConfigError(
             f"{file.parent / CONFIG}: field alpha_pattern is {patterns!r}, no patterns"
         ) from None
-    alpha = own[0] if own else alpha
+    alpha: Any = own[0] if own else fields.get("lora_alpha")
     if type(alpha) not in (int, float):
         raise ConfigError(f"{file.parent / CONFIG}: field lora_alpha is {alpha!r}, it should be a number")
     return alpha / rank**0.5 if fields.get("use_rslora") else alpha / rank

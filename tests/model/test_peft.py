@@ -121,9 +121,9 @@ def test_other_targets_and_shapes_are_told_by_the_tensor(tmp_path):
         peft.load(tmp_path, fewer, like_of(fewer))
     fused = model_of("neox", targets=("attention",))
     peft.save(tmp_path / "fused", adapters_of(fused), fused)
-    narrow = dataclasses.replace(fused, head_size=8)
+    wide = dataclasses.replace(fused, width=64)
     with pytest.raises(ConfigError, match="query_key_value has A .* which do not fit the model"):
-        peft.load(tmp_path / "fused", narrow, like_of(narrow))
+        peft.load(tmp_path / "fused", wide, like_of(wide))
     wide = dataclasses.replace(model, width=64)
     with pytest.raises(ConfigError, match="q_proj has A .* which do not fit the model"):
         peft.load(tmp_path, wide, like_of(wide))
