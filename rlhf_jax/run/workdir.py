@@ -122,11 +122,14 @@ def read_config(workdir: str | PathLike[str]) -> Config:
 
 def read_stored(workdir: str | PathLike[str]) -> dict:
     """The same as it was written, which may have been by another version."""
+    file = Path(workdir) / "config.json"
+    nothing: dict = {}
     with storage.explained(workdir):
-        stored = read_object(Path(workdir) / "config.json", WorkdirError, missing={})
+        stored = read_object(file, WorkdirError, missing=nothing)
+    if stored is nothing:
+        raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
     if not isinstance(stored.get("sft"), dict):  # as in that of a model
-        why = "its config.json is that of something else" if stored else "it has no config.json"
-        raise WorkdirError(f"{workdir} is not the folder of a run: {why}")
+        raise WorkdirError(f"{workdir} is not the folder of a run: {file} is that of something else")
     return stored
 
 

@@ -189,7 +189,7 @@ def test_the_table_has_a_row_a_run_and_figure(three, tmp_path, capsys):
     [
         ([], "work folders are missing"),
         (["{}/a0", "{}/nowhere"], "nowhere is not the folder of a run: it has no config.json"),
-        (["{}/a0", "{}/model"], "model is not the folder of a run: its config.json is that of something"),
+        (["{}/a0", "{}/model"], "model/config.json is that of something else"),
         (["{}/a0", "--out={}/page.txt"], "page.txt should end in .html"),
         (["{}/broken"], "broken/results.json: not JSON"),
         (["{}/other"], "other/results.json: not as an evaluation writes it"),
