@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 from benchmarks.worker import Arrays, Side, Work, serve
-from rlhf_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PpoConfig, from_dict
+from rlhf_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.pipeline.rollout import Rollout, rollout
+from rlhf_jax.run.stored_config import from_dict
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 MICROBATCH_ROWS = 2  # measured: the fastest on two cores, as its activations stay in the cache

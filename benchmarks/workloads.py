@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.worker import WORKLOAD, Arrays
-from rlhf_jax.config import DataConfig, ModelConfig, to_dict
+from rlhf_jax.config import DataConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import Plan, left_pad, pack_rows, right_pad
 from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.run.stored_config import to_dict
 
 EOS = 1
 BUCKETS = DataConfig().query_buckets

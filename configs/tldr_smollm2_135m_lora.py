@@ -2,8 +2,8 @@
 
     rlhf-jax run --config=configs/tldr_smollm2_135m_lora.py --workdir=runs/tldr_smollm2_135m_lora
 
-Hardware: one GPU of 24 GB, as when all is trained, of which the networks take less. Posts and comparisons
-come from OpenAI's store (data.url), the model from the Hugging Face hub.
+Hardware: one GPU of 24 GB, as when all is trained; networks and optimizer take less of it. Posts and
+comparisons come from OpenAI's store (data.url), the model from the Hugging Face hub.
 Expected: nobody published figures. Not run yet at this length.
 """
 

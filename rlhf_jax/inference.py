@@ -21,7 +21,7 @@ from etils.epath import Path
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax.config import Config, ConfigError, DataConfig, ModelConfig, from_dict, to_dict
+from rlhf_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import Batch, Plan, QueryPlan, ResponsePlan
 from rlhf_jax.data.comparisons import Pair
@@ -38,6 +38,7 @@ from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.checkpoint import CheckpointError, read_meta
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.run.steps import finished
+from rlhf_jax.run.stored_config import from_dict, to_dict
 from rlhf_jax.training import adapters, inputs
 
 SHOWN_AFTER = 10  # seconds without a progress bar

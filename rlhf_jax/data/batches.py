@@ -6,6 +6,7 @@ once a bucket, times three widths of summaries where these are read. Nothing dep
 number of devices.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -28,7 +29,7 @@ class BatchError(ValueError):
     """Rows that cannot be put into batches as asked."""
 
 
-class Plan:
+class Plan(ABC):
     """Which rows make up the batch of each step.
 
     `lengths` [N] are in tokens, `buckets` the padded lengths in increasing order. The rows
@@ -55,9 +56,9 @@ class Plan:
         if left := rows - self.batch_size * self.steps_per_epoch:
             print(f"{stage}: {left:,} of {rows:,} rows fill no batch; others do in each epoch")
 
+    @abstractmethod
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         """The arrays of some rows [B], which a bucket of `width` tokens holds; `index` [B] is `rows`."""
-        raise NotImplementedError
 
     @property
     def steps_per_epoch(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax import inference
-from rlhf_jax.config import MODEL, Config, flatten, to_dict
+from rlhf_jax.config import MODEL, Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.record_json import plain, write_jsonl
@@ -33,6 +33,7 @@ from rlhf_jax.pipeline.own_reward import OwnReward
 from rlhf_jax.report.figures import figures
 from rlhf_jax.report.page import write_report
 from rlhf_jax.run import hosts, steps
+from rlhf_jax.run.stored_config import flatten, to_dict
 from rlhf_jax.run.workdir import read_seconds
 from rlhf_jax.training import inputs
 from rlhf_jax.training.metrics import read_metrics, show_results

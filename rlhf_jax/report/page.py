@@ -12,7 +12,6 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from rlhf_jax.config import flatten
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.record_json import read_jsonl, record_of
 from rlhf_jax.data.records import Post, Words
@@ -20,6 +19,7 @@ from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.report.page_plots import curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import flatten
 from rlhf_jax.training.metrics import read_metrics
 
 # A policy's field in results.json: heading, format, meaning.

@@ -14,10 +14,11 @@ from typing import Protocol
 
 from etils.epath import Path
 
-from rlhf_jax.config import Config, differences, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.files import matching
 from rlhf_jax.run import steps
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import differences, to_dict
 from rlhf_jax.run.workdir import Same, WorkdirError
 
 

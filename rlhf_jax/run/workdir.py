@@ -10,9 +10,10 @@ from typing import IO
 
 from etils.epath import Path
 
-from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, upgraded
+from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.files import matching, read_object, write_json
 from rlhf_jax.run import steps, storage
+from rlhf_jax.run.stored_config import differences, from_dict, to_dict, upgraded
 from rlhf_jax.validation import validate
 
 Same = Callable[[Path, str], bool]  # (work folder, field) → whether another value of it changes nothing there

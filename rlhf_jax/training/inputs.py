@@ -4,13 +4,14 @@ A stage that goes on with other posts, pairs or token ids than it began with tra
 `progress.json` keeps, for every stage, the digests of what it read.
 """
 
+import functools
 import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rlhf_jax.config import Config, flatten, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.record_json import to_json
@@ -21,6 +22,7 @@ from rlhf_jax.files import matching, named_by
 from rlhf_jax.model import pretrained
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import flatten, to_dict
 
 TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, TEMPLATE_FILE, GENERATION_FILE)  # of which there are some
 TOKENIZER = "tokenizer"  # the name that the run's own is held under
@@ -129,7 +131,19 @@ def of_base(name: str) -> str:
     folder = pretrained.folder_of(name)
     described = [file for name in ("config.json", pretrained.ADAPTER) for file in matching(folder, name)]
     files = [*described, *matching(folder, "*.safetensors")]
-    return f"{len(files)} files, {_of_files(files)}"
+    seen = ((file, file.stat()) for file in files)
+    digests = [_of_unchanged(file, (now.st_ino, now.st_size, now.st_mtime_ns)) for file, now in seen]
+    return f"{len(files)} files, {_sha256(digests)}"
+
+
+@functools.cache
+def _of_unchanged(file: Path, state: tuple[int, ...]) -> str:
+    """The digest of a file, which a process reads once as long as inode, size and time of change stay.
+
+    Networks of one base each ask for it, and its weights may be gigabytes.
+    """
+    del state
+    return steps.sha256(file)
 
 
 def _of_network(workdir: Path, name: str) -> str:

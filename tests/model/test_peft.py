@@ -83,7 +83,7 @@ def test_one_a_for_three_matrices_is_that_of_each(tmp_path, name):
     for part, matrix in zip(theirs, ("query", "key", "value"), strict=True):
         a, b = np.asarray(loaded[matrix].a[1]), np.asarray(loaded[matrix].b[1])
         ours = model.lora.scale * a @ b.reshape(RANK, -1)
-        np.testing.assert_allclose(ours, part.reshape(32, 32), rtol=1e-5, atol=1e-5)
+        tiny.assert_close(ours, part.reshape(32, 32), RANK + 3, scale=tiny.largest(a) * tiny.largest(b))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rlhf_jax.config import Config, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.pipeline import stages
 from rlhf_jax.report.compare import band, main, notes, page_of, policy_columns
 from rlhf_jax.report.many_runs import differing_fields, ending, means, read_runs, settings
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import to_dict
 from rlhf_jax.run.workdir import WorkdirError
 
 

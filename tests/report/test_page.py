@@ -5,10 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rlhf_jax.config import Config, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.pipeline import stages
 from rlhf_jax.report.page import ReportError, duration, write_report
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import to_dict
 
 POST = {
     "id": "p1",

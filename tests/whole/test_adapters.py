@@ -159,7 +159,7 @@ def test_merged_and_exported_it_is_the_same_network(config, run, tmp_path):
             nats = [network.log_likelihood(texts, summaries) for network in (ours, theirs)]
         else:
             nats = [network.score(texts, summaries) for network in (ours, theirs)]
-        np.testing.assert_allclose(*nats, rtol=1e-5, atol=1e-5)
+        tiny.assert_close(*nats, tiny.additions(ours.model, 36 + 24), scale=1.0)
 
 
 def test_an_adapter_of_peft_is_where_fine_tuning_starts(config, run, tmp_path):
