@@ -213,7 +213,7 @@ class DataConfig:
     query_tokens: int = 512
     response_tokens: int = 53  # of a generated summary, EOS included
     reward_response_tokens: int = 128  # of a summary that the reward model reads
-    query_buckets: tuple[int, ...] = (128, 256, 384, 512)  # padded query lengths
+    query_buckets: tuple[int, ...] = ()  # padded query lengths; empty: up to 4 that fit the data
     padding: str = setting("masked", choices=("masked", "space"))  # what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train

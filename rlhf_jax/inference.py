@@ -29,9 +29,10 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.files import read_object
+from rlhf_jax.functional import rewards
 from rlhf_jax.mesh import abstract_rows, in_rows_of, make_mesh, row_shards, to_devices, to_host
 from rlhf_jax.model import heads, lora, params, pretrained, transformer
-from rlhf_jax.model.generate import generate, sample_with_logprobs
+from rlhf_jax.model.generate import generate
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
@@ -63,13 +64,16 @@ def response_logp(weights, config: ModelConfig, query, responses, pad_id: int):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_ids", "pad_id", "temperature"))
-def draw(policy, reference, query: Int[Array, "B Q"], key: jax.Array, **sampling):
+def draw(policy, reference, query: Int[Array, "B Q"], key: jax.Array, model: ModelConfig, **sampling):
     """Responses [B, R] of the policy, and log π(response) − log π_ref(response) [B] through EOS, in nats.
 
     Both log-probabilities are at the temperature; the second result is 1 draw of the KL. `sampling` is
-    that of `sample_with_logprobs`.
+    that of `generate`.
     """
-    response, mask, logp, ref_logp = sample_with_logprobs(policy, reference, query, key, **sampling)
+    response = generate(policy, model, query, key, **sampling)
+    how = model, query, response, sampling["pad_id"], sampling["temperature"]
+    (logp, _), (ref_logp, _) = (response_logprobs(weights, *how) for weights in (policy, reference))
+    mask = rewards.response_mask(response, sampling["eos_ids"], sampling["pad_id"])
     return response, jnp.sum(jnp.where(mask, logp - ref_logp, 0.0), axis=1)
 
 

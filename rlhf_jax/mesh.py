@@ -10,10 +10,12 @@ same functions run on one device.
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
 
 from rlhf_jax.config import ConfigError, MeshConfig
 
@@ -132,7 +134,7 @@ def merge_rows(parts, together: int = 1):
 
 
 def group_rows(batch, groups: int):
-    """[B, …] → [groups, B / groups, …]; B may differ from array to array, as of prompts and their responses."""
+    """[B, …] → [groups, B / groups, …]; B may differ among arrays, as of prompts and their responses."""
 
     def group(x: jax.Array) -> jax.Array:
         return x.reshape(groups, x.shape[0] // groups, *x.shape[1:], out_sharding=layout(ROWS))
@@ -147,5 +149,15 @@ def ungroup_rows(batch):
 
 def shuffle_rows(batch, key: jax.Array):
     """The same rows in a random order, spread over the devices as before."""
-    order = jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[0])
+    return take_rows(batch, jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[0]))
+
+
+def sort_rows(batch, by: Int[Array, "B"], parts: int):
+    """The same rows such that each of `parts` in which `split_rows` takes them apart has a run in order."""
+    order = jnp.argsort(reshard(by, None))
+    return take_rows(batch, order.reshape(parts, -1).T.reshape(-1))
+
+
+def take_rows(batch, order: Int[Array, "B"]):
+    """The rows in this order, spread over the devices as before."""
     return jax.tree.map(lambda x: x.at[order].get(out_sharding=layout(ROWS)), batch)

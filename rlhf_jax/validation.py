@@ -219,9 +219,9 @@ def _check_together(config: Config) -> None:
         )
     if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
         raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
-    if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:
+    if tuple(sorted(set(data.query_buckets))) != data.query_buckets:
         raise ConfigError(f"data.query_buckets: {data.query_buckets} should be increasing lengths")
-    if data.query_buckets[-1] != data.query_tokens:
+    if data.query_buckets and data.query_buckets[-1] != data.query_tokens:
         raise ConfigError(
             f"data.query_buckets: the last one, {data.query_buckets[-1]}, "
             f"should be data.query_tokens {data.query_tokens}"

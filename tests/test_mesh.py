@@ -12,6 +12,7 @@ from rlhf_jax.mesh import (
     reshard,
     row_shards,
     shuffle_rows,
+    sort_rows,
     split_rows,
     to_devices,
 )
@@ -83,3 +84,14 @@ def test_shuffled_rows_stay_whole():
     shuffled = jax.device_get(shuffle_rows(rows, jax.random.key(0)))
     assert sorted(shuffled["a"]) == list(range(32)) and list(shuffled["a"]) != list(range(32))
     np.testing.assert_array_equal(shuffled["b"], shuffled["a"][:, None] * np.ones(3))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_sorted_rows_are_runs_in_order(parts):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    lengths = np.random.default_rng(0).integers(1, 9, 16)
+    with jax.set_mesh(mesh):
+        rows = to_devices({"length": lengths, "row": np.arange(16)}, mesh)
+        found = jax.jit(lambda rows: split_rows(sort_rows(rows, rows["length"], parts), parts))(rows)
+    np.testing.assert_array_equal(np.ravel(found["length"]), np.sort(lengths))
+    np.testing.assert_array_equal(lengths[found["row"]], found["length"])

@@ -35,7 +35,6 @@ def test_the_defaults_are_valid():
         ("data.query_buckets", [256, 512], "a tuple of int"),
         ("data.query_buckets", (256.0, 512), "a tuple of int"),
         ("data.query_buckets", (512, 256), "increasing"),
-        ("data.query_buckets", (), "increasing"),
         ("data.query_buckets", (0, 512), "positive"),
         ("data.query_buckets", (128, 256), "data.query_tokens 512"),
         ("model.heads", 3, "do not divide model.width 256"),

@@ -2,13 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.functional import rewards
 from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import kv_cache, transformer
-from rlhf_jax.model.likelihood import response_logprobs
 
 
 def generate(
@@ -97,37 +96,3 @@ def noise_like(
     grouped = whole.reshape(rows // samples, parts, samples, vocabulary, out_sharding=layout(ROWS))
     own = jax.lax.dynamic_index_in_dim(grouped, part, axis=1, keepdims=False)
     return own.reshape(rows, vocabulary, out_sharding=layout(ROWS))
-
-
-def sample_with_logprobs(
-    policy,
-    reference,
-    query: Int[Array, "B Q"],
-    key: jax.Array,
-    *,
-    model: ModelConfig,
-    response_tokens: int,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-    temperature: float,
-    samples: int = 1,
-    part: tuple[int | Int[Array, ""], int] = (0, 1),
-) -> tuple[Int[Array, "B*N R"], Bool[Array, "B*N R"], Float[Array, "B*N R"], Float[Array, "B*N R"]]:
-    """Responses that `policy` draws, their mask, and log-probabilities under it and `reference`, nats."""
-    with jax.named_scope("sample"):
-        response = generate(
-            policy,
-            model,
-            query,
-            key,
-            response_tokens=response_tokens,
-            eos_ids=eos_ids,
-            pad_id=pad_id,
-            temperature=temperature,
-            samples=samples,
-            part=part,
-        )
-    with jax.named_scope("score"):
-        logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
-        ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)
-    return response, rewards.response_mask(response, eos_ids, pad_id), logp, ref_logp

@@ -11,9 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.config import ConfigError, ModelConfig, PpoConfig
 from rlhf_jax.functional import advantages, losses, rewards
-from rlhf_jax.mesh import ROWS, layout, merge_rows, row_shards, split_rows
+from rlhf_jax.mesh import ROWS, in_rows_of, layout, merge_rows, row_shards, split_rows
 from rlhf_jax.model import heads
-from rlhf_jax.model.generate import sample_with_logprobs
+from rlhf_jax.model.generate import generate
+from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.model.widths import to_longest
 
 # Rows on one device that are sampled together. With more, reading their keys and values for every token
 # outweighs reading the weights, and a row takes as long; with fewer, the weights do.
@@ -49,6 +51,12 @@ class Rollout(struct.PyTreeNode):
     rewards: Float[Array, "B R"]  # KL penalty, and the score at its place, before any whitening
     advantages: Float[Array, "B #R"]  # of tokens, whitened over the whole batch; or one of a response
     returns: Float[Array, "B R"] | None  # advantages before whitening + values
+
+    def narrowed(self, width: int) -> "Rollout":
+        """Without the slots from `width` on, where there are none of any response."""
+        of_slots = self.replace(query=None, score=None)
+        narrow = jax.tree.map(lambda x: in_rows_of(x, x[:, :width]), of_slots)
+        return narrow.replace(query=self.query, score=self.score)
 
 
 class Setting(NamedTuple):
@@ -95,29 +103,45 @@ def sample(
 
     def seen(part):
         query, index = part
-        response, mask, logp, ref_logp = sample_with_logprobs(
-            policy,
-            reference,
-            query,
-            key,
-            model=model,
-            response_tokens=setting.response_tokens,
-            eos_ids=eos_ids,
-            pad_id=pad_id,
-            temperature=options.temperature,
-            samples=samples,
-            part=(index, parts),
-        )
+        with jax.named_scope("sample"):
+            response = generate(
+                policy,
+                model,
+                query,
+                key,
+                response_tokens=setting.response_tokens,
+                eos_ids=eos_ids,
+                pad_id=pad_id,
+                temperature=options.temperature,
+                samples=samples,
+                part=(index, parts),
+            )
+        mask = rewards.response_mask(response, eos_ids, pad_id)
+        slots = rewards.value_mask(mask, options.score_at)
+
+        def read(width):
+            rows = model, query, in_rows_of(response, response[:, :width]), pad_id
+            logp, _ = response_logprobs(policy, *rows, options.temperature)
+            ref_logp, _ = response_logprobs(reference, *rows, options.temperature)
+            values = None if value is None else heads.values(value, *rows)
+            score = None if reward is None else heads.score(reward, *rows)
+            return *(widened(x, slots) for x in (logp, ref_logp, values)), score
+
         with jax.named_scope("score"):
-            score = None if reward is None else heads.score(reward, model, query, response, pad_id)
-            values = None if value is None else heads.values(value, model, query, response, pad_id)
-        return response, mask, logp, ref_logp, values, score
+            return response, mask, *to_longest(read, slots)
 
     if parts == 1:
         views = seen((query, 0))
     else:
         views = merge_rows(jax.lax.map(seen, (split_rows(query, parts), jnp.arange(parts))), samples)
     return Sampled(query, *views)
+
+
+def widened(x: Float[Array, "B W"] | None, slots: Bool[Array, "B R"]) -> Float[Array, "B R"] | None:
+    """What was computed for the first W slots; 0 behind them, and wherever there is no slot."""
+    if x is None:
+        return None
+    return jnp.where(slots, jnp.pad(x, ((0, 0), (0, slots.shape[1] - x.shape[1]))), 0.0)
 
 
 def credited(

@@ -9,11 +9,12 @@ from jaxtyping import Array, Float
 
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
-from rlhf_jax.mesh import group_rows, shuffle_rows, split_rows, ungroup_rows
+from rlhf_jax.mesh import group_rows, shuffle_rows, sort_rows, split_rows, ungroup_rows
 from rlhf_jax.model import heads, lora
 from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.model.widths import to_longest
 from rlhf_jax.pipeline.rollout import Rollout, Setting
-from rlhf_jax.training.state import TrainState, value_and_grad_in_parts
+from rlhf_jax.training.state import TrainState, in_parts
 
 
 def loss(
@@ -72,7 +73,7 @@ def update_on(networks: dict[str, TrainState], minibatch: Rollout, setting: Sett
     whole = minibatch.mask.sum(), minibatch.value_mask.sum()
 
     def part_loss(trained, part: Rollout):
-        part, (tokens, slots) = ungroup_rows(part), whole
+        tokens, slots = whole
         if options.loss_mean == "rows":
             own = [mask.sum(axis=1, keepdims=True) for mask in (part.mask, part.value_mask)]
             tokens, slots = (rows * jnp.maximum(count, 1) for count in own)
@@ -82,8 +83,15 @@ def update_on(networks: dict[str, TrainState], minibatch: Rollout, setting: Sett
             total *= minibatch.mask.mean()
         return total, metrics
 
+    def part_gradients(trained, part: Rollout):
+        part, gradients = ungroup_rows(part), jax.value_and_grad(part_loss, has_aux=True)
+        return to_longest(lambda width: gradients(trained, part.narrowed(width)), part.value_mask)
+
     params = {name: network.params for name, network in networks.items()}
-    (_, metrics), gradients = value_and_grad_in_parts(part_loss, params, minibatch, options.microbatches)
+    if options.microbatches > 1:  # short responses have parts of their own, which are computed so far alone
+        longest = minibatch.value_mask.sum(axis=2).max(axis=1)
+        minibatch = sort_rows(minibatch, longest, options.microbatches)
+    (_, metrics), gradients = in_parts(part_gradients, params, minibatch, options.microbatches)
     seen = {name: (metrics[f"{name}/loss"], optax.tree.norm(gradients[name])) for name in networks}
     healthy = jnp.stack([network.is_healthy(*seen[name]) for name, network in networks.items()]).all()
     networks = {

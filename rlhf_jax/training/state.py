@@ -123,14 +123,17 @@ def make_optimizer(options: OptimizerConfig, updates: int) -> optax.GradientTran
     return optax.chain(optax.clip_by_global_norm(options.clip_norm), adamw) if options.clip_norm else adamw
 
 
-@jax.named_scope("gradients")
 def value_and_grad_in_parts(loss: Callable, params, batch, parts: int):
-    """(loss, metrics) and gradients of `loss(params, batch) -> (loss, metrics)`, computed in parts.
+    """(loss, metrics) and gradients of `loss(params, batch) -> (loss, metrics)`, computed `in_parts`.
 
-    The rows of `batch` are split into `parts` microbatches whose results are *added*: `loss` must
-    divide by the whole batch's denominator, so that the split changes memory and nothing else.
+    `loss` must divide by the whole batch's denominator, so that the split changes memory and nothing else.
     """
-    grad = jax.value_and_grad(loss, has_aux=True)
+    return in_parts(jax.value_and_grad(loss, has_aux=True), params, batch, parts)
+
+
+@jax.named_scope("gradients")
+def in_parts(grad: Callable, params, batch, parts: int):
+    """`grad(params, batch)`, with the rows of `batch` in `parts` microbatches whose results are *added*."""
     if parts == 1:
         return grad(params, batch)
     microbatches = split_rows(batch, parts)

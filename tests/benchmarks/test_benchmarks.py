@@ -60,6 +60,14 @@ def test_work_of_a_compiled_program_counts_the_turns_of_its_loops():
     assert devices.dot_flops(text) == 7 * 2 * 8 * 16 * 16
 
 
+def test_of_branches_the_one_with_the_most_work_counts():
+    def program(which, x, w):
+        return jax.lax.switch(which, [lambda: x, lambda: x @ w, lambda: x @ w @ w])
+
+    text = jax.jit(program).lower(1, jnp.ones((8, 16)), jnp.ones((16, 16))).compile().as_text()
+    assert devices.dot_flops(text) == 2 * 2 * 8 * 16 * 16
+
+
 def test_operations_of_a_program_by_kind():
     def program(x, w, v):
         return jnp.tanh(x @ w).sum(axis=0), w @ v, x.T

@@ -14,7 +14,7 @@ from tiny import EOS, PAD, VOCABULARY
 
 from rlhf_jax.config import ConfigError, MeshConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import heads, params, transformer, widths
 from rlhf_jax.pipeline import rollout as rollouts
 from rlhf_jax.pipeline import update
 from rlhf_jax.pipeline.rollout import Rollout, Setting, rollout
@@ -330,3 +330,27 @@ def test_parts_hold_all_responses_to_a_prompt():
         told = "ppo.rollout_rows: 8 do not divide over 4 row shards of 4 responses a prompt"
         with pytest.raises(ConfigError, match=told):
             parts(512, 4, 8)
+
+
+def test_reading_to_the_longest_response_gives_the_numbers_of_reading_to_the_limit(networks, monkeypatch):
+    """Of 32 slots 16 are read, in every part of the rows; tokens are the same, all else to rounding."""
+    limit = 32
+    options = dataclasses.replace(OPTIONS, temperature=1.0, score_at="after_eos", rollout_rows=4)
+    eager = networks.policy | {"head": networks.policy["head"].at[:, EOS].multiply(3.0)}
+
+    def rolled():
+        setting = Setting(CONFIG, options, limit, (EOS,), PAD)
+        roll = jax.jit(functools.partial(rollout, setting=setting))
+        query = jnp.asarray(tiny.random_queries(B, Q))
+        given = networks._replace(policy=eager)
+        return jax.device_get(roll(*given, query, jax.random.key(3), jnp.float32(KL_COEF)))
+
+    short = rolled()
+    monkeypatch.setattr(widths, "halves", lambda limit: (limit,))
+    whole = rolled()
+    lengths = whole.mask.sum(axis=1)
+    assert any(lengths[part::4].max() < limit / 2 for part in range(4))
+    for name in ("response", "mask", "value_mask"):
+        np.testing.assert_array_equal(getattr(short, name), getattr(whole, name))
+    for name in ("logp", "ref_logp", "values", "score", "rewards", "advantages"):
+        tiny.assert_close(getattr(short, name), getattr(whole, name), tiny.additions(CONFIG, Q + limit))

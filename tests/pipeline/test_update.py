@@ -91,9 +91,7 @@ def test_loss_is_clipped_policy_plus_clipped_value_loss(reference, value, episod
     scale = tiny.largest(logits) / temperature  # of a log-probability: an error of it is that of a ratio
     for name, expected in zip(names, policy, strict=True):
         tiny.assert_close({name: metrics[f"policy/{name}"]}, {name: expected}, SUMS, scale)
-    value = numpy_reference.value_loss(
-        values, episodes.values, episodes.returns, episodes.value_mask, 0.2
-    )
+    value = numpy_reference.value_loss(values, episodes.values, episodes.returns, episodes.value_mask, 0.2)
     squares = tiny.largest(values) ** 2
     tiny.assert_close([metrics["value/loss"], metrics["value/clipfrac"]], [*value], SUMS, squares)
     tiny.assert_close(total, policy[0] + 0.3 * value[0], SUMS, scale + 0.3 * squares)
@@ -312,6 +310,22 @@ def placed(policy, value, mesh):
         return policy, value
     specs = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
     return [
-        each and jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(of, mesh))
+        each
+        and jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(of, mesh))
         for each, of in zip((policy, value), specs, strict=True)
     ]
+
+
+def test_empty_slots_behind_the_longest_response_change_nothing(reference, value, episodes):
+    """Of 24 slots three are used: half of the limit is computed, and the numbers are those of three."""
+    room = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 24 - R))), episodes.replace(query=None, score=None))
+    wide = room.replace(query=episodes.query, score=episodes.score)
+    wide = wide.replace(response=np.where(wide.mask, wide.response, PAD))
+    options = dataclasses.replace(OPTIONS, epochs=1, minibatches=1, microbatches=4)
+    update = jax.jit(functools.partial(updates.update, setting=SETTING._replace(options=options)))
+    state = ppo.initial_state(reference, value, optax.sgd(1.0), options, seed=0)
+    found, expected = (update(state.networks, given, jax.random.key(0)) for given in (wide, episodes))
+    scale = tiny.largest(episodes.logp)
+    tiny.assert_close(found[1], expected[1], SUMS, scale)
+    ours, theirs = ({name: of[0][name].params for name in of[0]} for of in (found, expected))
+    tiny.assert_close(ours, theirs, STEP, scale=tiny.largest(theirs))
