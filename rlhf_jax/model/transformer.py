@@ -378,10 +378,10 @@ def apply_to_responses(
     hidden = _fold(params, config, tokens, positions, attend, lambda x: in_rows_of(x, x[:, stem - 1 :]))
     if count == 1:
         return hidden
-    own = hidden[:, 1:].reshape(rows, count, length - 1, -1, out_sharding=layout(ROWS))
+    own = hidden[:, 1:].reshape(rows, count, length - 1, config.width, out_sharding=layout(ROWS))
     first = jnp.repeat(hidden[:, None, :1], count, axis=1, out_sharding=layout(ROWS))
     both = jnp.concatenate([first, own], axis=2)
-    return both.reshape(rows * count, length, -1, out_sharding=layout(ROWS))
+    return both.reshape(rows * count, length, config.width, out_sharding=layout(ROWS))
 
 
 def _branches(config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Array, "B N R"], pad_id: int):

@@ -128,7 +128,7 @@ def sample(
             return *(widened(x, slots) for x in (logp, ref_logp, values)), score
 
         with jax.named_scope("score"):
-            return response, mask, *to_longest(read, slots)
+            return response, mask, *to_longest(read, query, slots)
 
     if parts == 1:
         views = seen((query, 0))

@@ -85,7 +85,7 @@ def update_on(networks: dict[str, TrainState], minibatch: Rollout, setting: Sett
 
     def part_gradients(trained, part: Rollout):
         part, gradients = ungroup_rows(part), jax.value_and_grad(part_loss, has_aux=True)
-        return to_longest(lambda width: gradients(trained, part.narrowed(width)), part.value_mask)
+        return to_longest(lambda width: gradients(trained, part.narrowed(width)), part.query, part.value_mask)
 
     params = {name: network.params for name, network in networks.items()}
     if options.microbatches > 1:  # short responses have parts of their own, which are computed so far alone

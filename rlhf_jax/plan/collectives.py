@@ -1,8 +1,9 @@
 """Bytes that a compiled program sends between devices, read from its text (HLO).
 
-A collective inside a loop counts as often as the loop turns; of branches that with the most counts. What a device receives of a result of S
-bytes in a group of n: all-gather and all-to-all S (n − 1) / n, all-reduce twice that, reduce-scatter
-S (n − 1), collective-permute S. Overlap with computation does not change bytes.
+A collective inside a loop counts as often as the loop turns; of branches, the one that receives the
+most counts. What a device receives of a result of S bytes in a group of n: all-gather and all-to-all
+S (n − 1) / n, all-reduce twice that, reduce-scatter S (n − 1), collective-permute S. Overlap with
+computation does not change bytes.
 """
 
 import math

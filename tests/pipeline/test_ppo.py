@@ -171,10 +171,16 @@ def test_frozen_networks_in_the_computation_s_type_change_no_bit(reference, rewa
 
 
 @pytest.mark.parametrize("loop", ["scan", "unroll"])
-@pytest.mark.parametrize(("rows", "minibatches", "microbatches"), [(1, 1, 1), (4, 2, 2)])
-def test_a_part_of_one_episode_has_a_layout_on_a_mesh(loop, rows, minibatches, microbatches):
+@pytest.mark.parametrize(
+    ("devices", "rows", "minibatches", "microbatches", "response"),
+    [(1, 1, 1, 1, R), (1, 4, 2, 2, R), (1, 4, 2, 2, 24), (8, 32, 2, 2, 24)],
+)
+def test_a_part_of_one_episode_has_a_layout_on_a_mesh(
+    loop, devices, rows, minibatches, microbatches, response
+):
+    """On every device; of 24 slots, half may be computed."""
     options = PpoConfig(batch_size=rows, minibatches=minibatches, microbatches=microbatches)
-    data = DataConfig(query_tokens=Q, query_buckets=(Q,), response_tokens=R)
+    data = DataConfig(query_tokens=Q, query_buckets=(Q,), response_tokens=response)
     model = dataclasses.replace(CONFIG, layer_loop=loop)
-    with jax.set_mesh(make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])):
+    with jax.set_mesh(make_mesh(MeshConfig(1, devices, 1), jax.devices()[:devices])):
         ppo.traced(Config(model=model, data=data, ppo=options), model, VOCABULARY)

@@ -346,7 +346,7 @@ def test_reading_to_the_longest_response_gives_the_numbers_of_reading_to_the_lim
         return jax.device_get(roll(*given, query, jax.random.key(3), jnp.float32(KL_COEF)))
 
     short = rolled()
-    monkeypatch.setattr(widths, "halves", lambda limit: (limit,))
+    monkeypatch.setattr(widths, "widths", lambda limit, beside: [limit])
     whole = rolled()
     lengths = whole.mask.sum(axis=1)
     assert any(lengths[part::4].max() < limit / 2 for part in range(4))

@@ -317,15 +317,22 @@ def placed(policy, value, mesh):
 
 
 def test_empty_slots_behind_the_longest_response_change_nothing(reference, value, episodes):
-    """Of 24 slots three are used: half of the limit is computed, and the numbers are those of three."""
+    """Of 24 slots three are used: half of the limit is computed, on one device and on eight."""
     room = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 24 - R))), episodes.replace(query=None, score=None))
     wide = room.replace(query=episodes.query, score=episodes.score)
     wide = wide.replace(response=np.where(wide.mask, wide.response, PAD))
     options = dataclasses.replace(OPTIONS, epochs=1, minibatches=1, microbatches=4)
     update = jax.jit(functools.partial(updates.update, setting=SETTING._replace(options=options)))
-    state = ppo.initial_state(reference, value, optax.sgd(1.0), options, seed=0)
-    found, expected = (update(state.networks, given, jax.random.key(0)) for given in (wide, episodes))
-    scale = tiny.largest(episodes.logp)
-    tiny.assert_close(found[1], expected[1], SUMS, scale)
-    ours, theirs = ({name: of[0][name].params for name in of[0]} for of in (found, expected))
-    tiny.assert_close(ours, theirs, STEP, scale=tiny.largest(theirs))
+
+    def updated(given, mesh=None):
+        state = ppo.initial_state(*placed(reference, value, mesh), optax.sgd(1.0), options, seed=0)
+        networks, metrics = update(state.networks, given, jax.random.key(0))
+        return jax.device_get(({name: network.params for name, network in networks.items()}, metrics))
+
+    expected, alone = updated(episodes), updated(wide)
+    mesh = make_mesh(MeshConfig(2, 4, 1))
+    with jax.set_mesh(mesh):
+        split = updated(to_devices(wide, mesh), mesh)
+    for params, metrics in (alone, split):
+        tiny.assert_close(metrics, expected[1], SUMS, scale=tiny.largest(episodes.logp))
+        tiny.assert_close(params, expected[0], STEP, scale=tiny.largest(expected[0]))
