@@ -333,6 +333,6 @@ def test_empty_slots_behind_the_longest_response_change_nothing(reference, value
     mesh = make_mesh(MeshConfig(2, 4, 1))
     with jax.set_mesh(mesh):
         split = updated(to_devices(wide, mesh), mesh)
-    for params, metrics in (alone, split):
+    for learned, metrics in (alone, split):
         tiny.assert_close(metrics, expected[1], SUMS, scale=tiny.largest(episodes.logp))
-        tiny.assert_close(params, expected[0], STEP, scale=tiny.largest(expected[0]))
+        tiny.assert_close(learned, expected[0], STEP, scale=tiny.largest(expected[0]))
