@@ -34,6 +34,7 @@ def widths(limit: int, beside: float) -> list[int]:
     """The limit, before it its half and its quarter, each if it is worth it with so many tokens beside."""
     found = [limit]
     for width in (limit // 2, limit // 4):
-        if width >= SHORTEST and found[0] - width >= WORTH * (found[0] + beside):
-            found.insert(0, width)
+        if width < SHORTEST or found[0] - width < WORTH * (found[0] + beside):
+            break
+        found.insert(0, width)
     return found
