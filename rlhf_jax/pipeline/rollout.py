@@ -15,7 +15,7 @@ from rlhf_jax.mesh import ROWS, in_rows_of, layout, merge_rows, row_shards, spli
 from rlhf_jax.model import heads
 from rlhf_jax.model.generate import generate
 from rlhf_jax.model.likelihood import response_logprobs
-from rlhf_jax.model.widths import to_longest
+from rlhf_jax.model.response_widths import to_longest
 
 # Rows on one device that are sampled together. With more, reading their keys and values for every token
 # outweighs reading the weights, and a row takes as long; with fewer, the weights do.

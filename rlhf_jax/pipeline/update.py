@@ -12,7 +12,7 @@ from rlhf_jax.functional.advantages import masked_mean
 from rlhf_jax.mesh import group_rows, shuffle_rows, sort_rows, split_rows, ungroup_rows
 from rlhf_jax.model import heads, lora
 from rlhf_jax.model.likelihood import response_logprobs
-from rlhf_jax.model.widths import to_longest
+from rlhf_jax.model.response_widths import to_longest
 from rlhf_jax.pipeline.rollout import Rollout, Setting
 from rlhf_jax.training.state import TrainState, in_parts
 

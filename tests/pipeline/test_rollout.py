@@ -14,7 +14,7 @@ from tiny import EOS, PAD, VOCABULARY
 
 from rlhf_jax.config import ConfigError, MeshConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, params, transformer, widths
+from rlhf_jax.model import heads, params, response_widths, transformer
 from rlhf_jax.pipeline import rollout as rollouts
 from rlhf_jax.pipeline import update
 from rlhf_jax.pipeline.rollout import Rollout, Setting, rollout
@@ -346,7 +346,7 @@ def test_reading_to_the_longest_response_gives_the_numbers_of_reading_to_the_lim
         return jax.device_get(roll(*given, query, jax.random.key(3), jnp.float32(KL_COEF)))
 
     short = rolled()
-    monkeypatch.setattr(widths, "widths", lambda limit, beside: [limit])
+    monkeypatch.setattr(response_widths, "widths", lambda limit, beside: [limit])
     whole = rolled()
     lengths = whole.mask.sum(axis=1)
     assert any(lengths[part::4].max() < limit / 2 for part in range(4))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.model.widths import to_longest, widths
+from rlhf_jax.model.response_widths import to_longest, widths
 
 
 @pytest.mark.parametrize(
