@@ -154,3 +154,13 @@ def test_published_algorithms_are_valid(fields):
     config = Config()
     config.ppo = dataclasses.replace(config.ppo, **fields)
     validate(config)
+
+
+def test_all_responses_to_a_prompt_share_a_microbatch():
+    config = config_with("ppo.samples", 4)
+    config.ppo.microbatches = 128
+    validate(config)
+    config.ppo.microbatches = 256  # which 512 episodes would fill
+    told = "ppo.batch_size: 512 / ppo.samples 4 is not divisible by ppo.minibatches × ppo.microbatches = 256"
+    with pytest.raises(ConfigError, match=told):
+        validate(config)
