@@ -21,8 +21,8 @@ def setting(default: Any, **facts: Any) -> Any:
 
     choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
     positive. sign=True: it may be any number. at_most=1, below=1: its limits. algorithm="ppo": with another
-    ppo.algorithm nothing reads it. placement=True: it says where and how a run is computed and kept, not
-    what, so that a run resumes with another value: the numbers differ by rounding.
+    `algorithm` of its section nothing reads it. placement=True: it says where and how a run is computed and
+    kept, not what, so that a run resumes with another value: the numbers differ by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -247,6 +247,25 @@ class RewardConfig:
 
 
 @dataclass
+class DpoConfig:
+    """Direct preference optimization, on the pairs of the reward model."""
+
+    # dpo and ipo measure both responses of a pair against the SFT policy, and ipo only up to a margin; simpo
+    # compares the mean log-probabilities of their tokens, without a reference.
+    algorithm: str = setting("dpo", choices=("dpo", "ipo", "simpo"))
+    beta: float = 0.1  # β: the weight of the KL penalty that the loss stands for; of simpo, about 2, a scale
+    # Share of choices that are taken to be wrong.
+    label_smoothing: float = setting(0.0, zero=True, below=0.5, algorithm="dpo")
+    margin: float = setting(1.0, zero=True, algorithm="simpo")  # γ, by which the preferred one is to be ahead
+    batch_size: int = 64  # pairs a step
+    epochs: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-6))
+    microbatches: int = setting(1, placement=True)
+    save_every: int = 500
+    best: str = ""  # metric whose best checkpoint later stages read, e.g. accuracy
+
+
+@dataclass
 class PpoConfig:
     # What tells good responses from bad: ppo a value network, token by token; the others compare whole
     # responses, rloo and grpo those to the same prompt, reinforce all of the batch.
@@ -350,12 +369,15 @@ class HealthConfig:
 @dataclass
 class Config:
     seed: int = setting(0, zero=True)
+    # Stages that train a policy by people's preferences, each a policy of its own; evaluation compares them.
+    policies: tuple[str, ...] = setting(("ppo",), choices=("dpo", "ppo"))
     keep_checkpoints: int = setting(2, placement=True)  # newest of a training that stay, beside the best
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)

@@ -15,6 +15,7 @@ from rlhf_jax.config import (
     MODEL,
     Config,
     ConfigError,
+    DpoConfig,
     ModelConfig,
     PpoConfig,
     RotaryConfig,
@@ -147,15 +148,19 @@ def _check_rewards(options: PpoConfig) -> None:
         raise ConfigError(f"ppo.reward_weights: {given} weights for the {len(places)} of ppo.reward")
 
 
-def _check_algorithm(options: PpoConfig) -> None:
-    name, samples = options.algorithm, options.samples
+def _check_read(section: str, options: DpoConfig | PpoConfig) -> None:
+    name = options.algorithm
     for known in dataclasses.fields(options):
         reader, value = known.metadata.get("algorithm", name), getattr(options, known.name)
         if reader != name and value != known.default:
             raise ConfigError(
-                f"ppo.{known.name}: {value!r} is read by ppo.algorithm={reader} and not by {name}: "
-                f"leave it at {known.default!r}"
+                f"{section}.{known.name}: {value!r} is read by {section}.algorithm={reader} and not by "
+                f"{name}: leave it at {known.default!r}"
             )
+
+
+def _check_algorithm(options: PpoConfig) -> None:
+    name, samples = options.algorithm, options.samples
     if options.batch_size % samples:
         raise ConfigError(f"ppo.samples: {samples} do not divide ppo.batch_size {options.batch_size}")
     if options.rollout_rows % samples:
@@ -237,16 +242,20 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
+    _check_read("dpo", config.dpo)
+    _check_read("ppo", ppo)
     _check_algorithm(ppo)
     _check_rewards(ppo)
     _check_lora(config)
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
+    if not config.policies:
+        raise ConfigError("policies: () should name a stage that trains one by people's preferences")
     if not config.rounds.pairs:
         raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:
         raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
-    for stage in ("sft", "reward"):
+    for stage in ("sft", "reward", "dpo"):
         options = getattr(config, stage)
         if options.batch_size % options.microbatches:
             raise ConfigError(

@@ -185,6 +185,12 @@ class PairPlan(ResponsePlan):
         return batch | {"chosen": responses[:, 0], "rejected": responses[:, 1]}
 
 
+class DpoPlan(PairPlan):
+    """The same for a policy that learns from the pairs."""
+
+    field = "dpo.batch_size"
+
+
 class SftPlan(Plan):
     """Batches of rows of query–response examples: `tokens`, `segments` and `targets_mask` [B, T].
 

@@ -120,7 +120,7 @@ def run(config: Config, workdir: Path) -> None:
         "reward_model": None
         if margins is None
         else reward_model_figures(margins, pairs["train"], held_out, scores.get(policies.REFERENCE), judge),
-        "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
+        "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")) if "ppo" in texts else {},
         "notes": notes,
     }
     for name, nats in reference_nats.items():

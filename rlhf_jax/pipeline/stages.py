@@ -11,7 +11,7 @@ from etils.epath import Path
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, ModelConfig
 from rlhf_jax.data.tokenizer import GENERATION_FILE, TEMPLATE_FILE
-from rlhf_jax.pipeline import collect, ppo, reward, sft
+from rlhf_jax.pipeline import collect, dpo, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 
@@ -57,7 +57,8 @@ class Stage:
 
 def words_of(config: Config) -> dict[str, str]:
     """What stands for the fields of a label."""
-    return {"algorithm": config.ppo.algorithm.upper()}
+    direct = {"dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}[config.dpo.algorithm]
+    return {"algorithm": config.ppo.algorithm.upper(), "direct": direct}
 
 
 def evaluate(config: Config, workdir: Path) -> None:
@@ -68,8 +69,13 @@ def evaluate(config: Config, workdir: Path) -> None:
 
 
 def scores_by_model(config: Config) -> bool:
-    """Whether a reward model is among the rewards of PPO: without it, no comparisons are needed."""
+    """Whether a reward model is among the rewards: of PPO, and of those by which evaluation measures."""
     return MODEL in config.ppo.rewards
+
+
+def learns_from_pairs(config: Config) -> bool:
+    """Whether people's comparisons are needed."""
+    return scores_by_model(config) or "dpo" in config.policies
 
 
 STAGES = [
@@ -92,7 +98,7 @@ STAGES = [
         "collect",
         "Comparisons",
         collect.run,
-        wanted=scores_by_model,
+        wanted=learns_from_pairs,
         needs=("sft",),
         fields=("data.comparisons", "data.files", "data.columns", "data.mini_pairs", "data.mini_sampled"),
         files=("comparisons.jsonl",),
@@ -114,9 +120,22 @@ STAGES = [
         programs={"reward": reward.traced},
     ),
     Stage(
+        "dpo",
+        "{direct}",
+        dpo.train,
+        wanted=lambda config: "dpo" in config.policies,
+        needs=("sft", "collect"),
+        fields=("dpo.", "reward.batches"),
+        networks={
+            "dpo": Output("{direct}", "a policy trained with {direct} on {responses} that people compared")
+        },
+        programs={"dpo": dpo.traced},
+    ),
+    Stage(
         "ppo",
         "{algorithm}",
         ppo.train,
+        wanted=lambda config: "ppo" in config.policies,
         needs=("sft", "reward"),
         fields=("ppo.",),
         networks={

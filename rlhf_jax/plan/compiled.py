@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config import Config, DpoConfig, ModelConfig, RewardConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, row_shards
 from rlhf_jax.model import heads, lora, params, transformer
@@ -66,7 +66,7 @@ def compile_program(
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
     networks = _networks(program, config, model, vocabulary)
-    learning = {"sft": 1, "reward": 1, "ppo": 1 + config.ppo.has_value_network}
+    learning = {"sft": 1, "reward": 1, "dpo": 1, "ppo": 1 + config.ppo.has_value_network}
     trained = sum(networks[: learning.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
@@ -157,10 +157,12 @@ def steps(program: str, config: Config, shards: int) -> int:
     the texts of all policies, counts as one of best-of-N.
     """
     (posts, pairs), options = tasks.find(config.data, config.seed).expected, config.eval
+    seeds = {"reward": config.reward.seeds, "dpo": 1}
     if program == "sft":
         return max(1, round(config.sft.epochs * (posts // config.sft.batch_size)))
-    if program == "reward":
-        return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
+    if program in seeds:
+        learned: RewardConfig | DpoConfig = getattr(config, program)
+        return seeds[program] * max(1, round(learned.epochs * (pairs // learned.batch_size)))
     if program == "ppo":
         return config.ppo.episodes // config.ppo.batch_size
 
@@ -180,6 +182,7 @@ def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int)
     networks = {
         "sft": [policy],
         "reward": [scalar],
+        "dpo": [policy],
         "ppo": [policy, *value, policy, *reward],
         "eval.write": [policy],
         "eval.read": [scalar],

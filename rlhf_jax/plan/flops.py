@@ -103,6 +103,10 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     if program == "reward":
         work = config.reward.batch_size * forward_to_ends(model, q, 2, long)
         return [train("update", net, work, 0, config.reward.microbatches)]
+    if program == "dpo":
+        rows = 2 * config.dpo.batch_size
+        work = rows * forward(model, q + long - 1, long)
+        return [train("update", net, work, rows * long, config.dpo.microbatches)]
     n = config.eval.best_of
     if program == "eval.write":
         return sample(net, inference.batch_size(net.rows, n), q, r, n)

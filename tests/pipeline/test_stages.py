@@ -14,8 +14,15 @@ def test_a_run_is_called_by_its_algorithm(algorithm):
     assert stages.find("ppo").about(config) == {"label": name, "networks": {"ppo": name}}
 
 
+@pytest.mark.parametrize(("algorithm", "name"), [("dpo", "DPO"), ("ipo", "IPO"), ("simpo", "SimPO")])
+def test_so_is_what_learned_from_pairs_directly(algorithm, name):
+    config = Config()
+    config.dpo = dataclasses.replace(config.dpo, algorithm=algorithm)
+    assert stages.find("dpo").about(config) == {"label": name, "networks": {"dpo": name}}
+
+
 def test_no_other_label_depends_on_the_configuration():
     for stage in stages.STAGES:
-        if stage.name != "ppo":
+        if stage.name not in ("dpo", "ppo"):
             networks = {name: left.label for name, left in stage.networks.items()}
             assert stage.about(Config()) == {"label": stage.label, "networks": networks}

@@ -17,11 +17,11 @@ import tiny
 from jax.sharding import PartitionSpec as P
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import LoraConfig, MeshConfig, OptimizerConfig, PpoConfig
+from rlhf_jax.config import DpoConfig, LoraConfig, MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.data.batches import right_pad
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import generate, heads, likelihood, lora, params, transformer
-from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline import dpo, ppo, reward, sft
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 CONFIG = dataclasses.replace(tiny.GPT2, layer_loop="scan", positions="rotary")
@@ -75,6 +75,15 @@ def reward_update(mesh, model=CONFIG):
     return state.params, metrics
 
 
+def dpo_update(mesh, model=CONFIG):
+    batch = {"query": tiny.random_queries(ROWS, Q), "chosen": responses(1), "rejected": responses(2)}
+    batch["ref_logp"] = np.random.default_rng(3).uniform(-9, -3, (ROWS, 2)).astype(np.float32)
+    options = DpoConfig(microbatches=2)
+    step = jax.jit(functools.partial(dpo.step, model=model, options=options, pad_id=PAD))
+    state, metrics = step(TrainState.create(placed(TRANSFORMER, mesh, 0), OPTIMIZER), rows(batch, mesh))
+    return state.params, metrics
+
+
 def ppo_iteration(mesh, model=CONFIG, options=PPO):
     """New parameters of policy and value network, and the metrics with the rollout among them."""
     measure = ppo.objective
@@ -95,7 +104,7 @@ def ppo_iteration(mesh, model=CONFIG, options=PPO):
     return {name: network.params for name, network in state.networks.items()}, metrics
 
 
-UPDATES = {"sft": sft_update, "reward": reward_update, "ppo": ppo_iteration}
+UPDATES = {"sft": sft_update, "reward": reward_update, "dpo": dpo_update, "ppo": ppo_iteration}
 
 
 @pytest.fixture(scope="module")
