@@ -250,8 +250,8 @@ class RewardConfig:
 class DpoConfig:
     """Direct preference optimization, on the pairs of the reward model."""
 
-    # dpo and ipo measure both responses of a pair against the SFT policy, and ipo only up to a margin; simpo
-    # compares the mean log-probabilities of their tokens, without a reference.
+    # dpo measures both responses of a pair against the SFT policy; ipo too, by the token and up to a margin;
+    # simpo compares the mean log-probabilities of their tokens, without a reference.
     algorithm: str = setting("dpo", choices=("dpo", "ipo", "simpo"))
     beta: float = 0.1  # β: the weight of the KL penalty that the loss stands for; of simpo, about 2, a scale
     # Share of choices that are taken to be wrong.

@@ -116,7 +116,8 @@ def preference_losses(logp, tokens, ref_logp, beta, smoothing, target):
         ahead = (float(new1) - float(old1)) - (float(new0) - float(old0))
         p = 1 / (1 + math.exp(-beta * ahead))
         dpo -= (1 - smoothing) * math.log(p) + smoothing * math.log(1 - p)
-        ipo += (ahead - 1 / (2 * beta)) ** 2
+        each = (float(new1) - float(old1)) / n1 - (float(new0) - float(old0)) / n0
+        ipo += (each - 1 / (2 * beta)) ** 2
         simpo += math.log1p(math.exp(target - beta * (float(new1) / n1 - float(new0) / n0)))
     return dpo / len(logp), ipo / len(logp), simpo / len(logp)
 

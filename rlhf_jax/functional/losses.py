@@ -30,7 +30,7 @@ def bradley_terry(
 
 
 def implicit_rewards(
-    logp: Float[Array, "*any"], ref_logp: Float[Array, "*any"], beta: float
+    logp: Float[Array, "*any"], ref_logp: float | Float[Array, "*any"], beta: float
 ) -> Float[Array, "*any"]:
     """β log π(y|x) / π_ref(y|x): the reward, but for a term of the prompt alone, that π maximizes under a KL
     penalty of weight β (Rafailov et al. 2023, equation 5). Log-probabilities of whole responses, in nats.
@@ -54,7 +54,8 @@ def dpo(
 def ipo(chosen: Float[Array, " B"], rejected: Float[Array, " B"], beta: float) -> Float[Array, ""]:
     """Mean of ((m − ½) / β)² over pairs, m the margin of their implicit rewards (Azar et al. 2023, eq. 17).
 
-    Where a Bradley–Terry loss drives the margin of a pair ever farther, this one stops it at ½.
+    Where a Bradley–Terry loss drives the margin of a pair ever farther, this one stops it at ½. Stage dpo
+    divides the rewards by the tokens of their responses: the paper's results are so, its authors told TRL's.
     """
     return jnp.mean(jnp.square((chosen - rejected - 0.5) / beta))
 

@@ -44,10 +44,10 @@ def loss(
     `ref_logp` [B, 2], what the SFT policy says of the two.
     """
     logp, tokens = response_likelihoods(weights, model, batch, pad_id)
-    if options.algorithm == "simpo":
-        rewards = options.beta * logp / tokens
-    else:
-        rewards = losses.implicit_rewards(logp, batch["ref_logp"], options.beta)
+    ref_logp = 0.0 if options.algorithm == "simpo" else batch["ref_logp"]
+    rewards = losses.implicit_rewards(logp, ref_logp, options.beta)
+    if options.algorithm != "dpo":
+        rewards /= tokens
     # Sums, as JAX forgets the layout of a single entry that is indexed, and so that of its gradient.
     chosen, rejected = (jnp.sum(rewards * one, axis=1) for one in jnp.eye(2))
     value = {

@@ -128,8 +128,9 @@ def test_preferences_can_be_learnt_by_heart(algorithm, weights, batch):
     for _ in range(200):
         state, metrics = make_step(algorithm)(state, batch)
     assert metrics["accuracy"] == 1
-    logp, _ = read(state.params, batch)
-    margins = implicit_rewards(logp, batch["ref_logp"], ALGORITHMS[algorithm].beta) @ np.array([1.0, -1.0])
+    logp, tokens = read(state.params, batch)
+    rewards = implicit_rewards(logp, batch["ref_logp"], ALGORITHMS[algorithm].beta)
+    margins = (rewards / (1.0 if algorithm == "dpo" else tokens)) @ np.array([1.0, -1.0])
     if algorithm == "ipo":
         np.testing.assert_allclose(margins, 0.5, atol=0.05)
     else:
