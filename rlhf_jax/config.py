@@ -222,7 +222,9 @@ class DataConfig:
 
 
 @dataclass
-class SftConfig:
+class ImitationConfig:
+    """Fine-tuning on responses."""
+
     batch_size: int = 128  # posts a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=6.35e-5))
@@ -231,6 +233,12 @@ class SftConfig:
     microbatches: int = 1  # gradient accumulation: parts a batch is computed in
     save_every: int = 500
     best: str = ""  # metric whose best checkpoint later stages read, e.g. -loss; empty: the newest one
+
+
+@dataclass
+class SftConfig(ImitationConfig):
+    """On people's responses."""
+
     bigger_pretrained: str = ""  # also fine-tuned, as `sft_10x`, for comparison; empty: none
 
 
@@ -263,6 +271,16 @@ class DpoConfig:
     microbatches: int = setting(1, placement=True)
     save_every: int = 500
     best: str = ""  # metric whose best checkpoint later stages read, e.g. accuracy
+
+
+@dataclass
+class DistillConfig(ImitationConfig):
+    """On the best of several responses of the policy's own, by the rewards of `ppo.reward`."""
+
+    best_of: int = 16  # responses to a prompt, of which one is learned
+    temperature: float = 0.7  # at which they are drawn
+    prompts: int = 4096  # of a round, drawn anew for each; where there are fewer, all
+    rounds: int = 1  # from the second on, the policy of the round before writes
 
 
 @dataclass
@@ -370,7 +388,7 @@ class HealthConfig:
 class Config:
     seed: int = setting(0, zero=True)
     # Stages that train a policy by people's preferences, each a policy of its own; evaluation compares them.
-    policies: tuple[str, ...] = setting(("ppo",), choices=("dpo", "ppo"))
+    policies: tuple[str, ...] = setting(("ppo",), choices=("dpo", "distill", "ppo"))
     keep_checkpoints: int = setting(2, placement=True)  # newest of a training that stay, beside the best
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -378,6 +396,7 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)

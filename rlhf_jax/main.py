@@ -7,9 +7,9 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
 --config=FILE         Python file with a get_config() that returns a Config, or a name such as mini
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
---stage=STAGE         only this one: sft, collect, reward, dpo, ppo, eval, or one that was added to the
-                      table of rlhf_jax/pipeline/stages.py; without it, all stages that have not finished;
-                      round: after sft, rounds of comparisons, reward model and PPO,
+--stage=STAGE         only this one: sft, collect, reward, dpo, distill, ppo, eval, or one that was added
+                      to the table of rlhf_jax/pipeline/stages.py; without it, all stages of the run that
+                      have not finished; round: after sft, rounds of comparisons, reward model and PPO,
                       see rlhf_jax/pipeline/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
                       TensorBoard, and prints how long each phase of a step takes

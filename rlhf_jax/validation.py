@@ -255,7 +255,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:
         raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
-    for stage in ("sft", "reward", "dpo"):
+    for stage in ("sft", "reward", "dpo", "distill"):
         options = getattr(config, stage)
         if options.batch_size % options.microbatches:
             raise ConfigError(

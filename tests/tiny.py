@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_jax.config import (
     Config,
     DataConfig,
+    DistillConfig,
     DpoConfig,
     MeshConfig,
     ModelConfig,
@@ -182,6 +183,7 @@ def run_config(data: DataConfig) -> Config:
         sft=SftConfig(batch_size=8, optimizer=fast, save_every=2, microbatches=2),
         reward=RewardConfig(batch_size=8, optimizer=fast, save_every=2),
         dpo=DpoConfig(batch_size=8, optimizer=fast, save_every=2),
+        distill=DistillConfig(batch_size=8, optimizer=fast, save_every=2, pack=False, best_of=2),
         ppo=PpoConfig(
             episodes=40,
             batch_size=8,

@@ -8,7 +8,7 @@ from os import PathLike
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
-from rlhf_jax.data.batches import DpoPlan, PairPlan, QueryPlan, SftPlan
+from rlhf_jax.data.batches import DistillPlan, DpoPlan, PairPlan, QueryPlan, SftPlan
 from rlhf_jax.data.comparisons import load_comparisons, pairs_to_learn
 from rlhf_jax.data.records import Example, Record, with_reference
 from rlhf_jax.data.visible import has_text
@@ -37,6 +37,8 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
         pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
         for stage in learned:
             OF_PAIRS[stage].full_batches(len(pairs["train"]), getattr(config, stage).batch_size)
+    if "distill" in wanted and not config.distill.pack:
+        DistillPlan.full_batches(min(len(queries), config.distill.prompts), config.distill.batch_size)
     if "ppo" in wanted:
         QueryPlan.full_batches(len(queries), config.ppo.prompts)
     return [record for each in (*records.values(), queries) for record in _some(each)]

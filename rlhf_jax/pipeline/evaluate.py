@@ -80,8 +80,6 @@ def run(config: Config, workdir: Path) -> None:
         seed = f"{config.seed}/eval"
 
         def score(records: Sequence[Record], responses: Sequence[Sequence[str]]) -> np.ndarray:
-            if reward and config.ppo.is_by_model_alone:
-                return reward.scores(records, responses)
             return own.total(own.of_each(records, responses, reward, seed))
 
         texts, reference_nats = policies.responses(config, workdir, task, tokenizer, records, examples, score)

@@ -11,7 +11,7 @@ from etils.epath import Path
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, ModelConfig
 from rlhf_jax.data.tokenizer import GENERATION_FILE, TEMPLATE_FILE
-from rlhf_jax.pipeline import collect, dpo, ppo, reward, sft
+from rlhf_jax.pipeline import collect, distill, dpo, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 
@@ -130,6 +130,21 @@ STAGES = [
             "dpo": Output("{direct}", "a policy trained with {direct} on {responses} that people compared")
         },
         programs={"dpo": dpo.traced},
+    ),
+    Stage(
+        "distill",
+        "Best-of-N distillation",
+        distill.train,
+        wanted=lambda config: "distill" in config.policies,
+        needs=("sft", "reward"),
+        fields=("distill.", "ppo.reward"),
+        files=("distill*.jsonl",),
+        networks={
+            "distill": Output(
+                "best-of-N, distilled", "a policy fine-tuned on the best of its own {responses}, by a reward"
+            )
+        },
+        programs={"distill": distill.traced},
     ),
     Stage(
         "ppo",

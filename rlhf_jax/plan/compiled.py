@@ -66,7 +66,7 @@ def compile_program(
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
     networks = _networks(program, config, model, vocabulary)
-    learning = {"sft": 1, "reward": 1, "dpo": 1, "ppo": 1 + config.ppo.has_value_network}
+    learning = {"sft": 1, "reward": 1, "dpo": 1, "distill": 1, "ppo": 1 + config.ppo.has_value_network}
     trained = sum(networks[: learning.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
@@ -160,6 +160,9 @@ def steps(program: str, config: Config, shards: int) -> int:
     seeds = {"reward": config.reward.seeds, "dpo": 1}
     if program == "sft":
         return max(1, round(config.sft.epochs * (posts // config.sft.batch_size)))
+    if program == "distill":
+        again = config.distill
+        return again.rounds * max(1, round(again.epochs * (min(posts, again.prompts) // again.batch_size)))
     if program in seeds:
         learned: RewardConfig | DpoConfig = getattr(config, program)
         return seeds[program] * max(1, round(learned.epochs * (pairs // learned.batch_size)))
@@ -183,6 +186,7 @@ def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int)
         "sft": [policy],
         "reward": [scalar],
         "dpo": [policy],
+        "distill": [policy],
         "ppo": [policy, *value, policy, *reward],
         "eval.write": [policy],
         "eval.read": [scalar],

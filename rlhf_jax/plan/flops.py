@@ -96,10 +96,11 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     net = Placed(model, vocabulary, mesh["replica"] * mesh["fsdp"], mesh["fsdp"], mesh["tensor"])
     data = config.data
     q, r, long = data.query_tokens, data.response_tokens, data.reward_response_tokens
-    if program == "sft":
-        rows, read = config.sft.batch_size, q + r - 1 if config.sft.query_loss else r
+    imitating = {"sft": config.sft, "distill": config.distill}.get(program)
+    if imitating:
+        rows, read = imitating.batch_size, q + r - 1 if imitating.query_loss else r
         work = rows * forward(model, q + r - 1, read)
-        return [train("update", net, work, rows * read, config.sft.microbatches)]
+        return [train("update", net, work, rows * read, imitating.microbatches)]
     if program == "reward":
         work = config.reward.batch_size * forward_to_ends(model, q, 2, long)
         return [train("update", net, work, 0, config.reward.microbatches)]

@@ -147,7 +147,7 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
     assert both.parameters - alone.parameters == scalar
     fewer = both.memory["arguments"] - alone.memory["arguments"]
     assert fewer >= 4 * scalar / 8  # at least an eighth of it on each device
-    assert compiled.programs(CONFIG).keys() == {"sft", "reward", "ppo", "eval"}
+    assert compiled.programs(CONFIG).keys() == {"sft", "reward", "dpo", "distill", "ppo", "eval"}
     planned = []
     monkeypatch.setattr(fit, "compile_program", lambda program, *_: planned.append(program))
     monkeypatch.setattr(fit, "describe", str)

@@ -24,7 +24,7 @@ LAYERS = [
     {"evaluation"},
     {"report"},
     {"pipeline.rollout"},
-    {"pipeline.own_reward", "pipeline.update"},
+    {"pipeline.own_reward", "pipeline.update", "pipeline.sft"},  # which distillation repeats
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},
     {"pipeline.ask", "pipeline.export"},
