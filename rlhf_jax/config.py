@@ -247,7 +247,9 @@ class RewardConfig:
     batch_size: int = 64  # pairs a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5))
-    seeds: int = 1  # models trained; the best on validation is kept
+    seeds: int = 1  # models trained; the best on validation is `reward`, and ppo.ensemble may use all
+    # All of them begin with one head, and the mean of their weights is a model, too (WARM).
+    shared_head: bool = False
     batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
     microbatches: int = setting(1, placement=True)
     save_every: int = 500
@@ -301,6 +303,9 @@ class PpoConfig:
     # What a response scores: "model", that of stage reward; FILE.py:function or package.module:function; the
     # http address of a server; or several of them, with commas, which add up.
     reward: str = MODEL
+    # Where there are several reward models: the best one, the mean or the least of their scores, or the model
+    # whose weights are the mean of theirs.
+    ensemble: str = setting("best", choices=("best", "mean", "worst", "averaged"))
     reward_weights: tuple[float, ...] = setting((), sign=True)  # of each; empty: 1; 0 only logs it
     # Seconds that a function may take for a batch, or a server for an attempt.
     reward_timeout: float = setting(60.0, placement=True)

@@ -196,6 +196,27 @@ def _check_algorithm(options: PpoConfig) -> None:
         )
 
 
+def _check_ensemble(config: Config) -> None:
+    reward, how = config.reward, config.ppo.ensemble
+    if how != "best" and (reward.seeds < 2 or MODEL not in config.ppo.rewards):
+        raise ConfigError(
+            f"ppo.ensemble: {how} is of several reward models: set reward.seeds to 2 or more, and put "
+            f"{MODEL} into ppo.reward"
+        )
+    if how == "averaged" and not reward.shared_head:
+        raise ConfigError(
+            "ppo.ensemble: weights of models that began with different heads have no mean that scores: set "
+            "reward.shared_head=True"
+        )
+    if reward.shared_head and reward.seeds < 2:
+        raise ConfigError("reward.shared_head: there is one model, so set reward.seeds to 2 or more")
+    if reward.shared_head and config.model.lora.rank:
+        raise ConfigError(
+            "reward.shared_head: the mean of adapters is not that of the models which they change: leave it "
+            "out, and take mean or worst in ppo.ensemble"
+        )
+
+
 def _check_lora(config: Config) -> None:
     lora = config.model.lora
     if lora.start and not lora.rank:
@@ -246,6 +267,7 @@ def _check_together(config: Config) -> None:
     _check_read("ppo", ppo)
     _check_algorithm(ppo)
     _check_rewards(ppo)
+    _check_ensemble(config)
     _check_lora(config)
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")

@@ -56,13 +56,21 @@ def test_the_defaults_are_valid():
         ("ppo.batch_size", 513, "not divisible by ppo.minibatches"),
         ("sft.batch_size", 127, "not divisible by sft.microbatches"),
         ("reward.batch_size", 63, "not divisible by reward.microbatches"),
+        ("dpo.batch_size", 63, "not divisible by dpo.microbatches"),
+        ("dpo.label_smoothing", 0.5, "below 0.5"),
+        ("dpo.margin", 2.0, "read by dpo.algorithm=simpo and not by dpo: leave it at 1.0"),
+        ("distill.batch_size", 127, "not divisible by distill.microbatches"),
+        ("policies", ("ppo", "sft"), "'sft' is not one of dpo, distill, ppo"),
+        ("policies", (), "should name a stage"),
+        ("ppo.ensemble", "mean", "set reward.seeds to 2 or more"),
+        ("reward.shared_head", True, "set reward.seeds to 2 or more"),
         ("sft.batchsize", 64, "did you mean sft.batch_size"),
         ("ppo.optimizer.learningrate", 1e-3, "did you mean ppo.optimizer.learning_rate"),
     ],
 )
 def test_the_wrong_field_is_named(name, value, why):
     config = config_with(name, value)
-    for stage in (config.sft, config.reward, config.ppo):
+    for stage in (config.sft, config.reward, config.dpo, config.distill, config.ppo):
         stage.microbatches = 2
     with pytest.raises(ConfigError) as error:
         validate(config)

@@ -31,6 +31,7 @@ class Sampled(struct.PyTreeNode):
     ref_logp: Float[Array, "B R"]  # under the reference
     values: Float[Array, "B R"] | None  # before token t; None without a value network
     score: Float[Array, "B"] | None  # of the reward model; None where there is none
+    disagreement: Float[Array, "B"] | None = None  # of several reward models: their standard deviation
 
 
 class Rollout(struct.PyTreeNode):
@@ -84,7 +85,8 @@ def sample(
 ) -> Sampled:
     """Responses of `policy`, and the networks' views of them: those to one query together, on one device.
 
-    `value` is None where there is no value network, `reward` where no model scores responses. So many rows
+    `value` is None where there is no value network, `reward` where no model scores responses; it is a tuple
+    where several do (`options.ensemble`). So many rows
     as `options.rollout_rows` are sampled and read at once, which bounds memory and changes no number.
     """
     model, options, eos_ids, pad_id = setting.model, setting.options, setting.eos_ids, setting.pad_id
@@ -107,16 +109,28 @@ def sample(
             part=(index, parts),
         )
         with jax.named_scope("score"):
-            score = None if reward is None else heads.score(reward, model, query, response, pad_id)
+            score, disagreement = scored(reward, query, response, setting)
             query = repeat_rows(query, samples)
             values = None if value is None else heads.scalars(value, model, query, response, pad_id)[:, :-1]
-        return response, mask, logp, ref_logp, values, score
+        return response, mask, logp, ref_logp, values, score, disagreement
 
     if parts == 1:
         views = seen((query, 0))
     else:
         views = merge_rows(jax.lax.map(seen, (split_rows(query, parts), jnp.arange(parts))), samples)
     return Sampled(repeat_rows(query, samples), *views)
+
+
+def scored(reward, query: Int[Array, "P Q"], response: Int[Array, "B R"], setting: Setting):
+    """Score and disagreement [B] of one reward model, of several in a tuple, or of none."""
+    if reward is None:
+        return None, None
+    read = functools.partial(
+        heads.score, config=setting.model, query=query, response=response, pad_id=setting.pad_id
+    )
+    if not isinstance(reward, tuple):
+        return read(reward), None
+    return rewards.of_ensemble(jnp.stack([read(one) for one in reward]), setting.options.ensemble)
 
 
 def credited(

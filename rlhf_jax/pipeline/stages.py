@@ -115,7 +115,12 @@ STAGES = [
                 "Reward model",
                 "a reward model: it scores a {response} to a {prompt} as people would prefer it",
                 scalar=True,
-            )
+            ),
+            "reward_averaged": Output(
+                "Reward models, averaged",
+                "a reward model whose weights are the mean of several, which learned people's preferences",
+                scalar=True,
+            ),
         },
         programs={"reward": reward.traced},
     ),

@@ -12,7 +12,7 @@ from rlhf_jax.config import Config, DpoConfig, ModelConfig, RewardConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, row_shards
 from rlhf_jax.model import heads, lora, params, transformer
-from rlhf_jax.pipeline import stages
+from rlhf_jax.pipeline import ensemble, stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology
@@ -181,7 +181,7 @@ def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int)
     whole, whole_scalar = transformer.specs(model, vocabulary), heads.specs(model, vocabulary)
     policy, scalar = (params.count(lora.trained(specs, model.lora)) for specs in (whole, whole_scalar))
     value = [scalar] if config.ppo.has_value_network else []
-    reward = [scalar] if stages.scores_by_model(config) else []
+    reward = [scalar] * len(ensemble.scoring(config))
     networks = {
         "sft": [policy],
         "reward": [scalar],

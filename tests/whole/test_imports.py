@@ -23,7 +23,7 @@ LAYERS = [
     {"writing"},
     {"evaluation"},
     {"report"},
-    {"pipeline.rollout"},
+    {"pipeline.rollout", "pipeline.ensemble"},
     {"pipeline.own_reward", "pipeline.update", "pipeline.sft"},
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},
