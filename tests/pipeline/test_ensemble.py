@@ -54,7 +54,8 @@ def test_each_scores_as_it_does_alone_whatever_the_devices():
     specs = heads.specs(model, VOCABULARY)
     both = tuple(tiny.parameters(specs, seed) for seed in (0, 1))
     query, response = tiny.random_queries(8, 6), np.where(np.arange(5) < 3, tiny.random_tokens(8, 5), PAD)
-    alone = np.array([heads.score(one, model, query, response, PAD) for one in both])
+    score = jax.jit(heads.score, static_argnums=(1, 4))
+    alone = np.array([score(one, model, query, response, PAD) for one in both])
     sums = tiny.additions(model, 6 + 5)
     found = {"mean": alone.mean(axis=0), "worst": alone.min(axis=0)}
     mesh = make_mesh(MeshConfig(2, 2, 2))
@@ -64,8 +65,8 @@ def test_each_scores_as_it_does_alone_whatever_the_devices():
         rows = to_devices((query, response), mesh)
         for how, expected in found.items():
             setting = Setting(model, PpoConfig(ensemble=how), 5, (EOS,), PAD)
-            score, disagreement = jax.jit(functools.partial(scored, setting=setting))(placed, *rows)
-            tiny.assert_close(score, expected, sums, tiny.largest(alone))
+            of_all, disagreement = jax.jit(functools.partial(scored, setting=setting))(placed, *rows)
+            tiny.assert_close(of_all, expected, sums, tiny.largest(alone))
             tiny.assert_close(disagreement, np.abs(alone[0] - alone[1]) / 2, sums, tiny.largest(alone))
     assert tiny.largest(alone[0] - alone[1]) > 0.1
 
