@@ -131,6 +131,20 @@ def merge_rows(parts, together: int = 1):
     return jax.tree.map(merge, parts)
 
 
+def group_rows(batch, groups: int):
+    """[B, …] → [groups, B / groups, …]; B may differ from array to array, as of prompts and their responses."""
+
+    def group(x: jax.Array) -> jax.Array:
+        return x.reshape(groups, x.shape[0] // groups, *x.shape[1:], out_sharding=layout(ROWS))
+
+    return jax.tree.map(group, batch)
+
+
+def ungroup_rows(batch):
+    """What `group_rows` has put together, apart again."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:], out_sharding=layout(ROWS)), batch)
+
+
 def shuffle_rows(batch, key: jax.Array):
     """The same rows in a random order, spread over the devices as before."""
     order = jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[0])

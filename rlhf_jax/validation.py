@@ -161,8 +161,6 @@ def _check_read(section: str, options: DpoConfig | PpoConfig) -> None:
 
 def _check_algorithm(options: PpoConfig) -> None:
     name, samples = options.algorithm, options.samples
-    if options.batch_size % samples:
-        raise ConfigError(f"ppo.samples: {samples} do not divide ppo.batch_size {options.batch_size}")
     if options.rollout_rows % samples:
         raise ConfigError(
             f"ppo.rollout_rows: {options.rollout_rows} is no multiple of the {samples} of ppo.samples, which "
@@ -254,10 +252,13 @@ def _check_together(config: Config) -> None:
             f"data.query_buckets: the last one, {data.query_buckets[-1]}, "
             f"should be data.query_tokens {data.query_tokens}"
         )
-    if ppo.batch_size % (ppo.minibatches * ppo.microbatches):
+    if ppo.batch_size % ppo.samples:
+        raise ConfigError(f"ppo.samples: {ppo.samples} do not divide ppo.batch_size {ppo.batch_size}")
+    if ppo.prompts % (ppo.minibatches * ppo.microbatches):
+        of_samples = f" / ppo.samples {ppo.samples}" if ppo.samples > 1 else ""
         raise ConfigError(
-            f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
-            f"{ppo.minibatches * ppo.microbatches}"
+            f"ppo.batch_size: {ppo.batch_size}{of_samples} is not divisible by ppo.minibatches × "
+            f"ppo.microbatches = {ppo.minibatches * ppo.microbatches}"
         )
     if ppo.rollout_rows and ppo.batch_size % ppo.rollout_rows:
         raise ConfigError(

@@ -174,8 +174,7 @@ def _cached(part: Part, variant: Variant, samples: int) -> dict:
 
     @jax.jit
     def without(weights):
-        query = jnp.repeat(inputs.query, samples, axis=0)
-        return response_logprobs(weights, model, query, responses, inputs.pad, 1.0)[0]
+        return response_logprobs(weights, model, inputs.query, responses, inputs.pad, 1.0)[0]
 
     with products(variant):
         found, expected = jax.device_get((with_cache(weights), without(weights)))

@@ -248,7 +248,7 @@ class Programs:
         def read(policy, reference, value, score, query, response):
             rows, temperature = (query, response, workload.pad), workload.temperature
             logp = [response_logprobs(w, self.model, *rows, temperature)[0] for w in (policy, reference)]
-            return *logp, heads.scalars(value, self.model, *rows), heads.score(score, self.model, *rows)
+            return *logp, heads.values(value, self.model, *rows), heads.score(score, self.model, *rows)
 
         def large() -> tuple:
             policy, value = self.network("policy"), self.network("value")

@@ -129,26 +129,30 @@ def causal_attention(
 
 
 def branched_attention(
-    query: Float[Array, "B H G T K"],
+    query: Float[Array, "B H G Tq K"],
     key: Float[Array, "B H T K"],
     value: Float[Array, "B H T K"],
     segments: Int[Array, "B Q"],
     count: int,
     implementation: str = "auto",
     kind: LayerKind = PLAIN,
-) -> Float[Array, "B H G T K"]:
+) -> Float[Array, "B H G Tq K"]:
     """Attention over a text and `count` continuations of it, equally long: T = Q + count · R.
 
-    The text sees itself, a continuation the text and itself; `segments` are those of the text. Padding
-    at a continuation's end comes after all that its tokens see. Continuations count as heads, so that
-    every implementation of causal attention serves.
+    The text sees itself, a continuation the text and itself; `segments` are those of the text. The queries
+    are those of the last Tq positions, all continuations among them. Padding at a continuation's end comes
+    after all that its tokens see. Continuations count as heads, so that every implementation of causal
+    attention serves.
     """
-    stem = segments.shape[1]
-    length = (query.shape[3] - stem) // count
+    length = (key.shape[2] - segments.shape[1]) // count
+    every_segment = jnp.pad(segments, ((0, 0), (0, length)), constant_values=1)
+    if count == 1 or length == 0:  # one row, or none but the text
+        return causal_attention(query, key, value, every_segment, implementation, kind)
 
     def apart(x):
         """[B, H, …, T, K] → those of the text, and [B, H · count, …, R, K]."""
-        rows, heads, *group, _, size = x.shape
+        rows, heads, *group, tokens, size = x.shape
+        stem = tokens - count * length
         own = x[..., stem:, :].reshape(rows, heads, *group, count, length, size)
         own = jnp.moveaxis(own, -3, 2)
         own = own.reshape(rows, heads * count, *group, length, size, out_sharding=layout(ROWS, "tensor"))
@@ -161,9 +165,8 @@ def branched_attention(
         text = jnp.repeat(text, count, axis=1, out_sharding=layout(ROWS, "tensor"))
         return jnp.concatenate([text, own], axis=2)
 
-    own_segments = jnp.pad(segments, ((0, 0), (0, length)), constant_values=1)
     own_key, own_value = after_text(key, own_key), after_text(value, own_value)
-    own = causal_attention(own_query, own_key, own_value, own_segments, implementation, kind)
+    own = causal_attention(own_query, own_key, own_value, every_segment, implementation, kind)
     rows, many, group, _, size = own.shape
     own = own.reshape(rows, many // count, count, group, length, size, out_sharding=layout(ROWS, "tensor"))
     shape = (rows, many // count, group, count * length, size)

@@ -127,7 +127,6 @@ def sample_with_logprobs(
             samples=samples,
             part=part,
         )
-    query = kv_cache.repeat_rows(query, samples)
     with jax.named_scope("score"):
         logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
         ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)

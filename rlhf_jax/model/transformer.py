@@ -352,20 +352,49 @@ def apply_to_ends(
     A response sees the query and itself, at the positions that it would have alone. Queries are
     left-padded; responses are right-padded, each of one token at least.
     """
+    _, count, length = responses.shape
+    tokens, positions, attend = _branches(config, query, responses, pad_id)
+    starts = query.shape[1] + length * jnp.arange(count)
+    ends = starts + jnp.sum(responses != pad_id, axis=2) - 1
+    place = jnp.arange(tokens.shape[1])
+    own = (place >= starts[:, None]) & (place <= ends[:, :, None])
+    seen = own | jnp.pad(query != pad_id, ((0, 0), (0, count * length)))[:, None]
+    return _fold(params, config, tokens, positions, attend, reader(ends), seen)
+
+
+def apply_to_responses(
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B*N R"], pad_id: int
+) -> Float[Array, "B*N R D"]:
+    """Hidden states before each token of N responses to a query, which is computed once, and its gradient.
+
+    That before a response's first token is of the query's last one. Responses to one query stand together,
+    and see what they see in `apply_to_ends`.
+    """
+    (rows, stem), length = query.shape, response.shape[1]
+    count = response.shape[0] // rows
+    before = in_rows_of(response, response[:, :-1])
+    before = jnp.reshape(before, (rows, count, length - 1), out_sharding=layout(ROWS))
+    tokens, positions, attend = _branches(config, query, before, pad_id)
+    hidden = _fold(params, config, tokens, positions, attend, lambda x: in_rows_of(x, x[:, stem - 1 :]))
+    if count == 1:
+        return hidden
+    own = hidden[:, 1:].reshape(rows, count, length - 1, -1, out_sharding=layout(ROWS))
+    first = jnp.repeat(hidden[:, None, :1], count, axis=1, out_sharding=layout(ROWS))
+    both = jnp.concatenate([first, own], axis=2)
+    return both.reshape(rows * count, length, -1, out_sharding=layout(ROWS))
+
+
+def _branches(config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Array, "B N R"], pad_id: int):
+    """Tokens [B, Q + N · R], their positions and attention: responses see the query and not each other."""
     rows, count, length = responses.shape
     tokens = jnp.concatenate([query, jnp.reshape(responses, (rows, -1), out_sharding=layout(ROWS))], axis=1)
     segments = valid_segments(query, pad_id)
-    starts = query.shape[1] + length * jnp.arange(count)
-    ends = starts + jnp.sum(responses != pad_id, axis=2) - 1
     own_positions = jnp.sum(segments, axis=1, keepdims=True) + jnp.tile(jnp.arange(length), count)
     positions = jnp.concatenate([attention.positions_of(segments), own_positions], axis=1)
     attend = functools.partial(
         attention.branched_attention, segments=segments, count=count, implementation=config.attention
     )
-    place = jnp.arange(tokens.shape[1])
-    own = (place >= starts[:, None]) & (place <= ends[:, :, None])
-    seen = own | jnp.pad(segments > 0, ((0, 0), (0, count * length)))[:, None]
-    return _fold(params, config, tokens, positions, attend, reader(ends), seen)
+    return tokens, positions, attend
 
 
 def _fold(params, config: ModelConfig, tokens, positions, attend, read, seen=None) -> Float[Array, "B S D"]:

@@ -26,7 +26,6 @@ from rlhf_jax.functional import losses
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import ROWS, abstract_batch, abstract_rows, check_rows, layout, make_mesh, to_devices
 from rlhf_jax.model import lora, transformer
-from rlhf_jax.model.kv_cache import repeat_rows
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.training import adapters, inputs
 from rlhf_jax.training.loop import Training
@@ -74,7 +73,7 @@ def response_likelihoods(
     """
     both = jnp.stack([batch["chosen"], batch["rejected"]], axis=1)
     response = both.reshape(-1, both.shape[2], out_sharding=layout(ROWS))
-    logp, _ = response_logprobs(weights, model, repeat_rows(batch["query"], 2), response, pad_id, 1.0)
+    logp, _ = response_logprobs(weights, model, batch["query"], response, pad_id, 1.0)
     logp = logp.reshape(both.shape, out_sharding=layout(ROWS))
     mask = both != pad_id
     return jnp.sum(jnp.where(mask, logp, 0.0), axis=2), jnp.sum(mask, axis=2, dtype=jnp.float32)

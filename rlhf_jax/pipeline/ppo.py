@@ -155,9 +155,9 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
 
 
 def check_batch(options: PpoConfig, mesh) -> None:
-    """Raises ConfigError where a batch's episodes or prompts do not split over the mesh."""
-    check_rows("ppo.batch_size", options.batch_size, options.minibatches * options.microbatches, mesh)
-    check_rows("ppo.batch_size / ppo.samples", options.prompts, 1, mesh)
+    """Raises ConfigError where a batch's prompts do not split over the mesh, each with all its responses."""
+    field = "ppo.batch_size" + (" / ppo.samples" if options.samples > 1 else "")
+    check_rows(field, options.prompts, options.minibatches * options.microbatches, mesh)
 
 
 def train(config: Config, workdir: Path) -> None:

@@ -14,7 +14,6 @@ from rlhf_jax.functional import advantages, losses, rewards
 from rlhf_jax.mesh import ROWS, layout, merge_rows, row_shards, split_rows
 from rlhf_jax.model import heads
 from rlhf_jax.model.generate import sample_with_logprobs
-from rlhf_jax.model.kv_cache import repeat_rows
 
 # Rows on one device that are sampled together. With more, reading their keys and values for every token
 # outweighs reading the weights, and a row takes as long; with fewer, the weights do.
@@ -22,9 +21,12 @@ AT_ONCE = range(16, 64 + 1)
 
 
 class Sampled(struct.PyTreeNode):
-    """Responses and what the networks say of them. Slot t of an [B, R] array is of response token t."""
+    """Responses and what the networks say of them. Slot t of an [B, R] array is of response token t.
 
-    query: Int[Array, "B Q"]  # left-padded
+    Those to one of the P queries stand together.
+    """
+
+    query: Int[Array, "P Q"]  # left-padded
     response: Int[Array, "B R"]  # through EOS, then padding
     mask: Bool[Array, "B R"]  # tokens of the response, EOS included
     logp: Float[Array, "B R"]  # log-probability under the policy that wrote it, nats
@@ -35,9 +37,9 @@ class Sampled(struct.PyTreeNode):
 
 
 class Rollout(struct.PyTreeNode):
-    """A batch of episodes, of which the policy learns."""
+    """A batch of episodes, of which the policy learns; those with one of the P queries stand together."""
 
-    query: Int[Array, "B Q"]  # left-padded
+    query: Int[Array, "P Q"]  # left-padded
     response: Int[Array, "B R"]  # through EOS, then padding
     mask: Bool[Array, "B R"]  # tokens of the response, EOS included
     value_mask: Bool[Array, "B R"]  # slots that have a reward, and a value where there is a value network
@@ -110,15 +112,14 @@ def sample(
         )
         with jax.named_scope("score"):
             score, disagreement = scored(reward, query, response, setting)
-            query = repeat_rows(query, samples)
-            values = None if value is None else heads.scalars(value, model, query, response, pad_id)[:, :-1]
+            values = None if value is None else heads.values(value, model, query, response, pad_id)
         return response, mask, logp, ref_logp, values, score, disagreement
 
     if parts == 1:
         views = seen((query, 0))
     else:
         views = merge_rows(jax.lax.map(seen, (split_rows(query, parts), jnp.arange(parts))), samples)
-    return Sampled(repeat_rows(query, samples), *views)
+    return Sampled(query, *views)
 
 
 def scored(reward, query: Int[Array, "P Q"], response: Int[Array, "B R"], setting: Setting):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.functional.advantages import masked_mean
-from rlhf_jax.mesh import shuffle_rows, split_rows
+from rlhf_jax.mesh import group_rows, shuffle_rows, split_rows, ungroup_rows
 from rlhf_jax.model import heads, lora
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.pipeline.rollout import Rollout, Setting
@@ -55,7 +55,7 @@ def value_loss(
     """The clipped error of the values, of which PPO makes its advantages."""
     assert episodes.values is not None and episodes.returns is not None, "the rollout read values"
     model, options, pad_id = setting.model, setting.options, setting.pad_id
-    values = heads.scalars(value, model, episodes.query, episodes.response, pad_id)[:, :-1]
+    values = heads.values(value, model, episodes.query, episodes.response, pad_id)
     total, told = losses.value_loss(
         values, episodes.values, episodes.returns, episodes.value_mask, options.clip_value, slots
     )
@@ -63,16 +63,16 @@ def value_loss(
 
 
 def update_on(networks: dict[str, TrainState], minibatch: Rollout, setting: Setting, base: Mapping = {}):
-    """One optimizer step of every network on one minibatch, or of none.
+    """One optimizer step of every network on one minibatch, or of none; its rows are grouped by prompt.
 
     A minibatch that would harm one is skipped by all: what is wrong with it (a score, an advantage) mostly
     reaches all, and their learning-rate schedules stay in step.
     """
-    options, rows = setting.options, minibatch.query.shape[0]
+    options, rows = setting.options, minibatch.score.size
     whole = minibatch.mask.sum(), minibatch.value_mask.sum()
 
     def part_loss(trained, part: Rollout):
-        tokens, slots = whole
+        part, (tokens, slots) = ungroup_rows(part), whole
         if options.loss_mean == "rows":
             own = [mask.sum(axis=1, keepdims=True) for mask in (part.mask, part.value_mask)]
             tokens, slots = (rows * jnp.maximum(count, 1) for count in own)
@@ -103,12 +103,12 @@ def update(
 ):
     """Epochs of minibatches over one rollout, each epoch in a new order; `base` is frozen beside `networks`.
 
-    Advantages are known, so the responses to one prompt need not stay together.
+    The responses to one prompt stay together, so that it is read once for all of them.
     """
-    parts = setting.options.minibatches
+    parts, prompts = setting.options.minibatches, group_rows(episodes, episodes.query.shape[0])
 
     def epoch(networks, key):
-        shuffled = shuffle_rows(episodes, key) if parts > 1 else episodes
+        shuffled = shuffle_rows(prompts, key) if parts > 1 else prompts
         return jax.lax.scan(
             lambda n, m: update_on(n, m, setting, base), networks, split_rows(shuffled, parts)
         )

@@ -71,6 +71,23 @@ def forward_to_ends(model: ModelConfig, query: int, responses: int, response: in
     return 2 * matrices + 4 * model.heads * model.head_dimension * seen
 
 
+def forward_to_responses(model: ModelConfig, query: int, responses: int, response: int) -> float:
+    """One row of a query and so many responses to it, each of whose tokens is predicted.
+
+    The query is computed once; of a response, all but its last token.
+    """
+    own = response - 1
+    outputs = 1 + responses * own
+    key_value, others = layer_matrices(model)
+    *inner, last = windows(model)
+    tokens = query + responses * own
+    matrices = len(inner) * tokens * (key_value + others) + tokens * key_value + outputs * others
+    seen = pairs(query, 1, last) + responses * pairs(query + own, own, last)
+    for window in inner:
+        seen += pairs(query, query, window) + responses * pairs(query + own, own, window)
+    return 2 * matrices + 4 * model.heads * model.head_dimension * seen
+
+
 def windows(model: ModelConfig) -> list[int]:
     """Of every layer; 0 where a query sees all keys before it."""
     kinds = model.kinds
@@ -115,14 +132,15 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
         work = inference.batch_size(net.rows, n) * forward_to_ends(model, q, n, long)
         return [read_only("score", net, work, 0)]
     ppo = config.ppo
-    rows, parts, micro = ppo.batch_size, ppo.minibatches, ppo.microbatches
-    work = rows * forward(model, q + r - 1, r)
+    parts, micro = ppo.minibatches, ppo.microbatches
+    work = ppo.prompts * forward_to_responses(model, q, ppo.samples, r)
+    predicted = ppo.prompts * (1 + ppo.samples * (r - 1))
     rollout = [
         *sample(net, ppo.prompts, q, r, ppo.samples),
-        read_only("policy's log-probabilities", net, work, rows * r),
-        read_only("reference's log-probabilities", net, work, rows * r),
+        read_only("policy's log-probabilities", net, work, predicted),
+        read_only("reference's log-probabilities", net, work, predicted),
     ]
-    update = [train("policy's update", net, work, rows * r, micro, parts)]
+    update = [train("policy's update", net, work, predicted, micro, parts)]
     if ppo.has_value_network:
         rollout.append(read_only("values", net, work, 0))
         update.append(train("value network's update", net, work, 0, micro, parts))

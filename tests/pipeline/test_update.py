@@ -12,8 +12,9 @@ import pytest
 import tiny
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import PpoConfig
-from rlhf_jax.model import heads, transformer
+from rlhf_jax.config import MeshConfig, PpoConfig
+from rlhf_jax.mesh import make_mesh, to_devices
+from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import ppo
 from rlhf_jax.pipeline import update as updates
 from rlhf_jax.pipeline.rollout import Rollout, Setting
@@ -76,13 +77,13 @@ def test_loss_is_clipped_policy_plus_clipped_value_loss(reference, value, episod
 
     @jax.jit
     def views(networks, query, response):
-        scalars = heads.scalars(networks["value"], CONFIG, query, response, PAD)
+        values = heads.values(networks["value"], CONFIG, query, response, PAD)
         tokens = jnp.concatenate([query, response[:, :-1]], axis=1)
         segments = transformer.valid_segments(tokens, PAD)
         hidden = transformer.apply(networks["policy"], CONFIG, tokens, segments, query.shape[1] - 1)
-        return transformer.logits(networks["policy"], CONFIG, hidden), scalars
+        return transformer.logits(networks["policy"], CONFIG, hidden), values
 
-    logits, scalars = jax.device_get(views(networks, episodes.query, episodes.response))
+    logits, values = jax.device_get(views(networks, episodes.query, episodes.response))
     ids = np.where(episodes.mask, episodes.response, 0)
     logp = numpy_reference.token_logprobs(logits, ids, temperature)
     names = ("loss", "clipfrac", "approxkl", "ratio", "ratio_var")
@@ -90,10 +91,8 @@ def test_loss_is_clipped_policy_plus_clipped_value_loss(reference, value, episod
     scale = tiny.largest(logits) / temperature  # of a log-probability: an error of it is that of a ratio
     for name, expected in zip(names, policy, strict=True):
         tiny.assert_close({name: metrics[f"policy/{name}"]}, {name: expected}, SUMS, scale)
-    value = numpy_reference.value_loss(
-        scalars[:, :-1], episodes.values, episodes.returns, episodes.value_mask, 0.2
-    )
-    squares = tiny.largest(scalars) ** 2
+    value = numpy_reference.value_loss(values, episodes.values, episodes.returns, episodes.value_mask, 0.2)
+    squares = tiny.largest(values) ** 2
     tiny.assert_close([metrics["value/loss"], metrics["value/clipfrac"]], [*value], SUMS, squares)
     tiny.assert_close(total, policy[0] + 0.3 * value[0], SUMS, scale + 0.3 * squares)
     entropy = numpy_reference.entropy(logits, temperature)[episodes.mask].mean()
@@ -262,3 +261,56 @@ def test_a_penalty_in_the_loss_adds_its_mean(reference, whole, logprobs, estimat
     pulled = jax.tree.map(lambda x, g: x - 0.5 * g, plain, pull)
     tiny.assert_close(ours, pulled, STEP, scale=tiny.largest(reference))
     assert "policy/kl" not in metrics
+
+
+# Several responses to a prompt: it is read once, forward and backward.
+
+
+METHODS = {
+    "ppo": {},
+    "rloo": {"ratio": "sequence", "loss_mean": "rows"},
+    "grpo": {"kl_in": "loss", "kl_estimator": "k3"},
+    "reinforce": {"loss_mean": "constant"},
+}
+
+
+@pytest.mark.parametrize("algorithm", METHODS)
+def test_a_prompt_read_once_gives_the_gradient_of_rows_that_each_read_it(
+    reference, value, episodes, whole, algorithm
+):
+    """Four responses to each of eight prompts: in a row each, a prompt at a time, and on eight devices."""
+    options = dataclasses.replace(OPTIONS, epochs=1, minibatches=1, algorithm=algorithm, **METHODS[algorithm])
+    value = value if options.has_value_network else None
+    prompts = episodes.query[::4]
+    grouped = (episodes if options.has_value_network else whole).replace(query=prompts)
+
+    def gradients(episodes, microbatches=1, mesh=None):
+        setting = SETTING._replace(options=dataclasses.replace(options, microbatches=microbatches))
+        state = ppo.initial_state(*placed(reference, value, mesh), optax.sgd(1.0), options, seed=0)
+        update = jax.jit(functools.partial(updates.update, setting=setting))
+        learned, metrics = update(state.networks, episodes, jax.random.key(0))
+        before = {name: network.params for name, network in state.networks.items()}
+        after = {name: network.params for name, network in learned.items()}
+        return jax.device_get((jax.tree.map(jnp.subtract, before, after), metrics))
+
+    alone = gradients(grouped.replace(query=np.repeat(prompts, 4, axis=0)))
+    together = [gradients(grouped, microbatches=8)]
+    mesh = make_mesh(MeshConfig(2, 4, 1))
+    with jax.set_mesh(mesh):
+        together.append(gradients(to_devices(grouped, mesh), mesh=mesh))
+    for found in together:
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(ours, theirs, 1e-5, 1e-5)
+    assert all(tiny.largest(gradient) > 1e-2 for gradient in alone[0].values())
+
+
+def placed(policy, value, mesh):
+    """Both networks, of which the second may be None, in the layout that their specs declare."""
+    if mesh is None:
+        return policy, value
+    specs = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
+    return [
+        each
+        and jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(of, mesh))
+        for each, of in zip((policy, value), specs, strict=True)
+    ]

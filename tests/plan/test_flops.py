@@ -61,6 +61,13 @@ def test_responses_to_one_query_by_hand():
     assert flops.forward_to_ends(SMALL, 6, 1, 4) == flops.forward(SMALL, 10, 1)
 
 
+def test_responses_share_their_query():
+    """First layer: 2 + 2 · 2 tokens, which see 1 + 2 keys and twice 3 + 4; second: the first is not read."""
+    first = 2 * 6 * 112 + 24 * (3 + 2 * 7)
+    assert flops.forward_to_responses(SMALL, 2, 2, 3) == first + 2 * (6 * 24 + 5 * 88) + 24 * (2 + 2 * 7)
+    assert flops.forward_to_responses(SMALL, 6, 1, 4) == flops.forward(SMALL, 9, 4)
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_forward_is_what_the_traced_transformer_multiplies(family):
     """Counted independently: every dot product in the program, the masked half of attention taken off."""
@@ -108,7 +115,9 @@ def test_without_a_value_network_no_pass_of_it_is_counted_and_a_prompt_is_read_o
     assert ppo() - ppo(algorithm="reinforce") == 8 * (value + 2 * 3 * value)
     prompt = flops.forward(SMALL, 6, 1) + flops.logits(SMALL, 11, 1)  # in sampling
     scored = 2 * flops.forward_to_ends(SMALL, 6, 1, 3) - flops.forward_to_ends(SMALL, 6, 2, 3)
-    assert ppo() - ppo(samples=2) == 4 * (prompt + scored)
+    read = 2 * value - flops.forward_to_responses(SMALL, 6, 2, 3)  # by 3 networks, in 2 epochs by 2 of them
+    predicted = flops.logits(SMALL, 11, 1)
+    assert ppo() - ppo(samples=2) == 4 * (prompt + scored + (3 + 12) * read + (2 + 6) * predicted)
 
 
 def test_without_a_reward_model_no_pass_of_it_is_counted():

@@ -182,7 +182,7 @@ def train_with_nan(step, module, config, workdir, patch):
         states.append(jax.tree.map(jnp.copy, state))  # the state itself is given away at the next step
         after(self, state, metrics, **read)
 
-    for name in ("apply", "apply_at", "apply_to_ends"):
+    for name in ("apply_at", "apply_to_ends", "apply_to_responses"):
         patch.setattr(transformer, name, poisoned(getattr(transformer, name)))
     patch.setattr(module, "to_devices", marked)
     patch.setattr(Training, "steps", recorded_steps)
