@@ -166,8 +166,18 @@ def _check_algorithm(options: PpoConfig) -> None:
             f"ppo.rollout_rows: {options.rollout_rows} is no multiple of the {samples} of ppo.samples, which "
             "stay together"
         )
-    if name in ("rloo", "grpo") and samples < 2:
+    if name in ("rloo", "grpo", "online_dpo") and samples < 2:
         raise ConfigError(f"ppo.samples: {name} compares responses to one prompt: 2 or more, not {samples}")
+    if name == "online_dpo":
+        default = PpoConfig()
+        for field in ("kl_in", "kl_estimator", "kl_controller", "ratio", "clip_policy", "loss_mean"):
+            if getattr(options, field) != getattr(default, field):
+                raise ConfigError(
+                    f"ppo.{field}: the loss of online_dpo, of pairs and with its own KL penalty, does not read "
+                    f"it: leave it at {getattr(default, field)!r}"
+                )
+        if not options.kl_coef:
+            raise ConfigError("ppo.kl_coef: with 0 the loss of online_dpo is constant: take more")
     if name == "reinforce" and options.batch_size < 2:
         raise ConfigError("ppo.batch_size: reinforce compares the responses of a batch: 2 or more, not 1")
     if options.ratio != "token" and name == "ppo":

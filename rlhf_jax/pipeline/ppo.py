@@ -6,7 +6,8 @@ architecture: the policy starts as the SFT model, the reference stays it, the va
 as the reward model, which stays frozen beside it.
 
 With `ppo.algorithm` RLOO, GRPO or REINFORCE there is no value network: advantages come from comparing
-responses (`rollout.credited`), and all else is the same.
+responses (`rollout.credited`), and all else is the same. Online DPO makes a pair of the best and the worst
+response to a prompt, and has the loss of stage dpo (`update.pair_loss`).
 
 Rewards of one's own (`ppo.reward`) are asked on the host, between the two compiled halves of the
 iteration. Where the reward model is none of them, it need not exist: the value network starts as

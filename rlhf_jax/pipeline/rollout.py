@@ -146,7 +146,7 @@ def credited(
     )
 
     token_rewards = rewards.place_score(score, mask, options.score_at)
-    if options.kl_in == "reward":
+    if options.kl_in == "reward" and options.algorithm != "online_dpo":  # whose loss is the penalty
         penalty = rewards.kl_penalty(logp, ref_logp, mask, kl_coef, options.kl_estimator)
         token_rewards = penalty + token_rewards
     if values is None:
@@ -187,6 +187,7 @@ def of_responses(returns: Float[Array, "B"], options: PpoConfig) -> Float[Array,
     estimators: dict[str, Callable[[Array], Array]] = {
         "reinforce": advantages.reinforce,
         "rloo": advantages.rloo,
+        "online_dpo": advantages.best_and_worst,
         "grpo": functools.partial(advantages.grpo, divide_by_std=options.divide_by_std),
     }
     by_prompt = returns.reshape(-1, options.samples, out_sharding=layout(ROWS))

@@ -58,7 +58,8 @@ class Stage:
 def words_of(config: Config) -> dict[str, str]:
     """What stands for the fields of a label."""
     direct = {"dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}[config.dpo.algorithm]
-    return {"algorithm": config.ppo.algorithm.upper(), "direct": direct}
+    algorithm = {"online_dpo": "online DPO"}.get(config.ppo.algorithm, config.ppo.algorithm.upper())
+    return {"algorithm": algorithm, "direct": direct}
 
 
 def evaluate(config: Config, workdir: Path) -> None:

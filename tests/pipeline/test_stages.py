@@ -6,11 +6,19 @@ from rlhf_jax.config import Config
 from rlhf_jax.pipeline import stages
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "reinforce"])
-def test_a_run_is_called_by_its_algorithm(algorithm):
+@pytest.mark.parametrize(
+    ("algorithm", "name"),
+    [
+        ("ppo", "PPO"),
+        ("rloo", "RLOO"),
+        ("grpo", "GRPO"),
+        ("reinforce", "REINFORCE"),
+        ("online_dpo", "online DPO"),
+    ],
+)
+def test_a_run_is_called_by_its_algorithm(algorithm, name):
     config = Config()
     config.ppo = dataclasses.replace(config.ppo, algorithm=algorithm)
-    name = algorithm.upper()
     assert stages.find("ppo").about(config) == {"label": name, "networks": {"ppo": name}}
 
 

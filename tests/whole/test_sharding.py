@@ -32,6 +32,7 @@ ROWS, Q, R = 32, 6, 4  # 8 devices × 2 minibatches × 2 microbatches
 SUMS = tiny.additions(CONFIG, Q + R, ROWS)  # behind a gradient; behind a metric there are fewer
 PPO = PpoConfig(batch_size=ROWS, epochs=1, minibatches=2, microbatches=2)
 GRPO = dataclasses.replace(PPO, algorithm="grpo", samples=2, kl_in="loss", kl_estimator="k3")
+ONLINE_DPO = dataclasses.replace(PPO, algorithm="online_dpo", samples=2)
 ADAPTED = dataclasses.replace(CONFIG, lora=LoraConfig(rank=3, alpha=1.0))
 SAVING = dataclasses.replace(CONFIG, dtype="bfloat16", rematerialize=True)
 WASTE = "Involuntary full rematerialization"
@@ -137,12 +138,13 @@ def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     assert_those_of_one_device(found, one_device[stage])
 
 
-def test_an_iteration_of_grpo_equals_that_of_one_device(capfd):
-    """Two responses to a prompt, on one device together; no value network; the KL penalty in the loss."""
-    expected = jax.device_get(ppo_iteration(None, options=GRPO))
+@pytest.mark.parametrize("options", [GRPO, ONLINE_DPO], ids=lambda options: options.algorithm)
+def test_an_iteration_without_a_value_network_equals_that_of_one_device(capfd, options):
+    """Two responses to a prompt, on one device together; the KL penalty in the loss."""
+    expected = jax.device_get(ppo_iteration(None, options=options))
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
-        found = ppo_iteration(mesh, options=GRPO)
+        found = ppo_iteration(mesh, options=options)
     assert WASTE not in capfd.readouterr().err
     assert found[0].keys() == {"policy"}
     assert_those_of_one_device(found, expected)
