@@ -288,8 +288,8 @@ class DistillConfig(ImitationConfig):
 @dataclass
 class PpoConfig:
     # What tells good responses from bad: ppo a value network, token by token; the others compare whole
-    # responses, rloo and grpo those to the same prompt, reinforce all of the batch; online_dpo makes a pair of
-    # DPO's of the best and the worst to a prompt.
+    # responses, rloo and grpo those to the same prompt, reinforce all of the batch; online_dpo makes the best
+    # and the worst to a prompt a pair of DPO's.
     algorithm: str = setting("ppo", choices=("ppo", "rloo", "grpo", "reinforce", "online_dpo"))
     episodes: int = 1_000_000
     batch_size: int = 512  # episodes an iteration

@@ -173,8 +173,8 @@ def _check_algorithm(options: PpoConfig) -> None:
         for field in ("kl_in", "kl_estimator", "kl_controller", "ratio", "clip_policy", "loss_mean"):
             if getattr(options, field) != getattr(default, field):
                 raise ConfigError(
-                    f"ppo.{field}: the loss of online_dpo, of pairs and with its own KL penalty, does not read "
-                    f"it: leave it at {getattr(default, field)!r}"
+                    f"ppo.{field}: the loss of online_dpo, of pairs and with its own KL penalty, does not "
+                    f"read it: leave it at {getattr(default, field)!r}"
                 )
         if not options.kl_coef:
             raise ConfigError("ppo.kl_coef: with 0 the loss of online_dpo is constant: take more")

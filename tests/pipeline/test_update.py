@@ -264,7 +264,7 @@ def test_a_penalty_in_the_loss_adds_its_mean(reference, whole, logprobs, estimat
 
 
 def test_online_dpo_learns_from_its_pairs_as_stage_dpo_learns_from_people(reference, whole):
-    """The best and the worst of four responses to each of eight prompts; one prompt ties, and counts log 2."""
+    """The best and the worst of four responses to each of eight prompts; one ties, and counts log 2."""
     options = dataclasses.replace(
         OPTIONS, algorithm="online_dpo", samples=4, kl_coef=0.3, epochs=1, minibatches=1, microbatches=2
     )
