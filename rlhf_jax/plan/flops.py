@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from rlhf_jax import inference
-from rlhf_jax.config import MODEL, Config, ModelConfig
+from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.model import lora, params, transformer
+from rlhf_jax.pipeline import ensemble
 
 OPTIMIZER_BYTES = 28  # a parameter and update: read weight, gradient and two moments, write all but one
 
@@ -122,9 +123,9 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
         work = config.reward.batch_size * forward_to_ends(model, q, 2, long)
         return [train("update", net, work, 0, config.reward.microbatches)]
     if program == "dpo":
-        rows = 2 * config.dpo.batch_size
-        work = rows * forward(model, q + long - 1, long)
-        return [train("update", net, work, rows * long, config.dpo.microbatches)]
+        rows = config.dpo.batch_size
+        work = rows * forward_to_responses(model, q, 2, long)
+        return [train("update", net, work, rows * (2 * long - 1), config.dpo.microbatches)]
     n = config.eval.best_of
     if program == "eval.write":
         return sample(net, inference.batch_size(net.rows, n), q, r, n)
@@ -144,8 +145,8 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     if ppo.has_value_network:
         rollout.append(read_only("values", net, work, 0))
         update.append(train("value network's update", net, work, 0, micro, parts))
-    if MODEL in ppo.rewards:
-        rollout.append(read_only("score", net, ppo.prompts * forward_to_ends(model, q, ppo.samples, r), 0))
+    score = read_only("score", net, ppo.prompts * forward_to_ends(model, q, ppo.samples, r), 0)
+    rollout += [score] * len(ensemble.scoring(config))
     return rollout + ppo.epochs * update
 
 

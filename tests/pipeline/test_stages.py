@@ -34,3 +34,14 @@ def test_no_other_label_depends_on_the_configuration():
         if stage.name not in ("dpo", "ppo"):
             networks = {name: left.label for name, left in stage.networks.items()}
             assert stage.about(Config()) == {"label": stage.label, "networks": networks}
+
+
+def test_a_run_trains_the_policies_that_it_is_asked_for():
+    config = Config(policies=("ppo", "distill", "dpo"))
+    assert stages.planned(config) == stages.names()
+    config.policies = ("dpo",)
+    assert stages.planned(config) == ["sft", "collect", "reward", "dpo", "eval"]
+    config.ppo.reward = "own.py:f"  # by which evaluation measures: DPO needs people's pairs alone
+    assert stages.planned(config) == ["sft", "collect", "dpo", "eval"]
+    config.policies = ("distill",)
+    assert stages.planned(config) == ["sft", "distill", "eval"]
