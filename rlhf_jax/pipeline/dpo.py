@@ -5,7 +5,7 @@ prompt that no comparison sees. So the loss of the reward model, on the pairs of
 policy itself. `dpo.algorithm` has two others on the same pairs: IPO and SimPO.
 
 What the SFT policy says of the pairs is read once, before the first step: it is two numbers a pair, and with
-them neither its weights nor its forward pass are in a step. Departures from the paper: AdamW, and
+them neither its weights nor its forward pass are in a step. Departures from the paper: AdamW for RMSprop, and
 no warm-up unless it is asked for.
 """
 
@@ -49,11 +49,12 @@ def loss(
         rewards /= tokens
     # Sums, as JAX forgets the layout of a single entry that is indexed, and so that of its gradient.
     chosen, rejected = (jnp.sum(rewards * one, axis=1) for one in jnp.eye(2))
-    value = {
-        "dpo": lambda: losses.dpo(chosen, rejected, options.label_smoothing),
-        "ipo": lambda: losses.ipo(chosen, rejected, options.beta),
-        "simpo": lambda: losses.simpo(chosen, rejected, options.margin),
-    }[options.algorithm]()
+    if options.algorithm == "ipo":
+        value = losses.ipo(chosen, rejected, options.beta)
+    elif options.algorithm == "simpo":
+        value = losses.simpo(chosen, rejected, options.margin)
+    else:
+        value = losses.dpo(chosen, rejected, options.label_smoothing)
     metrics = {
         "loss": value,
         "accuracy": jnp.mean((1 + jnp.sign(chosen - rejected)) / 2),
