@@ -39,7 +39,9 @@ def validate(config: Config) -> Config:
         for choice in value if isinstance(value, tuple) else (value,):
             if choices and choice not in choices:
                 named = ", ".join(known or "empty" for known in choices)
-                raise ConfigError(f"{name}: {choice!r} is not one of {named}")
+                several = tuple(choice.split(",")) if "," in choice and value == (choice,) else ()
+                hint = f"""; several are --config.{name}="{several}\"""" if several else ""
+                raise ConfigError(f"{name}: {choice!r} is not one of {named}{hint}")
     _check_together(config)
     return config
 

@@ -62,6 +62,7 @@ def test_the_defaults_are_valid():
         ("distill.batch_size", 127, "not divisible by distill.microbatches"),
         ("policies", ("ppo", "sft"), "'sft' is not one of dpo, distill, ppo"),
         ("policies", (), "should name a stage"),
+        ("policies", ("dpo,ppo",), """ppo; several are --config.policies="('dpo', 'ppo')\""""),
         ("ppo.ensemble", "mean", "set reward.seeds to 2 or more"),
         ("reward.shared_head", True, "set reward.seeds to 2 or more"),
         ("sft.batchsize", 64, "did you mean sft.batch_size"),
