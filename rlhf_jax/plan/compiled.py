@@ -18,7 +18,7 @@ from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology
 
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
-POLICIES, TEXTS = 2, 6  # that evaluation samples from greedily, and scores, beside best-of-N
+OTHERS = 4  # texts that evaluation scores, of no policy of the run: reference, title, lead, pretrained model
 
 
 @dataclass
@@ -172,8 +172,8 @@ def steps(program: str, config: Config, shards: int) -> int:
     def batches(texts: int) -> int:
         return math.ceil(options.posts / inference.batch_size(shards, texts))
 
-    best = batches(options.best_of)
-    return best + (POLICIES * batches(1) if program == "eval.write" else batches(TEXTS))
+    best, greedy = batches(options.best_of), 1 + len(config.policies)
+    return best + (greedy * batches(1) if program == "eval.write" else batches(OTHERS + greedy))
 
 
 def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int) -> list[int]:
