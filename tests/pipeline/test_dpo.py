@@ -46,6 +46,12 @@ def batch(weights):
     return made | {"ref_logp": np.asarray(read(weights, made)[0])}
 
 
+@pytest.fixture(scope="module")
+def apart(batch):
+    """The same with a reference that says something else, so that no pair is near a tie."""
+    return batch | {"ref_logp": batch["ref_logp"] + np.random.default_rng(0).normal(size=(PAIRS, 2))}
+
+
 @jax.jit
 def read(weights, batch):
     return dpo.response_likelihoods(weights, CONFIG, batch, PAD)
@@ -75,13 +81,12 @@ def test_a_response_is_as_likely_as_the_product_of_its_tokens(weights, batch):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_loss_is_the_formula_of_the_log_probabilities(algorithm, weights, batch):
+def test_loss_is_the_formula_of_the_log_probabilities(algorithm, weights, apart):
     options = ALGORITHMS[algorithm]
-    other = batch | {"ref_logp": batch["ref_logp"] + np.random.default_rng(0).normal(size=(PAIRS, 2))}
-    _, metrics = make_step(algorithm)(fresh_state(weights), other)
-    logp, tokens = map(np.asarray, read(weights, other))
+    _, metrics = make_step(algorithm)(fresh_state(weights), apart)
+    logp, tokens = map(np.asarray, read(weights, apart))
     smoothing = options.label_smoothing, options.margin
-    expected = numpy_reference.preference_losses(logp, tokens, other["ref_logp"], options.beta, *smoothing)
+    expected = numpy_reference.preference_losses(logp, tokens, apart["ref_logp"], options.beta, *smoothing)
     scale = tiny.largest(logp) / options.beta  # of IPO, the only one that divides by it
     tiny.assert_close(metrics["loss"], expected[list(ALGORITHMS).index(algorithm)], SUMS, scale**2)
     tiny.assert_close(metrics["margin"], metrics["chosen"] - metrics["rejected"], SUMS, scale)
@@ -108,9 +113,9 @@ def test_a_policy_that_is_the_reference_prefers_nothing(weights, batch):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_microbatches_change_nothing(algorithm, weights, batch):
-    whole, metrics = make_step(algorithm)(fresh_state(weights), batch)
-    parts, added = make_step(algorithm, 4)(fresh_state(weights), batch)
+def test_microbatches_change_nothing(algorithm, weights, apart):
+    whole, metrics = make_step(algorithm)(fresh_state(weights), apart)
+    parts, added = make_step(algorithm, 4)(fresh_state(weights), apart)
     tiny.assert_close(added, metrics, STEP, scale=1.0)
     tiny.assert_close(parts.params, whole.params, STEP, scale=RATE * metrics["grad_norm"])
 
