@@ -213,7 +213,7 @@ def test_a_run_without_ppo_speaks_of_the_policies_that_it_has(tmp_path):
     folder = run(tmp_path, RESULTS | of_dpo | {"judge": "reward model", "ppo": {}})
     (folder / "config.json").write_text(json.dumps(to_dict(Config(policies=("dpo",)))))
     page = Page(folder)
-    assert "DPO learned from the same preferences." in page.text
+    assert "trained by preferences: DPO." in page.text
     assert "PPO maximized" not in page.text and "to please this judge" not in page.text
 
 
