@@ -16,6 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rlhf_jax.config import DpoConfig
 from rlhf_jax.data.batches import left_pad, right_pad
+from rlhf_jax.mesh import to_devices
 from rlhf_jax.model import pretrained, transformer
 from rlhf_jax.pipeline import dpo
 
@@ -78,6 +79,7 @@ def ours(model, policy, reference, options):
         "chosen": right_pad([row["chosen_ids"] for row in rows], 6, PAD),
         "rejected": right_pad([row["rejected_ids"] for row in rows], 6, PAD),
     }
+    batch = to_devices(batch, jax.sharding.get_mesh())
     batch["ref_logp"] = dpo.response_likelihoods(reference, model, batch, PAD)[0]
     graded = jax.value_and_grad(lambda weights: dpo.loss(weights, model, options, batch, PAD, PAIRS)[0])
     return jax.jit(graded)(policy)
