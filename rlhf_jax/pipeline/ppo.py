@@ -74,8 +74,8 @@ def iteration(
 ) -> tuple[PpoState, losses.Metrics]:
     """One iteration on P queries: rollout, KL penalty, advantages, epochs of updates.
 
-    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model, or of several in
-    a tuple; with a `base` they, policy and value network are adapters of it.
+    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model (of several, a
+    tuple); with a `base` they, policy and value network are adapters of it.
     """
     sampled = sample(state, reference, reward, query, setting, base)
     assert sampled.score is not None, "`reward` scores every response"
