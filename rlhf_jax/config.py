@@ -21,8 +21,8 @@ def setting(default: Any, **facts: Any) -> Any:
 
     choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
     positive. sign=True: it may be any number. at_most=1, below=1: its limits. algorithm="ppo": with another
-    ppo.algorithm nothing reads it. placement=True: it says where and how a run is computed and kept, not
-    what, so that a run resumes with another value: the numbers differ by rounding.
+    `algorithm` of its section nothing reads it. placement=True: it says where and how a run is computed and
+    kept, not what, so that a run resumes with another value: the numbers differ by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -222,7 +222,9 @@ class DataConfig:
 
 
 @dataclass
-class SftConfig:
+class ImitationConfig:
+    """Fine-tuning on responses."""
+
     batch_size: int = 128  # posts a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=6.35e-5))
@@ -231,6 +233,12 @@ class SftConfig:
     microbatches: int = 1  # gradient accumulation: parts a batch is computed in
     save_every: int = 500
     best: str = ""  # metric whose best checkpoint later stages read, e.g. -loss; empty: the newest one
+
+
+@dataclass
+class SftConfig(ImitationConfig):
+    """On people's responses."""
+
     bigger_pretrained: str = ""  # also fine-tuned, as `sft_10x`, for comparison; empty: none
 
 
@@ -239,7 +247,9 @@ class RewardConfig:
     batch_size: int = 64  # pairs a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5))
-    seeds: int = 1  # models trained; the best on validation is kept
+    seeds: int = 1  # models trained; the best on validation is `reward`, and ppo.ensemble may use all
+    # All of them begin with one head, and the mean of their weights is a model, too (WARM).
+    shared_head: bool = False
     batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
     microbatches: int = setting(1, placement=True)
     save_every: int = 500
@@ -247,10 +257,40 @@ class RewardConfig:
 
 
 @dataclass
+class DpoConfig:
+    """Direct preference optimization, on the pairs of the reward model."""
+
+    # dpo measures both responses of a pair against the SFT policy; ipo too, by the token and up to a margin;
+    # simpo compares the mean log-probabilities of their tokens, without a reference.
+    algorithm: str = setting("dpo", choices=("dpo", "ipo", "simpo"))
+    beta: float = 0.1  # β: the weight of the KL penalty that the loss stands for; of simpo, about 2, a scale
+    # Share of choices that are taken to be wrong.
+    label_smoothing: float = setting(0.0, zero=True, below=0.5, algorithm="dpo")
+    margin: float = setting(1.0, zero=True, algorithm="simpo")  # γ, by which the preferred one is to be ahead
+    batch_size: int = 64  # pairs a step
+    epochs: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-6))
+    microbatches: int = setting(1, placement=True)
+    save_every: int = 500
+    best: str = ""  # metric whose best checkpoint later stages read, e.g. accuracy
+
+
+@dataclass
+class DistillConfig(ImitationConfig):
+    """On the best of several responses of the policy's own, by the rewards of `ppo.reward`."""
+
+    best_of: int = 16  # responses to a prompt, of which one is learned
+    temperature: float = 0.7  # at which they are drawn
+    prompts: int = 4096  # of a round, drawn anew for each; where there are fewer, all
+    rounds: int = 1  # from the second on, the policy of the round before writes
+
+
+@dataclass
 class PpoConfig:
     # What tells good responses from bad: ppo a value network, token by token; the others compare whole
-    # responses, rloo and grpo those to the same prompt, reinforce all of the batch.
-    algorithm: str = setting("ppo", choices=("ppo", "rloo", "grpo", "reinforce"))
+    # responses, rloo and grpo those to the same prompt, reinforce all of the batch; online_dpo makes the best
+    # and the worst to a prompt a pair of DPO's.
+    algorithm: str = setting("ppo", choices=("ppo", "rloo", "grpo", "reinforce", "online_dpo"))
     episodes: int = 1_000_000
     batch_size: int = 512  # episodes an iteration
     samples: int = 1  # responses to a prompt, each an episode
@@ -264,6 +304,9 @@ class PpoConfig:
     # What a response scores: "model", that of stage reward; FILE.py:function or package.module:function; the
     # http address of a server; or several of them, with commas, which add up.
     reward: str = MODEL
+    # Where there are several reward models: the best one, the mean or the least of their scores, or the model
+    # whose weights are the mean of theirs.
+    ensemble: str = setting("best", choices=("best", "mean", "worst", "averaged"))
     reward_weights: tuple[float, ...] = setting((), sign=True)  # of each; empty: 1; 0 only logs it
     # Seconds that a function may take for a batch, or a server for an attempt.
     reward_timeout: float = setting(60.0, placement=True)
@@ -350,12 +393,16 @@ class HealthConfig:
 @dataclass
 class Config:
     seed: int = setting(0, zero=True)
+    # Stages that train a policy by people's preferences, each a policy of its own; evaluation compares them.
+    policies: tuple[str, ...] = setting(("ppo",), choices=("dpo", "distill", "ppo"))
     keep_checkpoints: int = setting(2, placement=True)  # newest of a training that stay, beside the best
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)

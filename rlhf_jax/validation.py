@@ -15,6 +15,7 @@ from rlhf_jax.config import (
     MODEL,
     Config,
     ConfigError,
+    DpoConfig,
     ModelConfig,
     PpoConfig,
     RotaryConfig,
@@ -38,7 +39,9 @@ def validate(config: Config) -> Config:
         for choice in value if isinstance(value, tuple) else (value,):
             if choices and choice not in choices:
                 named = ", ".join(known or "empty" for known in choices)
-                raise ConfigError(f"{name}: {choice!r} is not one of {named}")
+                several = tuple(choice.split(",")) if "," in choice and value == (choice,) else ()
+                hint = f"""; several are --config.{name}="{several}\"""" if several else ""
+                raise ConfigError(f"{name}: {choice!r} is not one of {named}{hint}")
     _check_together(config)
     return config
 
@@ -147,22 +150,36 @@ def _check_rewards(options: PpoConfig) -> None:
         raise ConfigError(f"ppo.reward_weights: {given} weights for the {len(places)} of ppo.reward")
 
 
-def _check_algorithm(options: PpoConfig) -> None:
-    name, samples = options.algorithm, options.samples
+def _check_read(section: str, options: DpoConfig | PpoConfig) -> None:
+    name = options.algorithm
     for known in dataclasses.fields(options):
         reader, value = known.metadata.get("algorithm", name), getattr(options, known.name)
         if reader != name and value != known.default:
             raise ConfigError(
-                f"ppo.{known.name}: {value!r} is read by ppo.algorithm={reader} and not by {name}: "
-                f"leave it at {known.default!r}"
+                f"{section}.{known.name}: {value!r} is read by {section}.algorithm={reader} and not by "
+                f"{name}: leave it at {known.default!r}"
             )
+
+
+def _check_algorithm(options: PpoConfig) -> None:
+    name, samples = options.algorithm, options.samples
     if options.rollout_rows % samples:
         raise ConfigError(
             f"ppo.rollout_rows: {options.rollout_rows} is no multiple of the {samples} of ppo.samples, which "
             "stay together"
         )
-    if name in ("rloo", "grpo") and samples < 2:
+    if name in ("rloo", "grpo", "online_dpo") and samples < 2:
         raise ConfigError(f"ppo.samples: {name} compares responses to one prompt: 2 or more, not {samples}")
+    if name == "online_dpo":
+        default = PpoConfig()
+        for field in ("kl_in", "kl_estimator", "kl_controller", "ratio", "clip_policy", "loss_mean"):
+            if getattr(options, field) != getattr(default, field):
+                raise ConfigError(
+                    f"ppo.{field}: the loss of online_dpo, of pairs and with its own KL penalty, does not "
+                    f"read it: leave it at {getattr(default, field)!r}"
+                )
+        if not options.kl_coef:
+            raise ConfigError("ppo.kl_coef: with 0 the loss of online_dpo is constant: take more")
     if name == "reinforce" and options.batch_size < 2:
         raise ConfigError("ppo.batch_size: reinforce compares the responses of a batch: 2 or more, not 1")
     if options.ratio != "token" and name == "ppo":
@@ -186,6 +203,27 @@ def _check_algorithm(options: PpoConfig) -> None:
         raise ConfigError(
             "ppo.kl_controller: adaptive changes the weight of the penalty in the reward: take fixed, or "
             "ppo.kl_in=reward"
+        )
+
+
+def _check_ensemble(config: Config) -> None:
+    reward, how = config.reward, config.ppo.ensemble
+    if how != "best" and (reward.seeds < 2 or MODEL not in config.ppo.rewards):
+        raise ConfigError(
+            f"ppo.ensemble: {how} is of several reward models: set reward.seeds to 2 or more, and put "
+            f"{MODEL} into ppo.reward"
+        )
+    if how == "averaged" and not reward.shared_head:
+        raise ConfigError(
+            "ppo.ensemble: weights of models that began with different heads have no mean that scores: set "
+            "reward.shared_head=True"
+        )
+    if reward.shared_head and reward.seeds < 2:
+        raise ConfigError("reward.shared_head: there is one model, so set reward.seeds to 2 or more")
+    if reward.shared_head and config.model.lora.rank:
+        raise ConfigError(
+            "reward.shared_head: the mean of adapters is not that of the models which they change: leave it "
+            "out, and take mean or worst in ppo.ensemble"
         )
 
 
@@ -238,16 +276,21 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
+    _check_read("dpo", config.dpo)
+    _check_read("ppo", ppo)
     _check_algorithm(ppo)
     _check_rewards(ppo)
+    _check_ensemble(config)
     _check_lora(config)
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
+    if not config.policies:
+        raise ConfigError("policies: () should name a stage that trains one by people's preferences")
     if not config.rounds.pairs:
         raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:
         raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
-    for stage in ("sft", "reward"):
+    for stage in ("sft", "reward", "dpo", "distill"):
         options = getattr(config, stage)
         if options.batch_size % options.microbatches:
             raise ConfigError(

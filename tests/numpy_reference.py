@@ -109,6 +109,19 @@ def whiten(x, mask, shift_mean=True):
     return out
 
 
+def preference_losses(logp, tokens, ref_logp, beta, smoothing, target):
+    """Losses of DPO, IPO and SimPO of pairs whose log-probabilities [B, 2] are those of whole responses."""
+    dpo = ipo = simpo = 0.0
+    for (new1, new0), (n1, n0), (old1, old0) in zip(logp, tokens, ref_logp, strict=True):
+        ahead = (float(new1) - float(old1)) - (float(new0) - float(old0))
+        p = 1 / (1 + math.exp(-beta * ahead))
+        dpo -= (1 - smoothing) * math.log(p) + smoothing * math.log(1 - p)
+        each = (float(new1) - float(old1)) / n1 - (float(new0) - float(old0)) / n0
+        ipo += (each - 1 / (2 * beta)) ** 2
+        simpo += math.log1p(math.exp(target - beta * (float(new1) / n1 - float(new0) / n0)))
+    return dpo / len(logp), ipo / len(logp), simpo / len(logp)
+
+
 def policy_loss(logp, old_logp, advantages, mask, clip):
     """Loss, clipfrac, approxkl, mean ratio, mean squared distance of the ratio from 1."""
     rows = []

@@ -55,13 +55,22 @@ def test_the_defaults_are_valid():
         ("ppo.batch_size", 513, "not divisible by ppo.minibatches"),
         ("sft.batch_size", 127, "not divisible by sft.microbatches"),
         ("reward.batch_size", 63, "not divisible by reward.microbatches"),
+        ("dpo.batch_size", 63, "not divisible by dpo.microbatches"),
+        ("dpo.label_smoothing", 0.5, "below 0.5"),
+        ("dpo.margin", 2.0, "read by dpo.algorithm=simpo and not by dpo: leave it at 1.0"),
+        ("distill.batch_size", 127, "not divisible by distill.microbatches"),
+        ("policies", ("ppo", "sft"), "'sft' is not one of dpo, distill, ppo"),
+        ("policies", (), "should name a stage"),
+        ("policies", ("dpo,ppo",), """ppo; several are --config.policies="('dpo', 'ppo')\""""),
+        ("ppo.ensemble", "mean", "set reward.seeds to 2 or more"),
+        ("reward.shared_head", True, "set reward.seeds to 2 or more"),
         ("sft.batchsize", 64, "did you mean sft.batch_size"),
         ("ppo.optimizer.learningrate", 1e-3, "did you mean ppo.optimizer.learning_rate"),
     ],
 )
 def test_the_wrong_field_is_named(name, value, why):
     config = config_with(name, value)
-    for stage in (config.sft, config.reward, config.ppo):
+    for stage in (config.sft, config.reward, config.dpo, config.distill, config.ppo):
         stage.microbatches = 2
     with pytest.raises(ConfigError) as error:
         validate(config)
@@ -122,6 +131,12 @@ def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
             {"algorithm": "grpo", "samples": 2, "ratio": "gspo", "loss_mean": "constant"},
             "ppo.ratio: with gspo every response weighs the same",
         ),
+        ({"algorithm": "online_dpo"}, "ppo.samples: online_dpo compares responses to one prompt: 2 or more"),
+        ({"algorithm": "online_dpo", "samples": 2, "kl_coef": 0.0}, "ppo.kl_coef: with 0 the loss of"),
+        (
+            {"algorithm": "online_dpo", "samples": 2, "loss_mean": "rows"},
+            "ppo.loss_mean: the loss of online_dpo, of pairs and with its own KL penalty, does not read it",
+        ),
         ({"loss_mean": "constant"}, "ppo.loss_mean: constant is not for ppo, which has a value loss"),
         ({"kl_in": "loss"}, "ppo.kl_estimator: in the loss the gradient of k1 is 0 on average"),
         (
@@ -144,6 +159,7 @@ def test_settings_of_ppo_that_make_no_sense_together_are_told(fields, told):
         {"samples": 4},
         {"kl_in": "loss", "kl_estimator": "k2"},
         {"algorithm": "reinforce"},
+        {"algorithm": "online_dpo", "samples": 2},
         {"algorithm": "rloo", "samples": 2, "ratio": "sequence", "loss_mean": "rows"},
         {"algorithm": "grpo", "samples": 8, "kl_in": "loss", "kl_estimator": "k3", "loss_mean": "rows"},
         {"algorithm": "grpo", "samples": 8, "divide_by_std": False, "loss_mean": "constant"},

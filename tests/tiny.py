@@ -10,6 +10,8 @@ import numpy as np
 from rlhf_jax.config import (
     Config,
     DataConfig,
+    DistillConfig,
+    DpoConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -180,6 +182,8 @@ def run_config(data: DataConfig) -> Config:
         data=data,
         sft=SftConfig(batch_size=8, optimizer=fast, save_every=2, microbatches=2),
         reward=RewardConfig(batch_size=8, optimizer=fast, save_every=2),
+        dpo=DpoConfig(batch_size=8, optimizer=fast, save_every=2),
+        distill=DistillConfig(batch_size=8, optimizer=fast, save_every=2, pack=False, best_of=2),
         ppo=PpoConfig(
             episodes=40,
             batch_size=8,

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from rlhf_jax.config import DataConfig, SftConfig
+from rlhf_jax.config import DataConfig, ImitationConfig
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
@@ -196,6 +196,12 @@ class PairPlan(ResponsePlan):
         return batch | {"chosen": responses[:, 0], "rejected": responses[:, 1]}
 
 
+class DpoPlan(PairPlan):
+    """The same for a policy that learns from the pairs."""
+
+    field = "dpo.batch_size"
+
+
 class SftPlan(Plan):
     """Batches of rows of query–response examples: `tokens`, `segments` and `targets_mask` [B, T].
 
@@ -215,7 +221,12 @@ class SftPlan(Plan):
         return shaped | {"targets_mask": shaped["targets_mask"].astype(np.float32)}
 
     def __init__(
-        self, records: Sequence[Record], tokenizer: Tokenizer, task: Task, options: SftConfig, seed: int
+        self,
+        records: Sequence[Record],
+        tokenizer: Tokenizer,
+        task: Task,
+        options: ImitationConfig,
+        seed: int,
     ):
         data, references = task.data, [record.reference for record in records]
         queries, cut = _encoded_queries(records, tokenizer, task)
@@ -273,6 +284,12 @@ class SftPlan(Plan):
         return {"tokens": tokens, "segments": segments, "targets_mask": targets, "index": rows}
 
 
+class DistillPlan(SftPlan):
+    """The same where the responses are a policy's own."""
+
+    field = "distill.batch_size"
+
+
 def pack_rows(lengths: Sequence[int], width: int, order: Iterable[int]) -> list[list[int]]:
     """Puts examples, in `order`, into rows of `width` tokens; each into the fullest row that holds it."""
     rows: list[list[int]] = []
@@ -289,7 +306,7 @@ def pack_rows(lengths: Sequence[int], width: int, order: Iterable[int]) -> list[
     return rows
 
 
-def _packed_batch_size(options: SftConfig, rows_per_example: float) -> int:
+def _packed_batch_size(options: ImitationConfig, rows_per_example: float) -> int:
     """Rows for about `options.batch_size` examples.
 
     A multiple of a divisor of `options.batch_size`, so that they divide among devices and

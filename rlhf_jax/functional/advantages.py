@@ -79,6 +79,16 @@ def grpo(rewards: Float[Array, "P N"], divide_by_std: bool = True) -> Float[Arra
     return above / (jnp.std(rewards, axis=1, keepdims=True, ddof=1) + 1e-4) if divide_by_std else above
 
 
+def best_and_worst(rewards: Float[Array, "P N"]) -> Float[Array, "P N"]:
+    """1 for the best of N ≥ 2 responses to one prompt, −1 for the worst, 0 for all others: the pairs of DPO.
+
+    Of responses that tie the first one counts; where all do, there is no pair, and all are 0.
+    """
+    place = jnp.arange(rewards.shape[1])
+    best, worst = (place == pick(rewards, axis=1)[:, None] for pick in (jnp.argmax, jnp.argmin))
+    return best.astype(jnp.float32) - worst.astype(jnp.float32)
+
+
 def masked_mean(
     x: Float[Array, "..."],
     mask: Num[Array, "..."],

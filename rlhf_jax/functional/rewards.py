@@ -70,6 +70,15 @@ def score_missing_eos(
     return jnp.where(ended, score, missing)
 
 
+def of_ensemble(scores: Float[Array, "M B"], how: str) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """The score of each response by M reward models together, and their disagreement about it.
+
+    `mean` of their scores, or the least, `worst` (Coste et al. 2023): a response has to please them all, and
+    what one of them mistakes for good earns nothing. The disagreement is the (biased) standard deviation.
+    """
+    return (scores.mean(axis=0) if how == "mean" else scores.min(axis=0)), scores.std(axis=0)
+
+
 def kl_penalty(
     logp: Float[Array, "B R"],
     ref_logp: Float[Array, "B R"],

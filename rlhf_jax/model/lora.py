@@ -71,6 +71,8 @@ def attach(base, params) -> Any:
     """
     if params is None:
         return None
+    if isinstance(params, tuple):  # of networks
+        return tuple(attach(base, one) for one in params)
     if isinstance(params, dict) and "transformer" in params:
         return params | {"transformer": attach(base, params["transformer"])}
     if isinstance(params, Adapter):

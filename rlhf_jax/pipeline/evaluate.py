@@ -80,8 +80,6 @@ def run(config: Config, workdir: Path) -> None:
         seed = f"{config.seed}/eval"
 
         def score(records: Sequence[Record], responses: Sequence[Sequence[str]]) -> np.ndarray:
-            if reward and config.ppo.is_by_model_alone:
-                return reward.scores(records, responses)
             return own.total(own.of_each(records, responses, reward, seed))
 
         texts, reference_nats = policies.responses(config, workdir, task, tokenizer, records, examples, score)
@@ -120,7 +118,7 @@ def run(config: Config, workdir: Path) -> None:
         "reward_model": None
         if margins is None
         else reward_model_figures(margins, pairs["train"], held_out, scores.get(policies.REFERENCE), judge),
-        "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
+        "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")) if "ppo" in texts else {},
         "notes": notes,
     }
     for name, nats in reference_nats.items():

@@ -4,7 +4,7 @@ rlhf-jax export --workdir=runs/mini --stage=ppo --out=exported/ppo
 rlhf-jax export --workdir=runs/mini --stage=reward --out=exported/reward
 
 --workdir=FOLDER  the run
---stage=STAGE     sft, sft_10x or ppo: a policy, for AutoModelForCausalLM;
+--stage=STAGE     sft, sft_10x, dpo, distill or ppo: a policy, for AutoModelForCausalLM;
                   reward: the reward model, for AutoModelForSequenceClassification
 --out=FOLDER      where to write; must be empty or not exist
 --dtype=TYPE      float32 (the default: nothing is lost), bfloat16 or float16

@@ -6,7 +6,8 @@ architecture: the policy starts as the SFT model, the reference stays it, the va
 as the reward model, which stays frozen beside it.
 
 With `ppo.algorithm` RLOO, GRPO or REINFORCE there is no value network: advantages come from comparing
-responses (`rollout.credited`), and all else is the same.
+responses (`rollout.credited`), and all else is the same. Online DPO makes a pair of the best and the worst
+response to a prompt, and has the loss of stage dpo (`update.pair_loss`).
 
 Rewards of one's own (`ppo.reward`) are asked on the host, between the two compiled halves of the
 iteration. Where the reward model is none of them, it need not exist: the value network starts as
@@ -29,12 +30,12 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax import inference
-from rlhf_jax.config import MODEL, Config, ModelConfig, PpoConfig
+from rlhf_jax.config import Config, ModelConfig, PpoConfig
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.functional import losses, rewards
 from rlhf_jax.mesh import abstract_batch, abstract_rows, check_rows, make_mesh, to_devices
 from rlhf_jax.model import heads, lora, transformer
-from rlhf_jax.pipeline import own_reward, rollout
+from rlhf_jax.pipeline import ensemble, own_reward, rollout
 from rlhf_jax.pipeline.own_reward import OwnReward, RewardError
 from rlhf_jax.pipeline.rollout import Sampled, Setting, objective
 from rlhf_jax.pipeline.update import update
@@ -73,8 +74,8 @@ def iteration(
 ) -> tuple[PpoState, losses.Metrics]:
     """One iteration on P queries: rollout, KL penalty, advantages, epochs of updates.
 
-    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model; with a `base`
-    they, policy and value network are adapters of it.
+    `reference` and `reward` are the frozen parameters of the SFT policy and the reward model (of several, a
+    tuple); with a `base` they, policy and value network are adapters of it.
     """
     sampled = sample(state, reference, reward, query, setting, base)
     assert sampled.score is not None, "`reward` scores every response"
@@ -103,6 +104,8 @@ def learn(
     with jax.named_scope("update"):
         networks, metrics = update(state.networks, episodes, update_key, setting, base)
     metrics |= objective(episodes, setting) | {"kl_coef": state.kl_coef}
+    if sampled.disagreement is not None:
+        metrics["objective/disagreement"] = sampled.disagreement.mean()
     kl_coef = state.kl_coef
     if options.kl_controller == "adaptive":
         adapted = rewards.adapt_kl_coef(
@@ -140,7 +143,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     )
     state = jax.eval_shape(start, reference, scalar if options.has_value_network else None)
     query = abstract_batch(mesh, QueryPlan.widest(data, options.prompts))["query"]
-    reward = scalar if MODEL in options.rewards else None
+    reward = ensemble.together([scalar for _ in ensemble.scoring(config)])
     fixed = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)
     if options.is_by_model_alone:
         return jitted_iteration(setting).trace(state, *fixed, query, base=base)
@@ -164,12 +167,11 @@ def train(config: Config, workdir: Path) -> None:
     check_batch(options, mesh)
     with jax.set_mesh(mesh):
         reference = inference.load(workdir, "sft", config=config)
-        frozen_networks = ["sft", *(["reward"] if MODEL in options.rewards else [])]
-        reward = inference.load(workdir, "reward", config=config) if "reward" in frozen_networks else None
+        scoring = ensemble.load(config, workdir)
         model, task, tokenizer = reference.model, reference.task, reference.tokenizer
         setting = Setting(model, options, config.data.response_tokens, tokenizer.eos_ids, tokenizer.pad_id)
         records = task.queries()
-        inputs.hold(workdir, "ppo", tokenizer, frozen_networks, queries=records)
+        inputs.hold(workdir, "ppo", tokenizer, ["sft", *ensemble.read(config)], queries=records)
         records = task.filtered(records, tokenizer, references=False)
         plan = QueryPlan(records, tokenizer, task, options.prompts, config.seed)
         plan.tell("ppo")
@@ -180,7 +182,8 @@ def train(config: Config, workdir: Path) -> None:
         schedule = make_schedule(options.optimizer, updates)
         usual_scores = -math.inf, math.inf
         if options.is_by_model_alone:
-            usual_scores = checkpoint.read_meta(*checkpoint.require(workdir, "reward"))["usual_scores"]
+            place = checkpoint.require(workdir, ensemble.leading(config))
+            usual_scores = checkpoint.read_meta(*place)["usual_scores"]
         training = Training(
             config,
             workdir,
@@ -193,15 +196,16 @@ def train(config: Config, workdir: Path) -> None:
             signs=functools.partial(health.ppo_signs, options=options, usual_scores=usual_scores),
         )
         optimizer, sigma = make_optimizer(options.optimizer, updates), config.health.spike_sigma
-        scoring, base = reward.trained if reward else None, reference.base
-        value = scoring if options.has_value_network else None
-        if options.has_value_network and not scoring:
+        base, value = reference.base, scoring if options.has_value_network else None
+        if isinstance(value, tuple):
+            value = inference.load(workdir, ensemble.leading(config), config=config).trained
+        elif options.has_value_network and not value:
             key = stage_key(config.seed, "ppo_value")
             value = heads.on_top(reference.trained, model, tokenizer.vocab_size, key)
         state = initial_state(reference.trained, value, optimizer, options, config.seed, sigma)
         state = training.resume(state)
         fixed = jax.jit(frozen, static_argnames="model")(reference.trained, scoring, model=model)
-        del reference, reward, scoring, value  # in float32
+        del reference, scoring, value  # in float32
         step, (first, second) = jitted_iteration(setting), jitted_halves(setting)
         with training, OwnReward(options, task) as own:
             for i in training.steps(state):
@@ -225,10 +229,14 @@ def train(config: Config, workdir: Path) -> None:
 
 def frozen(reference, reward, model: ModelConfig):
     """Reference and reward model as every iteration reads them: a cast in each would take memory for both."""
+
+    def cast(reward):
+        return {"transformer": transformer.cast(reward["transformer"], model), "head": reward["head"]}
+
     reference = transformer.cast(reference, model)
-    if reward is None:
-        return reference, None
-    return reference, {"transformer": transformer.cast(reward["transformer"], model), "head": reward["head"]}
+    if isinstance(reward, tuple):
+        return reference, tuple(map(cast, reward))
+    return reference, reward and cast(reward)
 
 
 def initial_state(

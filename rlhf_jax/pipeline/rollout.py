@@ -35,6 +35,7 @@ class Sampled(struct.PyTreeNode):
     ref_logp: Float[Array, "B R"]  # under the reference
     values: Float[Array, "B R"] | None  # before token t; None without a value network
     score: Float[Array, "B"] | None  # of the reward model; None where there is none
+    disagreement: Float[Array, "B"] | None = None  # of several reward models: their standard deviation
 
 
 class Rollout(struct.PyTreeNode):
@@ -94,8 +95,9 @@ def sample(
 ) -> Sampled:
     """Responses of `policy`, and the networks' views of them: those to one query together, on one device.
 
-    `value` is None where there is no value network, `reward` where no model scores responses. So many rows
-    as `options.rollout_rows` are sampled and read at once, which bounds memory and changes no number.
+    `value` is None where there is no value network, `reward` where no model scores responses; it is a tuple
+    where several do (`options.ensemble`). So many rows as `options.rollout_rows` are sampled and read at
+    once, which bounds memory and changes no number.
     """
     model, options, eos_ids, pad_id = setting.model, setting.options, setting.eos_ids, setting.pad_id
     samples = options.samples
@@ -124,8 +126,7 @@ def sample(
             logp, _ = response_logprobs(policy, *rows, options.temperature)
             ref_logp, _ = response_logprobs(reference, *rows, options.temperature)
             values = None if value is None else heads.values(value, *rows)
-            score = None if reward is None else heads.score(reward, *rows)
-            return *(widened(x, slots) for x in (logp, ref_logp, values)), score
+            return *(widened(x, slots) for x in (logp, ref_logp, values)), *scored(reward, *rows, options)
 
         with jax.named_scope("score"):
             return response, mask, *to_longest(read, query, slots)
@@ -144,6 +145,23 @@ def widened(x: Float[Array, "B W"] | None, slots: Bool[Array, "B R"]) -> Float[A
     return jnp.where(slots, jnp.pad(x, ((0, 0), (0, slots.shape[1] - x.shape[1]))), 0.0)
 
 
+def scored(
+    reward,
+    model: ModelConfig,
+    query: Int[Array, "P Q"],
+    response: Int[Array, "B R"],
+    pad_id: int,
+    options: PpoConfig,
+):
+    """Score and disagreement [B] of one reward model, of several in a tuple, or of none."""
+    if reward is None:
+        return None, None
+    rows = model, query, response, pad_id
+    if not isinstance(reward, tuple):
+        return heads.score(reward, *rows), None
+    return rewards.of_ensemble(jnp.stack([heads.score(one, *rows) for one in reward]), options.ensemble)
+
+
 def credited(
     sampled: Sampled, score: Float[Array, "B"], kl_coef: Float[Array, ""], setting: Setting
 ) -> Rollout:
@@ -156,7 +174,7 @@ def credited(
     )
 
     token_rewards = rewards.place_score(score, mask, options.score_at)
-    if options.kl_in == "reward":
+    if options.kl_in == "reward" and options.algorithm != "online_dpo":  # whose loss is the penalty
         penalty = rewards.kl_penalty(logp, ref_logp, mask, kl_coef, options.kl_estimator)
         token_rewards = penalty + token_rewards
     if values is None:
@@ -197,6 +215,7 @@ def of_responses(returns: Float[Array, "B"], options: PpoConfig) -> Float[Array,
     estimators: dict[str, Callable[[Array], Array]] = {
         "reinforce": advantages.reinforce,
         "rloo": advantages.rloo,
+        "online_dpo": advantages.best_and_worst,
         "grpo": functools.partial(advantages.grpo, divide_by_std=options.divide_by_std),
     }
     by_prompt = returns.reshape(-1, options.samples, out_sharding=layout(ROWS))

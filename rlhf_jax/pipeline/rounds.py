@@ -43,6 +43,8 @@ def run(config: Config, workdir: Path) -> None:
         raise ask.TaskError("stage round runs on one host; the stages of a round run on many, one by one")
     if not stages.scores_by_model(config):
         raise ask.TaskError("stage round asks people for a reward model: put model into ppo.reward")
+    if "ppo" not in config.policies:
+        raise ask.TaskError("stage round asks people about PPO's policy: put ppo into policies")
     checkpoint.require(workdir, "sft")
     task = tasks.find(config.data, config.seed)
     if not folder_of(workdir, 1).exists():

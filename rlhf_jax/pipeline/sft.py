@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config import Config, ImitationConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.records import with_reference
@@ -63,13 +63,20 @@ def jitted_step(model: ModelConfig, targets: int, microbatches: int):
 
 
 def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
-    """The step of `train`, traced for arguments without values. Needs a mesh set.
+    """The step of `train`, traced for arguments without values. Needs a mesh set."""
+    return traced_with(config.sft, "sft", config, model, vocabulary)
+
+
+def traced_with(
+    options: ImitationConfig, stage: str, config: Config, model: ModelConfig, vocabulary: int
+) -> jax.stages.Traced:
+    """The step of a stage that fine-tunes with these options.
 
     A row is one post of the longest bucket with a whole response; packing, which is known only with
     the data, puts the same tokens into fewer rows.
     """
-    options, data, mesh = config.sft, config.data, jax.sharding.get_mesh()
-    check_rows("sft.batch_size", options.batch_size, options.microbatches, mesh)
+    data, mesh = config.data, jax.sharding.get_mesh()
+    check_rows(f"{stage}.batch_size", options.batch_size, options.microbatches, mesh)
     like = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
     state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
     base = adapters.abstract_base(model, vocabulary, mesh)

@@ -11,7 +11,7 @@ from etils.epath import Path
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, ModelConfig
 from rlhf_jax.data.tokenizer import GENERATION_FILE, TEMPLATE_FILE
-from rlhf_jax.pipeline import collect, ppo, reward, sft
+from rlhf_jax.pipeline import collect, distill, dpo, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 
@@ -57,7 +57,9 @@ class Stage:
 
 def words_of(config: Config) -> dict[str, str]:
     """What stands for the fields of a label."""
-    return {"algorithm": config.ppo.algorithm.upper()}
+    direct = {"dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}[config.dpo.algorithm]
+    algorithm = {"online_dpo": "online DPO"}.get(config.ppo.algorithm, config.ppo.algorithm.upper())
+    return {"algorithm": algorithm, "direct": direct}
 
 
 def evaluate(config: Config, workdir: Path) -> None:
@@ -68,8 +70,13 @@ def evaluate(config: Config, workdir: Path) -> None:
 
 
 def scores_by_model(config: Config) -> bool:
-    """Whether a reward model is among the rewards of PPO: without it, no comparisons are needed."""
+    """Whether a reward model is among the rewards: of PPO, and of those by which evaluation measures."""
     return MODEL in config.ppo.rewards
+
+
+def learns_from_pairs(config: Config) -> bool:
+    """Whether people's comparisons are needed."""
+    return scores_by_model(config) or "dpo" in config.policies
 
 
 STAGES = [
@@ -92,7 +99,7 @@ STAGES = [
         "collect",
         "Comparisons",
         collect.run,
-        wanted=scores_by_model,
+        wanted=learns_from_pairs,
         needs=("sft",),
         fields=("data.comparisons", "data.files", "data.columns", "data.mini_pairs", "data.mini_sampled"),
         files=("comparisons.jsonl",),
@@ -109,14 +116,47 @@ STAGES = [
                 "Reward model",
                 "a reward model: it scores a {response} to a {prompt} as people would prefer it",
                 scalar=True,
-            )
+            ),
+            "reward_averaged": Output(
+                "Reward models, averaged",
+                "a reward model whose weights are the mean of several, which learned people's preferences",
+                scalar=True,
+            ),
         },
         programs={"reward": reward.traced},
+    ),
+    Stage(
+        "dpo",
+        "{direct}",
+        dpo.train,
+        wanted=lambda config: "dpo" in config.policies,
+        needs=("sft", "collect"),
+        fields=("dpo.", "reward.batches"),
+        networks={
+            "dpo": Output("{direct}", "a policy trained with {direct} on {responses} that people compared")
+        },
+        programs={"dpo": dpo.traced},
+    ),
+    Stage(
+        "distill",
+        "Best-of-N distillation",
+        distill.train,
+        wanted=lambda config: "distill" in config.policies,
+        needs=("sft", "reward"),
+        fields=("distill.", "ppo.reward"),
+        files=("distill*.jsonl",),
+        networks={
+            "distill": Output(
+                "best-of-N, distilled", "a policy fine-tuned on the best of its own {responses}, by a reward"
+            )
+        },
+        programs={"distill": distill.traced},
     ),
     Stage(
         "ppo",
         "{algorithm}",
         ppo.train,
+        wanted=lambda config: "ppo" in config.policies,
         needs=("sft", "reward"),
         fields=("ppo.",),
         networks={

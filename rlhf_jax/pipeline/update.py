@@ -35,7 +35,12 @@ def loss(
 def policy_loss(
     policy, episodes: Rollout, tokens: losses.Denominator, setting: Setting
 ) -> tuple[Float[Array, ""], losses.Metrics]:
-    """What every algorithm minimizes: the clipped objective, and the KL penalty if it is in the loss."""
+    """What every algorithm minimizes: the clipped objective, and the KL penalty if it is in the loss.
+
+    Online DPO has a loss of its own, `pair_loss`.
+    """
+    if setting.options.algorithm == "online_dpo":
+        return pair_loss(policy, episodes, tokens, setting)
     model, options, pad_id, mask = setting.model, setting.options, setting.pad_id, episodes.mask
     logp, entropy = response_logprobs(
         policy, model, episodes.query, episodes.response, pad_id, options.temperature
@@ -48,6 +53,34 @@ def policy_loss(
         total += options.kl_coef * told["kl"]
     told |= {"loss": total, "entropy": masked_mean(entropy, mask, tokens)}
     return total, {f"policy/{name}": x for name, x in told.items()}
+
+
+def pair_loss(
+    policy, episodes: Rollout, tokens: losses.Denominator, setting: Setting
+) -> tuple[Float[Array, ""], losses.Metrics]:
+    """DPO's loss of the best response to each prompt against the worst, with β = `ppo.kl_coef`.
+
+    Summed, and divided by the prompts of a minibatch. A prompt whose responses tie counts log 2 and teaches
+    nothing.
+    """
+    model, options, pad_id, mask = setting.model, setting.options, setting.pad_id, episodes.mask
+    logp, entropy = response_logprobs(
+        policy, model, episodes.query, episodes.response, pad_id, options.temperature
+    )
+    new, old = (jnp.sum(jnp.where(mask, x, 0.0), axis=1, keepdims=True) for x in (logp, episodes.ref_logp))
+    implicit = losses.implicit_rewards(new, old, options.kl_coef)
+    each = group_rows((implicit, episodes.advantages), episodes.query.shape[0])
+    chosen, rejected = (
+        jnp.sum(jnp.where(sign * each[1] > 0, each[0], 0.0), axis=(1, 2)) for sign in (1.0, -1.0)
+    )
+    told = {
+        "loss": losses.dpo(chosen, rejected),
+        "accuracy": jnp.mean((1 + jnp.sign(chosen - rejected)) / 2),
+        "margin": jnp.mean(chosen - rejected),
+    }
+    share = chosen.shape[0] * options.minibatches / options.prompts
+    told = {name: x * share for name, x in told.items()} | {"entropy": masked_mean(entropy, mask, tokens)}
+    return told["loss"], {f"policy/{name}": x for name, x in told.items()}
 
 
 def value_loss(

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config import Config, DpoConfig, ModelConfig, RewardConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, row_shards
 from rlhf_jax.model import heads, lora, params, transformer
-from rlhf_jax.pipeline import stages
+from rlhf_jax.pipeline import ensemble, stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology
 
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
-POLICIES, TEXTS = 2, 6  # that evaluation samples from greedily, and scores, beside best-of-N
+OTHERS = 4  # texts that evaluation scores, of no policy of the run: reference, title, lead, pretrained model
 
 
 @dataclass
@@ -66,7 +66,7 @@ def compile_program(
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
     networks = _networks(program, config, model, vocabulary)
-    learning = {"sft": 1, "reward": 1, "ppo": 1 + config.ppo.has_value_network}
+    learning = {"sft": 1, "reward": 1, "dpo": 1, "distill": 1, "ppo": 1 + config.ppo.has_value_network}
     trained = sum(networks[: learning.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
@@ -157,18 +157,23 @@ def steps(program: str, config: Config, shards: int) -> int:
     the texts of all policies, counts as one of best-of-N.
     """
     (posts, pairs), options = tasks.find(config.data, config.seed).expected, config.eval
+    seeds = {"reward": config.reward.seeds, "dpo": 1}
     if program == "sft":
         return max(1, round(config.sft.epochs * (posts // config.sft.batch_size)))
-    if program == "reward":
-        return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
+    if program == "distill":
+        again = config.distill
+        return again.rounds * max(1, round(again.epochs * (min(posts, again.prompts) // again.batch_size)))
+    if program in seeds:
+        learned: RewardConfig | DpoConfig = getattr(config, program)
+        return seeds[program] * max(1, round(learned.epochs * (pairs // learned.batch_size)))
     if program == "ppo":
         return config.ppo.episodes // config.ppo.batch_size
 
     def batches(texts: int) -> int:
         return math.ceil(options.posts / inference.batch_size(shards, texts))
 
-    best = batches(options.best_of)
-    return best + (POLICIES * batches(1) if program == "eval.write" else batches(TEXTS))
+    best, greedy = batches(options.best_of), 1 + len(config.policies)
+    return best + (greedy * batches(1) if program == "eval.write" else batches(OTHERS + greedy))
 
 
 def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int) -> list[int]:
@@ -176,10 +181,12 @@ def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int)
     whole, whole_scalar = transformer.specs(model, vocabulary), heads.specs(model, vocabulary)
     policy, scalar = (params.count(lora.trained(specs, model.lora)) for specs in (whole, whole_scalar))
     value = [scalar] if config.ppo.has_value_network else []
-    reward = [scalar] if stages.scores_by_model(config) else []
+    reward = [scalar] * len(ensemble.scoring(config))
     networks = {
         "sft": [policy],
         "reward": [scalar],
+        "dpo": [policy],
+        "distill": [policy],
         "ppo": [policy, *value, policy, *reward],
         "eval.write": [policy],
         "eval.read": [scalar],

@@ -9,7 +9,7 @@ rlhf-jax plan --config=configs/mini.py --topology=cpu:8 --config.model.pretraine
 --topology=NAME       TPU slice (v4:, v5e:, v5p:, v6e: and its shape), H100s as gpu:SLICESxHOSTSxDEVICES,
                       or cpu:N simulated devices
 --mesh=R,F,T          devices along replica, fsdp and tensor; without it, config.mesh: fsdp over all
---stage=STAGE         sft, reward, ppo or eval; all that the run goes through: the default
+--stage=STAGE         sft, reward, dpo, distill, ppo or eval; all that the run goes through: the default
 --json=FILE           also writes everything there
 --search              tries meshes, microbatches and rematerialisation, and lists what fits
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from rlhf_jax import inference
-from rlhf_jax.config import MODEL, Config, ModelConfig
+from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.model import lora, params, transformer
+from rlhf_jax.pipeline import ensemble
 
 OPTIMIZER_BYTES = 28  # a parameter and update: read weight, gradient and two moments, write all but one
 
@@ -113,13 +114,18 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     net = Placed(model, vocabulary, mesh["replica"] * mesh["fsdp"], mesh["fsdp"], mesh["tensor"])
     data = config.data
     q, r, long = data.query_tokens, data.response_tokens, data.reward_response_tokens
-    if program == "sft":
-        rows, read = config.sft.batch_size, q + r - 1 if config.sft.query_loss else r
+    imitating = {"sft": config.sft, "distill": config.distill}.get(program)
+    if imitating:
+        rows, read = imitating.batch_size, q + r - 1 if imitating.query_loss else r
         work = rows * forward(model, q + r - 1, read)
-        return [train("update", net, work, rows * read, config.sft.microbatches)]
+        return [train("update", net, work, rows * read, imitating.microbatches)]
     if program == "reward":
         work = config.reward.batch_size * forward_to_ends(model, q, 2, long)
         return [train("update", net, work, 0, config.reward.microbatches)]
+    if program == "dpo":
+        rows = config.dpo.batch_size
+        work = rows * forward_to_responses(model, q, 2, long)
+        return [train("update", net, work, rows * (2 * long - 1), config.dpo.microbatches)]
     n = config.eval.best_of
     if program == "eval.write":
         return sample(net, inference.batch_size(net.rows, n), q, r, n)
@@ -139,8 +145,8 @@ def phases(program: str, config: Config, model: ModelConfig, vocabulary: int, me
     if ppo.has_value_network:
         rollout.append(read_only("values", net, work, 0))
         update.append(train("value network's update", net, work, 0, micro, parts))
-    if MODEL in ppo.rewards:
-        rollout.append(read_only("score", net, ppo.prompts * forward_to_ends(model, q, ppo.samples, r), 0))
+    score = read_only("score", net, ppo.prompts * forward_to_ends(model, q, ppo.samples, r), 0)
+    rollout += [score] * len(ensemble.scoring(config))
     return rollout + ppo.epochs * update
 
 

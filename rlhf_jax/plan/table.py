@@ -20,6 +20,7 @@ from absl import flags
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import Config
 from rlhf_jax.files import read_object, write_text
+from rlhf_jax.pipeline import stages
 from rlhf_jax.plan.compiled import programs
 from rlhf_jax.plan.topologies import PlanError, version_of
 
@@ -49,7 +50,7 @@ class Cell(NamedTuple):
         return f"{self.size}-{self.topology.replace(':', '-')}-{self.stage}"
 
 
-STAGES = tuple(programs(Config()))
+STAGES = tuple(stage for stage in stages.planned(Config()) if stage in programs(Config()))
 CELLS = [Cell(size, topology, stage) for size in SIZES for topology in TOPOLOGIES for stage in STAGES]
 
 

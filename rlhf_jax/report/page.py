@@ -70,7 +70,7 @@ FACTS = {
     "episodes_per_second": ("Episodes a second", "{:.1f}"),
 }
 # Curves shown at once, and after them the mean of each reward of one's own; the others unfold.
-LEADING = ("objective/score", "objective/kl", "loss", "accuracy")
+LEADING = ("objective/score", "objective/kl", "objective/disagreement", "loss", "accuracy")
 OWN_REWARD = re.compile("rewards/(.+)/mean")
 
 

@@ -6,7 +6,16 @@ import pytest
 import tiny
 from jax.sharding import AxisType, PartitionSpec
 
-from rlhf_jax.functional.advantages import gae, grpo, masked_mean, masked_var, reinforce, rloo, whiten
+from rlhf_jax.functional.advantages import (
+    best_and_worst,
+    gae,
+    grpo,
+    masked_mean,
+    masked_var,
+    reinforce,
+    rloo,
+    whiten,
+)
 
 ROWS = PartitionSpec(("replica", "fsdp"))
 HAND = 16  # roundings of a formula of a few terms, its √ or exp among them
@@ -197,3 +206,10 @@ def test_a_prompt_on_each_of_eight_devices_gives_the_same_advantages(groups):
             sharded = jax.jit(estimate)(rows)
             assert sharded.sharding.is_equivalent_to(rows.sharding, 2)
             tiny.assert_close(sharded, estimate(groups), HAND + groups.size)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_a_pair_is_of_the_best_and_the_worst(wrap):
+    """Of ties the first counts, and where all tie there is none."""
+    rewards = np.array([[1.0, 3.0, -2.0], [0.0, 5.0, 5.0], [4.0, 4.0, 4.0]], np.float32)
+    np.testing.assert_array_equal(wrap(best_and_worst)(rewards), [[0, 1, -1], [-1, 1, 0], [0, 0, 0]])

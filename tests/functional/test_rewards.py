@@ -47,6 +47,15 @@ def test_a_response_ends_with_its_first_eos(wrap):
     np.testing.assert_array_equal(wrap(rewards.has_eos)(RESPONSE, (EOS,)), [True, True, False, True, True])
 
 
+@pytest.mark.parametrize(("how", "expected"), [("mean", [2.0, 4.0, 0.0]), ("worst", [1.0, 4.0, -3.0])])
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jax.jit(f, static_argnums=1)])
+def test_several_reward_models_by_hand(wrap, how, expected):
+    scores = np.array([[1.0, 4.0, 3.0], [3.0, 4.0, -3.0]], np.float32)
+    score, disagreement = wrap(rewards.of_ensemble)(scores, how)
+    np.testing.assert_array_equal(score, expected)
+    np.testing.assert_array_equal(disagreement, [1.0, 0.0, 3.0])
+
+
 def test_padding_without_eos_is_not_response():
     np.testing.assert_array_equal(
         rewards.response_mask(np.array([[3, 9, 9]]), (EOS,), PAD), [[True, False, False]]

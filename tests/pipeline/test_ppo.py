@@ -110,12 +110,13 @@ def test_a_reward_is_learnt(free):
         {"algorithm": "reinforce"},
         {"algorithm": "rloo", "samples": 4, "ratio": "sequence", "loss_mean": "rows"},
         {"algorithm": "grpo", "samples": 4},
+        {"algorithm": "online_dpo", "samples": 4, "kl_coef": 0.1},
     ],
     ids=lambda fields: fields["algorithm"],
 )
 def test_a_reward_is_learnt_without_a_value_network(reference, reward_model, fields):
     """By comparing 32 responses, to as many prompts or to eight."""
-    options = dataclasses.replace(OPTIONS, kl_controller="fixed", kl_coef=0.0, **fields)
+    options = dataclasses.replace(OPTIONS, **{"kl_controller": "fixed", "kl_coef": 0.0} | fields)
     state = ppo.initial_state(reference, None, OPTIMIZER, options, seed=0)
     iterate = ppo.jitted_iteration(SETTING._replace(options=options))
     scores = []

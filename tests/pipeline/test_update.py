@@ -12,10 +12,10 @@ import pytest
 import tiny
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import MeshConfig, PpoConfig
+from rlhf_jax.config import DpoConfig, MeshConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
-from rlhf_jax.pipeline import ppo
+from rlhf_jax.pipeline import dpo, ppo
 from rlhf_jax.pipeline import update as updates
 from rlhf_jax.pipeline.rollout import Rollout, Setting
 
@@ -261,6 +261,34 @@ def test_a_penalty_in_the_loss_adds_its_mean(reference, whole, logprobs, estimat
     pulled = jax.tree.map(lambda x, g: x - 0.5 * g, plain, pull)
     tiny.assert_close(ours, pulled, STEP, scale=tiny.largest(reference))
     assert "policy/kl" not in metrics
+
+
+def test_online_dpo_learns_from_its_pairs_as_stage_dpo_learns_from_people(reference, whole):
+    """The best and the worst of four responses to each of eight prompts; one ties, and counts log 2."""
+    options = dataclasses.replace(
+        OPTIONS, algorithm="online_dpo", samples=4, kl_coef=0.3, epochs=1, minibatches=1, microbatches=2
+    )
+    marks = np.array([[0, 1, 0, -1], [1, -1, 0, 0]] * 4, np.float32)
+    marks[5] = 0
+    pairs = whole.replace(query=whole.query[::4], advantages=marks.reshape(-1, 1))
+    state = ppo.initial_state(reference, None, optax.sgd(1.0), options, seed=0)
+    update = jax.jit(functools.partial(updates.update, setting=SETTING._replace(options=options)))
+    learned, metrics = update(state.networks, pairs, jax.random.key(0))
+
+    kept = np.arange(8) != 5
+    best, worst = (np.flatnonzero(marks == mark) for mark in (1, -1))
+    said = np.sum(np.where(whole.mask, whole.ref_logp, 0), axis=1)
+    batch = {"query": pairs.query[kept], "chosen": whole.response[best], "rejected": whole.response[worst]}
+    batch["ref_logp"] = np.stack([said[best], said[worst]], axis=1)
+    offline = DpoConfig(beta=0.3)
+    (loss, _), gradient = jax.jit(
+        jax.value_and_grad(lambda w: dpo.loss(w, CONFIG, offline, batch, PAD, 8), has_aux=True)
+    )(reference)
+    scale = tiny.largest(said)
+    tiny.assert_close(metrics["policy/loss"], loss + np.log(2) / 8, SUMS, scale)
+    expected = jax.tree.map(lambda x, g: x - g, reference, gradient)
+    tiny.assert_close(learned["policy"].params, expected, STEP, scale=tiny.largest(reference))
+    assert tiny.largest(gradient) > 1e-2
 
 
 # Several responses to a prompt: it is read once, forward and backward.

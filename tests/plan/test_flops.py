@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from rlhf_jax.config import Config, DataConfig, LoraConfig, ModelConfig, PpoConfig, RewardConfig, SftConfig
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    DistillConfig,
+    DpoConfig,
+    LoraConfig,
+    ModelConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
 from rlhf_jax.model import transformer
 from rlhf_jax.plan import flops
 
@@ -19,6 +29,8 @@ CONFIG = Config(
     model=SMALL,
     data=DATA,
     sft=SftConfig(batch_size=8),
+    dpo=DpoConfig(batch_size=8),
+    distill=DistillConfig(batch_size=8),
     reward=RewardConfig(batch_size=8, microbatches=2),
     ppo=PpoConfig(batch_size=8, epochs=2, minibatches=2, microbatches=2),
 )
@@ -103,6 +115,9 @@ def test_flops_of_the_stages_are_sums_of_passes():
     value, score = flops.forward(SMALL, 8, 3), flops.forward(SMALL, 9, 1)
     assert total("sft") == 8 * 3 * policy
     assert total("reward") == 8 * 3 * flops.forward_to_ends(SMALL, 6, 2, 4)
+    # The prompt is read once, and predicts both first tokens at once.
+    pair = flops.forward_to_responses(SMALL, 6, 2, 4) + flops.logits(SMALL, 11, 1 + 2 * 3)
+    assert total("dpo") == 8 * 3 * pair and total("distill") == total("sft")
     # Sampling costs a pass of the policy; two log-probabilities, values, score; two epochs of both networks.
     assert total("ppo") == 8 * (3 * policy + value + score + 2 * 3 * (policy + value))
 
@@ -118,6 +133,12 @@ def test_without_a_value_network_no_pass_of_it_is_counted_and_a_prompt_is_read_o
     read = 2 * value - flops.forward_to_responses(SMALL, 6, 2, 3)  # by 3 networks, in 2 epochs by 2 of them
     predicted = flops.logits(SMALL, 11, 1)
     assert ppo() - ppo(samples=2) == 4 * (prompt + scored + (3 + 12) * read + (2 + 6) * predicted)
+
+
+def test_each_of_several_reward_models_scores():
+    several = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, ensemble="worst"))
+    several.reward = dataclasses.replace(CONFIG.reward, seeds=3)
+    assert total("ppo", several) - total("ppo") == 2 * 8 * flops.forward(SMALL, 9, 1)
 
 
 def test_without_a_reward_model_no_pass_of_it_is_counted():

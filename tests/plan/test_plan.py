@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -11,6 +12,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import (
     Config,
     DataConfig,
+    DpoConfig,
     LoraConfig,
     MeshConfig,
     ModelConfig,
@@ -23,7 +25,7 @@ from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
-from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline import dpo, ppo, reward, sft
 from rlhf_jax.plan import compiled, fit
 from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.flops import Phase
@@ -40,6 +42,7 @@ CONFIG = Config(
     data=DATA,
     sft=SftConfig(batch_size=8, pack=False),
     reward=RewardConfig(batch_size=8),
+    dpo=DpoConfig(batch_size=8),
     ppo=PpoConfig(batch_size=8, minibatches=2),
 )
 INVENTED = Chip(flops=1e9, memory=1e9, usable=0.5, bandwidth=1e6, links=1e5, source="invented")
@@ -67,7 +70,7 @@ def plan(tmp_path, capsys):
     return call
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
 def test_what_is_planned_is_what_runs(stage):
     """The program traced without values is, letter by letter, that of real weights and a real batch."""
     posts = tiny.posts(16, 0)
@@ -88,6 +91,14 @@ def test_what_is_planned_is_what_runs(stage):
             state = jax.jit(functools.partial(TrainState.create, tx=optimizer(CONFIG.sft.optimizer)))(policy)
             real = sft.jitted_step(MODEL, DATA.response_tokens, 1).trace(state, to_devices(batch, mesh))
             planned = sft.traced(CONFIG, MODEL, vocabulary)
+        elif stage == "dpo":
+            pairs = pairs_of(tiny.comparisons("train", 16, 0), "train")
+            batch = PairPlan(pairs, tokenizer, task, 8, 0).batch(0) | {
+                "ref_logp": np.zeros((8, 2), np.float32)
+            }
+            state = jax.jit(functools.partial(TrainState.create, tx=optimizer(CONFIG.dpo.optimizer)))(policy)
+            real = dpo.jitted_step(MODEL, CONFIG.dpo, pad_id).trace(state, to_devices(batch, mesh))
+            planned = dpo.traced(CONFIG, MODEL, vocabulary)
         elif stage == "reward":
             pairs = pairs_of(tiny.comparisons("train", 16, 0), "train")
             batch = PairPlan(pairs, tokenizer, task, 8, 0).batch(0)
@@ -147,7 +158,7 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
     assert both.parameters - alone.parameters == scalar
     fewer = both.memory["arguments"] - alone.memory["arguments"]
     assert fewer >= 4 * scalar / 8  # at least an eighth of it on each device
-    assert compiled.programs(CONFIG).keys() == {"sft", "reward", "ppo", "eval"}
+    assert compiled.programs(CONFIG).keys() == {"sft", "reward", "dpo", "distill", "ppo", "eval"}
     planned = []
     monkeypatch.setattr(fit, "compile_program", lambda program, *_: planned.append(program))
     monkeypatch.setattr(fit, "describe", str)

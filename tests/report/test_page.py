@@ -203,6 +203,20 @@ def test_rewards_of_ones_own_have_a_curve_a_column_and_a_number_at_each_sample(t
     assert {"+0.75", "−0.38", "+0.12", "*+1.00", "−0.50"} <= set(cells)
 
 
+def test_a_run_without_ppo_speaks_of_the_policies_that_it_has(tmp_path):
+    """Nothing was trained to please the reward model that judges here."""
+    shares, policies = RESULTS["preference_over_reference"], RESULTS["policies"]
+    of_dpo = {
+        "preference_over_reference": {"sft": shares["sft"], "dpo": shares["ppo"]},
+        "policies": {name: policies[name] for name in ("reference", "sft")} | {"dpo": policies["ppo"]},
+    }
+    folder = run(tmp_path, RESULTS | of_dpo | {"judge": "reward model", "ppo": {}})
+    (folder / "config.json").write_text(json.dumps(to_dict(Config(policies=("dpo",)))))
+    page = Page(folder)
+    assert "trained by preferences: DPO." in page.text
+    assert "PPO maximized" not in page.text and "to please this judge" not in page.text
+
+
 def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):
     results, summaries = copy.deepcopy(RESULTS), copy.deepcopy(SUMMARIES)
     results |= {"split": "valid", "judge": "reward model", "notes": []}

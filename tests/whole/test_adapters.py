@@ -15,7 +15,7 @@ from rlhf_jax.config import ConfigError, LoraConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import lora, params, pretrained, transformer
-from rlhf_jax.pipeline import export, ppo, reward, sft, stages
+from rlhf_jax.pipeline import dpo, export, ppo, reward, sft, stages
 from rlhf_jax.run import checkpoint, fork
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.inputs import InputError
@@ -23,7 +23,12 @@ from rlhf_jax.training.metrics import MetricsLog
 from rlhf_jax.validation import validate
 
 RANK = 2
-TRAININGS = {"sft": (sft, "sft"), "reward": (reward, "reward_seed0"), "ppo": (ppo, "ppo")}
+TRAININGS = {
+    "sft": (sft, "sft"),
+    "reward": (reward, "reward_seed0"),
+    "dpo": (dpo, "dpo"),
+    "ppo": (ppo, "ppo"),
+}
 
 
 def save_base(folder, tokenizer, seed):
@@ -43,6 +48,7 @@ def config(tmp_path_factory):
     config.data.query_tokens, config.data.query_buckets = 36, (36,)
     config.eval.posts, config.eval.best_of, config.eval.shots = 4, 2, 0
     config.ppo.minibatches = config.ppo.epochs = 1
+    config.policies = ("dpo", "ppo")
     return validate(config)
 
 
@@ -61,7 +67,7 @@ def trained(config, name="sft"):
 
 def test_all_stages_run_to_the_report(run):
     results = json.loads((run / "results.json").read_text())
-    assert {"base", "sft", "ppo"} <= results["policies"].keys() and (run / "report.html").exists()
+    assert {"base", "sft", "dpo", "ppo"} <= results["policies"].keys() and (run / "report.html").exists()
 
 
 def test_checkpoints_hold_adapters_and_heads_alone(config, run):
@@ -85,9 +91,16 @@ def test_policy_and_reference_are_one_at_the_beginning(run):
     assert numbers_of(run, "ppo")[-1]["objective/kl"] != 0.0
 
 
+def test_dpo_begins_at_its_reference(run):
+    """The base with the adapter that stage sft trained: it prefers nothing, and the loss is log 2."""
+    first, *_, last = numbers_of(run, "dpo")
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert abs(first["margin"]) < 1e-6 < abs(last["margin"])
+
+
 def test_networks_of_a_run_share_one_base(config, run):
     with jax.set_mesh(make_mesh(config.mesh)):
-        networks = [inference.load(run, name, config=config) for name in ("sft", "reward", "ppo")]
+        networks = [inference.load(run, name, config=config) for name in ("sft", "reward", "dpo", "ppo")]
         assert len({id(network.base["embed"]["tokens"]) for network in networks}) == 1
         fresh = params.init(trained(config), jax.random.key(0))
     for network in networks:

@@ -17,11 +17,11 @@ import tiny
 from jax.sharding import PartitionSpec as P
 from tiny import EOS, PAD, VOCABULARY
 
-from rlhf_jax.config import LoraConfig, MeshConfig, OptimizerConfig, PpoConfig
+from rlhf_jax.config import DpoConfig, LoraConfig, MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.data.batches import right_pad
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import generate, heads, likelihood, lora, params, transformer
-from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline import dpo, ppo, reward, sft
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 CONFIG = dataclasses.replace(tiny.GPT2, layer_loop="scan", positions="rotary")
@@ -32,6 +32,7 @@ ROWS, Q, R = 32, 6, 4  # 8 devices × 2 minibatches × 2 microbatches
 SUMS = tiny.additions(CONFIG, Q + R, ROWS)  # behind a gradient; behind a metric there are fewer
 PPO = PpoConfig(batch_size=ROWS, epochs=1, minibatches=2, microbatches=2)
 GRPO = dataclasses.replace(PPO, algorithm="grpo", samples=2, kl_in="loss", kl_estimator="k3")
+ONLINE_DPO = dataclasses.replace(PPO, algorithm="online_dpo", samples=2)
 ADAPTED = dataclasses.replace(CONFIG, lora=LoraConfig(rank=3, alpha=1.0))
 SAVING = dataclasses.replace(CONFIG, dtype="bfloat16", rematerialize=True)
 WASTE = "Involuntary full rematerialization"
@@ -75,6 +76,15 @@ def reward_update(mesh, model=CONFIG):
     return state.params, metrics
 
 
+def dpo_update(mesh, model=CONFIG):
+    batch = {"query": tiny.random_queries(ROWS, Q), "chosen": responses(1), "rejected": responses(2)}
+    batch["ref_logp"] = np.random.default_rng(3).uniform(-9, -3, (ROWS, 2)).astype(np.float32)
+    options = DpoConfig(microbatches=2)
+    step = jax.jit(functools.partial(dpo.step, model=model, options=options, pad_id=PAD))
+    state, metrics = step(TrainState.create(placed(TRANSFORMER, mesh, 0), OPTIMIZER), rows(batch, mesh))
+    return state.params, metrics
+
+
 def ppo_iteration(mesh, model=CONFIG, options=PPO):
     """New parameters of policy and value network, and the metrics with the rollout among them."""
     measure = ppo.objective
@@ -95,7 +105,7 @@ def ppo_iteration(mesh, model=CONFIG, options=PPO):
     return {name: network.params for name, network in state.networks.items()}, metrics
 
 
-UPDATES = {"sft": sft_update, "reward": reward_update, "ppo": ppo_iteration}
+UPDATES = {"sft": sft_update, "reward": reward_update, "dpo": dpo_update, "ppo": ppo_iteration}
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +138,13 @@ def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     assert_those_of_one_device(found, one_device[stage])
 
 
-def test_an_iteration_of_grpo_equals_that_of_one_device(capfd):
-    """Two responses to a prompt, on one device together; no value network; the KL penalty in the loss."""
-    expected = jax.device_get(ppo_iteration(None, options=GRPO))
+@pytest.mark.parametrize("options", [GRPO, ONLINE_DPO], ids=lambda options: options.algorithm)
+def test_an_iteration_without_a_value_network_equals_that_of_one_device(capfd, options):
+    """Two responses to a prompt, on one device together; the KL penalty in the loss."""
+    expected = jax.device_get(ppo_iteration(None, options=options))
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
-        found = ppo_iteration(mesh, options=GRPO)
+        found = ppo_iteration(mesh, options=options)
     assert WASTE not in capfd.readouterr().err
     assert found[0].keys() == {"policy"}
     assert_those_of_one_device(found, expected)

@@ -19,7 +19,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import transformer
-from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline import distill, dpo, ppo, reward, sft
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.checkpoint import CheckpointError
 from rlhf_jax.training.health import TrainingError
@@ -27,10 +27,12 @@ from rlhf_jax.training.loop import Training
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
 from rlhf_jax.validation import validate
 
-STAGES = {"sft": sft, "reward": reward, "ppo": ppo}
+STAGES = {"sft": sft, "reward": reward, "dpo": dpo, "distill": distill, "ppo": ppo}
 LOGS = {
     "sft": "sft",
     "reward": "reward_seed0",
+    "dpo": "dpo",
+    "distill": "distill",
     "ppo": "ppo",
 }  # name of the checkpoints and metrics of its loop
 SUMS = tiny.additions(tiny.run_config(None).model, 44 + 9)  # behind a score or a log-probability
@@ -291,7 +293,14 @@ def test_losses_fall(undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("stage", "there", "missing"), [("reward", [], "sft"), ("ppo", [], "sft"), ("ppo", ["sft"], "reward")]
+    ("stage", "there", "missing"),
+    [
+        ("reward", [], "sft"),
+        ("dpo", [], "sft"),
+        ("distill", ["sft"], "reward"),
+        ("ppo", [], "sft"),
+        ("ppo", ["sft"], "reward"),
+    ],
 )
 def test_a_missing_stage_is_named(stage, there, missing, config, undisturbed, tmp_path):
     for earlier in there:
