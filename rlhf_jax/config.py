@@ -88,6 +88,8 @@ class LoraConfig:
         ("attention", "mlp"), choices=("attention", "mlp", *ATTENTION_MATRICES, *MLP_MATRICES)
     )
     start: str = ""  # folder or hub name of an adapter of PEFT to start from; empty: no change of the model
+    # How the matrices of the layers that stay are held: in the type of the computation, or one byte a weight.
+    base: str = setting("whole", choices=("whole", "int8"))
 
     @property
     def scale(self) -> float:

@@ -201,6 +201,11 @@ def _check_lora(config: Config) -> None:
         raise ConfigError(
             "model.lora.rank: adapters change a pretrained model: name it in model.pretrained, or leave 0"
         )
+    if lora.base != "whole" and not lora.rank:
+        raise ConfigError(
+            f"model.lora.base: {lora.base} is for a model that stays, and with model.lora.rank=0 it is trained: "
+            "set a rank, or leave whole"
+        )
     if not lora.targets:
         raise ConfigError("model.lora.targets: () should name a matrix that changes")
 
