@@ -16,6 +16,7 @@ from rlhf_jax.config import (
     Config,
     ConfigError,
     ModelConfig,
+    OptimizerConfig,
     PpoConfig,
     RotaryConfig,
     fields_of,
@@ -191,6 +192,16 @@ def _check_algorithm(options: PpoConfig) -> None:
         )
 
 
+def _check_optimizer(place: str, options: OptimizerConfig) -> None:
+    for known in dataclasses.fields(options):
+        readers, value = known.metadata.get("optimizers", (options.name,)), getattr(options, known.name)
+        if options.name not in readers and value != known.default:
+            raise ConfigError(
+                f"{place}.{known.name}: {value!r} is read by {' and '.join(readers)} and not by "
+                f"{options.name}: leave it at {known.default!r}"
+            )
+
+
 def _check_lora(config: Config) -> None:
     lora = config.model.lora
     if lora.start and not lora.rank:
@@ -203,8 +214,8 @@ def _check_lora(config: Config) -> None:
         )
     if lora.base != "whole" and not lora.rank:
         raise ConfigError(
-            f"model.lora.base: {lora.base} is for a model that stays, and with model.lora.rank=0 it is trained: "
-            "set a rank, or leave whole"
+            f"model.lora.base: {lora.base} is for a model that stays, which it does with "
+            "model.lora.rank: set that, or leave whole"
         )
     if not lora.targets:
         raise ConfigError("model.lora.targets: () should name a matrix that changes")
@@ -245,6 +256,13 @@ def _check_together(config: Config) -> None:
     _check_algorithm(ppo)
     _check_rewards(ppo)
     _check_lora(config)
+    for stage in ("sft", "reward", "ppo"):
+        _check_optimizer(f"{stage}.optimizer", getattr(config, stage).optimizer)
+    if model.rematerialize_but != "nothing" and not model.rematerialize:
+        raise ConfigError(
+            f"model.rematerialize_but: without model.rematerialize {model.rematerialize_but} stay anyway: set "
+            "that, too, or leave nothing"
+        )
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
     if not config.rounds.pairs:

@@ -152,9 +152,9 @@ def opened(file: Path):
 def load(folder: str | PathLike[str], like, held: Callable[[str, jax.Array], Any] = lambda name, x: x):
     """The weights of a folder, as the abstract tree `like` says: float32, each in its shards.
 
-    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. `held(name, x)` is what is
-    kept of a leaf such as "layers.mlp.up" before the next one is read. Raises ConfigError naming the first
-    tensor that is missing, left over or of another shape.
+    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. `held(name, x)` is what
+    is kept of a leaf such as "layers.mlp.up" before the next one is read. Raises ConfigError naming the
+    first tensor that is missing, left over or of another shape.
     """
     folder = Path(folder).expanduser()
     family, model, fields = _read_config(folder)

@@ -16,10 +16,10 @@ from rlhf_jax.model.lora import SUMMED
 
 
 class Int8(struct.PyTreeNode):
-    """W ≈ q · s of a matrix [*in, *out], off by s / 2 at most; in a stack of layers, with their axis in front.
+    """W ≈ q · s of a matrix [*in, *out]; in a stack of layers, with their axis in front.
 
-    s is the largest |w| of an output channel over 127, and q = round(w / s) (Dettmers et al., 2022, whose
-    outliers stay in 16 bits).
+    s is the largest |w| of an output channel over 127, and q = round(w / s): off by s / 2 at most (Dettmers
+    et al., 2022, without what they do for outliers among the activations).
     """
 
     q: Any  # int8 [*in, *out], −127 … 127

@@ -324,6 +324,11 @@ def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), read
 # Whole passes --------------------------------------------------------------------------------
 
 
+# What stays of a layer for the backward pass where its activations are recomputed. Products with weights have
+# no batch axis; attention's scores have, and are recomputed.
+KEPT = {"nothing": None, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
 def apply(
     params, config: ModelConfig, tokens: Int[Array, "B T"], segments: Int[Array, "B T"], outputs_from: int = 0
 ) -> Float[Array, "B S D"]:
@@ -399,7 +404,7 @@ def _fold(params, config: ModelConfig, tokens, positions, attend, read, seen=Non
         return layer(w, x, config, kind, positions, attend_or_read, read)
 
     if config.rematerialize:
-        step = jax.checkpoint(step, static_argnums=(3, 4))
+        step = jax.checkpoint(step, static_argnums=(3, 4), policy=KEPT[config.rematerialize_but])
     x, _ = through_layers(step, x, w["layers"], config, read=read)
     return norm(w["norm"], x, config)
 

@@ -72,10 +72,9 @@ def _parse(argv: list[str]) -> flags.FlagValues:
 def export(workdir: Path, name: str, out: Path, dtype: str = "float32", adapter: bool = False) -> None:
     """Writes the newest checkpoint of network `name` as the folder `out`, whole or not at all.
 
-    Adapters are merged into their base, as it was before anything was quantized, or written without it where an
-    `adapter` is asked for. Raises
-    ConfigError where `out` holds something already or no family of the transformers library has the
-    architecture, CheckpointError where there is no checkpoint.
+    Adapters are merged into their base, which is read whole for that, or written without it where an
+    `adapter` is asked for. Raises ConfigError where `out` holds something already or no family of the
+    transformers library has the architecture, CheckpointError where there is no checkpoint.
     """
     with whole_folder(out, ConfigError) as partial:
         _write(workdir, name, partial, dtype, adapter)

@@ -119,15 +119,17 @@ def fine_tune(name: str, place: str, config: Config, plan: SftPlan, vocabulary: 
     training = Training(config, workdir, name, options, total, ("loss",), inference.describe(model))
     with jax.set_mesh(mesh):
         check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
-        specs = lora.trained(transformer.specs(model, vocabulary), model.lora)
-        like, base = params.abstract(specs, mesh), adapters.base_of(model, vocabulary)
+        specs, base = transformer.specs(model, vocabulary), adapters.base_of(model, vocabulary)
+        like = adapters.abstract_trained(specs, model, mesh)
         source = model.lora.start if base else place
         if training.start or not source:
-            fresh = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
+            drawn = lora.trained(specs, model.lora)
+            fresh = jax.jit(lambda: params.init(drawn, stage_key(config.seed, name)))()
         elif base:
             fresh = peft.load(pretrained.folder_of(source), model, like)
         else:
             fresh = pretrained.load(pretrained.folder_of(source), like)
+        fresh = jax.tree.map(lambda x, held: x.astype(held.dtype), fresh, like)
         state = jax.jit(starting(options.optimizer, total, config.health), donate_argnums=0)(fresh)
         state = training.resume(state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)

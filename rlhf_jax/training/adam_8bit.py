@@ -1,31 +1,33 @@
-"""Adam whose two moments take a byte each (Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization").
+"""Adam with moments of a byte each: Dettmers et al. (2022), "8-bit Optimizers via Block-wise Quantization".
 
-A byte is one of 256 numbers from −1 to 1, or from 0 to 1, that lie the closer the smaller they are: so large
-and small entries are both kept to a few percent. They are shares of the largest entry of their block. Here a
-block is a row, the last axis of an array: its largest entry can be found wherever the row is split over the
-mesh, and nothing is gathered.
+A byte is one of 256 numbers between −1 and 1, or between 0 and 1, that lie the closer the smaller they are,
+so that entries of very different sizes are kept. They are shares of the largest entry of their block. Here a
+block is a row, the last axis of an array: its largest entry is found however the mesh splits the row, and
+nothing is gathered.
 
-One departure: of the second moment the root is kept. Squares cover twice the decades, and those that a byte
-cannot tell from 0 would leave an update divided by ε alone.
+One departure: of the second moment the root is kept. Squares cover twice the decades, and where they became
+0 an update would be divided by ε alone.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-SMALL = 4096  # entries; smaller arrays keep float32 moments, as in bitsandbytes
+from rlhf_jax.training.layerwise import layer_by_layer
+
+SMALL = 4096  # entries; an array with fewer keeps float32 moments, as in bitsandbytes
 
 
 class Rows(struct.PyTreeNode):
-    """Numbers [..., N], one byte each."""
+    """Numbers [..., N], a byte each."""
 
-    codes: Any  # uint8 [..., N]: which of the 256 numbers
-    largest: Any  # float32 [..., 1]: by what they are multiplied
+    codes: Any  # uint8 [..., N]: of which of the 256 numbers
+    largest: Any  # float32 [..., 1]: what they are shares of
 
 
 class Adam8bitState(NamedTuple):
@@ -37,67 +39,81 @@ class Adam8bitState(NamedTuple):
 
 
 def scale_by_adam_8bit(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, with moments in 8 bits between updates; an update itself is computed in float32."""
+    """`optax.scale_by_adam`, with moments of 8 bits between updates; an update is computed in float32."""
 
     def init(params) -> Adam8bitState:
-        zeros = optax.tree.zeros_like(params, dtype=jnp.float32)
-        moments = (jax.tree.map(lambda x, kind=kind: store(x, kind), zeros) for kind in (SIGNED, UNSIGNED))
-        return Adam8bitState(jnp.zeros((), jnp.int32), *moments)
+        def zeros(signed):
+            def of_one(x):
+                zero = jnp.zeros_like(x, jnp.float32)
+                return zero if x.size < SMALL else stored(zero, signed)
+
+            return jax.tree.map(of_one, params)
+
+        return Adam8bitState(jnp.zeros((), jnp.int32), zeros(signed=True), zeros(signed=False))
 
     def update(gradients, state: Adam8bitState, params=None):
         del params
         count = optax.safe_increment(state.count)
 
-        def of_one(gradient, mu, root_nu):
-            mu = b1 * read(mu, SIGNED) + (1 - b1) * gradient
-            nu = b2 * jnp.square(read(root_nu, UNSIGNED)) + (1 - b2) * jnp.square(gradient)
-            step = mu / (1 - b1**count) / (jnp.sqrt(nu / (1 - b2**count)) + eps)
-            return step, store(mu, SIGNED), store(jnp.sqrt(nu), UNSIGNED)
+        def of_layer(i, given, mu, root_nu):
+            del i
+            gradient = given.astype(jnp.float32)
+            mean = b1 * read(mu, signed=True) + (1 - b1) * gradient
+            square = b2 * jnp.square(read(root_nu, signed=False)) + (1 - b2) * jnp.square(gradient)
+            step = mean / (1 - b1**count) / (jnp.sqrt(square / (1 - b2**count)) + eps)
+            root = jnp.sqrt(square)
+            if isinstance(mu, Rows):
+                mean, root = stored(mean, signed=True), stored(root, signed=False)
+            return step.astype(given.dtype), mean, root
 
-        made = jax.tree.map(of_one, gradients, state.mu, state.root_nu)
-        steps, mu, root_nu = jax.tree.transpose(jax.tree.structure(gradients), jax.tree.structure((0,) * 3), made)
+        leaves, structure = jax.tree.flatten(gradients)
+        moments = map(structure.flatten_up_to, (state.mu, state.root_nu))
+        made = (layer_by_layer(of_layer, *each) for each in zip(leaves, *moments, strict=True))
+        steps, mu, root_nu = (structure.unflatten(each) for each in zip(*made, strict=True))
         return steps, Adam8bitState(count, mu, root_nu)
 
     return optax.GradientTransformation(init, update)
 
 
-def dynamic_numbers(signed: bool) -> Float[np.ndarray, "256"]:
-    """The numbers that a byte may stand for, in order: 0, 1, and in each decade down to 10⁻⁷ a half as many.
+def stored(x: Float[Array, "*rows N"], signed: bool) -> Rows:
+    """Each entry as a number, off by half a part of its decade at most.
 
-    Within a decade they lie evenly: the middles of 2ⁱ equal parts of [0.1, 1] · 10^(i − 6), i = 0 … 6, with
-    both signs; without signs twice as many.
+    Decade i = 0 … 6 are the shares in (0.1, 1] · 10^(i − 6). It is cut into 2ⁱ equal parts, or twice as many
+    where no byte is spent on signs, whose middles are its numbers: the larger they are, the denser they lie.
+    Number 0 is 0, and the last one 1. The byte of a negative number k is 128 + k, and −1 is not among them.
     """
-    decades = []
-    for i in range(7):
-        edges = np.linspace(0.1, 1, 2**i * (1 if signed else 2) + 1) * 10.0 ** (i - 6)
-        decades.append((edges[:-1] + edges[1:]) / 2)
-    positive = np.concatenate(decades)
-    return np.sort(np.concatenate([-positive if signed else [], [0.0], positive, [1.0]])).astype(np.float32)
-
-
-SIGNED, UNSIGNED = dynamic_numbers(signed=True), dynamic_numbers(signed=False)
-
-
-def store(x: Float[Array, "*rows N"], numbers: Float[np.ndarray, "256"]) -> Rows | Float[Array, "*rows N"]:
-    """Each entry as the nearest of `numbers`, times the largest of its row; a small array stays as it is."""
-    if x.size < SMALL:
-        return x
     largest = jnp.abs(x).max(axis=-1, keepdims=True)
-    share = x / jnp.where(largest > 0, largest, 1.0)
-    middles = jnp.asarray((numbers[:-1] + numbers[1:]) / 2)
-    code = jnp.zeros_like(share, jnp.uint8)
-    for bit in (128, 64, 32, 16, 8, 4, 2, 1):  # how many of the middles are smaller, by bisection
-        code += jnp.where(share > _look_up(middles, code + (bit - 1)), jnp.uint8(bit), jnp.uint8(0))
-    return Rows(code, largest)
+    share = jnp.abs(x) / jnp.where(largest > 0, largest, 1.0)
+    number = jnp.zeros_like(share)
+    for i, first, parts in _decades(signed):
+        part = jnp.floor((share * 10.0 ** (6 - i) - 0.1) / 0.9 * parts)
+        number = jnp.where(share > 10.0 ** (i - 7), first + jnp.clip(part, 0, parts - 1), number)
+    nearer_to_one = share > 1 - 0.9 / parts / 4  # than to the last middle
+    number = jnp.where(nearer_to_one, first + parts, number)
+    if signed:
+        number = jnp.where((x < 0) & (number > 0), 128 + jnp.minimum(number, 127), number)
+    return Rows(number.astype(jnp.uint8), largest)
 
 
-def read(stored: Rows | Float[Array, "*rows N"], numbers: Float[np.ndarray, "256"]) -> Float[Array, "*rows N"]:
-    if not isinstance(stored, Rows):
-        return stored
-    return _look_up(jnp.asarray(numbers), stored.codes) * stored.largest
+def read(moment: Rows | Array, signed: bool) -> Float[Array, "*rows N"]:
+    """What is stored, in float32."""
+    if not isinstance(moment, Rows):
+        return moment
+    code = moment.codes.astype(jnp.float32)
+    negative = code > 128 if signed else jnp.zeros_like(code, bool)
+    number = jnp.where(negative, code - 128, code)
+    share = jnp.zeros_like(number)
+    for i, first, parts in _decades(signed):
+        middle = (0.1 + 0.9 * (number - first + 0.5) / parts) * 10.0 ** (i - 6)
+        share = jnp.where(number >= first, middle, share)
+    share = jnp.where(number == first + parts, 1.0, share)
+    return jnp.where(negative, -share, share) * moment.largest
 
 
-def _look_up(table: Float[Array, "M"], index: Int[Array, "*rows N"]) -> Float[Array, "*rows N"]:
-    """Where the indices are; the table is everywhere."""
-    split = None if jax.sharding.get_abstract_mesh().empty else jax.typeof(index).sharding
-    return table.at[index].get(out_sharding=split, mode="promise_in_bounds")
+def _decades(signed: bool) -> Iterator[tuple[int, int, int]]:
+    """(i, the first of its numbers, how many they are)."""
+    first = 1
+    for i in range(7):
+        parts = 2**i if signed else 2 * 2**i
+        yield i, first, parts
+        first += parts

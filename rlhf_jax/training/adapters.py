@@ -65,5 +65,9 @@ def abstract_base(model: ModelConfig, vocabulary: int, mesh: Mesh) -> Any:
 
 
 def abstract_trained(specs, model: ModelConfig, mesh: Mesh) -> Any:
-    """What is trained of a network with these specs, without values."""
-    return params.abstract(lora.trained(specs, model.lora), mesh)
+    """What is trained of a network with these specs, without values; a scalar head is always float32."""
+    trained = lora.trained(specs, model.lora)
+    if "transformer" not in trained:
+        return params.abstract(trained, mesh, model.weights)
+    body = params.abstract(trained["transformer"], mesh, model.weights)
+    return {"transformer": body, "head": params.abstract(trained["head"], mesh)}

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlhf_jax.config import HealthConfig, OptimizerConfig
 from rlhf_jax.functional.losses import Metrics
 from rlhf_jax.mesh import split_rows
+from rlhf_jax.training import optimizers, rounding
 
 WINDOW = 128  # updates that a spike is measured against
 
@@ -69,7 +70,7 @@ class TrainState(struct.PyTreeNode):
                 step=state.step + 1,
                 skipped=jnp.zeros((), jnp.int32),
                 recent=state.recent.at[state.step % WINDOW].set(jnp.stack([loss, norm])),
-                params=optax.apply_updates(state.params, updates),
+                params=rounding.apply_updates(state.params, updates, state.step),
                 opt_state=opt_state,
             )
 
@@ -112,15 +113,18 @@ def make_schedule(options: OptimizerConfig, updates: int) -> optax.Schedule:
 
 
 def make_optimizer(options: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """AdamW on `make_schedule`, after clipping the global gradient norm where asked."""
-    adamw = optax.adamw(
-        make_schedule(options, updates),
-        b1=options.beta1,
-        b2=options.beta2,
-        eps=options.epsilon,
-        weight_decay=options.weight_decay,
+    """`options.name` on `make_schedule`, after clipping the global gradient norm where asked.
+
+    Weights decay beside the gradient, as in AdamW, whatever the optimizer.
+    """
+    optimizer = optax.chain(
+        optimizers.direction(options),
+        optax.add_decayed_weights(options.weight_decay),
+        optax.scale_by_learning_rate(make_schedule(options, updates)),
     )
-    return optax.chain(optax.clip_by_global_norm(options.clip_norm), adamw) if options.clip_norm else adamw
+    if not options.clip_norm:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(options.clip_norm), optimizer)
 
 
 @jax.named_scope("gradients")
@@ -128,15 +132,19 @@ def value_and_grad_in_parts(loss: Callable, params, batch, parts: int):
     """(loss, metrics) and gradients of `loss(params, batch) -> (loss, metrics)`, computed in parts.
 
     The rows of `batch` are split into `parts` microbatches whose results are *added*: `loss` must
-    divide by the whole batch's denominator, so that the split changes memory and nothing else.
+    divide by the whole batch's denominator, so that the split changes memory and nothing else. Gradients in
+    bfloat16 are added up in float32.
     """
     grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
         return grad(params, batch)
     microbatches = split_rows(batch, parts)
-    zeros = jax.tree.map(
-        jnp.zeros_like, jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], microbatches))
-    )
+
+    def zero(like):
+        return jnp.zeros_like(like, jnp.float32 if like.dtype == jnp.bfloat16 else like.dtype)
+
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    zeros = jax.tree.map(zero, jax.eval_shape(grad, params, first))
 
     def add(total, microbatch):
         return jax.tree.map(jnp.add, total, grad(params, microbatch)), None

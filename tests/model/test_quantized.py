@@ -1,4 +1,4 @@
-"""A frozen base of one byte a weight: by hand, against what it stands for, and against what it was made of."""
+"""A frozen base of a byte a weight: by hand, against what it stands for, and what it was made of."""
 
 import dataclasses
 
