@@ -256,12 +256,13 @@ def _check_together(config: Config) -> None:
     _check_algorithm(ppo)
     _check_rewards(ppo)
     _check_lora(config)
-    for stage in ("sft", "reward", "ppo"):
-        _check_optimizer(f"{stage}.optimizer", getattr(config, stage).optimizer)
+    for stage, options in vars(config).items():
+        if hasattr(options, "optimizer"):
+            _check_optimizer(f"{stage}.optimizer", options.optimizer)
     if model.rematerialize_but != "nothing" and not model.rematerialize:
         raise ConfigError(
-            f"model.rematerialize_but: without model.rematerialize {model.rematerialize_but} stay anyway: set "
-            "that, too, or leave nothing"
+            f"model.rematerialize_but: without model.rematerialize {model.rematerialize_but} stay anyway: "
+            "set that, too, or leave nothing"
         )
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
