@@ -89,8 +89,8 @@ class LoraConfig:
         ("attention", "mlp"), choices=("attention", "mlp", *ATTENTION_MATRICES, *MLP_MATRICES)
     )
     start: str = ""  # folder or hub name of an adapter of PEFT to start from; empty: no change of the model
-    # How the matrices of the layers that stay are held: in the type of the computation, or one byte a weight.
-    base: str = setting("whole", choices=("whole", "int8"))
+    # How the matrices that stay are held: in the type of the computation, in a byte a weight, or in half of one.
+    base: str = setting("whole", choices=("whole", "int8", "nf4"))
 
     @property
     def scale(self) -> float:
@@ -199,6 +199,7 @@ class OptimizerConfig:
     clip_norm: float = setting(0.0, zero=True)  # clip the global gradient norm to this; 0: no clipping
     # It keeps 8 bytes a weight, 2, or next to none.
     name: str = setting("adamw", choices=("adamw", "adamw_8bit", "adafactor"))
+    on_host: bool = setting(False, placement=True)  # what it keeps lies in the host's memory between updates
 
 
 @dataclass

@@ -25,7 +25,14 @@ from rlhf_jax.model import likelihood, lora, params, peft, pretrained, transform
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.training import adapters, inputs
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import (
+    TrainState,
+    stage_key,
+    starting,
+    update,
+    value_and_grad_in_parts,
+    without_values,
+)
 
 
 def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Array, ""]) -> Float[Array, ""]:
@@ -71,7 +78,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     options, data, mesh = config.sft, config.data, jax.sharding.get_mesh()
     check_rows("sft.batch_size", options.batch_size, options.microbatches, mesh)
     like = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
-    state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    state = without_values(starting(options.optimizer, 1, config.health), like)
     base = adapters.abstract_base(model, vocabulary, mesh)
     batch = SftPlan.widest(data, options.batch_size)
     targets = batch["tokens"].shape[1] - 1 if options.query_loss else data.response_tokens

@@ -10,6 +10,11 @@ from rlhf_jax.training.adam_8bit import scale_by_adam_8bit
 
 def direction(options: OptimizerConfig) -> optax.GradientTransformation:
     """Gradients to steps whose entries are of size 1, roughly, in all optimizers alike."""
+    named = _named(options)
+    return _on_host(named) if options.on_host else named
+
+
+def _named(options: OptimizerConfig) -> optax.GradientTransformation:
     if options.name == "adafactor":
         # Shazeer & Stern (2018), without momentum and with the learning rate of the schedule. A stack of
         # layers counts as one matrix where updates are clipped to a root mean square of 1.
@@ -30,4 +35,19 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.GradientTransformation(
         lambda params: inner.init(wide(params)),
         lambda gradients, state, params: inner.update(wide(gradients), state, wide(params)),
+    )
+
+
+def _on_host(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """What it keeps lies in the host's memory between updates; each takes it to the devices and back."""
+
+    def moved(state, space: jax.memory.Space):
+        return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, state)
+
+    def update(gradients, state, params):
+        steps, state = inner.update(gradients, moved(state, jax.memory.Space.Device), params)
+        return steps, moved(state, jax.memory.Space.Host)
+
+    return optax.GradientTransformation(
+        lambda params: moved(inner.init(params), jax.memory.Space.Host), update
     )

@@ -94,6 +94,19 @@ def starting(options: OptimizerConfig, updates: int, health: HealthConfig) -> Ca
     return functools.partial(TrainState.create, tx=optimizer, spike_sigma=health.spike_sigma)
 
 
+def without_values(create: Callable, *like):
+    """What `create` makes of arguments without values, and in which memory; `jax.eval_shape` forgets that."""
+    made = jax.jit(create).trace(*like)
+
+    def placed(x, aval):
+        on_host = aval.memory_space == jax.memory.Space.Host
+        sharding = x.sharding.with_memory_kind("pinned_host") if on_host else x.sharding
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    leaves, structure = jax.tree.flatten(made.out_info)
+    return structure.unflatten(map(placed, leaves, made.jaxpr.out_avals))
+
+
 def stage_key(seed: int, stage: str) -> jax.Array:
     """The random key of a stage: its own stream for every seed."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from tiny import PAD, VOCABULARY
 
-from rlhf_jax.config import LoraConfig, MeshConfig
+from rlhf_jax.config import ConfigError, LoraConfig, MeshConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import lora, params, pretrained, quantized, transformer
 from rlhf_jax.training import adapters
@@ -71,11 +71,56 @@ def test_an_entry_is_off_by_half_a_step_of_its_channel_at_most():
     assert 0.49 < off.max() < 0.5 + 127 * np.finfo(np.float32).eps
 
 
-@pytest.mark.parametrize(("name", "layer_loop"), [("gpt2", "unroll"), ("neox", "scan"), ("llama", "scan")])
-def test_logits_and_gradients_are_those_of_the_matrices_that_are_meant(name, layer_loop):
+def test_four_bits_by_hand():
+    """Blocks of four, for a row has twelve: the largest are 2, −4 and 0. The first byte is 15 + 16 · 7."""
+    row = [2.0, 0.0, -2.0, 0.15, -4.0, 4 * 0.44, 4 * -0.39, 4 * 0.6, 0.0, 0.0, 0.0, 0.0]
+    found = quantized.Nf4.of(jnp.array([[row]]), inputs=1)
+    np.testing.assert_array_equal(
+        found.codes, [[[15 + 16 * 7, 0 + 16 * 8, 0 + 16 * 12, 3 + 16 * 13, 119, 119]]]
+    )
+    np.testing.assert_array_equal(found.largest, [[[2.0, 4.0, 0.0]]])
+    expected = [2, 0, -2, 2 * 0.0795803, -4, 4 * 0.4407098, 4 * -0.3949175, 4 * 0.562617, 0, 0, 0, 0]
+    np.testing.assert_allclose(found.whole("float32"), [[expected]], rtol=1e-6)
+
+
+def test_sixteen_numbers_are_taken_about_equally_often():
+    """By normally distributed weights in blocks of 64, of which the largest takes the first or the last."""
+    stack = np.random.default_rng(0).normal(size=(4, 64, 256)).astype(np.float32)
+    found = quantized.Nf4.of(jnp.asarray(stack), inputs=1)
+    assert found.codes.shape == (4, 64, 128) and found.largest.shape == (4, 64, 4)
+    codes = np.stack([found.codes & 15, found.codes >> 4])
+    shares = np.bincount(codes.ravel(), minlength=16) / codes.size
+    assert shares.min() > 0.25 / 16 and shares.max() < 2 / 16
+    off = np.abs(found.whole("float32") - stack).reshape(4, 64, 4, 64) / found.largest[..., None]
+    gaps = np.diff(quantized.NORMAL_FLOATS)
+    assert off.max() <= gaps.max() / 2 + 1e-6 and off.max() > gaps.max() / 2.1
+
+
+def test_a_mesh_that_would_split_blocks_is_refused():
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    with jax.set_mesh(mesh):
+        stack = jax.device_put(
+            np.ones((1, 8, 192), np.float32), jax.NamedSharding(mesh, jax.P(None, None, "fsdp"))
+        )
+        with pytest.raises(
+            ConfigError, match="blocks of 64 weights, and mesh.fsdp=8 does not divide the 3 of"
+        ):
+            quantized.Nf4.of(stack, inputs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer_loop", "kind"),
+    [
+        ("gpt2", "unroll", "int8"),
+        ("neox", "scan", "nf4"),
+        ("llama", "scan", "int8"),
+        ("llama", "unroll", "nf4"),
+    ],
+)
+def test_logits_and_gradients_are_those_of_the_matrices_that_are_meant(name, layer_loop, kind):
     model = model_of(name, layer_loop)
     base, trained = of_tiny(model)
-    base = held(base)
+    base = held(base, kind)
     together = jax.jit(jax.value_and_grad(lambda own, base: loss(lora.attach(base, own), model)))
     ours, theirs = (together(trained, each) for each in (base, meant(base)))
     tiny.assert_close(ours, theirs, tiny.additions(model, T, ROWS), tiny.largest(theirs[1]))
@@ -100,23 +145,32 @@ def test_logits_are_off_by_what_rounding_makes_of_them():
     assert expected / 4 < off < 4 * expected < 0.2
 
 
-def test_a_byte_a_weight_and_four_a_channel():
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_byte_a_weight_and_four_a_channel_or_half_a_byte_and_four_a_block(kind):
     model = model_of("llama", "scan")
+    model = dataclasses.replace(model, lora=dataclasses.replace(LORA, base=kind))
     mesh = make_mesh(MeshConfig(1, 1, 1))
     with jax.set_mesh(mesh):
         base = adapters.abstract_base(model, VOCABULARY, mesh)
     sizes = [(32, 32), (32, 8), (32, 8), (32, 32), (32, 64), (32, 64), (64, 32)]
     others = 4 * (2 * VOCABULARY * 32 + 32 + model.layers * 2 * 32)  # embedding and output, norms
-    expected = others + model.layers * sum(a * b + 4 * b for a, b in sizes)
+    blocks = [4, 4, 4, 32, 64, 64, 32]  # heads have four dimensions
+    of_layer = {
+        "int8": sum(a * b + 4 * b for a, b in sizes),
+        "nf4": sum(a * b / 2 + 4 * a * b / block for (a, b), block in zip(sizes, blocks, strict=True)),
+    }
+    expected = others + model.layers * of_layer[kind]
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(base)) == expected
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
-def test_on_a_mesh_it_is_the_same(shape):
+@pytest.mark.parametrize(("shape", "kind"), [((1, 8, 1), "int8"), ((2, 2, 2), "nf4")])
+def test_on_a_mesh_it_is_the_same(shape, kind, monkeypatch):
     """The bytes bit for bit, on the devices of the weights; logits to rounding."""
+    monkeypatch.setattr(quantized, "BLOCK", 2)  # for heads of four dimensions
     model = model_of("llama", "scan")
+    model = dataclasses.replace(model, lora=dataclasses.replace(LORA, base=kind))
     base, trained = of_tiny(model)
-    expected = held(base)
+    expected = held(base, kind)
     specs = transformer.specs(model, VOCABULARY)
     mesh = make_mesh(MeshConfig(*shape))
     with jax.set_mesh(mesh):
@@ -124,7 +178,7 @@ def test_on_a_mesh_it_is_the_same(shape):
         def place(tree, like):
             return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), tree, like)
 
-        ours = jax.jit(held)(place(base, params.abstract(specs, mesh)))
+        ours = jax.jit(held, static_argnums=1)(place(base, params.abstract(specs, mesh)), kind)
         planned = adapters.abstract_base(model, VOCABULARY, mesh)
         assert jax.tree.map(jax.typeof, ours) == jax.tree.map(jax.typeof, planned)
         tiny.assert_same(ours, expected)
