@@ -2,11 +2,11 @@
 
 python -m benchmarks.memory
 
-Compiled for one simulated device and not run. The model is small and its batch tiny, so that a byte of
-activations weighs little beside those of weights: 8 layers of width 512, 29 million parameters.
+Counted from shapes and types, without compiling anything, for the paper's model of 1.3 billion parameters.
 """
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -14,32 +14,25 @@ import jax
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import (
-    Config,
-    DataConfig,
-    LoraConfig,
-    MeshConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PpoConfig,
-    SftConfig,
-)
+from rlhf_jax.config import HealthConfig, LoraConfig, MeshConfig, ModelConfig, OptimizerConfig
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.model import params, transformer
-from rlhf_jax.pipeline import ppo, sft
+from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.pipeline import ppo
+from rlhf_jax.recipes import PAPER_SIZES, VOCABULARY
+from rlhf_jax.training import adapters
+from rlhf_jax.training.state import starting, without_values
 
-MODEL = ModelConfig(width=512, layers=8, heads=8, context=64, dtype="bfloat16", layer_loop="scan")
-DATA = DataConfig(vocabulary=8192, query_tokens=24, query_buckets=(24,), response_tokens=8)
+MODEL = dataclasses.replace(PAPER_SIZES["1.3b"], dtype="bfloat16")
 ADAPTERS = LoraConfig(rank=16)
-INT8 = dataclasses.replace(ADAPTERS, base="int8")
 ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("as it is", {}, "adamw"),
     ("`optimizer.name=adamw_8bit`", {}, "adamw_8bit"),
     ("`optimizer.name=adafactor`", {}, "adafactor"),
     ("`model.weights=bfloat16`", {"weights": "bfloat16"}, "adamw"),
-    ("`model.weights=bfloat16`, `optimizer.name=adamw_8bit`", {"weights": "bfloat16"}, "adamw_8bit"),
+    ("both, with `adamw_8bit`", {"weights": "bfloat16"}, "adamw_8bit"),
     ("`model.lora.rank=16`", {"lora": ADAPTERS}, "adamw"),
-    ("`model.lora.rank=16`, `model.lora.base=int8`", {"lora": INT8}, "adamw"),
+    ("with `model.lora.base=int8`", {"lora": dataclasses.replace(ADAPTERS, base="int8")}, "adamw"),
+    ("with `model.lora.base=nf4`", {"lora": dataclasses.replace(ADAPTERS, base="nf4")}, "adamw"),
 ]
 
 
@@ -49,32 +42,34 @@ def main(argv: list[str]) -> int:
 
 def run(argv: list[str]) -> None:
     parse_flags(argv, flags.FlagValues())
-    print("| | held in fine-tuning | and while gradients are there | held in PPO |\n|---|---|---|---|")
+    print("| | fine-tuning | and gradients | PPO | and gradients |\n|---|---|---|---|---|")
     for name, fields, optimizer in ROWS:
-        model = dataclasses.replace(MODEL, **fields)
-        numbers = " | ".join(f"{number:.1f}" for number in measured(model, OptimizerConfig(name=optimizer)))
-        print(f"| {name} | {numbers} |", flush=True)
+        counted = bytes_a_parameter(
+            dataclasses.replace(MODEL, **fields), OptimizerConfig(name=optimizer), VOCABULARY
+        )
+        print(f"| {name} | {' | '.join(f'{number:.2f}' for number in counted)} |", flush=True)
 
 
-def measured(model: ModelConfig, optimizer: OptimizerConfig) -> tuple[float, float, float]:
-    """Bytes a parameter: arguments of a step of fine-tuning, they and temporaries, and arguments of PPO's."""
-    config = Config(
-        mesh=MeshConfig(1, 1, 1),
-        data=DATA,
-        sft=SftConfig(batch_size=1, pack=False, optimizer=optimizer),
-        ppo=PpoConfig(batch_size=1, optimizer=optimizer),
-    )
-    with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:1])):
-        of_sft = sft.traced(config, model, DATA.vocabulary)
-        of_ppo = ppo.traced(config, model, DATA.vocabulary)
-        temporaries = of_sft.lower().compile().memory_analysis().temp_size_in_bytes
-    count = params.count(transformer.specs(model, DATA.vocabulary))
-    return held(of_sft) / count, (held(of_sft) + temporaries) / count, held(of_ppo) / count
+def bytes_a_parameter(model: ModelConfig, optimizer: OptimizerConfig, vocabulary: int) -> list[float]:
+    """What stays on one device between steps of fine-tuning, the same and gradients, and both of PPO."""
+    whole = transformer.specs(model, vocabulary)
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        create = starting(optimizer, 1, HealthConfig())
+        policy, scalar = (
+            adapters.abstract_trained(specs, model, mesh) for specs in (whole, heads.specs(model, vocabulary))
+        )
+        base = adapters.abstract_base(model, vocabulary, mesh)
+        of_policy, of_value = (without_values(create, network) for network in (policy, scalar))
+        frozen = jax.eval_shape(functools.partial(ppo.frozen, model=model), policy, scalar)
+    held = [(of_policy, base), (of_policy, of_value, frozen, base)]
+    gradients = [policy, (policy, scalar)]
+    counted = [size for pair in zip(held, gradients, strict=True) for size in (pair[0], pair)]
+    return [bytes_of(each) / params.count(whole) for each in counted]
 
 
-def held(program: jax.stages.Traced) -> int:
-    """Bytes of the arguments: what stays on a device between steps."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.in_avals))
+def bytes_of(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 if __name__ == "__main__":

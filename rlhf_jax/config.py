@@ -89,7 +89,7 @@ class LoraConfig:
         ("attention", "mlp"), choices=("attention", "mlp", *ATTENTION_MATRICES, *MLP_MATRICES)
     )
     start: str = ""  # folder or hub name of an adapter of PEFT to start from; empty: no change of the model
-    # How the matrices that stay are held: in the type of the computation, in a byte a weight, or in half of one.
+    # How matrices that stay are held: in the type of the computation, in a byte a weight, or in half of one.
     base: str = setting("whole", choices=("whole", "int8", "nf4"))
 
     @property
