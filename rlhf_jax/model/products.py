@@ -43,8 +43,15 @@ def multiply(
         low = multiply(down, x, w.adapter.a, config, None)
         change = multiply(up, low, w.adapter.b, config, split, dtype)
         return multiply(equation, x, w.weight, config, split, dtype) + config.lora.scale * change
-    if isinstance(w, Quantized):
-        w = w.whole(config.dtype)
+    if isinstance(
+        w, Quantized
+    ):  # whole here, and again for the gradient by x: kept, all layers would be whole
+
+        @jax.checkpoint
+        def product(x, w):
+            return multiply(equation, x, w.whole(config.dtype), config, split, dtype)
+
+        return product(x, w)
     out = layout(ROWS, None, split)
     if not unrolled(config):
         return jnp.einsum(equation, x, w, preferred_element_type=dtype, out_sharding=out)

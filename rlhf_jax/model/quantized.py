@@ -75,7 +75,9 @@ class Nf4(struct.PyTreeNode):
         largest = jnp.abs(blocks).max(axis=-1)
         share = blocks / jnp.where(largest > 0, largest, 1.0)[..., None]
         middles = [(low + high) / 2 for low, high in zip(NORMAL_FLOATS, NORMAL_FLOATS[1:], strict=False)]
-        code = sum((share > middle).astype(jnp.uint8) for middle in middles)
+        code = jnp.zeros_like(share, jnp.uint8)
+        for middle in middles:
+            code += (share > middle).astype(jnp.uint8)
         pairs = _reshaped(code, (-1, 2), *others, axis, None, given=2)
         return cls(pairs[..., 0] | pairs[..., 1] << 4, largest)
 
@@ -108,7 +110,7 @@ def _reshaped(x: Array, last: tuple[int, ...], *axes: str | None, given: int = 1
     return x.reshape(*x.shape[:-given], *last, out_sharding=layout(*axes))
 
 
-FORMATS = {"int8": Int8, "nf4": Nf4}
+FORMATS: dict[str, type[Int8 | Nf4]] = {"int8": Int8, "nf4": Nf4}
 Quantized = Int8 | Nf4
 
 

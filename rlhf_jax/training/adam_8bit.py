@@ -10,7 +10,7 @@ One departure: of the second moment the root is kept. Squares cover twice the de
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,11 @@ class Rows(struct.PyTreeNode):
     largest: Any  # float32 [..., 1]: what they are shares of
 
 
-class Adam8bitState(NamedTuple):
+def is_stored(x: Any) -> bool:
+    return isinstance(x, Rows)
+
+
+class Adam8bitState(struct.PyTreeNode):
     """Each moment as the parameters: `Rows`, or float32 of a small array."""
 
     count: Int[Array, ""]  # updates made
@@ -61,15 +65,15 @@ def scale_by_adam_8bit(b1: float, b2: float, eps: float) -> optax.GradientTransf
             mean = b1 * read(mu, signed=True) + (1 - b1) * gradient
             square = b2 * jnp.square(read(root_nu, signed=False)) + (1 - b2) * jnp.square(gradient)
             step = mean / (1 - b1**count) / (jnp.sqrt(square / (1 - b2**count)) + eps)
-            root = jnp.sqrt(square)
-            if isinstance(mu, Rows):
-                mean, root = stored(mean, signed=True), stored(root, signed=False)
-            return step.astype(given.dtype), mean, root
+            step, root = step.astype(given.dtype), jnp.sqrt(square)
+            if not is_stored(mu):
+                return step, mean, root
+            return step, stored(mean, signed=True), stored(root, signed=False)
 
         leaves, structure = jax.tree.flatten(gradients)
-        moments = map(structure.flatten_up_to, (state.mu, state.root_nu))
+        moments = (jax.tree.leaves(x, is_leaf=is_stored) for x in (state.mu, state.root_nu))
         made = (layer_by_layer(of_layer, *each) for each in zip(leaves, *moments, strict=True))
-        steps, mu, root_nu = (structure.unflatten(each) for each in zip(*made, strict=True))
+        steps, mu, root_nu = (jax.tree.unflatten(structure, each) for each in zip(*made, strict=True))
         return steps, Adam8bitState(count, mu, root_nu)
 
     return optax.GradientTransformation(init, update)
@@ -95,9 +99,9 @@ def stored(x: Float[Array, "*rows N"], signed: bool) -> Rows:
     return Rows(number.astype(jnp.uint8), largest)
 
 
-def read(moment: Rows | Array, signed: bool) -> Float[Array, "*rows N"]:
-    """What is stored, in float32."""
-    if not isinstance(moment, Rows):
+def read(moment: Any, signed: bool) -> Float[Array, "*rows N"]:
+    """What is stored, in float32; other arrays as they are."""
+    if not is_stored(moment):
         return moment
     code = moment.codes.astype(jnp.float32)
     negative = code > 128 if signed else jnp.zeros_like(code, bool)

@@ -19,7 +19,8 @@ def apply_updates(params, updates, step: Int[Array, ""]):
     """
     leaves, structure = jax.tree.flatten(params)
     pairs = zip(leaves, jax.tree.leaves(updates), strict=True)
-    return structure.unflatten([_updated(x, update, step, i) for i, (x, update) in enumerate(pairs)])
+    made = [_updated(x, update, step, i) for i, (x, update) in enumerate(pairs)]
+    return jax.tree.unflatten(structure, made)
 
 
 def _updated(x: Array, update: Array, step: Int[Array, ""], leaf: int) -> Array:

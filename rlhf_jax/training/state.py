@@ -104,7 +104,7 @@ def without_values(create: Callable, *like):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     leaves, structure = jax.tree.flatten(made.out_info)
-    return structure.unflatten(map(placed, leaves, made.jaxpr.out_avals))
+    return jax.tree.unflatten(structure, map(placed, leaves, made.jaxpr.out_avals))
 
 
 def stage_key(seed: int, stage: str) -> jax.Array:
