@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jax.memory import Space
 
 from rlhf_jax.config import OptimizerConfig
 from rlhf_jax.training.adam_8bit import scale_by_adam_8bit
@@ -42,11 +41,13 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
 def _on_host(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """What it keeps lies in the host's memory between updates; each takes it to the devices and back."""
 
-    def moved(state, space: Space):
+    def moved(state, space):
         return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, state)
 
     def update(gradients, state, params):
-        steps, state = inner.update(gradients, moved(state, Space.Device), params)
-        return steps, moved(state, Space.Host)
+        steps, state = inner.update(gradients, moved(state, jax.memory.Space.Device), params)
+        return steps, moved(state, jax.memory.Space.Host)
 
-    return optax.GradientTransformation(lambda params: moved(inner.init(params), Space.Host), update)
+    return optax.GradientTransformation(
+        lambda params: moved(inner.init(params), jax.memory.Space.Host), update
+    )
