@@ -21,8 +21,9 @@ def setting(default: Any, **facts: Any) -> Any:
 
     choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
     positive. sign=True: it may be any number. at_most=1, below=1: its limits. algorithm="ppo": with another
-    `algorithm` of its section nothing reads it. placement=True: it says where and how a run is computed and
-    kept, not what, so that a run resumes with another value: the numbers differ by rounding.
+    `algorithm` of its section nothing reads it. optimizers=("adamw",): nor with another optimizer.name.
+    placement=True: it says where and how a run is computed and kept, not what, so that a run resumes with
+    another value: the numbers differ by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -88,6 +89,8 @@ class LoraConfig:
         ("attention", "mlp"), choices=("attention", "mlp", *ATTENTION_MATRICES, *MLP_MATRICES)
     )
     start: str = ""  # folder or hub name of an adapter of PEFT to start from; empty: no change of the model
+    # How matrices that stay are held: in the type of the computation, in a byte a weight, or in half of one.
+    base: str = setting("whole", choices=("whole", "int8", "nf4"))
 
     @property
     def scale(self) -> float:
@@ -136,15 +139,17 @@ class ModelConfig:
     embedding_scale: float = 1.0  # embeddings are multiplied by it (Gemma: √width)
     logit_cap: float = setting(0.0, zero=True)  # c: logits become c · tanh(logit / c); 0: no cap
     tied_head: bool = True  # the token embedding is also the output matrix
-    # Of the computation; master weights are float32.
-    dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))  # of the computation
+    # Of trained weights between updates; an update of bfloat16 is rounded at random, or most would be lost.
+    weights: str = setting("float32", choices=("float32", "bfloat16"))
     lora: LoraConfig = field(default_factory=LoraConfig)
     # Unrolled on a CPU and scanned elsewhere, unless it is said.
     layer_loop: str = setting("auto", choices=("auto", "scan", "unroll"), placement=True)
     # splash is for TPUs, cudnn for GPUs; auto takes what the platform has.
     attention: str = setting("auto", choices=("auto", "blocked", "splash", "cudnn"), placement=True)
-    # Recompute a layer's activations in the backward pass.
+    # Recompute a layer's activations in the backward pass, all of them or all but products with its weights.
     rematerialize: bool = setting(False, placement=True)
+    rematerialize_but: str = setting("nothing", choices=("nothing", "products"), placement=True)
     # Gather weights over fsdp once a batch of samples, not once a token.
     gather_to_sample: bool = setting(True, placement=True)
 
@@ -182,16 +187,19 @@ class ModelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW; the schedule runs from `learning_rate` to 0 over the stage's updates, unless it is constant."""
+    """The schedule runs from `learning_rate` to 0 over the stage's updates, unless it is constant."""
 
     learning_rate: float = setting(1e-4, zero=True)
     schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
     warmup: int = setting(0, zero=True)  # updates of linear warm-up
-    beta1: float = setting(0.9, zero=True, below=1)
-    beta2: float = setting(0.999, zero=True, below=1)
-    epsilon: float = 1e-5
-    weight_decay: float = setting(0.0, zero=True)
+    beta1: float = setting(0.9, zero=True, below=1, optimizers=("adamw", "adamw_8bit"))
+    beta2: float = setting(0.999, zero=True, below=1, optimizers=("adamw", "adamw_8bit"))
+    epsilon: float = setting(1e-5, optimizers=("adamw", "adamw_8bit"))
+    weight_decay: float = setting(0.0, zero=True)  # beside the gradient, times the learning rate
     clip_norm: float = setting(0.0, zero=True)  # clip the global gradient norm to this; 0: no clipping
+    # It keeps 8 bytes a weight, 2, or next to none.
+    name: str = setting("adamw", choices=("adamw", "adamw_8bit", "adafactor"))
+    on_host: bool = setting(False, placement=True)  # what it keeps lies in the host's memory between updates
 
 
 @dataclass

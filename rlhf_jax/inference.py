@@ -49,7 +49,7 @@ TASK_FIELDS = (  # of DataConfig, that stand there
     "source template_variables query_tokens response_tokens reward_response_tokens query_buckets "
     "padding".split()
 )
-PLACED = ("layer_loop", "attention", "rematerialize", "gather_to_sample")  # how a network is computed
+PLACED = "layer_loop attention rematerialize rematerialize_but gather_to_sample".split()  # how it is computed
 
 write = jax.jit(generate, static_argnames="config response_tokens eos_ids pad_id temperature samples".split())
 read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))

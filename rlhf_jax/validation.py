@@ -17,6 +17,7 @@ from rlhf_jax.config import (
     ConfigError,
     DpoConfig,
     ModelConfig,
+    OptimizerConfig,
     PpoConfig,
     RotaryConfig,
     fields_of,
@@ -227,6 +228,16 @@ def _check_ensemble(config: Config) -> None:
         )
 
 
+def _check_optimizer(place: str, options: OptimizerConfig) -> None:
+    for known in dataclasses.fields(options):
+        readers, value = known.metadata.get("optimizers", (options.name,)), getattr(options, known.name)
+        if options.name not in readers and value != known.default:
+            raise ConfigError(
+                f"{place}.{known.name}: {value!r} is read by {' and '.join(readers)} and not by "
+                f"{options.name}: leave it at {known.default!r}"
+            )
+
+
 def _check_lora(config: Config) -> None:
     lora = config.model.lora
     if lora.start and not lora.rank:
@@ -236,6 +247,11 @@ def _check_lora(config: Config) -> None:
     if lora.rank and not config.model.pretrained:
         raise ConfigError(
             "model.lora.rank: adapters change a pretrained model: name it in model.pretrained, or leave 0"
+        )
+    if lora.base != "whole" and not lora.rank:
+        raise ConfigError(
+            f"model.lora.base: {lora.base} is for a model that stays, which it does with "
+            "model.lora.rank: set that, or leave whole"
         )
     if not lora.targets:
         raise ConfigError("model.lora.targets: () should name a matrix that changes")
@@ -282,6 +298,14 @@ def _check_together(config: Config) -> None:
     _check_rewards(ppo)
     _check_ensemble(config)
     _check_lora(config)
+    for stage, options in vars(config).items():
+        if hasattr(options, "optimizer"):
+            _check_optimizer(f"{stage}.optimizer", options.optimizer)
+    if model.rematerialize_but != "nothing" and not model.rematerialize:
+        raise ConfigError(
+            f"model.rematerialize_but: without model.rematerialize {model.rematerialize_but} stay anyway: "
+            "set that, too, or leave nothing"
+        )
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
     if not config.policies:

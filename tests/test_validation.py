@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from tiny import config_with
 
-from rlhf_jax.config import Config, ConfigError, ModelConfig
+from rlhf_jax.config import Config, ConfigError, ModelConfig, OptimizerConfig
 from rlhf_jax.validation import check_context, validate
 
 
@@ -45,6 +45,10 @@ def test_the_defaults_are_valid():
         ("model.lora.start", "a folder", "needs model.lora.rank"),
         ("model.lora.targets", ("attention", "norm"), "'norm' is not one of attention, mlp, query"),
         ("model.lora.targets", (), "should name a matrix"),
+        ("model.lora.base", "int8", "a model that stays, which it does with model.lora.rank"),
+        ("model.rematerialize_but", "products", "without model.rematerialize products stay anyway"),
+        ("model.weights", "float16", "not one of float32, bfloat16"),
+        ("ppo.optimizer.name", "sgd", "not one of adamw, adamw_8bit, adafactor"),
         ("model.layer_pattern", ("global", "wide"), "'wide' is not one of global, local, nope"),
         ("model.layer_pattern", (), "should name the kind of one layer"),
         ("model.layer_pattern", "local", "should be a tuple of str"),
@@ -103,6 +107,16 @@ def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
     with pytest.raises(ConfigError, match=f"eval.shots: a prompt with 2 examples .* {needed} tokens"):
         check_context(config, ModelConfig(context=needed - 1))
     check_context(config, ModelConfig(context=needed))
+
+
+def test_what_an_optimizer_does_not_read_stays_at_its_default():
+    config = Config()
+    config.reward.optimizer = OptimizerConfig(name="adafactor", weight_decay=0.1)
+    validate(config)
+    config.reward.optimizer.beta1 = 0.5
+    told = "reward.optimizer.beta1: 0.5 is read by adamw and adamw_8bit and not by adafactor: leave it at 0.9"
+    with pytest.raises(ConfigError, match=f"^{told}$"):
+        validate(config)
 
 
 @pytest.mark.parametrize(

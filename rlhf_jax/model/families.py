@@ -25,7 +25,10 @@ from rlhf_jax.model.hf_parts import (
     whole_rotary,
 )
 
-RUN_FIELDS = "pretrained dtype lora layer_loop attention rematerialize gather_to_sample".split()  # of a run
+RUN_FIELDS = (  # of a run
+    "pretrained dtype weights lora layer_loop attention rematerialize rematerialize_but "
+    "gather_to_sample".split()
+)
 DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 QKV = ("attention.query", "attention.key", "attention.value")

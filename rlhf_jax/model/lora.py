@@ -83,7 +83,7 @@ def attach(base, params) -> Any:
 
 
 def merged(network, lora: LoraConfig):
-    """The same network as plain float32 matrices, W + s · A · B."""
+    """The same network as plain float32 matrices, W + s · A · B; its base is not quantized."""
 
     def merge(w):
         if not isinstance(w, Adapted):

@@ -7,7 +7,7 @@ holds more than one tensor beside them.
 
 import dataclasses
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -149,11 +149,12 @@ def opened(file: Path):
         raise ConfigError(f"{file}: not a whole safetensors file ({error})") from None
 
 
-def load(folder: str | PathLike[str], like):
+def load(folder: str | PathLike[str], like, held: Callable[[str, jax.Array], Any] = lambda name, x: x):
     """The weights of a folder, as the abstract tree `like` says: float32, each in its shards.
 
-    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. Raises
-    ConfigError naming the first tensor that is missing, left over or of another shape.
+    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. `held(name, x)` is what
+    is kept of a leaf such as "layers.mlp.up" before the next one is read. Raises ConfigError naming the
+    first tensor that is missing, left over or of another shape.
     """
     folder = Path(folder).expanduser()
     family, model, fields = _read_config(folder)
@@ -164,11 +165,12 @@ def load(folder: str | PathLike[str], like):
     _check(tensors, family, model, vocabulary, table)
     if model.tied_head and "weight" not in leaves and family.output in tensors.names():
         _check_tied(tensors, family.output, table[0].name)
-    loaded: dict[str, jax.Array] = {}
+    loaded: dict[str, Any] = {}
     for line in table:
-        loaded |= _load_line(line, leaves, tensors, model, vocabulary)
+        read = _load_line(line, leaves, tensors, model, vocabulary)
+        loaded |= {leaf: held(leaf, read.pop(leaf)) for leaf in line.leaves}
     body = like.get("transformer", like)
-    tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], body)
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[name_of(path)], body)
     if body is like:
         return tree
     bias = jax.device_put(_shift(fields, folder), like["head"]["bias"].sharding)
@@ -356,9 +358,9 @@ def _in_shards(tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> It
 def _leaves(params) -> dict[str, Any]:
     """The leaves of a transformer by name, and `weight`, that of its scalar head where it has one."""
     body = params.get("transformer", params)
-    leaves = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
+    leaves = {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
     return leaves if body is params else leaves | {"weight": params["head"]["weight"]}
 
 
-def _name(path) -> str:
+def name_of(path) -> str:
     return ".".join(key.key for key in path)

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, layout
 from rlhf_jax.model.lora import Adapted, through_rank
+from rlhf_jax.model.quantized import Quantized
 
 
 def unrolled(config: ModelConfig) -> bool:
@@ -25,7 +26,12 @@ def unrolled(config: ModelConfig) -> bool:
 
 
 def multiply(
-    equation: str, x: Array, w: Array | Adapted, config: ModelConfig, split: str | None, dtype=None
+    equation: str,
+    x: Array,
+    w: Array | Adapted | Quantized,
+    config: ModelConfig,
+    split: str | None,
+    dtype=None,
 ) -> Array:
     """jnp.einsum over b and t of x, summed over the first axes of w; of type `dtype`, or their own.
 
@@ -37,6 +43,15 @@ def multiply(
         low = multiply(down, x, w.adapter.a, config, None)
         change = multiply(up, low, w.adapter.b, config, split, dtype)
         return multiply(equation, x, w.weight, config, split, dtype) + config.lora.scale * change
+    if isinstance(
+        w, Quantized
+    ):  # whole here, and again for the gradient by x: kept, all layers would be whole
+
+        @jax.checkpoint
+        def product(x, w):
+            return multiply(equation, x, w.whole(config.dtype), config, split, dtype)
+
+        return product(x, w)
     out = layout(ROWS, None, split)
     if not unrolled(config):
         return jnp.einsum(equation, x, w, preferred_element_type=dtype, out_sharding=out)

@@ -18,6 +18,7 @@ from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import attention
 from rlhf_jax.model.params import ParamSpec, constant, normal, stack
 from rlhf_jax.model.products import multiply, unrolled
+from rlhf_jax.model.quantized import is_quantized
 from rlhf_jax.model.rotary import rotate
 
 
@@ -251,8 +252,15 @@ def layer(w, x, config: ModelConfig, kind: LayerKind, positions, attend, read=ev
 
 
 def cast(params, config: ModelConfig):
-    """The parameters in the type of the computation; its bits are the same as if each pass cast them."""
-    return jax.tree.map(lambda x: jnp.asarray(x).astype(config.dtype), params)
+    """The parameters in the type of the computation; its bits are the same as if each pass cast them.
+
+    Quantized matrices stay as they are, until something is multiplied by them.
+    """
+
+    def to_type(x):
+        return x if is_quantized(x) else jnp.asarray(x).astype(config.dtype)
+
+    return jax.tree.map(to_type, params, is_leaf=is_quantized)
 
 
 class Layers(NamedTuple):
@@ -314,6 +322,11 @@ def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), read
 
 
 # Whole passes --------------------------------------------------------------------------------
+
+
+# What stays of a layer for the backward pass where its activations are recomputed. Products with weights have
+# no batch axis; attention's scores have, and are recomputed.
+KEPT = {"nothing": None, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def apply(
@@ -420,7 +433,7 @@ def _fold(params, config: ModelConfig, tokens, positions, attend, read, seen=Non
         return layer(w, x, config, kind, positions, attend_or_read, read)
 
     if config.rematerialize:
-        step = jax.checkpoint(step, static_argnums=(3, 4))
+        step = jax.checkpoint(step, static_argnums=(3, 4), policy=KEPT[config.rematerialize_but])
     x, _ = through_layers(step, x, w["layers"], config, read=read)
     return norm(w["norm"], x, config)
 

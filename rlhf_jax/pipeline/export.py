@@ -40,6 +40,7 @@ from rlhf_jax.model import heads, lora, params, peft, pretrained, transformer
 from rlhf_jax.pipeline import stages
 from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.training import adapters
 
 # How transformers reads a query: special tokens that somebody typed are text, those of a template are none.
 PLAIN_TEXT = {False: "split_special_tokens=True", True: "add_special_tokens=False"}
@@ -71,9 +72,9 @@ def _parse(argv: list[str]) -> flags.FlagValues:
 def export(workdir: Path, name: str, out: Path, dtype: str = "float32", adapter: bool = False) -> None:
     """Writes the newest checkpoint of network `name` as the folder `out`, whole or not at all.
 
-    Adapters are merged into their base, or written without it where an `adapter` is asked for. Raises
-    ConfigError where `out` holds something already or no family of the transformers library has the
-    architecture, CheckpointError where there is no checkpoint.
+    Adapters are merged into their base, which is read whole for that, or written without it where an
+    `adapter` is asked for. Raises ConfigError where `out` holds something already or no family of the
+    transformers library has the architecture, CheckpointError where there is no checkpoint.
     """
     with whole_folder(out, ConfigError) as partial:
         _write(workdir, name, partial, dtype, adapter)
@@ -90,6 +91,9 @@ def _write(workdir: Path, name: str, out: Path, dtype: str, adapter: bool) -> No
         converted = as_json(workdir)
         eos = converted.id_to_token(tokenizer.eos_id)
         pad_id = tokenizer.eos_id  # of a policy: its padding is left out by the attention mask
+        if network.base:
+            whole = adapters.whole_base_of(network.model, tokenizer.vocab_size)
+            network = replace(network, base=whole)
         weights = lora.merged(network.weights, network.model.lora)
         if scalar:
             converted.add_special_tokens([PAD])

@@ -42,7 +42,7 @@ from rlhf_jax.pipeline.update import update
 from rlhf_jax.run import checkpoint
 from rlhf_jax.training import adapters, health, inputs
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, make_optimizer, make_schedule, stage_key
+from rlhf_jax.training.state import TrainState, make_optimizer, make_schedule, stage_key, without_values
 
 SHOWN = ("objective/score", "objective/kl")  # beside the progress bar
 
@@ -141,7 +141,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     start = functools.partial(
         initial_state, optimizer=optimizer, options=options, seed=config.seed, spike_sigma=sigma
     )
-    state = jax.eval_shape(start, reference, scalar if options.has_value_network else None)
+    state = without_values(start, reference, scalar if options.has_value_network else None)
     query = abstract_batch(mesh, QueryPlan.widest(data, options.prompts))["query"]
     reward = ensemble.together([scalar for _ in ensemble.scoring(config)])
     fixed = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)

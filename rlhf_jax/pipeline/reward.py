@@ -30,7 +30,14 @@ from rlhf_jax.model import heads, lora
 from rlhf_jax.run import checkpoint
 from rlhf_jax.training import adapters, health, inputs
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import (
+    TrainState,
+    stage_key,
+    starting,
+    update,
+    value_and_grad_in_parts,
+    without_values,
+)
 
 MOST_REFERENCES = 4096  # the shift is measured on so many, or on as many as responses were trained on
 MOST_PAIRS = 512  # of the training pairs tell which scores are usual
@@ -71,7 +78,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     options, mesh = config.reward, jax.sharding.get_mesh()
     check_rows("reward.batch_size", options.batch_size, options.microbatches, mesh)
     like = adapters.abstract_trained(heads.specs(model, vocabulary), model, mesh)
-    state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    state = without_values(starting(options.optimizer, 1, config.health), like)
     base = adapters.abstract_base(model, vocabulary, mesh)
     batch = abstract_batch(mesh, PairPlan.widest(config.data, options.batch_size))
     program = jitted_step(model, vocabulary, options.microbatches)  # pad_id: outside of the vocabulary

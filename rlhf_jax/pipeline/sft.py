@@ -25,7 +25,14 @@ from rlhf_jax.model import likelihood, lora, params, peft, pretrained, transform
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.training import adapters, inputs
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import (
+    TrainState,
+    stage_key,
+    starting,
+    update,
+    value_and_grad_in_parts,
+    without_values,
+)
 
 
 def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Array, ""]) -> Float[Array, ""]:
@@ -78,7 +85,7 @@ def traced_with(
     data, mesh = config.data, jax.sharding.get_mesh()
     check_rows(f"{stage}.batch_size", options.batch_size, options.microbatches, mesh)
     like = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
-    state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    state = without_values(starting(options.optimizer, 1, config.health), like)
     base = adapters.abstract_base(model, vocabulary, mesh)
     batch = SftPlan.widest(data, options.batch_size)
     targets = batch["tokens"].shape[1] - 1 if options.query_loss else data.response_tokens
@@ -126,15 +133,17 @@ def fine_tune(name: str, place: str, config: Config, plan: SftPlan, vocabulary: 
     training = Training(config, workdir, name, options, total, ("loss",), inference.describe(model))
     with jax.set_mesh(mesh):
         check_rows("sft.batch_size", plan.batch_size, options.microbatches, mesh)
-        specs = lora.trained(transformer.specs(model, vocabulary), model.lora)
-        like, base = params.abstract(specs, mesh), adapters.base_of(model, vocabulary)
+        specs, base = transformer.specs(model, vocabulary), adapters.base_of(model, vocabulary)
+        like = adapters.abstract_trained(specs, model, mesh)
         source = model.lora.start if base else place
         if training.start or not source:
-            fresh = jax.jit(lambda: params.init(specs, stage_key(config.seed, name)))()
+            drawn = lora.trained(specs, model.lora)
+            fresh = jax.jit(lambda: params.init(drawn, stage_key(config.seed, name)))()
         elif base:
             fresh = peft.load(pretrained.folder_of(source), model, like)
         else:
             fresh = pretrained.load(pretrained.folder_of(source), like)
+        fresh = jax.tree.map(lambda x, held: x.astype(held.dtype), fresh, like)
         state = jax.jit(starting(options.optimizer, total, config.health), donate_argnums=0)(fresh)
         state = training.resume(state)
         train_step = jitted_step(model, plan.most_targets, options.microbatches)

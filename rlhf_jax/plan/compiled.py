@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax import inference
 from rlhf_jax.config import Config, DpoConfig, ModelConfig, RewardConfig
@@ -16,6 +17,7 @@ from rlhf_jax.pipeline import ensemble, stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology
+from rlhf_jax.training.state import TrainState
 
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
 OTHERS = 4  # texts that evaluation scores, of no policy of the run: reference, title, lead, pretrained model
@@ -66,8 +68,6 @@ def compile_program(
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
     networks = _networks(program, config, model, vocabulary)
-    learning = {"sft": 1, "reward": 1, "dpo": 1, "distill": 1, "ppo": 1 + config.ppo.has_value_network}
-    trained = sum(networks[: learning.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
         program=program,
@@ -78,7 +78,7 @@ def compile_program(
         microbatches=options.microbatches if options else 1,
         rematerialize=model.rematerialize,
         parameters=sum(networks),
-        optimizer_bytes=8 * trained,  # two float32 moments
+        optimizer_bytes=0,
         flops=sum(phase.flops for phase in phases),
         steps=steps(program, config, row_shards(mesh)),
     )
@@ -86,6 +86,7 @@ def compile_program(
     try:
         with jax.set_mesh(mesh):
             traced = stages.programs()[program](config, model, vocabulary)
+            plan.optimizer_bytes = kept_by_optimizers(traced)
             compiled = traced.lower(lowering_platforms=(topology.platform,)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -96,7 +97,9 @@ def compile_program(
         plan.compile_seconds = round(time.monotonic() - start, 1)
     plan.memory = memory(compiled.memory_analysis())
     shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    plan.memory["beside"] = 4 * _beside(program, config, networks[0]) // shards
+    plan.memory["beside"] = (
+        jnp.dtype(model.weights).itemsize * _beside(program, config, networks[0]) // shards
+    )
     plan.collectives = received_bytes(compiled.as_text())
     plan.reason = _excess(plan.memory, topology)
     plan.fits = not plan.reason
@@ -105,6 +108,18 @@ def compile_program(
         hours = plan.steps * plan.bound["seconds"] * plan.devices / 3600
         plan.chip_hours = {f"{share:.0%}": hours / share for share in UTILISATIONS}
     return plan
+
+
+def kept_by_optimizers(program: jax.stages.Traced) -> int:
+    """Bytes that optimizers keep of what the program trains, without the counts of their updates."""
+
+    def is_state(x) -> bool:
+        return isinstance(x, TrainState)
+
+    arguments, _ = program.args_info
+    states = filter(is_state, jax.tree.leaves(arguments, is_leaf=is_state))
+    kept = [x for state in states for x in jax.tree.leaves(state.opt_state) if x.dtype != jnp.int32]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in kept)
 
 
 def memory(analysis) -> dict[str, int]:

@@ -161,7 +161,7 @@ def train(
 ) -> Phase:
     """Forward and backward passes in `minibatches` updates; arguments as for `read_only`."""
     once = read_only(name, net, work, predicted)
-    again = net.model.rematerialize
+    again = net.model.rematerialize and net.model.rematerialize_but == "nothing"
     passes = minibatches * microbatches * (3 if again else 2)
     rank = net.model.lora.rank
     learned = adapters(net) if rank else entries(net, predicted)
@@ -201,7 +201,10 @@ def adapters(net: Placed) -> int:
 
 def pass_bytes(net: Placed, predicted: int) -> float:
     """Every device reads its tensor share of all matrices: rows differ between the others, weights do not."""
-    return itemsize(net) * entries(net, predicted) / net.tensor
+    of_layers = entries(net, 0)
+    head = entries(net, predicted) - of_layers
+    held = {"whole": itemsize(net), "int8": 1, "nf4": 1 / 2}[net.model.lora.base]
+    return (held * of_layers + itemsize(net) * head) / net.tensor
 
 
 def itemsize(net: Placed) -> int:

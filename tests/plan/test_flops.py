@@ -192,3 +192,16 @@ def test_beside_a_frozen_model_there_are_no_gradients_of_its_matrices():
     assert beside.flops * 3 == whole.flops * 2
     matrices = 2 * 112 + 44
     assert whole.traffic - beside.traffic == 28 * (matrices - 2 * 2 * ((4 + 6) + (5 + 4)))
+
+
+def test_a_quantized_base_is_read_in_its_bytes():
+    """224 entries of the layers' matrices at 4, 1 and ½ bytes, and 44 of the output matrix at 4."""
+    for base, size in {"whole": 4, "int8": 1, "nf4": 0.5}.items():
+        held = dataclasses.replace(SMALL, lora=LoraConfig(rank=2, base=base))
+        assert flops.pass_bytes(flops.Placed(held, 11, 1, 1, 1), 3) == size * 224 + 4 * 44
+
+
+def test_products_that_are_kept_are_not_computed_again():
+    kept = dataclasses.replace(SMALL, rematerialize=True, rematerialize_but="products")
+    ours, theirs = (flops.train("update", flops.Placed(x, 11, 1, 1, 1), 9.0, 3, 1) for x in (kept, SMALL))
+    assert ours == theirs
