@@ -32,6 +32,7 @@ class Compiled:
     mesh: dict[str, int]
     microbatches: int
     rematerialize: bool
+    model_parameters: int
     parameters: int  # of the trained networks and the frozen ones
     optimizer_bytes: int  # of all devices together
     flops: float  # useful ones of a step, all devices together
@@ -78,6 +79,7 @@ def compile_program(
         mesh=dict(mesh.shape),
         microbatches=options.microbatches if options else 1,
         rematerialize=model.rematerialize,
+        model_parameters=params.count(transformer.specs(model, vocabulary)),
         parameters=sum(networks),
         optimizer_bytes=8 * trained,  # two float32 moments
         flops=sum(phase.flops for phase in phases),

@@ -176,6 +176,8 @@ def describe(plan: Compiled) -> str:
             "  a device: arguments {arguments}, outputs {outputs}, temporaries {temporaries}; "
             "peak {peak}, sum without aliases {total}; beside the program {beside}".format(**sizes)
         )
+        held, peak = (plan.memory[name] / plan.model_parameters for name in ("arguments", "peak"))
+        lines.append(f"  bytes a device and parameter of the model: {held:.1f} held, {peak:.1f} at the peak")
     lines.append(
         f"  {plan.parameters:,} parameters, optimizer {in_bytes(plan.optimizer_bytes)} in all; "
         f"{plan.flops:.3g} useful FLOPs a step; "
