@@ -70,11 +70,10 @@ def run(argv: list[str]) -> None:
     planned = [stage for stage in stages.planned(config) if stage in of_stage]
     chosen = planned if options.stage == "all" else (options.stage,)
     wanted = [program for stage in chosen for program in of_stage[stage]]
-    tried: list[Trial] = []
     if options.search:
-        plans = [plan for program in wanted for plan in _searched(program, config, topology)]
+        plans, tried = [plan for program in wanted for plan in _searched(program, config, topology)], []
     else:
-        plans = _planned(wanted, config, topology, tried if options.remedies else None)
+        plans, tried = _planned(wanted, config, topology, options.remedies)
     print(ASSUMED)
     if topology.chip:
         print(f"Published figures: {topology.chip.source}")
@@ -91,26 +90,27 @@ def run(argv: list[str]) -> None:
 
 
 def _planned(
-    wanted: list[str], config: Config, topology: Topology, tried: list[Trial] | None
-) -> list[Compiled]:
-    """Of the programs as configured; what was tried where they do not fit goes into `tried`, a list or None.
+    wanted: list[str], config: Config, topology: Topology, with_remedies: bool
+) -> tuple[list[Compiled], list[Trial]]:
+    """The programs as configured, and what was tried for those that do not fit.
 
-    What makes one fit stays for those behind it, for a run has one model.
+    What makes one fit stays for those behind it, since a run has one model.
     """
     settings: Settings = {}
-    plans, helpless = [], []
+    plans, tried, helpless = [], [], []
     for program in wanted:
-        with_settings = changed(config, settings)
-        plan = compile_program(program, with_settings, *architecture(with_settings, topology), topology)
+        so_far = changed(config, settings)
+        plan = compile_program(program, so_far, *architecture(so_far, topology), topology)
         print(describe(plan), flush=True)
         plans.append(plan)
-        if plan.fits or not topology.chip or tried is None:
+        if plan.fits or not topology.chip or not with_remedies:
             continue
         print(f"What makes {program} fit, each compiled:", flush=True)
-        for trial in remedies(program, with_settings, topology, plan):
+        for trial in remedies(program, so_far, topology, plan):
             print(f"  {trial.flags}\n  {line(trial.plan)}", flush=True)
             tried.append(trial)
-        if tried and tried[-1].plan.program == program and tried[-1].plan.fits:
+            plan = trial.plan
+        if plan.fits:
             settings |= tried[-1].settings
         else:
             helpless.append(program)
@@ -119,7 +119,7 @@ def _planned(
         print(f"  {flags_of(settings)}")
     if helpless:
         print(f"Nothing that can be turned on makes {', '.join(helpless)} fit: take a larger card, or more")
-    return plans
+    return plans, tried
 
 
 def _searched(program: str, config: Config, topology: Topology) -> list[Compiled]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -58,8 +59,8 @@ def find(name: str, memory: float | None = None) -> Topology:
     runs in JAX: it keeps JAX off accelerators that this machine may have.
     """
     kind, _, shape = name.partition(":")
-    if memory is not None and (kind not in CARDS or memory <= 0):
-        raise PlanError(f"--memory: {memory:g} GiB of {name!r}: it is a GPU's, and positive")
+    if memory is not None and (kind not in CARDS or not 0 < memory < math.inf):
+        raise PlanError(f"--memory: {memory:g} GiB of {name!r}: it is that of a GPU, and positive")
     if kind == "cpu" and shape.isdecimal():
         return _simulated(name, int(shape))
     if kind in CARDS:

@@ -56,6 +56,7 @@ def test_figures_are_those_of_products_in_bfloat16_without_sparsity():
         ("v5e:2x2", 24, "v5e:2x2"),
         ("cpu:8", 24, "--memory"),
         ("l4", 0, "positive"),
+        ("l4", float("nan"), "positive"),
         ("l4:2", None, "l4:1x4x8"),
         ("rtx5090", None, "rtx4090"),
     ],
