@@ -12,6 +12,8 @@ from rlhf_jax.files import read_object
 from rlhf_jax.plan.cards import CARDS
 from rlhf_jax.plan.topologies import PlanError, version_of
 
+ASSUMED_SPEED = "30%"  # of what the bound allows; one of the plan's utilisations
+
 
 class Cell(NamedTuple):
     size: str  # the configuration's name

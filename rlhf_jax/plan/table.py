@@ -18,12 +18,20 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import Config
 from rlhf_jax.files import write_text
 from rlhf_jax.plan import card_page
-from rlhf_jax.plan.cells import Cell, compile_cell, dates_of, read, summary, up_to_date, versions_of
+from rlhf_jax.plan.cells import (
+    ASSUMED_SPEED,
+    Cell,
+    compile_cell,
+    dates_of,
+    read,
+    summary,
+    up_to_date,
+    versions_of,
+)
 from rlhf_jax.plan.compiled import programs
 
 SIZES = ("paper_1_3b", "paper_6_7b")
 TOPOLOGIES = ("v4:2x4x4", "v5e:2x2", "v5e:4x4", "v5p:4x4x4", "v6e:4x4", "gpu:1x1x8", "gpu:1x4x8")
-ASSUMED_SPEED = "30%"  # one of the plan's
 HEADER = """# What fits where
 
 Compiled with the real compilers of TPU and GPU on a machine that has neither, and not run: the compiler says

@@ -41,8 +41,8 @@ def test_memory_can_be_said_and_gpu_means_h100(described):
 
 
 def test_figures_are_those_of_products_in_bfloat16_without_sparsity():
-    """In a cycle a multiprocessor's tensor cores do 512 multiplications and additions on Ada, of which GeForce
-    has half, and 1,024, 2,048 and 4,096 on the generations of data centers."""
+    """In a cycle a multiprocessor's tensor cores do 512 multiplications and additions on Ada, of which a
+    GeForce has half, and 1,024, 2,048 and 4,096 on the generations of data centers."""
     each = {(8, 9): 512, (8, 0): 1024, (9, 0): 2048, (10, 0): 4096}
     for name, card in CARDS.items():
         share = 0.5 if name == "rtx4090" else 1.0

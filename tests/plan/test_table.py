@@ -91,7 +91,8 @@ def test_the_page_of_one_card_says_bytes_a_parameter_and_where_jax_must_be_told(
     assert all("--config.ppo.microbatches=64" in cell.flags for cell in compiled)
     (row,) = [line.split("|") for line in text.splitlines() if "`configs/paper_1_3b.py`" in line]
     assert row[2].strip() == "`h100`" and row[3].strip() == r"3.0 GiB, ≥ 0.25 s\*"
-    assert row[-2].strip() == "4.0 held, 8.0 at the peak"  # 2³⁰ and 2³¹ bytes of 2²⁸ parameters
+    assert row[-3].strip() == "4.0 held, 8.0 at the peak"  # 2³⁰ and 2³¹ bytes of 2²⁸ parameters
+    assert row[-2].strip() == "5"
     (empty,) = [line.split("|") for line in text.splitlines() if "`configs/tldr_gemma3_1b_lora.py`" in line]
     assert "".join(empty[3:]).strip() == ""
 
