@@ -149,8 +149,12 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
     assert fewer >= 4 * scalar / 8  # at least an eighth of it on each device
     assert compiled.programs(CONFIG).keys() == {"sft", "reward", "ppo", "eval"}
     planned = []
-    monkeypatch.setattr(fit, "compile_program", lambda program, *_: planned.append(program))
-    monkeypatch.setattr(fit, "describe", str)
+
+    def compile_program(program, *_):
+        planned.append(program)
+        return dataclasses.replace(alone, fits=True)
+
+    monkeypatch.setattr(fit, "compile_program", compile_program)
     plan("--topology=cpu:8", "--config.ppo.reward=own.py:short")
     assert planned == ["sft", "ppo", "eval.write"]
     planned.clear()
