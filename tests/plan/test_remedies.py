@@ -5,14 +5,13 @@ import json
 import math
 
 import pytest
-import tiny
 
-from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, ModelConfig, PpoConfig, SftConfig
+from rlhf_jax.config import Config, ConfigError, ModelConfig, PpoConfig
 from rlhf_jax.plan import fit
 from rlhf_jax.plan import remedies as module
-from rlhf_jax.plan.compiled import Compiled, compile_program, needed
+from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.remedies import changed, flags_of, remedies
-from rlhf_jax.plan.topologies import Chip, Topology, find
+from rlhf_jax.plan.topologies import Chip, Topology
 
 CARD = Topology("a card", [None], "cuda", Chip(1e12, 100, 0.75, 0.95, 1e9, 1e9, "invented"), "none")
 WHOLE = Config(model=ModelConfig(pretrained="Qwen/Qwen3-0.6B"), ppo=PpoConfig(batch_size=64))
@@ -138,19 +137,3 @@ def test_between_what_jax_takes_and_what_it_can_take_the_variable_is_named():
     plan.mesh = {"replica": 1, "fsdp": 1, "tensor": 1}
     assert "fits with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 " in fit.describe(plan)
     assert "MEM_FRACTION" not in fit.describe(dataclasses.replace(plan, memory_fraction=0.0))
-
-
-def test_a_batch_in_parts_really_takes_less():
-    """By the compiler of this machine, for a card of half of what the whole batch takes."""
-    config = Config(
-        model=dataclasses.replace(tiny.GPT2, layers=1, context=256),
-        data=DataConfig(query_tokens=40, query_buckets=(40,), response_tokens=8, vocabulary=320),
-        sft=SftConfig(batch_size=64, pack=False),
-        mesh=MeshConfig(1, 1, 1),
-    )
-    here = find("cpu:1")
-    whole = compile_program("sft", config, config.model, 320, here)
-    half = CARD.chip._replace(memory=needed(whole.memory) / 2 / CARD.chip.usable)
-    *_, last = remedies("sft", config, here._replace(chip=half), whole)
-    assert last.plan.fits and needed(last.plan.memory) <= needed(whole.memory) / 2
-    assert last.settings["sft.microbatches"] > 1
