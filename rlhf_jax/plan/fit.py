@@ -70,8 +70,9 @@ def run(argv: list[str]) -> None:
     planned = [stage for stage in stages.planned(config) if stage in of_stage]
     chosen = planned if options.stage == "all" else (options.stage,)
     wanted = [program for stage in chosen for program in of_stage[stage]]
+    tried: list[Trial] = []
     if options.search:
-        plans, tried = [plan for program in wanted for plan in _searched(program, config, topology)], []
+        plans = [plan for program in wanted for plan in _searched(program, config, topology)]
     else:
         plans, tried = _planned(wanted, config, topology, options.remedies)
     print(ASSUMED)
