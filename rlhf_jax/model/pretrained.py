@@ -57,7 +57,14 @@ def architecture(model: ModelConfig, name: str | PathLike[str] | None = None) ->
     name = model.pretrained if name is None else name
     if not name:
         return model
-    described = _read_config(folder_of(name))[1]
+    return in_run(_read_config(folder_of(name))[1], model, name)
+
+
+def in_run(described: ModelConfig, model: ModelConfig, name: str | PathLike[str]) -> ModelConfig:
+    """What `config.json` of `name` describes, with the fields of `model` that are of a run.
+
+    Raises ConfigError where it is without a matrix of `lora.targets`.
+    """
     if "gate" in model.lora.targets and not described.gated:
         raise ConfigError(f"model.lora.targets: the MLP of {name} has no gate")
     kept = {field: getattr(model, field) for field in families.RUN_FIELDS}

@@ -34,12 +34,14 @@ class Compiled:
     mesh: dict[str, int]
     microbatches: int
     rematerialize: bool
+    model_parameters: int
     parameters: int  # of the trained networks and the frozen ones
     optimizer_bytes: int  # of all devices together
     flops: float  # useful ones of a step, all devices together
     steps: int  # of the configured run
     fits: bool = False
     reason: str = ""  # why it does not fit, in the compiler's words where it refused
+    memory_fraction: float = 0.0  # to set as XLA_PYTHON_CLIENT_MEM_FRACTION; 0: it fits without
     compile_seconds: float = 0.0
     memory: dict[str, int] = field(default_factory=dict)
     collectives: dict[str, float] = field(default_factory=dict)  # bytes received in a step, by kind
@@ -77,6 +79,7 @@ def compile_program(
         mesh=dict(mesh.shape),
         microbatches=options.microbatches if options else 1,
         rematerialize=model.rematerialize,
+        model_parameters=params.count(transformer.specs(model, vocabulary)),
         parameters=sum(networks),
         optimizer_bytes=0,
         flops=sum(phase.flops for phase in phases),
@@ -103,6 +106,8 @@ def compile_program(
     plan.collectives = received_bytes(compiled.as_text())
     plan.reason = _excess(plan.memory, topology)
     plan.fits = not plan.reason
+    if topology.chip and plan.fits and needed(plan.memory) > topology.chip.taken * topology.chip.memory:
+        plan.memory_fraction = topology.chip.usable
     if topology.chip:
         plan.bound = bound(phases, plan, topology)
         hours = plan.steps * plan.bound["seconds"] * plan.devices / 3600
@@ -135,17 +140,21 @@ def memory(analysis) -> dict[str, int]:
     return found | {"peak": analysis.peak_memory_in_bytes, "total": total}
 
 
+def needed(found: dict[str, int]) -> int:
+    """Bytes that a device must have: those of the program, and what stays there while it runs."""
+    return found["peak"] + found["beside"]
+
+
 def _excess(found: dict[str, int], topology: Topology) -> str:
     """What is too much for a device beyond what its compiler refuses; empty where all fits."""
     if not topology.chip:
         return ""
     usable = topology.chip.usable * topology.chip.memory
-    needed = found["peak"] + found["beside"]
-    if needed <= usable:
+    if needed(found) <= usable:
         return ""
     return (
-        f"{needed / 2**30:.1f} GiB a device exceed the {usable / 2**30:.1f} GiB "
-        f"({topology.chip.usable:.0%} of its memory) that JAX takes"
+        f"{needed(found) / 2**30:.1f} GiB a device exceed the {usable / 2**30:.1f} GiB "
+        f"({topology.chip.usable:.0%} of its memory) that JAX can take"
     )
 
 

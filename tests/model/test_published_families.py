@@ -4,6 +4,7 @@ import pytest
 
 from rlhf_jax.config import ConfigError, ModelConfig, RotaryConfig
 from rlhf_jax.model import families, params, transformer
+from rlhf_jax.plan.published import GEMMA3_1B, QWEN3_06B
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 QWEN25_HALF_B = {
@@ -19,22 +20,6 @@ QWEN25_HALF_B = {
     "use_sliding_window": False,
     "use_mrope": False,
     "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
-QWEN3_06B = {
-    "model_type": "qwen3",
-    "hidden_size": 1024,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 28,
-    "sliding_window": None,
-    "use_sliding_window": False,
-    "rope_theta": 1_000_000,
-    "rope_scaling": None,
     "tie_word_embeddings": True,
 }
 MISTRAL_7B = {
@@ -87,24 +72,6 @@ GEMMA2_2B = {
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
     "hidden_activation": "gelu_pytorch_tanh",
-}
-GEMMA3_1B = {
-    "model_type": "gemma3_text",
-    "hidden_size": 1152,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 1,
-    "head_dim": 256,
-    "intermediate_size": 6912,
-    "max_position_embeddings": 32768,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 512,
-    "sliding_window_pattern": 6,
-    "rope_theta": 1_000_000,
-    "rope_local_base_freq": 10_000,
-    "rope_scaling": None,
-    "attn_logit_softcapping": None,
-    "final_logit_softcapping": None,
 }
 PHI_4 = {
     "model_type": "phi3",

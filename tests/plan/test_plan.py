@@ -26,7 +26,7 @@ from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import dpo, ppo, reward, sft
-from rlhf_jax.plan import compiled, fit
+from rlhf_jax.plan import compiled, fit, planned
 from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.flops import Phase
 from rlhf_jax.plan.topologies import Chip, Topology, find
@@ -45,7 +45,7 @@ CONFIG = Config(
     dpo=DpoConfig(batch_size=8),
     ppo=PpoConfig(batch_size=8, minibatches=2),
 )
-INVENTED = Chip(flops=1e9, memory=1e9, usable=0.5, bandwidth=1e6, links=1e5, source="invented")
+INVENTED = Chip(1e9, memory=1e9, taken=0.5, usable=0.75, bandwidth=1e6, links=1e5, source="invented")
 FILE = """from rlhf_jax.config import *
 
 
@@ -160,8 +160,12 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
     assert fewer >= 4 * scalar / 8  # at least an eighth of it on each device
     assert compiled.programs(CONFIG).keys() == {"sft", "reward", "dpo", "distill", "ppo", "eval"}
     planned = []
-    monkeypatch.setattr(fit, "compile_program", lambda program, *_: planned.append(program))
-    monkeypatch.setattr(fit, "describe", str)
+
+    def compile_program(program, *_):
+        planned.append(program)
+        return dataclasses.replace(alone, fits=True)
+
+    monkeypatch.setattr(fit, "compile_program", compile_program)
     plan("--topology=cpu:8", "--config.ppo.reward=own.py:short")
     assert planned == ["sft", "ppo", "eval.write"]
     planned.clear()
@@ -186,7 +190,7 @@ def test_bound_by_hand():
     phases = [Phase("a", 8e9, 8e9, 5e3), Phase("b", 8e9, 0.0, 2e6)]
     topology = Topology("x", [], "tpu", INVENTED, "")
     plan = Compiled(
-        "ppo", "x", 8, "", {}, 1, False, 1, 1, 1.0, 1, collectives={"all-gather": 4e5, "all-reduce": 2e5}
+        "ppo", "x", 8, "", {}, 1, False, 1, 1, 1, 1.0, 1, collectives={"all-gather": 4e5, "all-reduce": 2e5}
     )
     # a: 16e9 / 8 devices / 1e9 = 2 s, 5 ms of traffic; b: 1 s against 2 s of traffic; links 6e5 / 1e5 = 6 s.
     slow = compiled.bound(phases, plan, topology)
@@ -197,9 +201,11 @@ def test_bound_by_hand():
 
 def test_what_a_device_lacks_is_told():
     topology = Topology("gpu:1x1x8", [], "cuda", INVENTED._replace(memory=2 * 2**30), "")
-    enough = {"peak": 2**29, "beside": 2**29}
+    enough = {"peak": 2**30, "beside": 2**29}
     assert compiled._excess(enough, topology) == ""
-    assert "1.5 GiB a device exceed the 1.0 GiB (50%" in compiled._excess(enough | {"peak": 2**30}, topology)
+    assert "2.0 GiB a device exceed the 1.5 GiB (75%" in compiled._excess(
+        enough | {"beside": 2**30}, topology
+    )
 
 
 def test_steps_of_a_run():
@@ -260,7 +266,7 @@ def test_a_missing_compiler_names_its_extra(plan, monkeypatch, topology, extra):
 
 def test_vocabulary_and_layers_come_with_a_pretrained_folder():
     config = Config(model=ModelConfig(pretrained="mini/small"), data=DATA)
-    model, vocabulary = fit.architecture(config, find("cpu:8")._replace(platform="tpu"))
+    model, vocabulary = planned.architecture(config, find("cpu:8")._replace(platform="tpu"))
     assert model.layer_loop == "scan"  # as an accelerator runs it
     assert (model.width, model.layers, vocabulary) == (72, 4, 768)
 
