@@ -187,3 +187,13 @@ def test_on_a_mesh_it_is_the_same(shape, kind, monkeypatch):
         found = jax.jit(logits, static_argnums=1)(lora.attach(ours, own), model, tokens, segments)
     alone = logits(lora.attach(expected, trained), model)
     tiny.assert_close(jax.device_get(found)[:ROWS], alone, tiny.additions(model, T))
+
+
+def test_of_a_loop_one_layer_at_a_time_is_whole():
+    """Kept for the backward pass, the matrices of both layers would be an output of the loop forward."""
+    model = model_of("llama", "scan")
+    base, trained = of_tiny(model)
+    gradient = jax.grad(lambda own, base: loss(lora.attach(base, own), model))
+    program = str(jax.make_jaxpr(gradient)(trained, held(base)))
+    assert "i8[2,32,64]" in program and "f32[32,64]" in program
+    assert "f32[2,32,64]" not in program
