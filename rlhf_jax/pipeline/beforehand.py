@@ -23,6 +23,9 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
     would raise: RecordError for a row that cannot be used, BatchError for too few rows.
     """
     task, data = tasks.find(config.data, config.seed), config.data
+    if "reward" in wanted and (data.files or data.comparisons):
+        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
+        PairPlan.full_batches(len(pairs["train"]), config.reward.batch_size)
     if not data.posts and "files" in task.unread:
         return []
     records, queries = task.records(), task.queries()
@@ -31,9 +34,6 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
             with_reference(records["train"], "sft")  # raises
         if not config.sft.pack:
             SftPlan.full_batches(len(records["train"]), config.sft.batch_size)
-    if "reward" in wanted and not task.labelers and (data.files or data.comparisons):
-        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
-        PairPlan.full_batches(len(pairs["train"]), config.reward.batch_size)
     if "ppo" in wanted:
         QueryPlan.full_batches(len(queries), config.ppo.prompts)
     return [record for each in (*records.values(), queries) for record in _some(each)]

@@ -29,6 +29,11 @@ def rate(record: Record, summary: str) -> dict[str, float]:
 class Mini(Tldr):
     """Posts that depend on the seed alone: `data.mini_posts` to train on, `data.mini_test` to hold out."""
 
+    unread = Tldr.unread | {
+        name: "posts of the miniature are generated; --config.data.source=tldr reads others"
+        for name in ("posts", "queries", "filters")
+    }
+
     @property
     def expected(self) -> tuple[int, int]:
         return self.data.mini_posts, self.data.mini_pairs
