@@ -54,7 +54,7 @@ class Store:
         if made:
             self._make()
         try:
-            self._open(new=made or not path.stat().st_size)
+            self._open(new=not must_exist and not path.stat().st_size)
         except StoreError:
             self.close()
             if made:
