@@ -24,6 +24,11 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
     would raise: RecordError for a row that cannot be used, BatchError for too few rows.
     """
     task, data = tasks.find(config.data, config.seed), config.data
+    learned = [stage for stage in OF_PAIRS if stage in wanted]
+    if learned and (data.files or data.comparisons):
+        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
+        for stage in learned:
+            OF_PAIRS[stage].full_batches(len(pairs["train"]), getattr(config, stage).batch_size)
     if not data.posts and "files" in task.unread:
         return []
     records, queries = task.records(), task.queries()
@@ -32,11 +37,6 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
             with_reference(records["train"], "sft")  # raises
         if not config.sft.pack:
             SftPlan.full_batches(len(records["train"]), config.sft.batch_size)
-    learned = [stage for stage in OF_PAIRS if stage in wanted]
-    if learned and not task.labelers and (data.files or data.comparisons):
-        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
-        for stage in learned:
-            OF_PAIRS[stage].full_batches(len(pairs["train"]), getattr(config, stage).batch_size)
     if "distill" in wanted and not config.distill.pack:
         DistillPlan.full_batches(min(len(queries), config.distill.prompts), config.distill.batch_size)
     if "ppo" in wanted:

@@ -1,5 +1,6 @@
 """Comparisons of the miniature: made once, always the same, holding nothing that people do not give."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,9 +12,10 @@ from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import comparisons_of_run, load_comparisons
 from rlhf_jax.data.record_json import read_comparisons, write_jsonl
+from rlhf_jax.data.records import RecordError
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import transformer
-from rlhf_jax.pipeline import collect
+from rlhf_jax.pipeline import beforehand, collect
 from rlhf_jax.run import checkpoint
 
 CONFIG = Config(
@@ -112,3 +114,16 @@ def test_comparisons_in_the_work_folder_go_before_the_published_ones(tmp_path):
     own = tiny.comparisons("train", 3, 9)
     write_jsonl(tmp_path / "run" / "comparisons.jsonl", own)
     assert comparisons_of_run(config, tmp_path / "run") == own
+
+
+def test_the_miniature_asks_nobody_where_people_were_asked(tmp_path, capsys):
+    """Their file is read, nothing is made beside it, and a file that holds no comparison is an error."""
+    file = tmp_path / "collected.jsonl"
+    write_jsonl(file, tiny.comparisons("train", 3, 9))
+    data = dataclasses.replace(CONFIG.data, comparisons=str(file))
+    collect.run(dataclasses.replace(CONFIG, data=data), tmp_path / "run")
+    assert "collect: 3 comparisons in train" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "comparisons.jsonl").exists()
+    file.write_text("{}\n")
+    with pytest.raises(RecordError, match="collected.jsonl, line 1: field info is missing"):
+        beforehand.look(dataclasses.replace(CONFIG, data=data), ["reward"])
