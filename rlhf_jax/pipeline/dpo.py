@@ -29,7 +29,7 @@ from rlhf_jax.model import lora, transformer
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.training import adapters, inputs
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import TrainState, starting, update, value_and_grad_in_parts, without_values
 
 SHOWN = ("loss", "accuracy")  # beside the progress bar
 
@@ -111,7 +111,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     options, mesh = config.dpo, jax.sharding.get_mesh()
     check_rows("dpo.batch_size", options.batch_size, options.microbatches, mesh)
     like = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
-    state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    state = without_values(starting(options.optimizer, 1, config.health), like)
     base = adapters.abstract_base(model, vocabulary, mesh)
     batch = abstract_batch(mesh, DpoPlan.widest(config.data, options.batch_size))
     batch["ref_logp"] = abstract_rows(mesh, (options.batch_size, 2), jnp.float32)
