@@ -28,6 +28,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("as it is", {}, "adamw"),
     ("`optimizer.name=adamw_8bit`", {}, "adamw_8bit"),
     ("`optimizer.name=adafactor`", {}, "adafactor"),
+    ("`optimizer.name=muon`", {}, "muon"),
     ("`model.weights=bfloat16`", {"weights": "bfloat16"}, "adamw"),
     ("both, with `adamw_8bit`", {"weights": "bfloat16"}, "adamw_8bit"),
     ("`model.lora.rank=16`", {"lora": ADAPTERS}, "adamw"),

@@ -192,13 +192,13 @@ class OptimizerConfig:
     learning_rate: float = setting(1e-4, zero=True)
     schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
     warmup: int = setting(0, zero=True)  # updates of linear warm-up
-    beta1: float = setting(0.9, zero=True, below=1, optimizers=("adamw", "adamw_8bit"))
-    beta2: float = setting(0.999, zero=True, below=1, optimizers=("adamw", "adamw_8bit"))
-    epsilon: float = setting(1e-5, optimizers=("adamw", "adamw_8bit"))
+    beta1: float = setting(0.9, zero=True, below=1, optimizers=("adamw", "adamw_8bit", "muon"))
+    beta2: float = setting(0.999, zero=True, below=1, optimizers=("adamw", "adamw_8bit", "muon"))
+    epsilon: float = setting(1e-5, optimizers=("adamw", "adamw_8bit", "muon"))
     weight_decay: float = setting(0.0, zero=True)  # beside the gradient, times the learning rate
     clip_norm: float = setting(0.0, zero=True)  # clip the global gradient norm to this; 0: no clipping
-    # It keeps 8 bytes a weight, 2, or next to none.
-    name: str = setting("adamw", choices=("adamw", "adamw_8bit", "adafactor"))
+    # It keeps 8 bytes a weight, 2, next to none, or 4.
+    name: str = setting("adamw", choices=("adamw", "adamw_8bit", "adafactor", "muon"))
     on_host: bool = setting(False, placement=True)  # what it keeps lies in the host's memory between updates
 
 

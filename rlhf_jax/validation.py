@@ -301,6 +301,11 @@ def _check_together(config: Config) -> None:
     for stage, options in vars(config).items():
         if hasattr(options, "optimizer"):
             _check_optimizer(f"{stage}.optimizer", options.optimizer)
+            if options.optimizer.name == "muon" and model.lora.rank:
+                raise ConfigError(
+                    f"{stage}.optimizer.name: muon is of whole matrices, and with model.lora.rank none is "
+                    "trained: take adamw"
+                )
     if model.rematerialize_but != "nothing" and not model.rematerialize:
         raise ConfigError(
             f"model.rematerialize_but: without model.rematerialize {model.rematerialize_but} stay anyway: "

@@ -48,7 +48,7 @@ def test_the_defaults_are_valid():
         ("model.lora.base", "int8", "a model that stays, which it does with model.lora.rank"),
         ("model.rematerialize_but", "products", "without model.rematerialize products stay anyway"),
         ("model.weights", "float16", "not one of float32, bfloat16"),
-        ("ppo.optimizer.name", "sgd", "not one of adamw, adamw_8bit, adafactor"),
+        ("ppo.optimizer.name", "sgd", "not one of adamw, adamw_8bit, adafactor, muon"),
         ("model.layer_pattern", ("global", "wide"), "'wide' is not one of global, local, nope"),
         ("model.layer_pattern", (), "should name the kind of one layer"),
         ("model.layer_pattern", "local", "should be a tuple of str"),
@@ -114,7 +114,8 @@ def test_what_an_optimizer_does_not_read_stays_at_its_default():
     config.reward.optimizer = OptimizerConfig(name="adafactor", weight_decay=0.1)
     validate(config)
     config.reward.optimizer.beta1 = 0.5
-    told = "reward.optimizer.beta1: 0.5 is read by adamw and adamw_8bit and not by adafactor: leave it at 0.9"
+    readers = "adamw and adamw_8bit and muon"
+    told = f"reward.optimizer.beta1: 0.5 is read by {readers} and not by adafactor: leave it at 0.9"
     with pytest.raises(ConfigError, match=f"^{told}$"):
         validate(config)
 
@@ -193,4 +194,13 @@ def test_all_responses_to_a_prompt_share_a_microbatch():
     config.ppo.microbatches = 256  # which 512 episodes would fill
     told = "ppo.batch_size: 512 / ppo.samples 4 is not divisible by ppo.minibatches × ppo.microbatches = 256"
     with pytest.raises(ConfigError, match=told):
+        validate(config)
+
+
+def test_muon_is_of_whole_matrices():
+    config = Config()
+    config.sft.optimizer.name = "muon"
+    validate(config)
+    config.model.pretrained, config.model.lora.rank = "a folder", 8
+    with pytest.raises(ConfigError, match=r"^sft\.optimizer\.name: muon is of whole matrices"):
         validate(config)

@@ -6,6 +6,7 @@ import optax
 
 from rlhf_jax.config import OptimizerConfig
 from rlhf_jax.training.adam_8bit import scale_by_adam_8bit
+from rlhf_jax.training.muon import scale_by_muon_or_adam
 
 
 def direction(options: OptimizerConfig) -> optax.GradientTransformation:
@@ -21,6 +22,8 @@ def _named(options: OptimizerConfig) -> optax.GradientTransformation:
         factored = optax.scale_by_factored_rms(min_dim_size_to_factor=32)  # heads of 64 dimensions, too
         return _in_float32(optax.chain(factored, optax.clip_by_block_rms(1.0)))
     betas = options.beta1, options.beta2, options.epsilon
+    if options.name == "muon":
+        return _in_float32(scale_by_muon_or_adam(options))
     if options.name == "adamw_8bit":
         return scale_by_adam_8bit(*betas)
     return _in_float32(optax.scale_by_adam(*betas))
