@@ -137,7 +137,8 @@ def group_rows(batch, groups: int):
     """[B, …] → [groups, B / groups, …]; B may differ among arrays, as of prompts and their responses."""
 
     def group(x: jax.Array) -> jax.Array:
-        return x.reshape(groups, x.shape[0] // groups, *x.shape[1:], out_sharding=layout(ROWS))
+        shape = groups, x.shape[0] // groups, *x.shape[1:]
+        return jnp.reshape(x, shape, out_sharding=layout(ROWS))
 
     return jax.tree.map(group, batch)
 

@@ -162,7 +162,7 @@ def test_a_policy_is_a_stage_a_checkpoint_of_another_run_or_an_exported_model(tr
     [
         (["sft"], "two or more"),
         (["reference", "reference"], "one reference"),
-        (["sft", "base"], "'base' is none of reference, sft, sft_10x, ppo"),
+        (["sft", "base"], "'base' is none of reference, sft, sft_10x, dpo, distill, ppo"),
         (["sft", "sft:RUN/checkpoints/ppo"], "'sft:RUN.*' needs a name of its own"),
         (["sft", "reference:RUN/checkpoints/ppo"], "needs a name of its own"),
         (["reference", "ref:RUN/checkpoints/ppo"], "needs a name of its own"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from states import numbers_of
-from tiny import EOS, PAD, VOCABULARY
+from tiny import PAD, VOCABULARY
 
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, MeshConfig, PpoConfig
@@ -14,7 +14,7 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params
 from rlhf_jax.pipeline import ensemble, ppo, reward, sft
-from rlhf_jax.pipeline.rollout import Setting, scored
+from rlhf_jax.pipeline.rollout import scored
 from rlhf_jax.run import checkpoint
 from rlhf_jax.validation import validate
 
@@ -64,8 +64,8 @@ def test_each_scores_as_it_does_alone_whatever_the_devices():
         placed = tuple(jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), one, like) for one in both)
         rows = to_devices((query, response), mesh)
         for how, expected in found.items():
-            setting = Setting(model, PpoConfig(ensemble=how), 5, (EOS,), PAD)
-            of_all, disagreement = jax.jit(functools.partial(scored, setting=setting))(placed, *rows)
+            together = functools.partial(scored, model=model, pad_id=PAD, options=PpoConfig(ensemble=how))
+            of_all, disagreement = jax.jit(together)(placed, query=rows[0], response=rows[1])
             tiny.assert_close(of_all, expected, sums, tiny.largest(alone))
             tiny.assert_close(disagreement, np.abs(alone[0] - alone[1]) / 2, sums, tiny.largest(alone))
     assert tiny.largest(alone[0] - alone[1]) > 0.1

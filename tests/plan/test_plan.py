@@ -174,10 +174,11 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
 
 
 def test_an_algorithm_without_a_value_network_is_planned_without_one():
-    comparing = dataclasses.replace(CONFIG.ppo, algorithm="rloo", samples=2)
+    valued = dataclasses.replace(CONFIG.ppo, batch_size=16)
+    comparing = dataclasses.replace(valued, algorithm="rloo", samples=2)
     ppo, rloo = (
         compiled.compile_program("ppo", each, MODEL, 320, find("cpu:8"))
-        for each in (CONFIG, dataclasses.replace(CONFIG, ppo=comparing))
+        for each in (dataclasses.replace(CONFIG, ppo=options) for options in (valued, comparing))
     )
     scalar = params.count(heads.specs(MODEL, 320))
     assert ppo.parameters - rloo.parameters == scalar

@@ -17,7 +17,7 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.inference import Network
-from rlhf_jax.mesh import make_mesh
+from rlhf_jax.mesh import ROWS, layout, make_mesh
 from rlhf_jax.model import transformer
 from rlhf_jax.pipeline import distill, dpo, ppo, reward, sft
 from rlhf_jax.run import checkpoint
@@ -162,7 +162,9 @@ def train_with_nan(step, module, config, workdir, patch):
     def poisoned(apply):
         def poisoned_apply(weights, model, tokens, *more):
             hidden = apply(weights, model, jnp.abs(tokens), *more)
-            return jnp.where(jnp.any(tokens < 0, axis=1)[:, None, None], jnp.nan, hidden)
+            of_row = jnp.any(tokens < 0, axis=1)  # of a query, several responses to which may stand together
+            of_row = jnp.repeat(of_row, hidden.shape[0] // len(of_row), axis=0, out_sharding=layout(ROWS))
+            return jnp.where(of_row[:, None, None], jnp.nan, hidden)
 
         return poisoned_apply
 
