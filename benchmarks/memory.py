@@ -30,7 +30,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("`optimizer.name=adafactor`", {}, "adafactor"),
     ("`optimizer.name=muon`", {}, "muon"),
     ("`model.weights=bfloat16`", {"weights": "bfloat16"}, "adamw"),
-    ("both, with `adamw_8bit`", {"weights": "bfloat16"}, "adamw_8bit"),
+    ("`model.weights=bfloat16` and `adamw_8bit`", {"weights": "bfloat16"}, "adamw_8bit"),
     ("`model.lora.rank=16`", {"lora": ADAPTERS}, "adamw"),
     ("with `model.lora.base=int8`", {"lora": dataclasses.replace(ADAPTERS, base="int8")}, "adamw"),
     ("with `model.lora.base=nf4`", {"lora": dataclasses.replace(ADAPTERS, base="nf4")}, "adamw"),

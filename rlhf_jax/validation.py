@@ -283,7 +283,7 @@ def _check_together(config: Config) -> None:
     if ppo.batch_size % ppo.samples:
         raise ConfigError(f"ppo.samples: {ppo.samples} do not divide ppo.batch_size {ppo.batch_size}")
     if ppo.prompts % (ppo.minibatches * ppo.microbatches):
-        of_samples = f" / ppo.samples {ppo.samples}" if ppo.samples > 1 else ""
+        of_samples = f" / ppo.samples {ppo.samples} = {ppo.prompts}" if ppo.samples > 1 else ""
         raise ConfigError(
             f"ppo.batch_size: {ppo.batch_size}{of_samples} is not divisible by ppo.minibatches × "
             f"ppo.microbatches = {ppo.minibatches * ppo.microbatches}"
@@ -293,6 +293,13 @@ def _check_together(config: Config) -> None:
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
     _check_read("dpo", config.dpo)
+    if config.distill.best_of < 2:
+        raise ConfigError("distill.best_of: of one response none is chosen: set 2 or more")
+    if config.distill.prompts < config.distill.batch_size:
+        raise ConfigError(
+            f"distill.prompts: {config.distill.prompts} fill no batch of distill.batch_size "
+            f"{config.distill.batch_size}"
+        )
     _check_read("ppo", ppo)
     _check_algorithm(ppo)
     _check_rewards(ppo)

@@ -192,7 +192,7 @@ def test_all_responses_to_a_prompt_share_a_microbatch():
     config.ppo.microbatches = 128
     validate(config)
     config.ppo.microbatches = 256  # which 512 episodes would fill
-    told = "ppo.batch_size: 512 / ppo.samples 4 is not divisible by ppo.minibatches × ppo.microbatches = 256"
+    told = "ppo.batch_size: 512 / ppo.samples 4 = 128 is not divisible by ppo.minibatches"
     with pytest.raises(ConfigError, match=told):
         validate(config)
 
@@ -203,4 +203,15 @@ def test_muon_is_of_whole_matrices():
     validate(config)
     config.model.pretrained, config.model.lora.rank = "a folder", 8
     with pytest.raises(ConfigError, match=r"^sft\.optimizer\.name: muon is of whole matrices"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "field, value, told",
+    [("best_of", 1, "of one response none is chosen"), ("prompts", 8, "8 fill no batch")],
+)
+def test_distillation_has_something_to_choose_and_a_batch(field, value, told):
+    config = Config()
+    setattr(config.distill, field, value)
+    with pytest.raises(ConfigError, match=rf"^distill\.{field}: {told}"):
         validate(config)

@@ -119,7 +119,10 @@ def _planned(
         print(f"With these settings {'the others fit' if helpless else 'all of this fits'}:")
         print(f"  {flags_of(settings)}")
     if helpless:
-        print(f"Nothing that can be turned on makes {', '.join(helpless)} fit: take a larger card, or more")
+        print(
+            f"None of these settings makes {', '.join(helpless)} fit; docs/howto/memory.md has more of them. "
+            "Or take a larger card, or several"
+        )
     return plans, tried
 
 

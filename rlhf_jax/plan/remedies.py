@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from rlhf_jax.config import Config, ConfigError
+from rlhf_jax.config import Config, ConfigError, PpoConfig
 from rlhf_jax.plan.compiled import Compiled, compile_program, needed
 from rlhf_jax.plan.planned import architecture
 from rlhf_jax.plan.topologies import Topology
@@ -59,7 +59,7 @@ def remedies(program: str, config: Config, topology: Topology, plan: Compiled) -
 
 
 def in_order(program: str, plan: Compiled, usable: float) -> list[Remedy]:
-    stage = program if program in ("sft", "reward", "ppo") else ""
+    stage = program if program in ("sft", "reward", "dpo", "distill", "ppo") else ""
     same: list[Remedy] = [functools.partial(more_parts, stage), recompute] if stage else []
     if stage == "ppo":
         same.append(fewer_at_once)
@@ -72,7 +72,9 @@ def in_order(program: str, plan: Compiled, usable: float) -> list[Remedy]:
 def more_parts(stage: str, config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
     """Twice as many microbatches, and again, beginning with as many as the excess says at the least."""
     options = getattr(config, stage)
-    parts, rows = 2 * options.microbatches, options.batch_size // getattr(options, "minibatches", 1)
+    parts, rows = 2 * options.microbatches, options.batch_size
+    if isinstance(options, PpoConfig):
+        rows = options.prompts // options.minibatches
     if plan.memory:
         temporaries = plan.memory["temporaries"]
         room = usable - (needed(plan.memory) - temporaries)
@@ -91,7 +93,7 @@ def recompute(config: Config, plan: Compiled, usable: float) -> Iterator[Setting
 def fewer_at_once(config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
     before = config.ppo.rollout_rows or math.inf
     for rows in ROWS:
-        if rows < before and config.ppo.batch_size % rows == 0:
+        if rows < before and config.ppo.batch_size % rows == 0 and rows % config.ppo.samples == 0:
             yield {"ppo.rollout_rows": rows}
 
 

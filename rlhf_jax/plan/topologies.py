@@ -58,9 +58,11 @@ def find(name: str, memory: float | None = None) -> Topology:
     Raises PlanError for one that is not known or whose compiler is not here. To be called before anything
     runs in JAX: it keeps JAX off accelerators that this machine may have.
     """
-    kind, _, shape = name.partition(":")
-    if memory is not None and (kind not in CARDS or not 0 < memory < math.inf):
-        raise PlanError(f"--memory: {memory:g} GiB of {name!r}: it is that of a GPU, and positive")
+    kind, _, shape = name.lower().partition(":")
+    if memory is not None and kind not in CARDS:
+        raise PlanError(f"--memory: {name!r} has the memory that it has; only GPUs take another")
+    if memory is not None and not 0 < memory < math.inf:
+        raise PlanError(f"--memory: {memory:g} GiB should be positive")
     if kind == "cpu" and shape.isdecimal():
         return _simulated(name, int(shape))
     if kind in CARDS:
@@ -89,10 +91,12 @@ def chip_of(card: Card) -> Chip:
 
 
 def _simulated(name: str, count: int) -> Topology:
+    if not count:
+        raise PlanError(f"--topology: {name!r} has no device: cpu:1 has one")
     with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices it has
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
-    if not 0 < count <= len(devices):
+    if count > len(devices):
         raise PlanError(f"--topology: {name!r}, but JAX runs with {len(devices)} simulated devices")
     return Topology(name, devices[:count], "cpu", None, f"jaxlib {importlib.metadata.version('jaxlib')}")
 

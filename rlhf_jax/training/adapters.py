@@ -47,7 +47,7 @@ def _loaded(folder: Path, digest: str, dtype: str, kind: str, vocabulary: int, m
 
 
 def whole_base_of(model: ModelConfig, vocabulary: int) -> Any:
-    """`base_of` as it was published, though it is quantized in training."""
+    """`base_of` in the type of the computation, though it is quantized in training."""
     whole = dataclasses.replace(model.lora, base="whole")
     return base_of(dataclasses.replace(model, lora=whole), vocabulary)
 

@@ -10,8 +10,9 @@ from rlhf_jax.config import Config, ConfigError, ModelConfig, PpoConfig
 from rlhf_jax.plan import fit
 from rlhf_jax.plan import remedies as module
 from rlhf_jax.plan.compiled import Compiled
-from rlhf_jax.plan.remedies import changed, flags_of, remedies
+from rlhf_jax.plan.remedies import changed, flags_of, in_order, remedies
 from rlhf_jax.plan.topologies import Chip, Topology
+from rlhf_jax.validation import validate
 
 CARD = Topology("a card", [None], "cuda", Chip(1e12, 100, 0.75, 0.95, 1e9, 1e9, "invented"), "none")
 WHOLE = Config(model=ModelConfig(pretrained="Qwen/Qwen3-0.6B"), ppo=PpoConfig(batch_size=64))
@@ -129,7 +130,7 @@ def test_where_nothing_helps_a_larger_card_is_named(compiler, monkeypatch, capsy
     monkeypatch.setattr(fit, "find", lambda *_: CARD)
     arguments = ["--config=configs/tldr_pythia_1b.py", "--topology=l4", "--stage=ppo"]
     assert fit.main(["rlhf-jax plan", *arguments]) == 0
-    assert "Nothing that can be turned on makes ppo fit" in capsys.readouterr().out
+    assert "None of these settings makes ppo fit" in capsys.readouterr().out
 
 
 def test_between_what_jax_takes_and_what_it_can_take_the_variable_is_named():
@@ -137,3 +138,18 @@ def test_between_what_jax_takes_and_what_it_can_take_the_variable_is_named():
     plan.mesh = {"replica": 1, "fsdp": 1, "tensor": 1}
     assert "fits with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 " in fit.describe(plan)
     assert "MEM_FRACTION" not in fit.describe(dataclasses.replace(plan, memory_fraction=0.0))
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "distill", "ppo"])
+def test_every_stage_that_trains_is_tried_in_more_parts(stage):
+    plan = planned(WHOLE, WHOLE.model, 40, 100)
+    changes = [change for remedy in in_order(stage, plan, 60) for change in remedy(WHOLE, plan, 60)]
+    assert any(f"{stage}.microbatches" in change for change in changes)
+
+
+def test_the_responses_to_a_prompt_stay_in_one_part():
+    config = changed(WHOLE, {"ppo.batch_size": 64, "ppo.samples": 16})
+    plan = planned(config, config.model, 40, 100)
+    for remedy in in_order("ppo", plan, 41):
+        for change in remedy(config, plan, 41):
+            validate(changed(config, change))
