@@ -69,7 +69,7 @@ def iterate(case: str) -> Callable[[], float]:
     policy, value = networks()
     optimizer = make_optimizer(OptimizerConfig(workload.learning_rate, "constant"), 1)
     states = [ppo.initial_state(policy, value, optimizer, options, seed=0)]
-    query = to_devices(prompts(rows // samples, real), jax.sharding.get_mesh())
+    query = to_devices(prompts(rows // samples, real, workload.pad), jax.sharding.get_mesh())
     step = ppo.jitted_iteration(setting)
 
     def once() -> float:
@@ -83,14 +83,15 @@ def iterate(case: str) -> Callable[[], float]:
     return once
 
 
-def prompts(count: int, real: bool) -> np.ndarray:
-    """As padded as the version's plan pads them."""
+def prompts(count: int, real: bool, pad: int) -> np.ndarray:
+    """As padded as the version's plan pads them, with the token `pad`."""
     if not real:
         return np.random.default_rng(0).integers(EOS + 1, 8192, (count, 512)).astype(np.int32)
     task = tasks.find(DataConfig(source="mini", mini_posts=2048), seed=0)
     posts = task.records()["train"]
     tokenizer = task.make_tokenizer(posts, None)
-    return QueryPlan(posts, tokenizer, task, count, seed=0).batch(0)["query"]
+    query = QueryPlan(posts, tokenizer, task, count, seed=0).batch(0)["query"]
+    return np.where(query == tokenizer.pad_id, pad, query)
 
 
 def serve() -> None:
