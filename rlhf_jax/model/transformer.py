@@ -218,11 +218,12 @@ def layer_specs(config: ModelConfig):
 
 
 def everywhere(x: Array) -> Array:
+    """`read` of a layer whose whole output is needed; `_fold` knows it by identity."""
     return x
 
 
 def reader(places: Int[Array, "B S"]):
-    """What takes these positions out of [B, T, …]; row by row, as JAX knows no layout of a single row."""
+    """What takes these positions out of [B, T, …]: row by row, as an indexed axis loses its layout."""
 
     def of_row(x, places):
         return jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 1)), axis=0)
@@ -378,16 +379,17 @@ def apply_to_ends(
 def apply_to_responses(
     params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B*N R"], pad_id: int
 ) -> Float[Array, "B*N R D"]:
-    """Hidden states before each token of N responses to a query, which is computed once, and its gradient.
+    """Hidden states from which each token of N responses to a query is predicted.
 
-    That before a response's first token is of the query's last one. Responses to one query stand together,
-    and see what they see in `apply_to_ends`.
+    Entry t of a response has seen the query and t of its tokens: entry 0 is that of the query's last token.
+    The responses to one query are consecutive rows and do not see each other; the query is computed once,
+    forward and backward.
     """
     (rows, stem), length = query.shape, response.shape[1]
     count = response.shape[0] // rows
-    before = in_rows_of(response, response[:, :-1])
-    before = jnp.reshape(before, (rows, count, length - 1), out_sharding=layout(ROWS))
-    tokens, positions, attend = _branches(config, query, before, pad_id)
+    inputs = in_rows_of(response, response[:, :-1])
+    inputs = jnp.reshape(inputs, (rows, count, length - 1), out_sharding=layout(ROWS))
+    tokens, positions, attend = _branches(config, query, inputs, pad_id)
     hidden = _fold(params, config, tokens, positions, attend, lambda x: in_rows_of(x, x[:, stem - 1 :]))
     if count == 1:
         return hidden
@@ -410,11 +412,13 @@ def _branches(config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Arra
     return tokens, positions, attend
 
 
-def _fold(params, config: ModelConfig, tokens, positions, attend, read, seen=None) -> Float[Array, "B S D"]:
-    """`tokens` through all layers; the outputs of the last one where `read` takes them, normed.
+def _fold(
+    params, config: ModelConfig, tokens, positions, attend, read_last, seen=None
+) -> Float[Array, "B S D"]:
+    """`tokens` through all layers; the outputs of the last one where `read_last` takes them, normed.
 
-    `attend(query, key, value, kind=kind)` serves there too, unless `seen` [B, S, T] says which tokens these
-    positions see, were it not for a window.
+    `attend(query, key, value, kind=kind)` is attention of all positions. It serves the last layer too, unless
+    `seen` [B, S, T] is given: then its positions attend to the tokens that this and `kind.window` allow.
     """
     w = compute_params(params, config)
     x = embed(w["embed"], tokens, positions, config)
@@ -434,7 +438,7 @@ def _fold(params, config: ModelConfig, tokens, positions, attend, read, seen=Non
 
     if config.rematerialize:
         step = jax.checkpoint(step, static_argnums=(3, 4), policy=KEPT[config.rematerialize_but])
-    x, _ = through_layers(step, x, w["layers"], config, read=read)
+    x, _ = through_layers(step, x, w["layers"], config, read=read_last)
     return norm(w["norm"], x, config)
 
 
