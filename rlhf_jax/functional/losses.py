@@ -26,7 +26,12 @@ def bradley_terry(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Mean of −log σ(r_chosen − r_rejected) over pairs; `accuracy`: r_chosen > r_rejected, ties one half."""
     margin = chosen.astype(jnp.float32) - rejected.astype(jnp.float32)
-    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": jnp.mean((1 + jnp.sign(margin)) / 2)}
+    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": accuracy(margin)}
+
+
+def accuracy(margins: Float[Array, " B"]) -> Float[Array, ""]:
+    """Share of pairs whose chosen response has the larger reward; a tie counts one half."""
+    return jnp.mean((1 + jnp.sign(margins)) / 2)
 
 
 def implicit_rewards(
@@ -46,9 +51,8 @@ def dpo(
     Bradley–Terry (Rafailov et al. 2023, equation 7); ε is the share of choices that are taken to be wrong
     (Mitchell 2023, "A note on DPO with noisy preferences").
     """
-    margin = chosen - rejected
-    right, wrong = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
-    return -jnp.mean((1.0 - label_smoothing) * right + label_smoothing * wrong)
+    (right, _), (wrong, _) = bradley_terry(chosen, rejected), bradley_terry(rejected, chosen)
+    return (1.0 - label_smoothing) * right + label_smoothing * wrong
 
 
 def ipo(chosen: Float[Array, " B"], rejected: Float[Array, " B"], beta: float) -> Float[Array, ""]:
@@ -65,7 +69,7 @@ def simpo(chosen: Float[Array, " B"], rejected: Float[Array, " B"], margin: floa
 
     The rewards are β times the mean log-probability of a response's tokens, without a reference.
     """
-    return -jnp.mean(jax.nn.log_sigmoid(chosen - rejected - margin))
+    return bradley_terry(chosen, rejected + margin)[0]
 
 
 def policy_loss(

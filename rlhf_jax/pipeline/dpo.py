@@ -57,7 +57,7 @@ def loss(
         value = losses.dpo(chosen, rejected, options.label_smoothing)
     metrics = {
         "loss": value,
-        "accuracy": jnp.mean((1 + jnp.sign(chosen - rejected)) / 2),
+        "accuracy": losses.accuracy(chosen - rejected),
         "margin": jnp.mean(chosen - rejected),
         "chosen": jnp.mean(chosen),
         "rejected": jnp.mean(rejected),

@@ -75,7 +75,7 @@ def pair_loss(
     )
     told = {
         "loss": losses.dpo(chosen, rejected),
-        "accuracy": jnp.mean((1 + jnp.sign(chosen - rejected)) / 2),
+        "accuracy": losses.accuracy(chosen - rejected),
         "margin": jnp.mean(chosen - rejected),
     }
     share = chosen.shape[0] * options.minibatches / options.prompts
