@@ -29,7 +29,7 @@ from rlhf_jax.pipeline import dpo, ppo, reward, sft
 from rlhf_jax.plan import compiled, fit, planned
 from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.flops import Phase
-from rlhf_jax.plan.topologies import Chip, Topology, find
+from rlhf_jax.plan.topologies import Chip, PlanError, Topology, find
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 MODEL = dataclasses.replace(tiny.GPT2, layers=1, context=64)
@@ -283,3 +283,43 @@ def test_evaluation_rounds_its_rows_up_to_what_the_mesh_divides():
 @pytest.mark.parametrize("size, text", [(0, "0 B"), (1023, "1.02e+03 B"), (1.5 * 2**30, "1.5 GiB")])
 def test_sizes_as_people_read_them(size, text):
     assert fit.in_bytes(size) == text
+
+
+class Refusing:
+    """A lowered program whose compiler fails as it is told to; what it was asked for is kept."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = iter(answers), []
+
+    args_info = ((), {})  # no argument is a state
+
+    def lower(self, **_):
+        return self
+
+    def compile(self, compiler_options=None):
+        self.asked.append(compiler_options)
+        raise jax.errors.JaxRuntimeError(next(self.answers))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "answers", "asked"),
+    [
+        ("jax-cuda13-plugin 0", ["INTERNAL: no tile\nsizes", "INTERNAL: still\nnone"], 2),
+        ("jaxlib 0", ["INTERNAL: still none"], 1),
+    ],
+)
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch, compiler, answers, asked):
+    """On a GPU it is asked a second time, without the kernels that only an autotuner can choose among."""
+    program, topology = Refusing(*answers), find("cpu:8")._replace(compiler=compiler)
+    monkeypatch.setattr(compiled.stages, "programs", lambda: {"sft": lambda *_: program})
+    with pytest.raises(PlanError, match=f"^sft on cpu:8: {compiler} gives up: INTERNAL: still none$"):
+        compiled.compile_program("sft", CONFIG, MODEL, 320, topology)
+    assert program.asked == [None, {"xla_gpu_enable_triton_gemm": False}][:asked]
+
+
+def test_a_program_that_is_too_large_is_not_compiled_twice(monkeypatch):
+    program = Refusing("RESOURCE_EXHAUSTED: 80 GiB of 24")
+    monkeypatch.setattr(compiled.stages, "programs", lambda: {"sft": lambda *_: program})
+    topology = find("cpu:8")._replace(compiler="jax-cuda13-plugin 0")
+    found = compiled.compile_program("sft", CONFIG, MODEL, 320, topology)
+    assert not found.fits and found.reason == "RESOURCE_EXHAUSTED: 80 GiB of 24" and len(program.asked) == 1
