@@ -309,6 +309,7 @@ class PpoConfig:
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5, schedule="linear")
     )
+    frozen_on_host: bool = setting(False, placement=True)  # reference and reward model, but while they score
     # What a response scores: "model", that of stage reward; FILE.py:function or package.module:function; the
     # http address of a server; or several of them, with commas, which add up.
     reward: str = MODEL

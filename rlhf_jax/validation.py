@@ -305,6 +305,11 @@ def _check_together(config: Config) -> None:
     _check_rewards(ppo)
     _check_ensemble(config)
     _check_lora(config)
+    if ppo.frozen_on_host and model.lora.rank:
+        raise ConfigError(
+            "ppo.frozen_on_host: with model.lora.rank the frozen networks are adapters of the base that the "
+            "policy needs, too, and take next to nothing: leave False"
+        )
     for stage, options in vars(config).items():
         if hasattr(options, "optimizer"):
             _check_optimizer(f"{stage}.optimizer", options.optimizer)
