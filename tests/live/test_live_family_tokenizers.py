@@ -117,7 +117,7 @@ def conversations() -> Iterator[list[Turn]]:
         ("naïve 日本語 👩‍👩‍👧", "Ωmega ½ ﬁ"),
         ("  a\tb \n", "c\n\n- d\n- e"),
     ]
-    spoken = [*invented, *list(exchanges())[::4]]
+    spoken = [*invented, *list(exchanges())[::8]]
     for i, two in enumerate(pairwise(spoken)):
         turns = [
             Turn(role, text) for pair in two for role, text in zip(("user", "assistant"), pair, strict=True)
@@ -159,7 +159,7 @@ def test_ids_are_those_recorded_of_the_model(case):
 
 
 def test_a_stream_joins_to_the_text_of_transformers(case):
-    for text in [*AWKWARD, *(answer for _, answer in list(exchanges())[::8])]:
+    for text in [*AWKWARD, *(answer for _, answer in list(exchanges())[::20])]:
         ids = their_ids(case, text)
         response = Response([], Sampling(len(ids) + 1, strip=False), seed=0)
         for token in [*ids, case.ours.eos_id]:
