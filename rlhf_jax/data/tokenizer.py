@@ -120,9 +120,10 @@ class HuggingFaceTokenizer:
         specials = sum(takewhile(bool, framed.special_tokens_mask))
         self.prefix = tuple(framed.ids[:specials])
         self._puts_space = bool(tokenizer.normalizer) and _puts_space(tokenizer.normalizer.normalize_str)
-        named = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        are_bytes = named[0x80] is not None and tokenizer.decode([named[0x80]]) == UNFINISHED
-        self._byte_ids = named if are_bytes else []
+        named = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        ids = [i for i in named if i is not None]
+        are_bytes = len(ids) == 256 and tokenizer.decode(ids[0x80:0x81]) == UNFINISHED
+        self._byte_ids = ids if are_bytes else []
         self._bytes = {i: byte for byte, i in enumerate(self._byte_ids)}
 
     def encode(self, text: str) -> list[int]:
@@ -142,7 +143,7 @@ class HuggingFaceTokenizer:
         for are_bytes, run in groupby(ids, self._bytes.__contains__):
             if are_bytes:
                 text = bytes(self._bytes[i] for i in run).decode(errors="replace")
-                run = map(self._byte_ids.__getitem__, text.encode())
+                run = (self._byte_ids[byte] for byte in text.encode())
             whole += run
         return whole
 
