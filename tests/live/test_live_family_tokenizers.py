@@ -59,7 +59,7 @@ AWKWARD = [
 ]
 ALPHABET = "aeiou nrst E\n\n  .,'’\"<|>_/1290éßñþж中の한ع🙂\t\r\u0301\u200d"
 UNUSED = "<mask>"  # a token of Gemma's that transformers' class of it calls special, and no file of the model
-SYSTEMS = ["You answer in one sentence.", "  Be kind.\n", ""]
+SYSTEMS = ["You answer in one sentence.", "  Be kind.\n", "日本"]
 Q, A = "Why did it sing?", "Because it was spring."
 
 
