@@ -123,6 +123,17 @@ def test_an_added_token_that_the_template_writes_is_the_assistants_alone(chats, 
     assert tokens.count("<think>") == 1 and "".join(tokens).count("<think>") == 2
 
 
+def test_a_token_without_a_row_in_the_model_is_text_even_in_the_template(tmp_path):
+    made = byte_level()
+    rows = made.get_vocab_size()
+    made.add_special_tokens(["<image>"])
+    template = "{% for m in messages %}<image>{{ m.content }}{{ eos_token }}{% endfor %}"
+    folder = write_folder(tmp_path, template, {"eos_token": "</s>"}, made, config={"vocab_size": rows})
+    ids = load_chat(folder).encode([Turn("user", "<image>")], False)
+    assert max(ids) < rows
+    assert "".join(written(folder, ids)) == "<image><image></s>"
+
+
 # EOS and the assistant's tokens --------------------------------------------------------------
 
 
