@@ -146,17 +146,22 @@ class Chat:
         def is_plain(text: str) -> bool:
             return plain == self._markers.sub(lambda match: turns[int(match[1])].content.strip(), text)
 
-        text = marked(range(len(turns)))
-        for i in sorted(set(range(len(turns))) - set(map(int, self._markers.findall(text)))):
+        every = range(len(turns))
+        text = marked(every)
+        for i in sorted(set(every) - set(map(int, self._markers.findall(text)))):
             raise RecordError(
                 f"{self.template.place}: leaves out turn {i + 1}; this template does not know the role "
                 f"{turns[i].role!r}, or not in that place"
             )
+        said = [i for i in every if turns[i].content.strip()]
+        if len(said) < len(turns):  # a template may ask whether a turn says anything
+            text = marked(said)
         if is_plain(text):
             return text
         own = self._tokens.special.findall(text)
         unchanged: set[int] = set()
-        for i, turn in enumerate(turns):
+        for i in said:
+            turn = turns[i]
             if is_plain(marked(unchanged | {i})):
                 unchanged.add(i)
                 continue

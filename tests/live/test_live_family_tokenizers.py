@@ -59,7 +59,7 @@ AWKWARD = [
 ]
 ALPHABET = "aeiou nrst E\n\n  .,'’\"<|>_/1290éßñþж中の한ع🙂\t\r\u0301\u200d"
 UNUSED = "<mask>"  # a token of Gemma's that transformers' class of it calls special, and no file of the model
-SYSTEMS = ["You answer in one sentence.", "  Be kind.\n", "日本"]
+SYSTEMS = ["", "You answer in one sentence.", "  Be kind.\n", "日本"]
 Q, A = "Why did it sing?", "Because it was spring."
 
 
@@ -125,7 +125,7 @@ def conversations() -> Iterator[list[Turn]]:
         for said in (turns[2:], turns):
             yield said
             if i % 3 == 0:
-                yield [Turn("system", SYSTEMS[i % 9 // 3]), *said]
+                yield [Turn("system", SYSTEMS[i % 12 // 3]), *said]
 
 
 def their_ids(case: Case, text: str) -> list[int]:
