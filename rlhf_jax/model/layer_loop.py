@@ -42,8 +42,8 @@ def all_positions(x: Array) -> Array:
 def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), select=all_positions):
     """The output of the last layer where `select` takes it out of [B, T, …], and the layers' new cache.
 
-    `step(w, x, own, kind, select) -> (x, cache)` is one layer, and `own` its part of each of `caches`, all of
-    them `Layers`. Only a last layer outside of the loop is told to compute no more than is selected.
+    `step(w, x, caches, kind, select) -> (x, cache)` is one layer, with its own of each of `caches`, which are
+    `Layers`. Only a last layer outside of the loop is told to compute no more than is selected.
     """
 
     def one_period(x, parts):

@@ -214,7 +214,7 @@ def layer_specs(config: ModelConfig):
 
 
 def layer(w, x, config: ModelConfig, kind: LayerKind, positions, attend, select=all_positions):
-    """One layer: its output and its cache. `attend(query, key, value) -> (heads, cache)` is the softmax.
+    """One layer: its output and its cache. `attend(query, key, value) -> (heads, cache)`, None for no cache.
 
     `select` takes the positions whose output is needed out of [B, T, …]. Keys and values are computed
     everywhere, but queries, attention and MLP only there: enough for the last layer.
