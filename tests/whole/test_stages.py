@@ -19,7 +19,7 @@ from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import ROWS, layout, make_mesh
-from rlhf_jax.model import transformer
+from rlhf_jax.model import passes
 from rlhf_jax.pipeline import distill, dpo, ppo, reward, sft
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.checkpoint import CheckpointError
@@ -198,7 +198,7 @@ def train_with_nan(step, module, config, workdir, patch):
         after(self, state, metrics, **read)
 
     for name in ("apply_at", "apply_to_ends", "apply_to_responses"):
-        patch.setattr(transformer, name, poisoned(getattr(transformer, name)))
+        patch.setattr(passes, name, poisoned(getattr(passes, name)))
     patch.setattr(module, "to_devices", marked)
     patch.setattr(Training, "steps", recorded_steps)
     patch.setattr(Training, "after", recorded_after)
