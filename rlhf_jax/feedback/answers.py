@@ -164,7 +164,7 @@ def export(
             if records or name in ALWAYS:
                 write_jsonl(partial / name, records)
         compared = comparisons(given, batch)
-        written = {name: formats.write(name, partial / name, compared) for name in others}
+        written = {name: formats.write(name, partial / name, compared) for name in dict.fromkeys(others)}
     counts = {Path(name).stem: len(records) for name, records in files.items() if "/" not in name}
     counts |= {"demonstrations": sum(len(posts) for name, posts in files.items() if "/" in name)}
     decided = files["comparisons.jsonl"]
@@ -182,20 +182,16 @@ def _excluded(store: Store, db: sa.Connection, workers: Collection[str]) -> list
 
 def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
     """Path below the folder → the records of that file."""
-
-    def real(kind: str) -> list[Given]:
-        return _real(given, kind)
-
     decided = [one for one in comparisons(given, batch) if one.extra["confidence"] != kinds.TIE]
-    improved = [g for g in real("edit") if g.answer["summary"] != clean(g.record["summary"]["text"])]
+    improved = [g for g in _real(given, "edit") if g.answer["summary"] != clean(g.record["summary"]["text"])]
     files: dict[str, list] = {
         "comparisons.jsonl": decided,
         "edits.jsonl": [edit(g, batch) for g in improved],
-        "ratings.jsonl": [rating(g, batch) for g in real("likert")],
-        "explanations.jsonl": [explanation(g, batch) for g in real("explanation")],
+        "ratings.jsonl": [rating(g, batch) for g in _real(given, "likert")],
+        "explanations.jsonl": [explanation(g, batch) for g in _real(given, "explanation")],
         "answers.jsonl": [g._asdict() | {"post": kinds.info_of(g.record).id} for g in given],
     }
-    for g in real("demonstration"):
+    for g in _real(given, "demonstration"):
         name = f"demonstrations/{splits.OF_POSTS[g.split]}.jsonl"
         files.setdefault(name, []).append(demonstration(g))
     return files

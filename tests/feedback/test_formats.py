@@ -120,7 +120,14 @@ def test_tables_say_ties_and_what_cannot_be_said_is_counted(tmp_path, capsys):
     answered(tmp_path, [one | {"split": "train"} for one in records], lambda t: {"choice": "5919"[number(t)]})
     out = f"--out={tmp_path / 'out'}"
     assert (
-        main(["rlhf-jax answers", f"--store={tmp_path / 's.sqlite'}", out, f"--formats={','.join(FORMATS)}"])
+        main(
+            [
+                "rlhf-jax answers",
+                f"--store={tmp_path / 's.sqlite'}",
+                out,
+                f"--formats={','.join([*FORMATS, 'trl'])}",
+            ]
+        )
         == 0
     )
     told = capsys.readouterr().out.splitlines()
