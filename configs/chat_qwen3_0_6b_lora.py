@@ -5,7 +5,7 @@
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.
 What the table may hold: docs/howto/own_task.md.
-Hardware: one GPU of 24 GB, by the size of the model. Not run yet.
+Hardware: one GPU of 24 GB, by docs/one_card.md. Not run yet.
 """
 
 from rlhf_jax.config import (
