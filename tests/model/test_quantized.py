@@ -126,7 +126,8 @@ def test_logits_and_gradients_are_those_of_the_matrices_that_are_meant(name, lay
     tiny.assert_close(ours, theirs, tiny.additions(model, T, ROWS), tiny.largest(theirs[1]))
     merged = jax.grad(lambda own: loss(lora.merged(lora.attach(meant(base), own), LORA), model))(trained)
     scale = tiny.largest(merged)
-    tiny.assert_close(ours[1], merged, tiny.additions(model, T, ROWS), scale)
+    # Entries of merged matrices are rounded, which a sum over them adds up as it does its own roundings.
+    tiny.assert_close(ours[1], merged, 2 * tiny.additions(model, T, ROWS), scale)
     assert scale > 0.01
 
 
