@@ -95,6 +95,7 @@ def test_own_reward(compiled_fast, tmp_path, monkeypatch):
     execute("own_reward", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), **sizes)
 
 
+@pytest.mark.slow
 def test_own_comparisons(compiled_fast, tmp_path, monkeypatch):
     sizes = {"POSTS": 128, "PAIRS": 1_024, "CONFIG": compiled_fast}
     execute("own_comparisons", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), **sizes)

@@ -38,12 +38,12 @@ ONLINE_DPO = dataclasses.replace(PPO, algorithm="online_dpo", samples=2)
 ADAPTED = dataclasses.replace(CONFIG, lora=LoraConfig(rank=3, alpha=1.0))
 SAVING = dataclasses.replace(CONFIG, dtype="bfloat16", rematerialize=True)
 WASTE = "Involuntary full rematerialization"
-MESHES = [(1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 1, 1)]
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 1, 8), (1, 4, 2), (1, 1, 1)]
 
 
 def shaped(stage, shape):
-    """On each commit supervised fine-tuning goes through all shapes, the others through the first three."""
-    every = stage == "sft" or shape in MESHES[:3]
+    """On each commit supervised fine-tuning goes through all shapes, the others through the first two."""
+    every = stage == "sft" or shape in MESHES[:2]
     return pytest.param(stage, shape, marks=() if every else pytest.mark.slow, id=f"{stage}-{named(shape)}")
 
 
@@ -145,7 +145,9 @@ def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     assert_those_of_one_device(found, one_device[stage])
 
 
-@pytest.mark.parametrize("options", [GRPO, ONLINE_DPO], ids=lambda options: options.algorithm)
+@pytest.mark.parametrize(
+    "options", [GRPO, pytest.param(ONLINE_DPO, marks=pytest.mark.slow)], ids=lambda options: options.algorithm
+)
 def test_an_iteration_without_a_value_network_equals_that_of_one_device(capfd, options):
     """Two responses to a prompt, on one device together; the KL penalty in the loss."""
     expected = jax.device_get(ppo_iteration(None, options=options))
