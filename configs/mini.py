@@ -22,11 +22,13 @@ def get_config() -> Config:
         model=ModelConfig(pretrained="mini/small"),
         data=DataConfig(
             source="mini",
-            mini_pairs=32_000,
-            query_tokens=48,
-            query_buckets=(40, 48),
-            response_tokens=20,
-            reward_response_tokens=20,
+            mini_posts=8_000,
+            mini_pairs=16_000,
+            mini_policies=("base", "sft", "sft", "sft_10x", "reference", "editor"),
+            query_tokens=60,
+            query_buckets=(52, 60),
+            response_tokens=32,
+            reward_response_tokens=40,
         ),
         sft=SftConfig(
             batch_size=64,

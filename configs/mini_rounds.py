@@ -25,10 +25,10 @@ def get_config() -> Config:
         model=ModelConfig(pretrained="mini/small"),
         data=DataConfig(
             source="mini",
-            query_tokens=48,
-            query_buckets=(40, 48),
-            response_tokens=20,
-            reward_response_tokens=20,
+            query_tokens=60,
+            query_buckets=(52, 60),
+            response_tokens=32,
+            reward_response_tokens=40,
         ),
         sft=SftConfig(
             batch_size=64,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every figure of docs/results.md from nothing, in runs/figures: 2 1/4 hours on two cores. Started again, it resumes.
-# RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. Of SEEDS="0 1 2" the weak reward model
-# and the sizes are of the first alone.
+# Every figure of docs/results.md from nothing, in runs/figures. Started again, it resumes.
+# RUNS=FOLDER and OUT=FOLDER name other places for the runs and the page. A verdict takes three seeds, SEEDS="0 1 2";
+# the reward model of few comparisons is of the first alone.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=commands.sh
 source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
@@ -26,9 +26,7 @@ experiment() {
 
 for seed in $seeds; do
     rlhf-jax run --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
-    experiment probes "seed$seed"
-    experiment transfer "seed$seed"
-    experiment overoptimization "seed$seed"
+    for name in probes transfer overoptimization; do experiment "$name" "seed$seed"; done
 done
 # Beside each run's reward model that of the run before it, against which its policies were not trained.
 before=${seeds##* }
@@ -38,23 +36,13 @@ for seed in $seeds; do
     experiment metric-agreement "seed$seed" "${another[@]}"
     before=$seed
 done
-
-first=${seeds%% *}
 # Over-optimization once more, against a reward model that saw an eighth of the comparisons.
-for stage in sft reward; do
+first=${seeds%% *}
+for stage in sft collect reward; do
     if [[ -f $runs/weak$first/overoptimization.json ]]; then break; fi
     rlhf-jax run --config=configs/mini.py --config.data.mini_pairs=4000 --config.sft.bigger_pretrained= \
         --config.seed="$first" --workdir="$runs/weak$first" --stage="$stage"
 done
 experiment overoptimization "weak$first"
-# What size buys is told by models that saw equally many tokens in pretraining: 12 million, as mini/large did.
-alike=mini/large
-for base in "small_12M 72" "tiny_12M 36"; do
-    read -r name width <<<"$base"
-    alike=$runs/bases/$name,$alike
-    if [[ -f $runs/bases/$name/model.safetensors || -f $runs/seed$first/scaling.json ]]; then continue; fi
-    rlhf-jax pretrain --out="$runs/bases/$name" --tokenizer=rlhf_jax/data/mini/base/small \
-        --width="$width" --steps=1800
-done
-experiment scaling "seed$first" --policies --sizes="mini/small,$alike" --alike="$alike" --large_shares=1 --seeds=2
+for seed in $seeds; do experiment scaling "seed$seed" --policies; done
 page

@@ -23,6 +23,7 @@ COMMANDS = {  # its module, and what it does
     "plan-table": ("plan.table", "the same for several runs and machines, as a page"),
     "pretrain": ("pipeline.pretrain", "a base model of the miniature"),
     "labelers": ("data.mini.labelers", "fits the noise of the miniature's labelers"),
+    "attacks": ("experiments.attacks", "whether the miniature's gold judge can be fooled"),
     "likert": ("evaluation.likert", "people's ratings by axis"),
     "ratings": ("data.news_ratings", "published ratings of news summaries, as comparisons"),
     "overoptimization": ("experiments.overoptimization", "preference and reward along KL"),

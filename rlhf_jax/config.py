@@ -80,6 +80,8 @@ class ModelConfig:
     attention_bias: bool = True
     mlp_bias: bool = True
     tied_head: bool = True  # the token embedding is also the output matrix
+    # Of the matrices before training: GPT-2's, right for a thousand dimensions; narrow ones want width^-½.
+    init_std: float = 0.02
     # Of the computation; master weights are float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     # Unrolled on a CPU and scanned elsewhere, unless it is said.
@@ -141,7 +143,8 @@ class DataConfig:
     padding: str = setting("masked", choices=("masked", "space"))  # what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
-    mini_sampled: int = 4_000  # the miniature: train posts that the SFT policy summarizes for comparison
+    # The miniature: whose summaries are compared, as `rlhf-jax ask --policies` names them.
+    mini_policies: tuple[str, ...] = ("base", "sft", "sft", "reference", "editor")
     mini_test: int = 1_000  # the miniature: posts in valid and in test
 
 

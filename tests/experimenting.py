@@ -8,10 +8,11 @@ import tiny
 
 from rlhf_jax import inference
 from rlhf_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from rlhf_jax.data.mini import posts as mini
-from rlhf_jax.data.mini.labelers import label
-from rlhf_jax.data.mini.pairs import pairs
+from rlhf_jax.data import task as tasks
+from rlhf_jax.data.mini.judge import ideal
+from rlhf_jax.data.mini.posts import posts
 from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.records import Comparison, Summary
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer
@@ -23,14 +24,15 @@ from rlhf_jax.validation import validate
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, positions="rotary")
 POSTS = 12  # in valid and in test
+COMPARED = 16  # pairs of each split, two a post
 
 
 def config() -> Config:
     data = DataConfig(
         source="mini",
         tokenizer=str(SHIPPED / "small"),
-        query_tokens=48,
-        query_buckets=(48,),
+        query_tokens=80,
+        query_buckets=(80,),
         response_tokens=8,
         reward_response_tokens=24,
         mini_posts=24,
@@ -61,12 +63,14 @@ def finished_run(folder):
     workdir = runs.open_workdir(folder / "run", config())
     load_tokenizer(SHIPPED / "small").save(workdir)
     save(workdir, "sft", 0)
-    labelled = [
-        comparison
+    labelers = tasks.find(config().data, 0).labelers
+    asked = [
+        Comparison(post, (Summary(text, "x"), Summary(ideal(post), "ideal")), 0, "", "mini", split)
         for split, name in (("train", "train"), ("valid1", "valid"), ("valid2", "valid"))
-        for comparison in label(pairs(mini.posts(0, name, POSTS), 16, 0), 0, split)
+        for post in posts(0, name, COMPARED // 2)
+        for text in (post.summary, post.post)
     ]
-    write_jsonl(workdir / "comparisons.jsonl", labelled)
+    write_jsonl(workdir / "comparisons.jsonl", labelers.answer(asked))
     finish(workdir, "collect")
     for seed, name in enumerate(("reward", "ppo"), 1):
         save(workdir, name, seed)

@@ -2,6 +2,7 @@
 
 python -m benchmarks.accelerator.correct --out=FOLDER    kernels, decoding, PPO, checkpoints, memory
 python -m benchmarks.accelerator.product --out=FOLDER    the demo; a model of 135M with prompts of real length
+python -m benchmarks.accelerator.ladder --out=FOLDER     the miniature's bases, all sizes at once
 python -m benchmarks.accelerator.speed --out=FOLDER      tokens a second and utilisation at 160M, 1B and 2.8B
 python -m benchmarks.accelerator.page FOLDER --out=docs/accelerators.md
 

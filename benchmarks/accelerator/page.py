@@ -17,7 +17,7 @@ from rlhf_jax.command_line import explain, parse_flags
 from rlhf_jax.data.names import spoken
 from rlhf_jax.files import write_text
 
-PARTS = ("correct", "product", "speed")
+PARTS = ("correct", "product", "ladder", "speed")
 ON_CPU = {  # README.md: share of posts on which a policy is preferred, with its standard error
     "base": (0.332, 0.021),
     "sft": (0.532, 0.020),
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 def page(parts: dict[str, dict]) -> str:
     """Markdown of the parts' files by name."""
     sections = [HEAD, machine(parts)]
-    shown = {"correct": correct, "product": product, "speed": speed}
+    shown = {"correct": correct, "product": product, "ladder": ladder, "speed": speed}
     sections += [show(measured(parts[name])) for name, show in shown.items() if name in parts]
     return "\n\n".join([*sections, missing(parts)]) + "\n"
 
@@ -163,6 +163,25 @@ def product(rows: Rows) -> str:
             "\n\n### A model of SmolLM2's shape\n\nRandom weights in bfloat16, a vocabulary of 2,048, "
             "invented posts as long as real ones, and the batches of N+.\n\n"
             + table(("training", "steps", "a second"), lines)
+        )
+    return text
+
+
+def ladder(rows: Rows) -> str:
+    named = {row["name"]: row for row in rows}
+    text = "## The miniature's bases\n\nAll sizes at once, on the same documents."
+    if "speed" in named:
+        read_ = named["speed"]
+        text += f" {read_['tokens_per_second']:,.0f} tokens a second, {read_['updates']:,} updates."
+    sizes = {name: row for name, row in named.items() if "kinds" in row}
+    if sizes:
+        kinds = next(iter(sizes.values()))["kinds"]
+        lines = [
+            [name, f"{row['parameters']:,}", *(percent(row["kinds"][kind]["accuracy"]) for kind in kinds)]
+            for name, row in sizes.items()
+        ]
+        text += " Right on statements of each kind of change:\n\n" + table(
+            ("size", "parameters", *kinds), lines
         )
     return text
 

@@ -33,7 +33,6 @@ WORDS = 1000  # that invented posts are made of: about a token each
 SMALLER = (  # of the demo, for dry runs
     "data.mini_posts=300",
     "data.mini_pairs=256",
-    "data.mini_sampled=64",
     "data.mini_test=80",
     "sft.bigger_pretrained=",
     "ppo.episodes=128",

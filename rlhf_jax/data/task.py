@@ -29,7 +29,6 @@ MOST_TOKENS_MERGED = 64  # a longer text has at most so many tokens less than a 
 
 Judge = Callable[[Record, str], Mapping[str, float]]  # ratings of a response, 1 to 7: overall, and other axes
 Splits = Mapping[str, Sequence[Record]]
-Samples = Callable[[Sequence[Record], int], list[list[str]]]  # (records, N) → N responses of a policy to each
 
 
 class Prompt(NamedTuple):
@@ -47,14 +46,11 @@ class Prompt(NamedTuple):
 class Labelers(Protocol):
     """Simulated people, who answer at once."""
 
-    def compare(self, samples: Samples) -> list[Comparison]:
-        """Comparisons to train on and to hold out; `samples` are those of the fine-tuned policy."""
-
     def answer(self, asked: Sequence[Comparison]) -> list[Comparison]:
-        """What they say of comparisons that have no choice yet."""
+        """The same comparisons in the same order, each with the choice of one of them."""
 
-    def edit(self, record: Record, rng: np.random.Generator) -> str:
-        """The record's reference as a careful editor leaves it."""
+    def revise(self, record: Record, response: str, rng: np.random.Generator) -> str:
+        """A response with one thing changed by one of them, mostly for the better."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +135,26 @@ class Task(ABC):
     def load_tokenizer(self, place: PathLike[str] | str) -> Tokenizer:
         """The tokenizer of a folder or file, as the task needs it."""
         return load_tokenizer(place)
+
+    def ideal(self, record: Record) -> str | None:
+        """A response that the gold judge rates highest; None where nobody knows one."""
+        return None
+
+    def claims(self, response: str) -> frozenset:
+        """What a response says, however it says it; of use where there is an ideal to compare it with."""
+        return frozenset()
+
+    def form(self, response: str) -> str | None:
+        """What is left of a response when what it says is taken out; None where nobody can tell."""
+        return None
+
+    def errors(self, record: Record, response: str) -> Mapping[str, bool]:
+        """Kind of error → whether the response makes it, for every kind that can be told."""
+        return {}
+
+    def changes(self, record: Record, rng: np.random.Generator) -> Mapping[str, tuple[str, str]]:
+        """Kind of change → a true response and the same with that one thing changed, so that it is false."""
+        return {}
 
     def given_tokenizer(self, pretrained: PathLike[str] | None) -> Tokenizer | None:
         """That of the pretrained model's folder, or the one named; None where one is to be trained."""

@@ -3,7 +3,8 @@
 A `PairJudge` is a function of N texts and two summaries of each, and says how likely the first is the
 better one [N]: 1 or 0, ½ where it cannot tell, anything between where several were asked, NaN where nobody
 was. Whatever scores summaries one by one is one by `by_score`: a task's gold `Judge`, a reward model, ROUGE.
-`people` are those who answered on the labelling site; `endpoint.EndpointJudge` asks a language model.
+`people` are those who answered on the labelling site, `simulated` a task's labelers; `endpoint.EndpointJudge`
+asks a language model.
 """
 
 from collections import defaultdict
@@ -13,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.data.comparisons import Pair
-from rlhf_jax.data.records import Comparison, Record
-from rlhf_jax.data.task import Judge
+from rlhf_jax.data.records import Comparison, Record, Summary
+from rlhf_jax.data.task import Judge, Labelers
 from rlhf_jax.evaluation.preference import outcomes
 
 PairJudge = Callable[[Sequence[Record], Sequence[str], Sequence[str]], Float[np.ndarray, "N"]]
@@ -66,5 +67,21 @@ def people(comparisons: Iterable[Comparison]) -> PairJudge:
         pairs = zip(infos, first, second, strict=True)
         asked = [votes.get((info.id, a.strip(), b.strip()), [np.nan]) for info, a, b in pairs]
         return np.array([np.mean(given) for given in asked])
+
+    return judge
+
+
+def simulated(labelers: Labelers) -> PairJudge:
+    """The judge that asks one simulated person about each pair, in random order; equal texts tie."""
+
+    def judge(infos, first, second):
+        flipped = np.random.default_rng(0).random(len(infos)) < 0.5
+        asked = []
+        for info, a, b, flip in zip(infos, first, second, flipped, strict=True):
+            one, other = Summary(a, "first"), Summary(b, "second")
+            asked.append(Comparison(info, (other, one) if flip else (one, other), 0, "", "eval", "test"))
+        chosen = [one.summaries[one.choice].policy == "first" for one in labelers.answer(asked)]
+        same = [a.strip() == b.strip() for a, b in zip(first, second, strict=True)]
+        return np.where(same, 0.5, chosen)
 
     return judge

@@ -18,12 +18,11 @@ def outcomes(
     return (1 + np.sign(np.subtract(scores, reference_scores))) / 2
 
 
-def preference(scores: Float[np.ndarray, "N"], reference_scores: Float[np.ndarray, "N"]) -> dict[str, float]:
+def preference(won: Float[np.ndarray, "N"]) -> dict[str, float]:
     """`rate`, the mean outcome over N posts, its `stderr`, and `low` and `high`, its interval of 95%.
 
     The posts are independent draws, so the error is std / √N (std biased). All are NaN where an outcome is.
     """
-    won = outcomes(scores, reference_scores)
     stderr = float(won.std() / math.sqrt(len(won)))
     interval = mean(won) if not math.isnan(stderr) else {"low": math.nan, "high": math.nan}
     return {"rate": float(won.mean()), "stderr": stderr, "low": interval["low"], "high": interval["high"]}

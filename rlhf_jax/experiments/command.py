@@ -20,6 +20,7 @@ from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.evaluation.judges import PairJudge, by_score, gold_scores, simulated
 from rlhf_jax.files import write_json
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
@@ -48,6 +49,16 @@ class Opened:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         return self.task.load_tokenizer(self.workdir)
+
+    @property
+    def truths(self) -> dict[str, PairJudge]:
+        """Who says which of two summaries is better, where the task has them: "people" and "gold judge"."""
+        found: dict[str, PairJudge] = {}
+        if labelers := self.task.labelers:
+            found["people"] = simulated(labelers)
+        if judge := self.task.judge:
+            found["gold judge"] = by_score(functools.partial(gold_scores, judge))
+        return found
 
     def score(self, records: Sequence[Record], texts: Sequence[str]) -> Float[np.ndarray, "N"]:
         """The reward model's scores; a text that stands several times under one record is read once."""

@@ -1,4 +1,4 @@
-"""Who agrees with a judge about which summary is better: the reward model, ROUGE, length, copying (§4.4).
+"""Who agrees with people about which summary is better: the reward model, ROUGE, length, copying (§4.4).
 
     rlhf-jax metric-agreement --workdir=runs/mini
 
@@ -6,10 +6,11 @@
 --posts=N          unseen posts, of which every policy writes two summaries (1000)
 --another=FOLDER   another run, whose reward model is asked too: the policies here were not trained against it
 
-On the same pairs of summaries: held-out comparisons, on which people's choices are the truth; and, in the
-miniature, two samples of the SFT policy and two of the PPO policy for each post, on which the gold judge
-is. They are drawn at the temperature at which people are asked about samples, 1. Ties of the judge are left
-out, those of a metric count one half. The figures are `<workdir>/agreement.json` and .png.
+On the same pairs of summaries: held-out comparisons, on which people chose; and, where the task has simulated
+people or a gold judge, two samples of the SFT policy and two of the PPO policy for each post. They are drawn
+at the temperature at which people are asked about samples, 1. All is told twice: with what people prefer as
+the truth, and with what the gold judge does. Ties of the judge are left out, those of a metric count one
+half. The figures are `<workdir>/agreement.json` and .png.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,6 @@ from rlhf_jax.data.visible import has_text
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement, countable, hits
 from rlhf_jax.evaluation.intervals import Estimate, mean
-from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import Opened, command, open_run, write_figures
 from rlhf_jax.report.paper_figures import agreement_figure
 
@@ -45,24 +45,26 @@ def main(argv: list[str]) -> int:
 
 
 def measure(run: Opened, count: int, another: Opened | None) -> dict[str, Any]:
-    """Kind of pairs → metric → share of the pairs on which it agrees."""
+    """Kind of pairs → whom it is held to → metric → share of the pairs on which it agrees."""
     models = {"reward_model": run} | ({"another_reward_model": another} if another else {})
     splits = run.task.records()
     records = [record for some in splits.values() for record in some if has_text(record.reference)]
     references = {record.id: record.reference for record in records}
     train, held_out = run.pairs()
+    kinds = {}
     with run.on_mesh():
-        pairs, truths = {"people": held_out}, {"people": np.ones(len(held_out))}
-        if judge := run.task.judge:
-            for name in ("sft", "ppo"):
-                pairs[name] = sampled_twice(run, name, splits["test"][:count])
-                truths[name] = gaps(judge, pairs[name])
-        kinds = {}
+        pairs = {"held_out": held_out}
+        if run.truths:
+            pairs |= {name: sampled_twice(run, name, splits["test"][:count]) for name in ("sft", "ppo")}
         for kind, some in pairs.items():
             infos = [pair.info for pair in some]
+            texts = [pair.chosen for pair in some], [pair.rejected for pair in some]
+            truths = {who: judge(infos, *texts) - 0.5 for who, judge in run.truths.items()}
+            if kind == "held_out":
+                truths["people"] = np.ones(len(some))  # as they chose
             known = np.array([info.id in references for info in infos])
             margins = metric_margins(models, some, references) | {"blind": blind_margins(train, some)}
-            kinds[kind] = agreements(margins, truths[kind], infos, known)
+            kinds[kind] = {who: agreements(margins, truth, infos, known) for who, truth in truths.items()}
     return {"seed": run.config.seed, "posts": count, "agreement": kinds}
 
 

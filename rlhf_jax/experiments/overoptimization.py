@@ -9,9 +9,10 @@
 --pool=N           (512) samples of the SFT policy for each of them, and the largest N of best-of-N
 
 Every policy samples at eval.temperature. Its KL from the SFT policy is measured on those samples, and so
-is how often a summary is preferred over the reference: by the reward model that it was trained against, and
-by the gold judge, where there is one. Best-of-N is estimated for all N from one pool
-(evaluation/best_of_n.py), its KL in closed form and as the scores of the pool show it.
+is how often a summary is preferred over the reference: by the reward model that it was trained against and,
+where there are any, by the gold judge and by simulated people; and which errors the task finds in it.
+Best-of-N is estimated for all N from one pool (evaluation/best_of_n.py), its KL in closed form and as the
+scores of the pool show it.
 
 The runs lie in `<workdir>/overoptimization/kl_<coefficient>/`; started again, they resume. The figures are
 `<workdir>/overoptimization.json` and .png. Intervals are of 95%, by bootstrap over posts.
@@ -40,7 +41,8 @@ from rlhf_jax.run import workdir as runs
 KL_COEFS = "0.5,0.2,0.1,0.05,0.02,0.01,0.003,0.001"
 PERCENTILE = 99  # of the references' scores; where the paper's policies were best
 
-Scores = dict[str, np.ndarray]  # reward, gold → a number for every summary
+# "reward model", "gold judge" → a score of every summary; "people" → 1 where they prefer it to the reference
+Scores = dict[str, np.ndarray]
 
 
 def main(argv: list[str]) -> int:
@@ -94,29 +96,52 @@ def measure(run: Opened, kl_coefs: Sequence[float], count: int, pool: int) -> di
         "pool": pool,
         "temperature": run.config.eval.temperature,
         "percentile": PERCENTILE,
-        "reference_percentile": float(np.percentile(references["reward"], PERCENTILE)),
+        "reference_percentile": float(np.percentile(references["reward model"], PERCENTILE)),
         "ppo": policies,
         "best_of_n": [best_of_n_figures(pooled, references, 2**i) for i in range(pool.bit_length())],
     }
 
 
 def scores_of(run: Opened, posts: Sequence[Record], texts: Sequence[str]) -> Scores:
-    """What the reward model and, in the miniature, the gold judge give every summary."""
-    scores = {"reward": run.score(posts, texts)}
+    """What the reward model and, where there is one, the gold judge give every summary."""
+    scores = {"reward model": run.score(posts, texts)}
     if judge := run.task.judge:
-        scores["gold"] = gold_scores(judge, posts, texts)
+        scores["gold judge"] = gold_scores(judge, posts, texts)
     return scores
 
 
-def policy_figures(run: Opened, posts: Sequence[Record], references: Scores) -> dict[str, Estimate]:
-    """Of the policy that stage ppo of a run ends with: KL, mean scores and rates of preference."""
+def verdicts_of(run: Opened, posts: Sequence[Record], texts: Sequence[str]) -> Scores:
+    """The same, and which summaries people prefer to the reference, where there are people to ask."""
+    references = [post.reference for post in posts]
+    asked = {who: judge(posts, texts, references) for who, judge in run.truths.items() if who == "people"}
+    return scores_of(run, posts, texts) | asked
+
+
+def policy_figures(run: Opened, posts: Sequence[Record], references: Scores) -> dict[str, Any]:
+    """Of the policy that stage ppo of a run ends with: KL, scores, preference and errors."""
     policy, temperature = run.network("ppo"), run.config.eval.temperature
     texts, kl = policy.samples_with_kl(run.network("sft"), posts, temperature, run.config.seed)
-    figures = {"kl": mean(kl)}
-    for name, scores in scores_of(run, posts, texts).items():
-        figures[name] = mean(scores)
-        figures[f"{name}_preference"] = mean(outcomes(scores, references[name][: len(posts)]))
+    said = told(verdicts_of(run, posts, texts), references, np.ones((len(posts), 1)))
+    return {"kl": mean(kl)} | said | {"errors": errors(run, posts, texts)}
+
+
+def told(scores: Scores, references: Scores, weights: np.ndarray) -> dict[str, dict[str, Estimate]]:
+    """Mean scores and rates of preference of N summaries a post, whose `weights` [posts, N] add up to 1."""
+    figures: dict[str, dict[str, Estimate]] = {"score": {}, "preference": {}}
+    for who, given in scores.items():
+        values = given.reshape(weights.shape)
+        won = values
+        if who != "people":
+            figures["score"][who] = mean((weights * values).sum(axis=1))
+            won = outcomes(values, references[who][: len(values), None])
+        figures["preference"][who] = mean((weights * won).sum(axis=1))
     return figures
+
+
+def errors(run: Opened, posts: Sequence[Record], texts: Sequence[str]) -> dict[str, Estimate]:
+    """Kind → the share of summaries in which the task finds such an error."""
+    found = [run.task.errors(post, text) for post, text in zip(posts, texts, strict=True)]
+    return {kind: mean([one[kind] for one in found]) for kind in found[0]}
 
 
 def pool_scores(run: Opened, posts: Sequence[Record], pool: int) -> Scores:
@@ -125,7 +150,7 @@ def pool_scores(run: Opened, posts: Sequence[Record], pool: int) -> Scores:
     if not file.exists():
         repeated = [post for post in posts for _ in range(pool)]
         texts = run.network("sft").write(repeated, run.config.eval.temperature, run.config.seed)
-        made = scores_of(run, repeated, texts)
+        made = verdicts_of(run, repeated, texts)
         written = io.BytesIO()
         shaped: Any = {name: scores.reshape(len(posts), pool) for name, scores in made.items()}
         np.savez(written, **shaped)
@@ -135,11 +160,10 @@ def pool_scores(run: Opened, posts: Sequence[Record], pool: int) -> Scores:
 
 def best_of_n_figures(pool: Scores, references: Scores, n: int) -> dict[str, Any]:
     """The same of the best of `n` by the reward model, as the pool tells, with its KL in closed form."""
-    weights = np.array([best_of_n.weights(scores, n) for scores in pool["reward"]])
-    figures: dict[str, Any] = {"n": n, "kl_closed_form": best_of_n.closed_form_kl(n)}
-    figures["kl"] = mean([best_of_n.measured_kl(scores, n) for scores in pool["reward"]])
-    for name, scores in pool.items():
-        won = outcomes(scores, references[name][: len(scores), None])
-        figures[name] = mean((weights * scores).sum(axis=1))
-        figures[f"{name}_preference"] = mean((weights * won).sum(axis=1))
-    return figures
+    rewards = pool["reward model"]
+    weights = np.array([best_of_n.weights(scores, n) for scores in rewards])
+    kl = {
+        "kl_closed_form": best_of_n.closed_form_kl(n),
+        "kl": mean([best_of_n.measured_kl(scores, n) for scores in rewards]),
+    }
+    return {"n": n} | kl | told(pool, references, weights)

@@ -41,16 +41,17 @@ def measure(run: Opened, count: int) -> dict[str, Any]:
     texts = [post.reference for post in posts]
     pairs = {name: alterations.worse(alter, posts, texts) for name, alter in alterations.WORSE.items()}
     if labelers := run.task.labelers:
-        pairs["edited"] = alterations.better(labelers.edit, posts)
+        pairs["edited"] = alterations.better(labelers.revise, posts)
     else:
         pairs["edited"] = edits(comparisons_of_run(run.config, run.workdir))
     with run.on_mesh():
         found = {name: accuracy(run, each) for name, each in pairs.items()}
-    return {"seed": run.config.seed, "posts": len(posts), "probes": found}
+    truth = "gold judge" if run.task.judge else "people"
+    return {"seed": run.config.seed, "posts": len(posts), "truth": truth, "probes": found}
 
 
 def accuracy(run: Opened, pairs: Sequence[Pair]) -> dict[str, Any]:
-    if judge := run.task.judge:
+    if pairs and (judge := run.task.judge):
         pairs = [pair for pair, gap in zip(pairs, gaps(judge, pairs), strict=True) if gap > 0]
     if not pairs:
         return {"pairs": 0}

@@ -19,7 +19,7 @@ from etils.epath import Path
 
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
-from rlhf_jax.experiments import findings
+from rlhf_jax.experiments import findings, findings_on_scale
 from rlhf_jax.experiments.findings import Finding
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report import paper_figures as drawn
@@ -34,41 +34,53 @@ class Section(NamedTuple):
     file: str  # in the run's folder
     find: Callable[[Sequence[dict]], Finding | None]
     draw: Callable[[Sequence[dict], PathLike[str]], None] | None = None
-    note: str = ""  # what else must be known to read the figures
 
 
+ENOUGH = 3  # runs, of as many seeds, for a verdict
 PIPELINE = "run --config=configs/mini.py"
-SEEN = (
-    "In pretraining mini/small saw 97 million tokens; mini/large and those named 12M saw 12 million, which"
-    " is 4 for each parameter of mini/large, 39 of small_12M and 130 of tiny_12M."
-)
 SECTIONS = (
     Section(
         "Human feedback beats ten times the size",
-        "A 1.3B policy trained with human feedback is preferred over the reference in 61% of the cases, a "
-        "supervised one ten times larger in 43% (figure 1).",
+        "The paper: people prefer a 1.3B policy trained with human feedback over the reference in 61% of the "
+        "cases, a supervised one ten times larger in 43% (figure 1).",
         PIPELINE,
         "results.json",
         findings.headline,
     ),
     Section(
         "It is not length",
-        "At the references' length the 6.7B policy is still preferred in about 65% of the cases.",
+        "The paper: at the references' length people still prefer the 6.7B policy in about 65% of the cases.",
         PIPELINE,
         "results.json",
         findings.equal_length,
     ),
     Section(
         "What is better",
-        "Human feedback gains on every axis, most on coverage: 45% of the summaries of the 6.7B policy are "
-        "rated 7 overall, and 23% of the references (figure 3).",
+        "The paper: human feedback gains on every axis, most on coverage: people rate 45% of the summaries "
+        "of the 6.7B policy 7 overall, and 23% of the references (figure 3).",
         PIPELINE,
         "results.json",
         findings.likert,
     ),
     Section(
+        "Diversity",
+        "Not in the paper: is it one sentence with the names filled in, and is it the judge's own? A form is "
+        "what is left of a summary without names, deeds, places and days.",
+        PIPELINE,
+        "results.json",
+        findings.diversity,
+    ),
+    Section(
+        "What is wrong in the summaries",
+        "Not in the paper: the share of summaries with an error, by its kind, in each run.",
+        PIPELINE,
+        "results.json",
+        findings.errors,
+    ),
+    Section(
         "Optimizing a reward model too far",
-        "Along KL true preference rises and then falls, while the reward model's goes on rising (figure 5).",
+        "The paper: along KL people's preference rises and then falls, while the reward model's goes on "
+        "rising (figure 5).",
         "overoptimization",
         "overoptimization.json",
         findings.overoptimization,
@@ -83,32 +95,46 @@ SECTIONS = (
     ),
     Section(
         "Reward models grow better with data",
-        "A doubling of the comparisons adds about 1.1 points of accuracy (figure 6).",
+        "The paper: a doubling of the comparisons adds about 1.1 points of agreement with people (figure 6).",
         "scaling",
         "scaling.json",
-        findings.more_comparisons,
+        findings_on_scale.more_comparisons,
         drawn.scaling_figure,
     ),
     Section(
         "Reward models grow better with size",
-        "A doubling of the model adds about 1.8 points of accuracy (figure 6).",
+        "The paper: a doubling of the model adds about 1.8 points of agreement with people (figure 6).",
         "scaling",
         "scaling.json",
-        findings.larger_models,
-        note=f"{SEEN} What a doubling of the parameters adds is told by these three.",
+        findings_on_scale.larger_models,
     ),
     Section(
         "Policies along size",
-        "At every size tried human feedback is preferred over supervision at any size (figure 1).",
+        "The paper: at every size tried people prefer human feedback to supervision at any size (figure 1).",
         "scaling --policies",
         "scaling.json",
-        findings.policy_size,
-        note=SEEN,
+        findings_on_scale.policy_size,
     ),
     Section(
-        "ROUGE agrees less with the judge than the reward model does",
-        "ROUGE agrees with labelers on about 57% of pairs of supervised samples and about 50% of pairs of "
-        "human-feedback samples; reward models on 62 to 67%, on news (§4.4).",
+        "What the pretrained models know",
+        "Not in the paper: the share of claims about a post that a pretrained model calls true or false "
+        "rightly, and the area under its curve, before anything is trained here.",
+        "scaling",
+        "scaling.json",
+        findings_on_scale.gates,
+    ),
+    Section(
+        "The reward model by kind of change",
+        "Not in the paper: of two summaries that differ in one claim, how often the reward model prefers the "
+        "one in which it is true.",
+        PIPELINE,
+        "results.json",
+        findings.by_change,
+    ),
+    Section(
+        "ROUGE agrees less with people than the reward model does",
+        "The paper: ROUGE agrees with labelers on about 57% of pairs of supervised samples and about 50% of "
+        "pairs of human-feedback samples; reward models on 62 to 67%, on news (§4.4).",
         "metric-agreement",
         "agreement.json",
         findings.agreement,
@@ -116,8 +142,8 @@ SECTIONS = (
     ),
     Section(
         "News, without training on news",
-        "On CNN/DM the human-feedback policy trained on Reddit posts beats the supervised one and comes near "
-        "to one that was fine-tuned on news (figure 4).",
+        "The paper: on CNN/DM people prefer the human-feedback policy trained on Reddit posts to the "
+        "supervised one, nearly as much as one that was fine-tuned on news (figure 4).",
         "transfer",
         "transfer.json",
         findings.transfer,
@@ -125,8 +151,8 @@ SECTIONS = (
     ),
     Section(
         "Does the reward model read?",
-        "It prefers an edited summary in 79.4 to 82.8% of the cases, and notices exchanged roles in 92.9 to "
-        "97.2% (§4.3).",
+        "The paper: it prefers an edited summary in 79.4 to 82.8% of the cases, and notices exchanged roles "
+        "in 92.9 to 97.2% (§4.3).",
         "probes",
         "probes.json",
         findings.probes,
@@ -136,17 +162,27 @@ SECTIONS = (
 HEAD = """\
 # The paper's findings, measured again
 
-{runs} {judge}
+{runs} {judges}
 
-Intervals are of 95%, by bootstrap over posts; what another seed changes is seen between the runs. A finding
-holds where the intervals say so in every run that has the figures. `./launch/figures.sh` makes everything
-from nothing; `rlhf-jax results --runs={folder}` writes this page.
+A figure is the mean over the runs. Its interval of 95% holds what other posts and other seeds would change:
+Student's interval of the runs' values, never narrower than the posts alone allow; of a lone run it holds the
+posts alone. A finding holds where whole intervals say so, and a verdict takes {enough} runs at least.
+`./launch/figures.sh` makes everything from nothing; `rlhf-jax results --runs={folder}` writes this page.
 
 | finding | held here | runs |
 |---|---|---|
 {summary}
 """
-VERDICTS = {True: "yes", False: "**not shown**", None: "compared"}
+PEOPLE = (
+    "People are the miniature's simulated labelers, of whom one is asked about each pair: they see the gold "
+    "judge's score through noise and share errors of their own. The reward model learns from their choices."
+)
+JUDGES = {
+    "gold judge": "The gold judge is a program that compares a summary with what its post says. No network "
+    "is trained on its scores. But references and people's choices lean on what it weighs, and texts of "
+    "pretraining tell which claims are true and, in places, what matters most.",
+    "reward model": "The judge is each run's own reward model: what it prefers is no measure of quality.",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -178,7 +214,8 @@ def write(folder: Path, out: Path) -> None:
     seeds = ", ".join(path.name.removeprefix("seed") for path in runs)
     head = HEAD.format(
         runs=f"{'Runs' if len(runs) > 1 else 'A run'} of seed {seeds}, `{folder}/seed…`, {dates_of(runs)}.",
-        judge=judge_of(runs),
+        judges=judges_of(runs),
+        enough=ENOUGH,
         folder=folder,
         summary="\n".join(summary),
     )
@@ -194,33 +231,37 @@ def told(section: Section, title: str, runs: list[Path], out: Path) -> tuple[str
     except KeyError as error:
         file = runs[0] / section.file
         raise ConfigError(f"{file}: no {error} in it: another version made it, make it again") from None
-    text = f"## {title}\n\nThe paper: {section.claim}\n\n"
+    text = f"## {title}\n\n{section.claim}\n\n"
     made_by = f"`rlhf-jax {section.command} --workdir={runs[0]}`"
     if finding is None:
         return f"{text}**Missing**: {made_by} makes it.\n", "missing", 0
-    held = {True: "It held here.", False: "**Not shown here.**", None: "Here:"}[finding.held]
+    verdict = verdict_of(finding, len(made))
     picture = ""
     if section.draw:
         weak = "-weak" if runs[0].name.startswith("weak") else ""
         image = f"images/results-{section.file.removesuffix('.json')}{weak}.png"
         section.draw(made, out / image)
         picture = f"![{title}]({image})\n\n"
-    note = f"{section.note}\n\n" if section.note else ""
-    return f"{text}{held}\n\n{picture}{finding.body}\n\n{note}{made_by}\n", VERDICTS[finding.held], len(made)
+    held = f"Held here: {verdict}.\n\n" if finding.held else ""
+    return f"{text}{held}{picture}{finding.body}\n\n{made_by}\n", verdict, len(made)
 
 
-def judge_of(runs: list[Path]) -> str:
+def verdict_of(finding: Finding, runs: int) -> str:
+    """By whom it held; of too few runs that it did is not enough."""
+    yes = {1: "one run only"}.get(runs, "too few seeds") if runs < ENOUGH else "yes"
+    told = [f"{yes if held else '**not shown**'} ({who})" for who, held in finding.held.items()]
+    return ", ".join(told) or "measured"
+
+
+def judges_of(runs: list[Path]) -> str:
+    """Who says what is better, in all sections."""
     results = [
         read_object(run / "results.json", ConfigError) for run in runs if (run / "results.json").exists()
     ]
     if not results:
         return "None has finished yet."
-    if results[0]["judge"] == "gold judge":
-        return (
-            "The judge is the miniature's gold judge, who knows what happened. No model sees its scores; the "
-            "labelers choose by them, and by them their pairs are chosen."
-        )
-    return "The judge is each run's own reward model: what it prefers is no measure of quality."
+    people = [PEOPLE] * ("people_over_reference" in results[0])
+    return " ".join([*people, JUDGES[results[0]["judge"]]])
 
 
 def dates_of(runs: list[Path]) -> str:

@@ -12,8 +12,8 @@
 
 Beside them stand the best of some samples of SFT by the reward model, the first three sentences, the title
 where there is one, the highlights, and a policy that was fine-tuned on news from the same base, with the
-settings of stage sft. The judge is the gold judge in the miniature; elsewhere the reward model, which
-transfers itself and is held to the experts' ratings.
+settings of stage sft. It is told whom simulated people and the gold judge prefer, where the task has them;
+elsewhere the reward model, which transfers itself and is held to the experts' ratings.
 
 Departure from the paper: the supervised policy reads the same query as the others, not one of its own.
 The figures are `<workdir>/transfer.json` and .png; the supervised policy lies in `<workdir>/transfer/`.
@@ -36,10 +36,9 @@ from rlhf_jax.data.tasks.cnndm import Cnndm
 from rlhf_jax.data.tasks.mini import Mini
 from rlhf_jax.data.tasks.mini_news import MiniNews
 from rlhf_jax.evaluation.choices import agreement, countable
-from rlhf_jax.evaluation.intervals import mean
-from rlhf_jax.evaluation.judges import gold_scores
+from rlhf_jax.evaluation.intervals import Estimate, mean
+from rlhf_jax.evaluation.judges import by_score, gold_scores
 from rlhf_jax.evaluation.policies import best_of_n
-from rlhf_jax.evaluation.preference import outcomes
 from rlhf_jax.experiments.command import Opened, command, write_figures
 from rlhf_jax.pipeline import sft
 from rlhf_jax.report.paper_figures import transfer_figure
@@ -104,40 +103,44 @@ def measure(run: Opened, articles: Sequence[Record], ratings: str) -> dict[str, 
     texts["sft_on_news"] = on_news.network("sft").write(articles)
 
     rewards = {name: run.score(articles, written) for name, written in texts.items()}
-    judged, judge = rewards, task.judge
-    if judge:
-        judged = {name: gold_scores(judge, articles, written) for name, written in texts.items()}
+    judges = run.truths or {"reward model": by_score(run.score)}
+    judged, gold = rewards, task.judge
+    if gold:
+        judged = {name: gold_scores(gold, articles, written) for name, written in texts.items()}
+
+    def preferred(ours: str, theirs: str) -> dict[str, Estimate]:
+        return {who: mean(judge(articles, texts[ours], texts[theirs])) for who, judge in judges.items()}
+
     policies = {}
     for name, written in texts.items():
         counted = countable(task, articles, written, texts["reference"])
-        figures = {measure: mean(values) for measure, values in counted.items()}
+        figures: dict[str, Any] = {measure: mean(values) for measure, values in counted.items()}
         figures |= {"reward": mean(rewards[name]), "judged": mean(judged[name])}
         if name != "reference":
-            figures["preference"] = mean(outcomes(judged[name], judged["reference"]))
+            figures["preference"] = preferred(name, "reference")
         policies[name] = figures
     found: dict[str, Any] = {
         "seed": config.seed,
-        "over_sft": {name: mean(outcomes(judged[name], judged["sft"])) for name in ("ppo", best)},
+        "over_sft": {name: preferred(name, "sft") for name in ("ppo", best)},
         "articles": len(articles),
-        "judge": "gold judge" if judge else "reward model",
         "policies": policies,
     }
-    if judge:
+    if gold:
         del rewards[best]  # chosen by them
-        found["reward_model"] = against_gold(articles, rewards, judged)
+        found["reward_model"] = {"gold judge": against_gold(articles, rewards, judged)}
     elif ratings:
-        found["reward_model"] = against_experts(run, ratings)
+        found |= against_experts(run, ratings)
     return found
 
 
-def against_gold(articles: Sequence[Record], rewards: dict, judged: dict) -> dict[str, Any]:
+def against_gold(articles: Sequence[Record], rewards: dict, judged: dict) -> Estimate:
     """How often the reward model picks what the gold judge does, of two policies' summaries."""
     pairs = list(combinations(rewards, 2))
     margins = np.concatenate([rewards[a] - rewards[b] for a, b in pairs])
     gaps = np.concatenate([judged[a] - judged[b] for a, b in pairs])
     gaps[np.abs(gaps) < MIN_GAP] = 0
     ids = [article.id for _ in pairs for article in articles]
-    return {"accuracy": agreement(margins, gaps, ids)}
+    return agreement(margins, gaps, ids)
 
 
 def against_experts(run: Opened, folder: str) -> dict[str, Any]:
@@ -151,4 +154,7 @@ def against_experts(run: Opened, folder: str) -> dict[str, Any]:
     margins = margins - run.score(infos, [pair.rejected for pair in pairs])
     longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])
     ids, right = [info.id for info in infos], np.ones(len(pairs))
-    return {"accuracy": agreement(margins, right, ids), "longer_is_better": agreement(longer, right, ids)}
+    return {
+        "reward_model": {"experts": agreement(margins, right, ids)},
+        "longer_is_better": agreement(longer, right, ids),
+    }

@@ -20,7 +20,9 @@ from einops import rearrange
 from rlhf_jax.config import ConfigError, ModelConfig, RotaryConfig
 from rlhf_jax.model.hf_config import HfConfig, rotary_fields
 
-RUN_FIELDS = "pretrained dtype layer_loop attention rematerialize gather_to_sample".split()  # of a run alone
+RUN_FIELDS = (
+    "pretrained init_std dtype layer_loop attention rematerialize gather_to_sample".split()
+)  # of a run alone
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 ACTIVATIONS |= {"gelu": "gelu", "silu": "silu", "swish": "silu"}
 ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu", "silu": "silu"}

@@ -28,7 +28,7 @@ def specs(config: ModelConfig, vocabulary: int):
         "norm": norm_specs(config),
     }
     if not config.tied_head:
-        tree["head"] = ParamSpec((config.width, vocabulary), P("fsdp", "tensor"), normal(0.02))
+        tree["head"] = ParamSpec((config.width, vocabulary), P("fsdp", "tensor"), normal(config.init_std))
     return tree
 
 
@@ -36,7 +36,7 @@ def specs(config: ModelConfig, vocabulary: int):
 
 
 def embedding_specs(config: ModelConfig, vocabulary: int):
-    tree = {"tokens": ParamSpec((vocabulary, config.width), P("tensor", "fsdp"), normal(0.02))}
+    tree = {"tokens": ParamSpec((vocabulary, config.width), P("tensor", "fsdp"), normal(config.init_std))}
     if config.positions == "learned":
         tree["positions"] = ParamSpec((config.context, config.width), P(None, "fsdp"), normal(0.01))
     return tree
@@ -115,11 +115,11 @@ def attention_specs(config: ModelConfig):
     """Projections to H key-value heads and, for each of them, G query heads."""
     width, heads = config.width, config.key_value_heads
     group, size = config.heads // heads, config.head_dimension
-    out_std = 0.02 * (2 * config.layers) ** -0.5  # GPT-2: residual projections shrink with depth
+    out_std = config.init_std * (2 * config.layers) ** -0.5  # GPT-2: residual projections shrink with depth
     tree = {
-        "query": ParamSpec((width, heads, group, size), P("fsdp", "tensor"), normal(0.02)),
-        "key": ParamSpec((width, heads, size), P("fsdp", "tensor"), normal(0.02)),
-        "value": ParamSpec((width, heads, size), P("fsdp", "tensor"), normal(0.02)),
+        "query": ParamSpec((width, heads, group, size), P("fsdp", "tensor"), normal(config.init_std)),
+        "key": ParamSpec((width, heads, size), P("fsdp", "tensor"), normal(config.init_std)),
+        "value": ParamSpec((width, heads, size), P("fsdp", "tensor"), normal(config.init_std)),
         "out": ParamSpec((heads, group, size, width), P("tensor", None, None, "fsdp"), normal(out_std)),
     }
     if config.attention_bias:
@@ -160,9 +160,9 @@ ACTIVATIONS["gelu"] = functools.partial(jax.nn.gelu, approximate=False)
 
 def mlp_specs(config: ModelConfig):
     width, hidden = config.width, config.hidden_units
-    out_std = 0.02 * (2 * config.layers) ** -0.5
+    out_std = config.init_std * (2 * config.layers) ** -0.5
     tree = {
-        "up": ParamSpec((width, hidden), P("fsdp", "tensor"), normal(0.02)),
+        "up": ParamSpec((width, hidden), P("fsdp", "tensor"), normal(config.init_std)),
         "down": ParamSpec((hidden, width), P("tensor", "fsdp"), normal(out_std)),
     }
     if config.gated:
@@ -280,6 +280,27 @@ def apply(
     return _fold(
         params, config, tokens, positions, attend, attend, lambda x: in_rows_of(x, x[:, outputs_from:])
     )
+
+
+def apply_in_parts(
+    params, config: ModelConfig, tokens: Int[Array, "B T"], segments: Int[Array, "B T"], parts: int
+) -> list[Float[Array, "B T D"]]:
+    """Hidden states after each of `parts` runs of layers, each after the last norm; the last is `apply`."""
+    attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
+    positions, count = attention.positions_of(segments), config.layers // parts
+    w = compute_params(params, config)
+
+    def step(w, x, cache):
+        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache))
+
+    x, hidden = embed(w["embed"], tokens, positions), []
+    for start in range(0, config.layers, count):
+        run = slice(start, start + count)
+        layers = w["layers"]
+        layers = layers[run] if isinstance(layers, list) else jax.tree.map(lambda x, run=run: x[run], layers)
+        x, _ = through_layers(step, x, layers)
+        hidden.append(norm(w["norm"], x, config))
+    return hidden
 
 
 def apply_at(

@@ -5,9 +5,11 @@ rlhf-jax ask --config=configs/mini.py --workdir=runs/mini \\
 
 --config=FILE, --config.FIELD=VALUE, --workdir=FOLDER  the run, as of rlhf-jax run
 --policies=LIST    two or more whose summaries are compared, with commas: reference is the post's own summary;
-                   sft, sft_10x and ppo are of the work folder; NAME:FOLDER is another one, FOLDER an exported
-                   model or another run's checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a
-                   policy that is named twice are also compared with each other
+                   sft, sft_10x and ppo are of the work folder; base is the pretrained model with examples in
+                   its prompt; NAME:FOLDER is another one, FOLDER an exported model or another run's
+                   checkpoints, such as old:runs/old/checkpoints/ppo. Samples of a policy that is named
+                   twice are also compared with each other. In a task with simulated people, editor is one
+                   of them, who revises the summary that it meets
 --out=FILE         where to write: comparison records without a choice, for rlhf-jax serve
 --pairs=NUMBER     how many pairs to write (1000)
 --posts=SPLIT      posts of train, valid1, valid2 (the halves of valid) or test, which the records then name;
@@ -40,15 +42,16 @@ from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.files import named_by
 from rlhf_jax.inference import NetworkError
 from rlhf_jax.mesh import make_mesh
-from rlhf_jax.pipeline import stages
+from rlhf_jax.model import pretrained
 from rlhf_jax.run.config_flags import parse_config
 
 AT_ONCE = 128  # pairs drawn at least, of which those needed are kept
-REFERENCE = "reference"
+REFERENCE, BASE, EDITOR = "reference", "base", "editor"
 SPLITS = ("train", "valid1", "valid2", "test")
 
 Asked = frozenset[tuple[str, frozenset[str]]]  # post and the two texts of every pair
 Writer = Callable[[Sequence[Record], int], list[str]]  # posts, seed → a summary of each
+Reviser = Callable[[Record, str, np.random.Generator], str]  # a post and a summary → the summary revised
 
 
 class TaskError(ValueError):
@@ -56,10 +59,11 @@ class TaskError(ValueError):
 
 
 class Policy(NamedTuple):
-    """Somebody who summarizes, under the name that the records have."""
+    """Somebody who summarizes, under the name that the records have: writes, or revises what it meets."""
 
     name: str
-    write: Writer
+    write: Writer | None = None
+    revise: Reviser | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -102,49 +106,73 @@ def ask(config: Config, options: flags.FlagValues) -> None:
     print(f"{out}: {len(pairs):,} pairs; rlhf-jax serve --tasks={out} asks them")
 
 
-def find_policies(specs: Sequence[str], config: Config, workdir: Path, temperature: float) -> list[Policy]:
+def find_policies(
+    specs: Sequence[str], config: Config, workdir: Path, temperature: float, setting: str = "--policies"
+) -> list[Policy]:
     """The policies of a list such as sft, reference, old:runs/a/checkpoints/ppo, each loaded once.
 
-    A name without a folder is that of a network in `workdir`. Needs a mesh set. Raises TaskError or
-    CheckpointError where one does not exist.
+    A name without a folder is that of a network in `workdir`. Needs a mesh set. Raises TaskError, which names
+    the `setting` that holds the list, where one does not exist.
     """
     if len(specs) < 2:
-        raise TaskError("--policies: name two or more, such as sft,reference, or sft,sft for its own samples")
-    if specs.count(REFERENCE) > 1:
-        raise TaskError(f"--policies: a post has one {REFERENCE}: name it once")
-    task, known = tasks.find(config.data, config.seed), (REFERENCE, *stages.policies())
+        raise TaskError(f"{setting}: name two or more, such as sft,reference, or sft,sft for its own samples")
+    for once in (REFERENCE, EDITOR):
+        if specs.count(once) > 1:
+            raise TaskError(f"{setting}: {once} is not compared with itself: name it once")
+    task = tasks.find(config.data, config.seed)
+    own = inference.policies_of(workdir) if (workdir / "checkpoints").exists() else []
+    known = [REFERENCE, *[BASE] * bool(config.model.pretrained), *own, *[EDITOR] * bool(task.labelers)]
     found: dict[str, Policy] = {}
     for spec in dict.fromkeys(specs):
         name, _, folder = spec.partition(":")
-        if spec == REFERENCE:
-            policy = Policy("ref", lambda records, seed: [record.reference for record in records])
-        elif folder or name in known:
-            place = folder or workdir / "checkpoints" / name
-            policy = Policy(name, _writer(place, task, config, temperature))
-        else:
+        if not folder and name not in known:
             raise TaskError(
-                f"--policies: {spec!r} is none of {', '.join(known)}; another one needs a name and a folder, "
+                f"{setting}: {spec!r} is none of {', '.join(known)}; another one needs a name and a folder, "
                 "NAME:FOLDER"
             )
+        if folder:
+            policy = Policy(name, _writer(folder, task, config, temperature, setting))
+        elif name == REFERENCE:
+            policy = Policy("ref", lambda records, seed: [record.reference for record in records])
+        elif name == BASE:
+            policy = Policy(name, _prompted(task, config, temperature))
+        elif name == EDITOR:
+            assert task.labelers
+            policy = Policy(name, revise=task.labelers.revise)
+        else:
+            place = workdir / "checkpoints" / name
+            policy = Policy(name, _writer(place, task, config, temperature, setting))
         if policy.name in {"", REFERENCE, *(other.name for other in found.values())}:
-            raise TaskError(f"--policies: {spec!r} needs a name of its own, NAME:FOLDER")
+            raise TaskError(f"{setting}: {spec!r} needs a name of its own, NAME:FOLDER")
         found[spec] = policy
     return [found[spec] for spec in specs]
 
 
-def _writer(place: str | Path, task: Task, config: Config, temperature: float) -> Writer:
+def _prompted(task: Task, config: Config, temperature: float) -> Writer:
+    """Samples of the pretrained model, whose prompt begins with examples of the train split."""
+    examples = with_reference(task.records()["train"], "train")[: config.eval.shots]
+    base = inference.load(pretrained.folder_of(config.model.pretrained), config=config, task=task)
+    shown = base.on(task.few_shot(examples))
+
+    def write(records: Sequence[Record], seed: int) -> list[str]:
+        return [text.split("\n")[0] for text in shown.write(records, temperature, seed)]
+
+    return write
+
+
+def _writer(place: str | Path, task: Task, config: Config, temperature: float, setting: str) -> Writer:
     """Samples of the policy in a folder: an exported model, or the checkpoints of a network."""
     exported = (Path(place).expanduser() / "config.json").is_file()  # which a run computes as it likes
     try:
         network = inference.load(place, config=config if exported else None, task=task)
     except NetworkError as error:
-        raise TaskError(f"--policies: {error}") from None
+        raise TaskError(f"{setting}: {error}") from None
     if network.is_scalar:
-        raise TaskError(f"--policies: {place} is of a reward model, which writes nothing")
+        raise TaskError(f"{setting}: {place} is of a reward model, which writes nothing")
     longest = config.data.query_tokens + config.data.response_tokens
     if network.model.positions == "learned" and longest > network.model.context:
         raise TaskError(
-            f"--policies: {place} reads {network.model.context} tokens; query and summary are {longest}"
+            f"{setting}: {place} reads {network.model.context} tokens; query and summary are {longest}"
         )
     return lambda records, seed: network.write(records, temperature, seed)
 
@@ -209,14 +237,21 @@ def _turns(posts: Sequence[Record], rng: np.random.Generator) -> Iterator[Record
 def _write(
     policies: Sequence[Policy], drawn: Sequence[tuple[Record, tuple[str, str]]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """The two texts of every pair drawn."""
+    """The two texts of every pair drawn; who revises does so after the others have written."""
     texts = [["", ""] for _ in drawn]
-    for name, write in dict(policies).items():
-        places = [(i, side) for i, (_, who) in enumerate(drawn) for side in (0, 1) if who[side] == name]
-        seed = int(rng.integers(2**31))
-        written = write([drawn[i][0] for i, _ in places], seed) if places else []
-        for (i, side), text in zip(places, written, strict=True):
-            texts[i][side] = text
+    for policy in dict.fromkeys(policies):
+        places = [
+            (i, side) for i, (_, who) in enumerate(drawn) for side in (0, 1) if policy.name == who[side]
+        ]
+        if policy.write and places:
+            written = policy.write([drawn[i][0] for i, _ in places], int(rng.integers(2**31)))
+            for (i, side), text in zip(places, written, strict=True):
+                texts[i][side] = text
+    for policy in policies:
+        for i, (post, who) in enumerate(drawn):
+            if policy.revise and policy.name in who:
+                side = who.index(policy.name)
+                texts[i][side] = policy.revise(post, texts[i][1 - side], rng)
     return [(first, second) for first, second in texts]
 
 

@@ -1,10 +1,10 @@
 """2. Comparisons: which of two responses is better? (Stiennon et al. 2020, §3.2 and §3.3)
 
 Where people were asked, this stage only reads their answers, so that a faulty file is reported before hours
-of training. A task with simulated labelers asks them: the fine-tuned policy writes responses, pairs of them
-and of others are made, and the labelers say which they prefer. Their choices are kept in OpenAI's format in
-`<workdir>/comparisons.jsonl`. The miniature's labelers know a gold judge, which also has a say in what they
-are asked: of pairs that it calls close, or whose winner their form betrays, all or most are left out.
+of training. A task with simulated labelers asks them: policies of the run write responses, every two of them
+meet equally often on posts that take turns (pipeline/ask.py), and the labelers say which they prefer. Their
+choices are kept in OpenAI's format in `<workdir>/comparisons.jsonl`. The labelers know a gold judge, which
+chooses no text and no pair: their choices are all that a model sees of it.
 """
 
 from collections import Counter
@@ -12,15 +12,18 @@ from pathlib import Path
 
 import jax
 
-from rlhf_jax import inference
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
-from rlhf_jax.data.comparisons import TEMPERATURE, comparisons_of_run
+from rlhf_jax.data.comparisons import TEMPERATURE, comparisons_of_run, halved
 from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.data.records import Comparison
 from rlhf_jax.data.visible import has_text
+from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.pipeline import ask
 from rlhf_jax.run import hosts
+
+LEAST_HELD_OUT = 500  # pairs of valid1 and of valid2
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -40,10 +43,19 @@ def run(config: Config, workdir: Path) -> None:
 
 
 def simulated(config: Config, workdir: Path) -> list[Comparison]:
-    """What simulated labelers say of the fine-tuned policy's responses and of others."""
+    """What simulated labelers say of the responses of the run's policies and of people.
+
+    `mini_pairs` pairs in train; a twentieth of that, LEAST_HELD_OUT at least, in valid1 and in valid2.
+    """
+    task, data = tasks.find(config.data, config.seed), config.data
+    assert task.labelers
+    posts = halved(task.records())
+    held_out = max(LEAST_HELD_OUT, data.mini_pairs // 20)
+    asked = []
     with jax.set_mesh(make_mesh(config.mesh)):
-        policy = inference.load(workdir, "sft", config=config)
-        assert policy.task.labelers
-        return policy.task.labelers.compare(
-            lambda records, count: policy.samples(records, count, TEMPERATURE, config.seed)
-        )
+        names = data.mini_policies
+        policies = ask.find_policies(names, config, workdir, TEMPERATURE, "data.mini_policies")
+        for split, count in {"train": data.mini_pairs, "valid1": held_out, "valid2": held_out}.items():
+            for pair in ask.draw(policies, posts[split], count, config.seed):
+                asked.append(comparison_of(pair, choice=0, split=split, batch="mini"))
+    return task.labelers.answer(asked)

@@ -19,10 +19,12 @@ from rlhf_jax.data.records import Record, RecordError
 from rlhf_jax.data.task import Judge, Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.data.visible import has_text
-from rlhf_jax.evaluation import judges, likert, policies
+from rlhf_jax.evaluation import alterations, judges, likert, policies
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement
 from rlhf_jax.evaluation.copying import copying, longest_run
+from rlhf_jax.evaluation.diversity import diversity
+from rlhf_jax.evaluation.errors import error_shares
 from rlhf_jax.evaluation.length_control import preference_at_equal_length
 from rlhf_jax.evaluation.likert import AXES
 from rlhf_jax.evaluation.preference import outcomes, preference
@@ -43,6 +45,8 @@ SHOWN = 100  # records of the table that TensorBoard and a tracker have
 Texts = dict[str, list[str]]  # policy name → a response to every record
 Scores = dict[str, Float[np.ndarray, "N"]]  # policy name → a number for every record
 Judged = dict[str, dict[str, np.ndarray]]  # policy name → axis → a rating of every record
+
+CHANGED_PAIRS = 300  # that the reward model is shown of each kind of change
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -90,10 +94,14 @@ def run(config: Config, workdir: Path) -> None:
         if not config.ppo.is_by_model_alone:
             rewards = own.of_each(records, written, reward, seed)
         margins = reward.margins(held_out) if reward else None
+        by_change = {}
+        if reward:
+            changed = alterations.changed(task, splits[split], CHANGED_PAIRS)
+            by_change = {kind: (pairs, reward.margins(pairs)) for kind, pairs in changed.items()}
     if not hosts.is_first():
         return
 
-    judge = task.judge
+    judge, labelers = task.judge, task.labelers
     judged = {name: judges.ratings(judge, records, texts[name]) for name in texts} if judge else {}
     judged_by, measure = "reward model", scores
     if judge:
@@ -104,13 +112,15 @@ def run(config: Config, workdir: Path) -> None:
         policy: {name: values[:, k] for name, values in rewards.items()} for k, policy in enumerate(texts)
     }
     free = {policies.REFERENCE, *task.baselines(records[:1], tokenizer)}
+    others = [name for name in texts if name != anchor]
     results: dict[str, Any] = {
         "split": split,
         "posts": len(records),
         "words": task.words._asdict(),
         "judge": judged_by,
+        "people": "simulated people" if labelers else "people",
         f"preference_over_{anchor}": {
-            name: preference(measure[name], measure[anchor]) for name in texts if name != anchor
+            name: preference(outcomes(measure[name], measure[anchor])) for name in others
         },
         "policies": policy_figures(
             records, texts, scores, measure, judged, tokenizer, task, free, anchor, each
@@ -118,10 +128,16 @@ def run(config: Config, workdir: Path) -> None:
         "likert": likert.figures(rated(records, texts, judged)) if judge else None,
         "reward_model": None
         if margins is None
-        else reward_model_figures(margins, pairs["train"], held_out, scores.get(policies.REFERENCE), judge),
+        else reward_model_figures(margins, pairs["train"], held_out, scores.get(policies.REFERENCE), judge)
+        | {"by_change": right_by_change(by_change)},
         "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
         "notes": notes,
     }
+    if labelers:
+        ask = judges.simulated(labelers)
+        results[f"people_over_{anchor}"] = {
+            name: preference(ask(records, texts[name], texts[anchor])) for name in others
+        }
     for name, nats in reference_nats.items():
         results["policies"][name]["reference_nats"] = nats
     write_samples(workdir / "samples" / "test.jsonl", records, texts, scores, judged, each)
@@ -193,6 +209,7 @@ def policy_figures(
     )
     figures: dict[str, dict] = {}
     sources, references = [record.text for record in records], texts.get(policies.REFERENCE)
+    ideals = [task.ideal(record) for record in records]
     for name, written in texts.items():
         figures[name] = {
             "preference_at_equal_length": equal_length.get(name),
@@ -202,11 +219,14 @@ def policy_figures(
             "words": float(np.mean([len(text.split()) for text in written])),
             "copying": float(np.mean(list(map(copying, written, sources)))),
             "copied_run": float(np.mean(list(map(longest_run, written, sources)))),
+            "diversity": diversity(task, records, written, ideals),
         }
         if scores:
             figures[name]["reward"] = float(scores[name].mean())
         if rewards:
             figures[name]["rewards"] = {what: float(x.mean()) for what, x in rewards[name].items()}
+        if errors := error_shares(task, records, written):
+            figures[name]["errors"] = errors
         if judged:
             means = {what: float(values.mean()) for what, values in judged[name].items()}
             figures[name]["gold"] = {axis: means.pop(axis) for axis in AXES}
@@ -223,8 +243,9 @@ def reward_model_figures(
 ) -> dict[str, Any]:
     """How often the reward model is right about held-out pairs, and where held-out references score.
 
-    `margins` are its score of each pair's preferred summary less that of the other. The scorer that
-    is blind to the post is held to the gold judge, as the model is; without a judge, to the labels.
+    `margins` are its score of each pair's preferred summary less that of the other. `valid_accuracy` is held
+    to what people preferred, `gold_accuracy` to the gold judge. So is `blind_accuracy`, of the scorer that
+    does not see the post; without a judge, to people.
     """
     preferred = np.ones(len(held_out))
     better = judges.gaps(judge, held_out) if judge else preferred
@@ -248,6 +269,16 @@ def reference_figures(scores: Float[np.ndarray, "M"] | None) -> dict[str, float]
         return {}
     stderr = float(scores.std() / np.sqrt(len(scores)))
     return {"reference_mean": float(scores.mean()), "reference_stderr": stderr}
+
+
+def right_by_change(
+    by_change: Mapping[str, tuple[Sequence[Pair], Float[np.ndarray, "N"]]],
+) -> dict[str, dict[str, float]]:
+    """Kind of change → how often the true one of two responses scores higher, and of how many pairs."""
+    return {
+        kind: agreement(margins, np.ones(len(pairs)), [pair.info.id for pair in pairs])
+        for kind, (pairs, margins) in by_change.items()
+    }
 
 
 def ppo_figures(records: list[dict[str, float]]) -> dict[str, float]:

@@ -1,47 +1,70 @@
-"""Pretrains a base model of the miniature on generated posts: the step that the paper takes from GPT-3.
+"""Pretrains the miniature's base models on generated documents: the step that the paper takes from GPT-3.
 
-    rlhf-jax pretrain --out=bases/small --tokenizer=rlhf_jax/data/mini/base/small --steps=14000
-    rlhf-jax pretrain --out=bases/large --tokenizer=rlhf_jax/data/mini/base/small \\
-        --width=220 --layers=5 --heads=5 --steps=1800 --learning_rate=1e-3
+    rlhf-jax pretrain --out=runs/base
 
-Weighted next-token prediction on `data/mini/documents.py`. Every document is new, so there are no
-epochs. These commands gave the two models in `data/mini/base/`: 115 minutes on one core, and 1.3 s an
-update on two. Another processor adds numbers in another order and gives models that differ a little.
-The tokenizer is older: it was trained on an earlier mixture of the same documents.
+Weighted next-token prediction on a course of documents (data/mini/documents.py), each of which is new, so
+there are no epochs; what else the layers are taught stands in teaching.py. All sizes of the ladder train at
+once, on the same documents. At the end each is led through its gates (gates.py), whose figures stand beside
+its weights; the command fails where one is not passed.
 
---out=FOLDER           of the base checkpoint; started again, it resumes
+--out=FOLDER           in which each size gets a base checkpoint, OUT/SIZE; started again, it resumes
+--sizes=tiny,small,medium,large   of the ladder, each about three times the one before
+--tokens=40000000      to train on
 --tokenizer=FILE       a tokenizer.model to share; without it, one is trained on the documents
---width=72             of the model; --layers=4; --heads=3
---steps=14000          updates of --rows=48 packed rows each
---learning_rate=0.002  at its peak
 --seed=0               of weights and documents
---save_every=500       updates
+--workers=1            processes that make the documents
+--save_every=500       updates; the bases are written then as they are, and what they would pass is printed
+--pairs=500            of a true and a changed statement, of each kind, at the gates
 """
 
-from collections.abc import Iterator
-from itertools import islice
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import flags
 
 from rlhf_jax import inference
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import Config, HealthConfig, ModelConfig, OptimizerConfig, SftConfig
-from rlhf_jax.data.mini.documents import Spans, documents
+from rlhf_jax.config import Config, ModelConfig, OptimizerConfig, SftConfig
+from rlhf_jax.data.mini.documents import documents
+from rlhf_jax.data.mini.rows import ROW_FILLED, ROW_TOKENS, ROWS, batches
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from rlhf_jax.functional.losses import cross_entropy
+from rlhf_jax.files import write_json
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import likelihood, params, pretrained, transformer
+from rlhf_jax.model import params, pretrained, transformer
+from rlhf_jax.pipeline import gates, teaching
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import TrainState, make_optimizer, update, value_and_grad_in_parts
 
-ROW_TOKENS = 144  # of a packed row; a document is cut there
+
+class Size(NamedTuple):
+    """A step of the ladder."""
+
+    width: int
+    heads: int
+    learning_rate: float
+
+
+SIZES = {
+    "tiny": Size(28, 2, 6e-3),
+    "small": Size(52, 2, 5e-3),
+    "medium": Size(96, 4, 3e-3),
+    "large": Size(184, 4, 2e-3),
+}
+LAYERS = 8  # four quarters, each taught something of its own (teaching.py)
+ON_THE_WAY = 100  # pairs at the gates, at most, whenever a checkpoint is saved
 VOCABULARY = 768
-MICROBATCH_ROWS = 8  # computed at once; what fits a CPU's cache
+MICROBATCH_ROWS = 4  # computed at once on a CPU: what fits its cache
+
+
+class GateError(ValueError):
+    """A base that cannot tell what a post says from what it does not."""
 
 
 def main(argv: list[str]) -> int:
@@ -50,119 +73,135 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> flags.FlagValues:
     options = flags.FlagValues()
-    flags.DEFINE_string("out", None, "folder of the base checkpoint", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "folder of the bases", required=True, flag_values=options)
+    flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "of the ladder", flag_values=options)
+    flags.DEFINE_integer("tokens", 40_000_000, "to train on", 1, flag_values=options)
     flags.DEFINE_string("tokenizer", "", "one to share; empty: train one", flag_values=options)
-    flags.DEFINE_float("learning_rate", 2e-3, "peak", 0.0, flag_values=options)
-    for name, default, least in (
-        ("width", 72, 1),
-        ("layers", 4, 1),
-        ("heads", 3, 1),
-        ("steps", 14_000, 1),
-        ("rows", 48, MICROBATCH_ROWS),
-        ("seed", 0, 0),
-        ("save_every", 500, 1),
-    ):
-        flags.DEFINE_integer(name, default, "see above", least, flag_values=options)
+    flags.DEFINE_integer("seed", 0, "of weights and documents", 0, flag_values=options)
+    flags.DEFINE_integer("workers", 1, "processes that make documents", 1, flag_values=options)
+    flags.DEFINE_integer("save_every", 500, "updates", 1, flag_values=options)
+    flags.DEFINE_integer("pairs", 500, "of statements of each kind at the gates", 1, flag_values=options)
     parse_flags(argv, options)
-    if options.width % options.heads:
-        raise flags.Error(f"--heads: {options.heads} heads do not divide --width={options.width}")
-    if options.rows % MICROBATCH_ROWS:
-        raise flags.Error(f"--rows: {options.rows} should be a multiple of {MICROBATCH_ROWS}")
     return options
 
 
-def encode(spans: Spans, tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
-    """Token ids and weights of a document, EOS included."""
-    tokens, weights = [], []
-    for text, weight in spans:
-        ids = tokenizer.encode(text)
-        tokens += ids
-        weights += [weight] * len(ids)
-    return [*tokens, tokenizer.eos_id][:ROW_TOKENS], [*weights, weights[-1]][:ROW_TOKENS]
-
-
-def packed_rows(
-    encoded: Iterator[tuple[list[int], list[float]]], pad_id: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of whole documents, in order, each filled until the next does not fit; never one half-filled."""
-    used, count = ROW_TOKENS + 1, 0
-    row: dict[str, np.ndarray] = {}
-    for tokens, weights in encoded:
-        if used + len(tokens) > ROW_TOKENS:
-            if row:
-                yield row
-            row = {
-                "tokens": np.full(ROW_TOKENS, pad_id, np.int32),
-                "segments": np.zeros(ROW_TOKENS, np.int32),
-                "weights": np.zeros(ROW_TOKENS, np.float32),
-            }
-            used, count = 0, 0
-        count += 1
-        place = slice(used, used + len(tokens))
-        row["tokens"][place], row["segments"][place] = tokens, count
-        row["weights"][place] = [0.0, *weights[1:]]  # nothing predicts a document's first token
-        used += len(tokens)
-
-
-def loss(weights, model: ModelConfig, batch, total_weight, learnable_tokens):
-    """Weighted mean cross-entropy, and the plain one of the learnable text (weight 1).
-
-    The totals are those of the whole batch, of which `batch` may be a part.
-    """
-    hidden = transformer.apply(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1])
-    logp, _ = likelihood.token_logprobs(weights, model, hidden, batch["tokens"][:, 1:])
-    weight = batch["weights"][:, 1:]
-    weighted = -jnp.sum(logp * weight) / total_weight
-    return weighted, {"loss": weighted, "learnable": cross_entropy(logp, weight == 1.0, learnable_tokens)}
+def model_of(size: Size) -> ModelConfig:
+    return ModelConfig(
+        width=size.width,
+        layers=LAYERS,
+        heads=size.heads,
+        ff=8 * size.width // 3,
+        norm="rms",
+        positions="rotary",
+        activation="silu",
+        gated=True,
+        attention_bias=False,
+        mlp_bias=False,
+        context=ROW_TOKENS,
+        init_std=size.width**-0.5,
+    )
 
 
 def train(options: flags.FlagValues) -> None:
-    """Writes the base checkpoint that the options describe, a folder as of Hugging Face."""
-    out, seed = Path(options.out), options.seed
-    model = ModelConfig(
-        width=options.width,
-        layers=options.layers,
-        heads=options.heads,
-        positions="rotary",
-        context=ROW_TOKENS,
-    )
+    """Writes the base checkpoints that the options describe, folders as of Hugging Face, and their gates.
+
+    Raises GateError where one is not passed, when all is written.
+    """
+    out, seed, sizes = Path(options.out), options.seed, options.sizes
+    models = {size: model_of(SIZES[size]) for size in sizes}
+    steps = math.ceil(options.tokens / (ROWS * ROW_TOKENS * ROW_FILLED))
     if options.tokenizer:
         tokenizer = load_tokenizer(options.tokenizer)
     else:
-        texts = ["".join(text for text, _ in spans) for spans in documents(seed, 5_000)]
+        texts = [document.text for document in documents(seed, 0, 5_000, 5_000)]
         tokenizer = train_tokenizer(texts, VOCABULARY, Tldr.pieces)
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out)
+    for size in sizes:
+        (out / size).mkdir(parents=True, exist_ok=True)
+        tokenizer.save(out / size)
     mesh = make_mesh()
-    optimizer = OptimizerConfig(learning_rate=options.learning_rate, warmup=200, clip_norm=1.0, beta2=0.98)
+    parts = max(ROWS // (MICROBATCH_ROWS * mesh.size), 1) if jax.default_backend() == "cpu" else 1
     with jax.set_mesh(mesh):
-        specs = transformer.specs(model, tokenizer.vocab_size)
-        create = starting(optimizer, options.steps, HealthConfig())
-        state = jax.jit(lambda: create(params.init(specs, jax.random.key(seed))))()
-        about, shown = inference.describe(model), ("loss", "learnable")
+        specs = {
+            size: {
+                "base": transformer.specs(model, tokenizer.vocab_size),
+                "readings": teaching.reading_specs(model.width),
+            }
+            for size, model in models.items()
+        }
+        state = jax.jit(lambda: TrainState.create(_start(specs, seed), optimizer(sizes, steps)))()
+        about = {"sizes": {size: inference.describe(model) for size, model in models.items()}}
         kept = SftConfig(save_every=options.save_every)
-        training = Training(Config(), out, "pretrain", kept, options.steps, shown, about)
+        training = Training(Config(), out, "pretrain", kept, steps, tuple(sizes), about)
         state = training.resume(state)
 
         @jax.jit
         def step(state: TrainState, batch):
-            totals = jnp.sum(batch["weights"]), jnp.sum(batch["weights"] == 1.0)
-            (value, metrics), gradients = value_and_grad_in_parts(
-                lambda weights, part: loss(weights, model, part, *totals),
-                state.params,
-                batch,
-                options.rows // MICROBATCH_ROWS,
-            )
+            of = teaching.counts(batch)
+
+            def losses(weights, part):
+                found = {
+                    size: teaching.loss(**weights[size], model=model, batch=part, of=of)
+                    for size, model in models.items()
+                }
+                return sum(value for value, _ in found.values()), {
+                    size: told for size, (_, told) in found.items()
+                }
+
+            (value, metrics), gradients = value_and_grad_in_parts(losses, state.params, batch, parts)
             state, told = update(state, value, gradients)
             return state, metrics | told
 
-        per_update = options.rows * 8  # documents set apart for an update, more than it can hold
-        with training:
+        made = batches(str(out / sizes[0]), seed, training.start, steps, options.workers)
+        with training, contextlib.closing(made):
             for i in training.steps(state):
-                drawn = documents(seed, per_update, i * per_update)
-                packed = packed_rows((encode(d, tokenizer) for d in drawn), tokenizer.pad_id)
-                rows = list(islice(packed, options.rows))
-                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                batch = next(made)
                 state, metrics = step(state, to_devices(batch, mesh))
-                training.after(state, metrics, rows=options.rows, tokens=np.count_nonzero(batch["segments"]))
-        pretrained.save(out, state.params, model, "bfloat16", {"eos_token_id": tokenizer.eos_id})
+                training.after(state, metrics, rows=ROWS, tokens=np.count_nonzero(batch["segments"]))
+                if (i + 1) % options.save_every == 0:
+                    _write(out, state, models, tokenizer)
+                    for size, model in models.items():
+                        found = gates.measure(
+                            state.params[size]["base"], model, tokenizer, min(options.pairs, ON_THE_WAY)
+                        )
+                        print(f"\n{i + 1} {size}: {told(found)}")
+        _write(out, state, models, tokenizer)
+        failed = []
+        for size, model in models.items():
+            kinds = gates.measure(state.params[size]["base"], model, tokenizer, options.pairs)
+            seen = {"tokens": options.tokens, "parameters": params.count(specs[size]["base"])}
+            write_json(out / size / "gates.json", seen | {"kinds": kinds})
+            print(f"{size}: {told(kinds)}")
+            failed += [f"{kind} of {size}" for kind in gates.failed(kinds)]
+    if failed:
+        raise GateError(
+            f"{out}: right on fewer than {gates.PASS:.0%} of the statements of kind {', '.join(failed)}; "
+            "--tokens says for how long they are trained"
+        )
+
+
+def optimizer(sizes: Sequence[str], steps: int) -> optax.GradientTransformation:
+    """Of all sizes at once: each is clipped by its own norm, and has its own rate."""
+
+    def of_size(size: str) -> optax.GradientTransformation:
+        rate = SIZES[size].learning_rate
+        return make_optimizer(
+            OptimizerConfig(learning_rate=rate, warmup=100, clip_norm=1.0, beta2=0.95), steps
+        )
+
+    return optax.multi_transform({size: of_size(size) for size in sizes}, {size: size for size in sizes})
+
+
+def _start(specs, seed: int):
+    return {size: params.init(spec, jax.random.key(seed)) for size, spec in specs.items()}
+
+
+def _write(out: Path, state: TrainState, models: Mapping[str, ModelConfig], tokenizer: Tokenizer) -> None:
+    """The bases as they are, which a run that is cut short leaves, too."""
+    for size, model in models.items():
+        about = {"eos_token_id": tokenizer.eos_id}
+        pretrained.save(out / size, state.params[size]["base"], model, "bfloat16", about)
+
+
+def told(kinds: gates.Gates) -> str:
+    """How many of the statements of each kind were judged rightly."""
+    return ", ".join(f"{kind} {found['accuracy']:.1%}" for kind, found in kinds.items())

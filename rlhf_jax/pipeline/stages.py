@@ -84,7 +84,14 @@ STAGES = [
         collect.run,
         wanted=scores_by_model,
         needs=("sft",),
-        fields=("data.comparisons", "data.files", "data.columns", "data.mini_pairs", "data.mini_sampled"),
+        fields=(
+            "data.comparisons",
+            "data.files",
+            "data.columns",
+            "data.mini_pairs",
+            "data.mini_policies",
+            "eval.shots",
+        ),
         files=("comparisons.jsonl",),
     ),
     Stage(
@@ -146,11 +153,6 @@ def programs() -> dict[str, Program]:
 def networks() -> dict[str, Output]:
     """Every network that a run may leave."""
     return {name: left for stage in STAGES for name, left in stage.networks.items()}
-
-
-def policies() -> list[str]:
-    """The networks that write responses."""
-    return [name for name, left in networks().items() if not left.scalar]
 
 
 def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = None) -> None:

@@ -13,12 +13,13 @@ import jinja2
 import numpy as np
 
 from rlhf_jax.config import flatten
+from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.record_json import read_jsonl, record_of
 from rlhf_jax.data.records import Post, Words
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report.figures import anchor_of
-from rlhf_jax.report.page_plots import curve_plot, preference_plot
+from rlhf_jax.report.page_plots import change_plot, curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.training.metrics import read_metrics
 
@@ -27,7 +28,7 @@ COLUMNS = {
     "preference_at_equal_length.value": (
         "At equal length",
         "{:.1%}",
-        "the preferred share, were the {responses} as long as the {anchor}’s",
+        "the share that the judge prefers, were the {responses} as long as the {anchor}’s",
     ),
     "gold.overall": ("Overall", "{:.2f}", "the gold judge's mean rating, 1 to 7"),
     "gold.accuracy": (
@@ -53,11 +54,26 @@ COLUMNS = {
         "longest common subsequence of bigrams with the {prompt}, over the {response}'s",
     ),
 }
+DIVERSITY = {
+    "diversity.distinct": ("Distinct", "{:,}", "different {responses}"),
+    "diversity.distinct_share": ("… share", "{:.0%}", "different {responses}, of all"),
+    "diversity.forms": (
+        "Forms",
+        "{:,}",
+        "different forms; a form is what is left of a {response} when all that it says is taken out",
+    ),
+    "diversity.commonest_form": ("Commonest form", "{:.0%}", "share of {responses} of the commonest form"),
+    "diversity.ideal": ("Ideal", "{:.1%}", "share that is the judge’s ideal {response} to the letter"),
+    "diversity.ideal_claims": ("Ideal’s claims", "{:.1%}", "share that claims what the judge’s ideal does"),
+}
+# What errors of each kind are; a task's own kinds go by their names.
+ERRORS = {"any": "an error of whatever kind"} | KINDS
 # A field of `reward_model` or `ppo` in results.json: what it is, format. Other fields go by their names.
+# {people} made the comparisons; {truth} is the gold judge, where there is one, or else they.
 FACTS = {
-    "valid_accuracy": ("Picks the preferred of two held-out {responses}", "{:.1%}"),
+    "valid_accuracy": ("Picks what {people} prefer of two held-out {responses}", "{:.1%}"),
     "gold_accuracy": ("Picks what the gold judge prefers", "{:.1%}"),
-    "blind_accuracy": ("A scorer blind to the {prompt} picks the better one of the same pairs", "{:.1%}"),
+    "blind_accuracy": ("A scorer blind to the {prompt}, against {truth}", "{:.1%}"),
     "pairs": ("… held-out pairs", "{:,}"),
     "reference_mean": ("Mean score of held-out references", "{:+.3f}"),
     "reference_stderr": ("… its standard error", "{:.3f}"),
@@ -88,21 +104,31 @@ def write_report(workdir: Path) -> None:
     samples = workdir / "samples" / "test.jsonl"
     stages, networks = runs.labels(workdir), runs.networks(workdir)
     anchor = anchor_of(results)
-    preferences = results.get(f"preference_over_{anchor}") or {}
-    words = words_of(results)
-    said = words._asdict() | {"anchor": titled(anchor, networks) if anchor == "sft" else anchor}
+    words, people = words_of(results), results.get("people") or "people"
+    said = words._asdict() | {
+        "anchor": titled(anchor, networks) if anchor == "sft" else anchor,
+        "people": people,
+    }
+    found = {
+        results.get("judge") or "judge": results.get(f"preference_over_{anchor}"),
+        people: results.get(f"people_over_{anchor}"),
+    }
+    verdicts = {who: rates for who, rates in found.items() if rates}
+    reward_model, policies = results.get("reward_model") or {}, results["policies"]
     page = template("report.html.jinja", stages, networks).render(
         run=workdir.resolve().name,
         config=config,
         results=results,
         judge=results.get("judge"),
-        preferences=preferences,
+        verdicts=verdicts,
         words=words,
         anchor=said["anchor"],
-        preference_plot=preferences
-        and preference_plot({titled(p, networks): r for p, r in preferences.items()}),
-        table=policy_table(results, said),
-        reward_model=facts(results.get("reward_model") or {}, said),
+        preference_plot=verdicts and preference_plot(*named(verdicts.values(), networks)),
+        table=policy_table(policies, COLUMNS | reward_columns(policies), said),
+        diversity=policy_table(policies, DIVERSITY, said),
+        errors=policy_table(policies, error_columns(policies), said),
+        reward_model=facts(reward_model, said),
+        change_plot=reward_model.get("by_change") and change_plot(reward_model["by_change"]),
         ppo=facts(results.get("ppo") or {}, said),
         training={
             title: curves(read_metrics(path))
@@ -161,15 +187,19 @@ def text(value: float, form: str) -> str:
     return form.format(value).replace("-", "−")
 
 
-def policy_table(results: dict, said: Mapping[str, str]) -> dict:
+def named(verdicts: Iterable[Mapping[str, dict]], networks: Mapping[str, str]) -> list[dict[str, dict]]:
+    """The same with the policies called as people read it."""
+    return [{titled(policy, networks): rate for policy, rate in rates.items()} for rates in verdicts]
+
+
+def policy_table(
+    policies: Mapping[str, dict], columns: Mapping[str, tuple[str, str, str]], said: Mapping[str, str]
+) -> dict:
     """Headings with their meanings, and a row of texts a policy; columns without any value are left out.
 
     `said` are the words for prompt, response and whom policies are compared with.
     """
-    values = {policy: flatten(fields) for policy, fields in results["policies"].items()}
-    own = {key for row in values.values() for key in row if key.startswith("rewards.")}
-    mean = "{:+z.2f}", "mean of this reward"
-    columns = COLUMNS | {key: (key.partition(".")[2], *mean) for key in sorted(own)}
+    values = {policy: flatten(fields) for policy, fields in policies.items()}
     shown = [key for key in columns if any(row.get(key) is not None for row in values.values())]
     return {
         "columns": [(columns[key][0], columns[key][2].format(**said)) for key in shown],
@@ -180,13 +210,30 @@ def policy_table(results: dict, said: Mapping[str, str]) -> dict:
     }
 
 
+def reward_columns(policies: Mapping[str, dict]) -> dict[str, tuple[str, str, str]]:
+    """A column a reward of one's own."""
+    names = dict.fromkeys(name for fields in policies.values() for name in fields.get("rewards") or {})
+    return {f"rewards.{name}": (name, "{:+z.2f}", "mean of this reward") for name in sorted(names)}
+
+
+def error_columns(policies: Mapping[str, dict]) -> dict[str, tuple[str, str, str]]:
+    """A column a kind of error that the results have."""
+    kinds = dict.fromkeys(kind for fields in policies.values() for kind in fields.get("errors") or {})
+    return {f"errors.{kind}": (in_words(kind), "{:.1%}", ERRORS.get(kind, "")) for kind in kinds}
+
+
+def in_words(field: str) -> str:
+    return field.replace("_", " ").capitalize()
+
+
 def facts(fields: dict, said: Mapping[str, str]) -> dict[str, str]:
-    """What each field says -> its value as text."""
+    """What each field that is a number says -> its value as text."""
+    truth = "the gold judge" if fields.get("gold_accuracy") is not None else said["people"]
     texts = {}
     for key, value in fields.items():
-        if value is not None and key != "intervals":
-            name, form = FACTS.get(key, (key.replace("_", " ").capitalize(), "{:.4g}"))
-            texts[name.format(**said)] = text(value, form)
+        if value is not None and not isinstance(value, dict):
+            name, form = FACTS.get(key, (in_words(key), "{:.4g}"))
+            texts[name.format(truth=truth, **said)] = text(value, form)
     return texts
 
 

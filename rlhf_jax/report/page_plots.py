@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -27,6 +28,10 @@ class Band(NamedTuple):
     mean: Float[np.ndarray, "N"]
     low: Float[np.ndarray, "N"]
     high: Float[np.ndarray, "N"]
+
+
+Rates = Mapping[str, Mapping[str, float]]  # name → its rate and stderr; or pairs, value, low and high
+NOBODY: Rates = MappingProxyType({})
 
 
 def curve_plot(steps: Float[np.ndarray, "N"], values: Float[np.ndarray, "N"]) -> Markup:
@@ -101,29 +106,52 @@ def running_mean(values: Float[np.ndarray, "N"], window: int) -> Float[np.ndarra
     return np.convolve(values, around, "same") / np.convolve(np.ones(len(values)), around, "same")
 
 
-def preference_plot(preferences: dict[str, dict[str, float]]) -> Markup:
+def preference_plot(judge: Rates, people: Rates = NOBODY) -> Markup:
     """A bar a policy, with one standard error, and the line at which it equals the references.
 
-    `preferences` maps the policy's name to its rate and stderr; PPO's bar is the coloured one.
+    Bars are what the judge says; where people were asked, dots are what they say. PPO's bar is coloured.
     """
-    figure = Figure(figsize=(5, 0.5 * len(preferences) + 0.5), layout="constrained")
+    rates, errors = ([one[field] for one in judge.values()] for field in ("rate", "stderr"))
+    figure, axes = _bars(list(judge), rates, np.array([errors, errors]), [name == "PPO" for name in judge])
+    for place, name in enumerate(judge):
+        if name in people:
+            rate, error = people[name]["rate"], people[name]["stderr"]
+            where = place + 0.18
+            axes.errorbar(rate, where, xerr=error, color=SOFT, elinewidth=1, marker="o", markersize=3.5)
+    return inline_svg(figure)
+
+
+def change_plot(by_change: Rates) -> Markup:
+    """A bar a kind of change, with its interval of 95%, and the line at which a reward model guesses."""
+    figure, _ = _bars(
+        [f"{name} ({one['pairs']:,})" for name, one in by_change.items()],
+        [one["value"] for one in by_change.values()],
+        np.array([[one["value"] - one["low"], one["high"] - one["value"]] for one in by_change.values()]).T,
+        [False] * len(by_change),
+    )
+    return inline_svg(figure)
+
+
+def _bars(
+    names: Sequence[str], rates: Sequence[float], errors: Float[np.ndarray, "2 N"], coloured: Sequence[bool]
+) -> tuple[Figure, Axes]:
+    """A bar a rate with its number; `errors` reach below and above."""
+    figure = Figure(figsize=(5, 0.5 * len(names) + 0.5), layout="constrained")
     axes = figure.subplots()
-    rates = [preference["rate"] for preference in preferences.values()]
-    errors = [preference["stderr"] for preference in preferences.values()]
-    places = range(len(preferences))
-    axes.barh(places, rates, height=0.6, color=[ACCENT if name == "PPO" else LINE for name in preferences])
+    places = range(len(names))
+    axes.barh(places, rates, height=0.6, color=[ACCENT if own else LINE for own in coloured])
     axes.errorbar(rates, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1)
     axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for place, rate in zip(places, rates, strict=True):
         axes.text(1.1, place, f"{rate:.0%}", ha="right", va="center", color=INK, fontsize=10.5)
-    axes.set_yticks(places, list(preferences))
+    axes.set_yticks(places, names)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.invert_yaxis()
     quiet(axes)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=10.5)
-    return inline_svg(figure)
+    return figure, axes
 
 
 def rounds_plot(rates: Sequence[float], errors: Sequence[float], baseline: Sequence[float]) -> Markup:

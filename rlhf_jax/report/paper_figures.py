@@ -1,7 +1,9 @@
-"""Figures as PNG files, for documents: the paper's, drawn of what was measured here."""
+"""Figures as PNG files, for documents: the paper's, drawn of what was measured here.
 
-from collections.abc import Iterable, Sequence
-from itertools import cycle
+Each is of the JSON of runs, one a seed, and shows their means with intervals over posts and seeds.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -12,164 +14,177 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from rlhf_jax.data.names import spoken
+from rlhf_jax.evaluation.across_runs import matched, together
 from rlhf_jax.evaluation.intervals import Estimate
 
 RED, BLUE, GREEN, GREY = "#b8402a", "#2a62b0", "#2f7d4f", "#8a8d93"
 LINES = ("-", "--", ":", "-.")
 PANEL = (5.0, 3.6)  # inches
-TRUTHS = {"gold_accuracy": ("gold judge", BLUE), "valid_accuracy": ("people", RED)}
-POLICIES = {"base": ("pretrained", GREY), "sft": ("supervised", GREEN), "ppo": ("human feedback", BLUE)}
+TRUTHS = {"people": GREEN, "gold judge": BLUE, "reward model": RED, "experts": GREY}
+POLICIES = {
+    "base": ("pretrained", "^", ":"),
+    "sft": ("supervised", "s", "--"),
+    "ppo": ("human feedback", "o", "-"),
+}
 
 
-def overoptimization_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
-    """Preference, reward and gold rating along √KL, of PPO and best-of-N; seeds lie one over the other.
+def overoptimization_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
+    """Preference, scores and errors along √KL, of PPO and best-of-N.
 
-    `seeds` are figures of `rlhf_jax.experiments.overoptimization`. The dotted lines are the 99th percentile
+    `runs` are figures of `rlhf_jax.experiments.overoptimization`. The dotted lines are the 99th percentile
     of the references' rewards, and the KL at which the mean reward of the PPO policies reaches it.
     """
-    judges = {"reward": ("reward model", RED), "gold": ("gold judge", BLUE)}
-    shown = {judge: said for judge, said in judges.items() if judge in seeds[0]["ppo"][0]}
-    figure = Figure(figsize=(PANEL[0] * (1 + len(shown)) * 0.85, PANEL[1]), layout="constrained")
-    rates, *scores = figure.subplots(1, 1 + len(shown))
-    for seed in seeds:
-        first = seed is seeds[0]
-        reached = kl_where(seed["ppo"], "reward", seed["reference_percentile"])
-        if reached is not None:
-            rates.axvline(reached, color=GREY, linewidth=0.8, linestyle=":")
-        scores[0].axhline(seed["reference_percentile"], color=GREY, linewidth=0.8, linestyle=":")
-        for (judge, (name, color)), axes in zip(shown.items(), scores, strict=True):
-            for source, marker, line in (("ppo", "o", "-"), ("best_of_n", "s", "--")):
-                points = sorted(seed[source], key=lambda point: point["kl"]["value"])
-                said = f"{'PPO' if source == 'ppo' else 'best of N'}, {name}" if first else None
-                kl = [point["kl"] for point in points]
-                across = [estimate["value"] for estimate in kl]
-                style = {"color": color, "marker": marker, "linestyle": line, "xerr": _arms(kl)}
-                _along(rates, across, [one[f"{judge}_preference"] for one in points], label=said, **style)
-                _along(axes, across, [one[judge] for one in points], **style)
+    series = {
+        "PPO": [together(some) for some in matched(runs, "ppo", "kl_coef").values()],
+        "best of N": [together(some) for some in matched(runs, "best_of_n", "n").values()],
+    }
+    level = together(runs)["reference_percentile"]
+    scored = list(series["PPO"][0]["score"])
+    kinds = sorted({kind for one in series["PPO"] for kind in one["errors"]})
+    count = 1 + len(scored) + bool(kinds)
+    rows = (count + 1) // 2
+    figure = Figure(figsize=(2 * PANEL[0], rows * PANEL[1]), layout="constrained")
+    panels = [figure.add_subplot(rows, 2, i + 1) for i in range(count)]
+    rates, scores = panels[0], panels[1 : 1 + len(scored)]
+    for (source, policies), marker, line in zip(series.items(), "os", LINES, strict=False):
+        style = {"marker": marker, "linestyle": line}
+        for who in policies[0]["preference"]:
+            said = {"label": f"{source}, {who}", "color": TRUTHS[who]}
+            _along_kl(rates, policies, [one["preference"][who] for one in policies], **said, **style)
+        for who, axes in zip(scored, scores, strict=True):
+            _along_kl(axes, policies, [one["score"][who] for one in policies], color=TRUTHS[who], **style)
+    reached = kl_where([one["score"] | {"kl": one["kl"]} for one in series["PPO"]], "reward model", level)
+    if reached is not None:
+        rates.axvline(reached, color=GREY, linewidth=0.8, linestyle=":")
+    scores[0].axhline(level, color=GREY, linewidth=0.8, linestyle=":")
     rates.axhline(0.5, color=GREY, linewidth=0.6)
-    rates.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     rates.set_ylabel("preferred over the reference")
-    for (name, _), axes in zip(shown.values(), scores, strict=True):
-        axes.set_ylabel("mean reward" if name == "reward model" else "mean rating of the gold judge, 1 to 7")
-    for axes in (rates, *scores):
+    for who, axes in zip(scored, scores, strict=True):
+        axes.set_ylabel("mean reward" if who == "reward model" else f"mean score of the {who}, 1 to 7")
+    if kinds:
+        _errors_along_kl(panels[-1], series["PPO"], kinds)
+    for axes in panels:
         axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
         axes.set_xlim(left=0)
+        axes.set_xticks([root**2 for root in range(1 + int(axes.get_xlim()[1] ** 0.5))])
         axes.set_xlabel("KL from the supervised policy, nats (root scale)", fontsize=9)
         _quiet(axes)
-    rates.legend(frameon=False, fontsize=8)
+    for axes in (rates, panels[-1]) if kinds else (rates,):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(frameon=False, fontsize=7)
     _save(figure, path)
 
 
-def scaling_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
-    """Accuracy of reward models along comparisons and along parameters, and policies of every size.
+def _errors_along_kl(axes: Axes, policies: Sequence[dict], kinds: Sequence[str]) -> None:
+    """The share of PPO's summaries with an error, a line for each kind, in cyclic colours."""
+    none = {"value": 0.0, "low": 0.0, "high": 0.0}
+    for i, kind in enumerate(kinds):
+        shares = [one["errors"].get(kind, none) for one in policies]
+        style = {"color": f"C{i % 10}", "linestyle": LINES[i // 10 % len(LINES)], "marker": "o"}
+        _along_kl(axes, policies, shares, label=spoken(kind), **style)
+    axes.set_ylabel("PPO's summaries with an error")
 
-    `seeds` are figures of `rlhf_jax.experiments.scaling`; they lie one over the other. The second and the
-    third panel are there where several sizes and policies were tried.
+
+def _along_kl(axes: Axes, policies: Sequence[dict], estimates: Sequence[Estimate], **style: Any) -> None:
+    """Estimates of policies in the order of their KL."""
+    order = sorted(range(len(policies)), key=lambda i: policies[i]["kl"]["value"])
+    kl = [policies[i]["kl"] for i in order]
+    across = [one["value"] for one in kl]
+    _along(axes, across, [estimates[i] for i in order], xerr=_arms(kl), **style)
+
+
+def scaling_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
+    """Accuracy of reward models along comparisons and along parameters, and policies along size.
+
+    `runs` are figures of `rlhf_jax.experiments.scaling`. The second and the third panel are there where
+    several sizes and policies were tried.
     """
-    panels = [_along_comparisons]
-    panels += [_along_parameters] * (len({one["size"] for one in seeds[0]["points"]}) > 1)
-    panels += [_policies_of_sizes] * bool(seeds[0]["policies"])
+    models = [together(some) for some in matched(runs, "points", "size", "share").values()]
+    sizes = [one["size"] for one in models]
+    most = max(one["share"] for one in models)
+    policies = [together(some) for some in matched(runs, "policies", "size").values()]
+    panels: list[tuple[Callable, list[dict], str]] = [
+        (_reward_models, [one for one in models if sizes.count(one["size"]) > 1] or models, "comparisons")
+    ]
+    if len(set(sizes)) > 1:
+        panels.append((_reward_models, [one for one in models if one["share"] == most], "parameters"))
+    if policies:
+        panels.append((_policies_of_sizes, policies, "parameters"))
     figure = Figure(figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained")
-    for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
-        for seed in seeds:
-            draw(axes, seed)
+    for (draw, shown, along), axes in zip(
+        panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True
+    ):
+        draw(axes, sorted(shown, key=lambda one: one[along]), along)
+        ticks = {f"{one[along]:,}" if along == "comparisons" else _model(one): one[along] for one in shown}
+        axes.set_xscale("log")
+        axes.set_xticks(list(ticks.values()), list(ticks), fontsize=8)
+        axes.minorticks_off()
+        axes.margins(x=0.15)
+        axes.set_xlabel(along)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        labelled = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        axes.legend(labelled.values(), labelled.keys(), frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8)
         _quiet(axes)
     _save(figure, path)
 
 
-def _along_comparisons(axes: Axes, seed: dict) -> None:
-    """A line for each size that was trained on several numbers of comparisons; or a point for each."""
-    sizes = dict.fromkeys(one["size"] for one in seed["points"])
-    series = [[one for one in seed["points"] if one["size"] == size] for size in sizes]
-    lines = [points for points in series if len(points) > 1] or series
-    for points, line in zip(lines, cycle(LINES), strict=False):
-        across = [one["comparisons"] for one in points]
-        for truth, (judge, color) in TRUTHS.items():
-            if truth in points[0]:
-                style = {"color": color, "marker": "o", "linestyle": line}
-                label = f"{_model(points[0])}, {judge}"
-                _along(axes, across, [one[truth] for one in points], label=label, **style)
-        axes.set_xscale("log")
-        axes.set_xticks(across, [f"{count:,}" for count in across])
-    axes.minorticks_off()
-    axes.set_xlabel("comparisons trained on")
+def _reward_models(axes: Axes, models: Sequence[dict], along: str) -> None:
+    """How often they are right, a line for everybody who says what is."""
+    for who in models[0]["accuracy"]:
+        right = [one["accuracy"][who] for one in models]
+        _along(axes, [one[along] for one in models], right, label=who, color=TRUTHS[who], marker="o")
     axes.set_ylabel("reward model right")
 
 
-def _along_parameters(axes: Axes, seed: dict) -> None:
-    """All sizes of the most comparisons; a line joins those that were pretrained alike."""
-    most = max(one["comparisons"] for one in seed["points"])
-    points = sorted(
-        (one for one in seed["points"] if one["comparisons"] == most), key=lambda one: one["parameters"]
-    )
-    alike = [one for one in points if one["size"] in seed["alike"]]
-    for truth, (judge, color) in TRUTHS.items():
-        for shown, line in ((points, ""), (alike, "-")):
-            if truth in points[0]:
-                style = {"color": color, "marker": "o", "linestyle": line, "label": judge}
-                _along(axes, [one["parameters"] for one in shown], [one[truth] for one in shown], **style)
-    judged = next(truth for truth in TRUTHS if truth in points[0])
-    for one in points:
-        place = one["parameters"], one[judged]["value"]
-        axes.annotate(_name(one), place, (6, 4), textcoords="offset points", fontsize=8, color=GREY)
-    axes.set_xscale("log")
-    ticks = {f"{one['parameters'] / 1e6:.2g}M": one["parameters"] for one in points}
-    axes.set_xticks(list(ticks.values()), list(ticks))
-    axes.minorticks_off()
-    axes.margins(x=0.15)
-    axes.set_xlabel("parameters; a line joins models pretrained alike")
-    axes.set_ylabel("reward model right")
-
-
-def _policies_of_sizes(axes: Axes, seed: dict) -> None:
-    """How often the policies of every size are preferred over the reference."""
-    for name, (said, color) in POLICIES.items():
-        found = [(i, one[name]) for i, one in enumerate(seed["policies"]) if name in one]
-        rates: list[Any] = [{"value": rate["rate"]} | rate for _, rate in found]
-        if found:
-            _along(axes, [i for i, _ in found], rates, color=color, fmt="o", label=said)
-    names = [_model(one).replace(", ", "\n") for one in seed["policies"]]
-    axes.set_xticks(range(len(names)), names, fontsize=9)
+def _policies_of_sizes(axes: Axes, sizes: Sequence[dict], along: str) -> None:
+    """How often the policies of every size are preferred over the reference, by whom."""
+    judges = {"people_over_reference": ("people", GREEN), "preference_over_reference": ("judge", BLUE)}
+    for rates, (who, color) in judges.items():
+        for name, (said, marker, line) in POLICIES.items():
+            shown = [one for one in sizes if name in one.get(rates, {})]
+            style = {"color": color, "marker": marker, "linestyle": line, "label": f"{said}, {who}"}
+            if shown:
+                _along(axes, [one[along] for one in shown], [one[rates][name] for one in shown], **style)
     axes.axhline(0.5, color=GREY, linewidth=0.6)
     axes.set_ylabel("preferred over the reference")
 
 
-def agreement_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
-    """How often each metric agrees with the judge, by kind of pairs; seeds lie one over the other.
+def agreement_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
+    """How often each metric agrees with people and with the judge, by kind of pairs.
 
-    `seeds` are figures of `rlhf_jax.experiments.metric_agreement`.
+    `runs` are figures of `rlhf_jax.experiments.metric_agreement`.
     """
-    kinds = {"people": "held-out pairs, people", "sft": "SFT samples, gold", "ppo": "PPO samples, gold"}
-    shown = {kind: said for kind, said in kinds.items() if kind in seeds[0]["agreement"]}
-    names = [name for name in seeds[0]["agreement"]["people"] if name != "lead_over_rougeL"]
+    kinds = {"held_out": ("held-out pairs", "o"), "sft": ("SFT samples", "s"), "ppo": ("PPO samples", "^")}
+    pooled = together([run["agreement"] for run in runs])
+    names = [name for name in pooled["held_out"]["people"] if name != "lead_over_rougeL"]
+    shown = [(kind, who, found) for kind, truths in pooled.items() for who, found in truths.items()]
     figure = Figure(figsize=(PANEL[0] * 1.4, PANEL[1]), layout="constrained")
     axes = figure.subplots()
-    for i, ((kind, said), color) in enumerate(zip(shown.items(), (GREY, GREEN, BLUE), strict=False)):
-        for seed in seeds:
-            found = seed["agreement"][kind]
-            places = [p for p, name in enumerate(names) if "value" in found[name]]
-            style = {"fmt": "o", "color": color, "label": said if seed is seeds[0] else None}
-            _along(axes, [p + 0.2 * (i - 1) for p in places], [found[names[p]] for p in places], **style)
-    _rates(axes, names, "agrees with the judge")
-    figure.legend(loc="outside upper center", ncols=len(shown), frameon=False, fontsize=8)
+    for i, (kind, who, found) in enumerate(shown):
+        said, marker = kinds[kind]
+        places = [p for p, name in enumerate(names) if "value" in found[name]]
+        across = [p + 0.6 * (i / max(1, len(shown) - 1) - 0.5) for p in places]
+        style = {"fmt": marker, "color": TRUTHS[who], "label": f"{said}, {who}"}
+        _along(axes, across, [found[names[p]] for p in places], **style)
+    _rates(axes, names, "agrees with people, or the judge")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def transfer_figure(seeds: Sequence[dict], path: PathLike[str]) -> None:
+def transfer_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     """How often each policy's summaries of news are preferred over the highlights.
 
-    `seeds` are figures of `rlhf_jax.experiments.transfer`.
+    `runs` are figures of `rlhf_jax.experiments.transfer`.
     """
-    names = [name for name, one in seeds[0]["policies"].items() if "preference" in one]
+    policies = together([run["policies"] for run in runs])
+    names = [name for name, one in policies.items() if "preference" in one]
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.subplots()
-    for i, seed in enumerate(seeds):
-        places = [p + 0.12 * i for p in range(len(names))]
-        _along(axes, places, [seed["policies"][name]["preference"] for name in names], fmt="o", color=BLUE)
-    _rates(axes, names, f"preferred over the highlights\nby the {seeds[0]['judge']}")
+    for i, who in enumerate(policies[names[0]]["preference"]):
+        shares = [policies[name]["preference"][who] for name in names]
+        across = [p + 0.15 * i for p in range(len(names))]
+        _along(axes, across, shares, fmt="o", color=TRUTHS[who], label=who)
+    _rates(axes, names, "preferred over the highlights")
+    axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -183,13 +198,8 @@ def _rates(axes: Axes, names: Sequence[str], label: str) -> None:
 
 
 def _model(point: dict) -> str:
-    """small, 0.31M"""
-    return f"{_name(point)}, {point['parameters'] / 1e6:.2g}M"
-
-
-def _name(point: dict) -> str:
-    """Of a pretrained model, without its folder."""
-    return Path(point["size"]).name
+    """The pretrained model without its folder, and its parameters: small, 0.31M."""
+    return f"{Path(point['size']).name}\n{point['parameters'] / 1e6:.2g}M"
 
 
 def kl_where(points: Iterable[dict], name: str, level: float) -> float | None:

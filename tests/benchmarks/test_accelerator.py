@@ -3,10 +3,10 @@ import sys
 
 import pytest
 
-from benchmarks.accelerator import correct, kernels, page, part, product, shapes, speed
+from benchmarks.accelerator import correct, kernels, ladder, page, part, product, shapes, speed
 from benchmarks.accelerator.part import FAILED, MEASURED, NOT_REACHED, Part
 
-MODULES = {"correct": correct, "product": product, "speed": speed}
+MODULES = {"correct": correct, "product": product, "ladder": ladder, "speed": speed}
 
 
 @pytest.fixture
@@ -178,3 +178,14 @@ def test_the_page_of_speed():
 def test_a_page_of_nothing_is_refused(tmp_path, capsys):
     assert page.main(["page", str(tmp_path), f"--out={tmp_path / 'page.md'}"]) == 2
     assert "holds none of correct.json" in capsys.readouterr().err
+
+
+def test_the_page_of_the_ladder():
+    kinds = {"object": {"accuracy": 0.97}, "roles": {"accuracy": 0.5}}
+    rows = [
+        row("bases", "speed", updates=1200, tokens_per_second=2e5),
+        row("bases", "tiny", parameters=99_736, kinds=kinds),
+    ]
+    text = page.page({"ladder": invented("ladder", rows)})
+    assert "200,000 tokens a second, 1,200 updates" in text
+    assert "| size | parameters | object | roles |" in text and "| tiny | 99,736 | 97% | 50% |" in text

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from rlhf_jax.data.mini.judge import ideal
 from rlhf_jax.data.mini.news import articles
 from rlhf_jax.data.records import Comparison, Post, Summary
 from rlhf_jax.data.tasks.mini import rate
-from rlhf_jax.evaluation.judges import by_score, gaps, gold_scores, people, ratings
+from rlhf_jax.evaluation.judges import by_score, gaps, gold_scores, people, ratings, simulated
 
 
 def test_a_score_is_a_judge():
@@ -48,3 +49,23 @@ def test_people_are_asked_in_any_order_and_only_where_they_answered():
     judge = people([answer("a", "b", 0, "v"), answer("b", "a", 1, "w"), answer(" a", "b", 1, "u")])
     asked = judge([post, post, post, other], ["a", "b", "a", "a"], ["b", "a", "c", "b"])
     np.testing.assert_allclose(asked, [2 / 3, 1 / 3, np.nan, np.nan])
+
+
+def test_simulated_people_are_asked_once_a_post_in_an_order_that_tells_nothing():
+    class Labelers:
+        """Prefer the longer text; of equally long ones, the first that they are shown."""
+
+        shown = []
+
+        def answer(self, asked):
+            self.shown += [one.summaries[0].text for one in asked]
+            lengths = [[len(summary.text) for summary in one.summaries] for one in asked]
+            return [replace(one, choice=int(b > a)) for one, (a, b) in zip(asked, lengths, strict=True)]
+
+    posts = [Post(str(i), "pets", "t", "p") for i in range(200)]
+    judge = simulated(Labelers())
+    assert (judge(posts, ["longer"] * 200, ["short"] * 200) == 1).all()
+    assert (judge(posts, ["short"] * 200, ["longer"] * 200) == 0).all()
+    assert (judge(posts, ["same"] * 200, [" same"] * 200) == 0.5).all()
+    assert 0.4 < judge(posts, ["a"] * 200, ["b"] * 200).mean() < 0.6
+    assert 80 < Labelers.shown[:200].count("longer") < 120

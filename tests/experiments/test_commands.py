@@ -27,18 +27,21 @@ def workdir(tmp_path_factory):
 def test_agreement_of_every_metric_on_every_kind_of_pairs(workdir):
     assert metric_agreement.main(["rlhf-jax metric-agreement", f"--workdir={workdir}", "--posts=12"]) == 0
     figures = json.loads((workdir / "agreement.json").read_text())
-    assert "held-out, people" in findings.agreement([figures]).body
+    assert "held-out pairs | gold judge" in findings.agreement([figures]).body
     found = figures["agreement"]
-    assert list(found) == ["people", "sft", "ppo"]
+    assert list(found) == ["held_out", "sft", "ppo"]
     metrics = ["reward_model", "rouge1", "rouge2", "rougeL", "words", "copying", "blind"]
-    for kind, shares in found.items():
-        lead = shares.pop("lead_over_rougeL")
-        assert list(shares) == metrics and (not lead or -1 <= lead["low"] <= lead["high"] <= 1)
-        for share in shares.values():
-            assert share["pairs"] <= (16 if kind == "people" else 12)
-            assert not share["pairs"] or 0 <= share["low"] <= share["value"] <= share["high"] <= 1
+    for kind, truths in found.items():
+        assert list(truths) == ["people", "gold judge"]
+        for shares in truths.values():
+            lead = shares.pop("lead_over_rougeL")
+            assert list(shares) == metrics and (not lead or -1 <= lead["low"] <= lead["high"] <= 1)
+            for share in shares.values():
+                assert share["pairs"] <= (experimenting.COMPARED if kind == "held_out" else 12)
+                assert not share["pairs"] or 0 <= share["low"] <= share["value"] <= share["high"] <= 1
     # ROUGE needs a reference, which all posts here have.
-    assert {share["pairs"] for share in found["people"].values()} == {16}
+    pairs = {share["pairs"] for share in found["held_out"]["people"].values()}
+    assert pairs == {experimenting.COMPARED}
     assert (workdir / "agreement.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -50,8 +53,9 @@ def test_agreement_asks_another_run_s_reward_model_too(workdir, tmp_path):
         )
         == 0
     )
-    for shares in json.loads((workdir / "agreement.json").read_text())["agreement"].values():
-        assert shares["another_reward_model"] == shares["reward_model"]  # the same random weights
+    for truths in json.loads((workdir / "agreement.json").read_text())["agreement"].values():
+        for shares in truths.values():
+            assert shares["another_reward_model"] == shares["reward_model"]  # the same random weights
 
 
 def test_without_references_nothing_is_said_of_rouge(tmp_path):
@@ -61,10 +65,10 @@ def test_without_references_nothing_is_said_of_rouge(tmp_path):
     found = metric_agreement.agreements(margins, np.ones(3), infos, np.zeros(3, bool))
     assert found["rougeL"] == {"pairs": 0} and found["lead_over_rougeL"] == {}
     assert found["words"]["value"] == pytest.approx(2 / 3)
-    figures = {"agreement": {"people": found}}
+    figures = {"agreement": {"held_out": {"people": found}}}
     agreement_figure([figures], tmp_path / "agreement.png")
     finding = findings.agreement([figures])
-    assert finding.held is False and "66.7%" in finding.body
+    assert finding.held == {"people": False} and "66.7%" in finding.body
 
 
 def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):

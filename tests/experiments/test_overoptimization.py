@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import experimenting
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tiny
 
 from rlhf_jax.experiments import findings
-from rlhf_jax.experiments.overoptimization import folder_of, main
+from rlhf_jax.experiments.overoptimization import errors, folder_of, main, told
 from rlhf_jax.inference import Network
 from rlhf_jax.pipeline import stages as pipeline
 from rlhf_jax.run import workdir as runs
@@ -72,24 +73,44 @@ def test_the_run_s_own_policy_stands_for_its_own_coefficient(workdir, trained):
 def test_figures_of_every_policy(figures):
     assert (figures["posts"], figures["pool"]) == (6, 4)
     for one in figures["ppo"]:
-        names = {"kl", "reward", "reward_preference", "gold", "gold_preference"}
-        assert one.keys() == names | {"kl_coef"}
-        assert all(one[name]["low"] <= one[name]["value"] <= one[name]["high"] for name in names)
+        assert one.keys() == {"kl_coef", "kl", "score", "preference", "errors"}
+        assert one["score"].keys() == {"reward model", "gold judge"}
+        assert one["preference"].keys() == {"reward model", "gold judge", "people"}
+        for each in (one["score"], one["preference"], one["errors"], {"kl": one["kl"]}):
+            assert all(found["low"] <= found["value"] <= found["high"] for found in each.values())
     first, second = figures["ppo"]
     assert first["kl"] != second["kl"]  # random weights, far from the supervised ones
     assert first["kl"]["value"] > 1
+
+
+def test_errors_are_shares_of_summaries():
+    made = {"a": "day roles", "b": "day", "c": "", "d": "day"}
+    task = SimpleNamespace(
+        errors=lambda record, text: {kind: kind in made[text] for kind in ("day", "roles")}
+    )
+    shares = errors(SimpleNamespace(task=task), [None] * 4, list("abcd"))
+    assert {kind: one["value"] for kind, one in shares.items()} == {"day": 0.75, "roles": 0.25}
+
+
+def test_the_mean_over_a_pool_is_weighted():
+    """Two posts with two summaries each, of which the first has all the weight, and half of it."""
+    scores = {"gold judge": np.array([[5.0, 1.0], [4.0, 2.0]]), "people": np.array([[0.0, 1.0], [1.0, 1.0]])}
+    found = told(scores, {"gold judge": np.array([3.0, 3.0, 9.0])}, np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert found["score"]["gold judge"]["value"] == 4.0  # (5 + 3) / 2
+    assert found["preference"]["gold judge"]["value"] == 0.75  # (1 + ½) / 2
+    assert found["preference"]["people"]["value"] == 0.5  # (0 + 1) / 2
 
 
 def test_best_of_n_rises_with_n_and_starts_at_the_policy_itself(workdir, figures):
     points = figures["best_of_n"]
     assert [one["n"] for one in points] == [1, 2, 4]
     assert points[0]["kl"]["value"] == points[0]["kl_closed_form"] == 0
-    rewards = [one["reward"]["value"] for one in points]
+    rewards = [one["score"]["reward model"]["value"] for one in points]
     assert rewards == sorted(rewards)
     pool = np.load(workdir / "overoptimization" / "pool_6x4.npz")
-    scale, sums = tiny.largest(pool["reward"]), pool["reward"].size  # of float32
-    tiny.assert_close(rewards[0], pool["reward"].mean(), sums, scale)
-    tiny.assert_close(rewards[2], pool["reward"].max(axis=1).mean(), sums, scale)
+    scale, sums = tiny.largest(pool["reward model"]), pool["reward model"].size  # of float32
+    tiny.assert_close(rewards[0], pool["reward model"].mean(), sums, scale)
+    tiny.assert_close(rewards[2], pool["reward model"].max(axis=1).mean(), sums, scale)
 
 
 def test_the_page_of_findings_reads_them(figures):

@@ -9,7 +9,8 @@ import pytest
 import tiny
 
 from rlhf_jax.data.comparisons import comparisons_of_run, pairs_of
-from rlhf_jax.experiments import findings, scaling
+from rlhf_jax.experiments import command, findings_on_scale, scaling
+from rlhf_jax.experiments.command import open_run
 from rlhf_jax.experiments.scaling import doublings, first_share, main
 from rlhf_jax.pipeline import stages as pipeline
 from rlhf_jax.run import workdir as runs
@@ -23,7 +24,8 @@ def workdir(tmp_path_factory):
 def write_results(folder, rate):
     rates = {"rate": rate, "stderr": 0.1, "low": rate - 0.2, "high": rate + 0.2}
     results = {"judge": "gold judge", "ppo": {"kl": 1.0}}
-    results["preference_over_reference"] = {name: rates for name in ("title", "sft", "ppo")}
+    for by in ("people_over_reference", "preference_over_reference"):
+        results[by] = dict.fromkeys(("title", "sft", "ppo"), rates)
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -74,38 +76,25 @@ def test_points_of_every_share(workdir, figures):
     assert [(one["share"], one["comparisons"]) for one in figures["points"]] == [(0.5, 8), (1, 16)]
     for one in figures["points"]:
         assert one["parameters"] == figures["points"][0]["parameters"] > 12_288  # 768 pieces × width 16
-        for name in ("valid_accuracy", "gold_accuracy", "blind_accuracy"):
-            assert 0 <= one[name]["low"] <= one[name]["value"] <= one[name]["high"] <= 1
-    half, whole = (workdir / "scaling" / name for name in ("own_0.5", "own_1"))
+        assert one["accuracy"].keys() == {"people", "gold judge"}
+        for right in (*one["accuracy"].values(), one["blind_accuracy"]):
+            assert 0 <= right["low"] <= right["value"] <= right["high"] <= 1
+    half = workdir / "scaling" / "own_0.5"
     assert len(pairs_of(comparisons_of_run(experimenting.config(), half), "train")) == 8
-    assert (whole / "checkpoints" / "reward").resolve() != (half / "checkpoints" / "reward").resolve()
+    assert not (workdir / "scaling" / "own_1").exists()  # that is the run itself
 
 
 def test_policies_along_size(figures):
     (one,) = figures["policies"]
-    assert one["ppo"]["rate"] == 0.6 and "title" not in one and one["kl"] == 1
-
-
-def test_the_run_s_own_policies_serve_where_they_are_of_all_comparisons_and_as_many_episodes(
-    tmp_path, monkeypatch
-):
-    workdir, config = experimenting.finished_run(tmp_path), experimenting.config()
-    experimenting.finish(workdir, "eval")
-    write_results(workdir, 0.7)
-    monkeypatch.setattr(pipeline, "run_stages", run_stages)
-    assert scaling.policy(config, workdir, "", 1)["ppo"]["rate"] == 0.7
-    assert scaling.policy(config, workdir, "", 0.5)["ppo"]["rate"] == 0.6
-    arguments = ["scaling", f"--workdir={workdir}", "--shares=1", "--policies", "--episodes=16"]
-    assert main(arguments) == 0
-    (one,) = json.loads((workdir / "scaling.json").read_text())["policies"]
-    assert one["ppo"]["rate"] == 0.6
-    assert runs.read_config(workdir / "scaling" / "own_1").ppo.episodes == 16
+    for by in ("people_over_reference", "preference_over_reference"):
+        assert one[by]["ppo"]["rate"] == 0.6 and "title" not in one[by]
+    assert one["kl"] == 1
 
 
 def test_the_page_of_findings_reads_them(figures):
-    assert "A doubling of the comparisons adds" in findings.more_comparisons([figures]).body
-    assert findings.larger_models([figures]) is None  # one size was tried
-    assert not findings.policy_size([figures]).held
+    assert ", and a doubling adds" in findings_on_scale.more_comparisons([figures]).body
+    assert findings_on_scale.larger_models([figures]) is None  # one size was tried
+    assert not any(findings_on_scale.policy_size([figures]).held.values())
 
 
 def test_what_a_doubling_adds_by_hand():
@@ -115,41 +104,45 @@ def test_what_a_doubling_adds_by_hand():
             "size": f"base{j}",
             "comparisons": 100 * 2**i,
             "parameters": 1000 * 2**j,
-            "valid_accuracy": {"value": 0.5 + 0.02 * i + 0.01 * j},
+            "accuracy": {"people": {"value": 0.5 + 0.02 * i + 0.01 * j}},
         }
         for i in range(4)
         for j in (0, 3)
     ]
-    sizes = ["base0", "base3"]
     gains = {"comparisons": 0.02, "parameters": 0.01}
-    assert doublings(points, sizes)["valid_accuracy"] == pytest.approx(gains)
-    assert doublings(points, sizes[:1])["valid_accuracy"] == pytest.approx({"comparisons": 0.02})
-    assert doublings(points[:1], sizes) == {"valid_accuracy": {}}
-    # A base that saw more tells of comparisons, as the others do, and nothing of parameters.
-    more = [
-        one | {"size": "more", "valid_accuracy": {"value": 0.7 + 0.02 * i}}
-        for i, one in enumerate(points[::2])
-    ]
-    assert doublings(points + more, sizes)["valid_accuracy"] == pytest.approx(gains)
+    assert doublings(points)["people"] == pytest.approx(gains)
+    assert doublings(points[::2])["people"] == pytest.approx({"comparisons": 0.02})
+    assert doublings(points[:1]) == {"people": {}}
 
 
-def test_the_run_s_reward_model_serves_where_it_is_the_best_of_as_many(tmp_path):
-    workdir, config = experimenting.finished_run(tmp_path), experimenting.config()
-    more = replace(config, reward=replace(config.reward, seeds=config.reward.seeds + 1))
-    folder = scaling.prepare(more, workdir, "", 1)
+def test_another_share_of_the_run_s_size_goes_on_from_its_supervised_policy(workdir):
+    run = open_run(workdir)
+    folder = scaling.prepare(run, "", 0.25)
     assert runs.stage_done(folder, "sft") and not runs.stage_done(folder, "reward")
-    assert runs.stage_done(scaling.prepare(config, workdir, "", 0.5), "sft")
-    (folder / "config.json").unlink()
-    assert runs.stage_done(scaling.prepare(config, workdir, "", 1), "reward")
+    assert scaling.prepare(run, "", 1) == workdir
 
 
-@pytest.mark.parametrize(
-    "option, message",
-    [
-        ("--shares=0.5,2", "--shares: a share of the comparisons is at most 1"),
-        ("--alike=elsewhere", "--alike: elsewhere should be some of"),
-    ],
-)
-def test_what_cannot_be_is_refused(workdir, capsys, option, message):
-    assert main(["rlhf-jax scaling", f"--workdir={workdir}", option]) == 2
-    assert message in capsys.readouterr().err
+def test_the_miniature_s_sizes_are_its_ladder_and_each_but_the_run_s_own_gets_the_largest_share(
+    workdir, monkeypatch, tmp_path
+):
+    tried, run = [], open_run(workdir)
+    small = replace(run.config, model=replace(run.config.model, pretrained="mini/small"))
+
+    def point(run, size, share):
+        tried.append((size, share))
+        accuracy = {"people": {"value": 0.6, "low": 0.5, "high": 0.7}}
+        about = {"size": size, "share": share, "comparisons": 16, "parameters": len(tried)}
+        return about | {"accuracy": accuracy, "blind_accuracy": accuracy["people"]}
+
+    monkeypatch.setattr(scaling, "point", point)
+    monkeypatch.setattr(scaling, "gates", lambda size: {"tokens": 1})
+    monkeypatch.setattr(command, "open_run", lambda _: replace(run, workdir=tmp_path, config=small))
+    assert main(["rlhf-jax scaling", f"--workdir={workdir}", "--shares=0.25,0.5"]) == 0
+    rungs = [("mini/tiny", 0.5), ("mini/small", 0.25), ("mini/small", 0.5), ("mini/medium", 0.5)]
+    assert tried == [*rungs, ("mini/large", 0.5)]
+    assert list(json.loads((tmp_path / "scaling.json").read_text())["gates"]) == list(scaling.LADDER)
+
+
+def test_a_share_above_all_is_refused(workdir, capsys):
+    assert main(["rlhf-jax scaling", f"--workdir={workdir}", "--shares=0.5,2"]) == 2
+    assert "--shares: a share of the comparisons is at most 1" in capsys.readouterr().err

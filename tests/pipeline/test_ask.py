@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from itertools import count
 
+import experimenting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ import tiny
 from rlhf_jax import inference
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.record_json import read_posts, write_jsonl
+from rlhf_jax.data.tasks.mini import MiniLabelers
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import read_tasks
 from rlhf_jax.mesh import make_mesh
@@ -24,7 +26,6 @@ from rlhf_jax.pipeline.ask import Policy, TaskError, asked_in, draw, find_polici
 from rlhf_jax.pipeline.export import export
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
-from rlhf_jax.run.checkpoint import CheckpointError
 
 POSTS = [dataclasses.replace(post, id=f"post{i}") for i, post in enumerate(tiny.posts(12, seed=0))]
 
@@ -161,8 +162,11 @@ def test_a_policy_is_a_stage_a_checkpoint_of_another_run_or_an_exported_model(tr
     "specs, message",
     [
         (["sft"], "two or more"),
-        (["reference", "reference"], "one reference"),
-        (["sft", "base"], "'base' is none of reference, sft, sft_10x, ppo"),
+        (["reference", "reference"], "reference is not compared with itself"),
+        (["sft", "editor", "editor"], "editor is not compared with itself"),
+        (["sft", "base"], "'base' is none of reference, ppo, sft; another one needs"),  # no model.pretrained
+        (["sft", "editor"], "'editor' is none of reference, ppo, sft;"),  # a task without simulated people
+        (["sft", "sft_10x"], "'sft_10x' is none of reference, ppo, sft;"),
         (["sft", "sft:RUN/checkpoints/ppo"], "'sft:RUN.*' needs a name of its own"),
         (["sft", "reference:RUN/checkpoints/ppo"], "needs a name of its own"),
         (["reference", "ref:RUN/checkpoints/ppo"], "needs a name of its own"),
@@ -182,13 +186,55 @@ def test_a_wrong_policy_is_told(trained, specs, message):
     assert re.search(message, str(told.value).replace(str(workdir), "RUN"))
 
 
-def test_a_stage_that_has_not_run_is_named(trained, tmp_path):
+def test_the_policies_of_an_empty_folder_are_those_that_need_none(trained, tmp_path):
     config, _ = trained
-    with (
-        jax.set_mesh(make_mesh(config.mesh)),
-        pytest.raises(CheckpointError, match="checkpoints/ppo"),
-    ):
-        find_policies(["reference", "ppo"], config, tmp_path, 1.0)
+    for name in ("base", "editor", "ppo"):
+        with pytest.raises(TaskError, match="is none of reference;"):
+            find_policies(["reference", name], config, tmp_path, 1.0, "data.mini_policies")
+    with pytest.raises(TaskError, match="^data.mini_policies: name two or more"):
+        find_policies(["reference"], config, tmp_path, 1.0, "data.mini_policies")
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A run of the miniature with an exported policy for its base, and its configuration."""
+    workdir = experimenting.finished_run(tmp_path_factory.mktemp("miniature"))
+    export(workdir, "sft", workdir / "exported")
+    config = experimenting.config()
+    config.model.pretrained = str(workdir / "exported")
+    return config, workdir
+
+
+def test_base_is_the_pretrained_model_with_examples_in_its_prompt(miniature):
+    config, workdir = miniature
+    task = tasks.find(config.data, config.seed)
+    posts = task.records()["valid"]
+    shown = task.few_shot(task.records()["train"][: config.eval.shots])
+    with jax.set_mesh(make_mesh(config.mesh)):
+        base, sft = find_policies(["base", "sft"], config, workdir, 0.0)
+        found, unprompted = base.write(posts, 0), sft.write(posts, 0)
+        network = inference.load(config.model.pretrained, config=config, task=task)
+        whole = network.on(shown).write(posts, 0.0, 0)
+    assert base.name == "base" and found == [text.split("\n")[0] for text in whole]
+    assert found != unprompted  # of the same weights
+
+
+def test_the_editor_revises_the_text_that_it_meets(miniature, monkeypatch):
+    config, workdir = miniature
+    posts = tasks.find(config.data, config.seed).records()["train"]
+    monkeypatch.setattr(MiniLabelers, "revise", lambda self, post, text, rng: f"{post.id}: {text}")
+    with jax.set_mesh(make_mesh(config.mesh)):
+        policies = find_policies(["sft", "reference", "editor"], config, workdir, 1.0)
+        records = draw([*policies, writer("another")], posts, 60, seed=0)
+    assert [policy.name for policy in policies] == ["sft", "ref", "editor"]
+    met: Counter[str] = Counter()
+    for record in records:
+        told = {summary["policy"]: summary["text"] for summary in record["summaries"]}
+        if revised := told.pop("editor", None):
+            ((name, text),) = told.items()
+            assert revised == f"{record['info']['id']}: {text}"
+            met[name] += 1
+    assert met == {"sft": 10, "ref": 10, "another": 10}
 
 
 def test_a_context_too_short_for_the_texts_is_told(trained):
@@ -260,7 +306,7 @@ def test_a_split_is_of_its_posts_and_named(real, tmp_path):
     "options, message",
     [
         (["--policies=sft"], "name two or more"),
-        (["--policies=sft,ppo"], "no whole checkpoint in"),
+        (["--policies=sft,ppo"], "'ppo' is none of reference, sft;"),
         (["--policies=sft,x:nowhere"], "nowhere is neither"),
         (["--policies=sft,reference", "--posts=test"], "no posts in test"),
         (["--policies=sft,reference", "--config.data.filters=True"], "no posts in train"),  # of r/pets

@@ -1,6 +1,9 @@
-"""Comparisons of the miniature: made once, always the same, holding nothing that people do not give."""
+"""Comparisons of the miniature: of what the run's policies and people write, made once, always the same."""
 
 import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +14,15 @@ from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import comparisons_of_run, load_comparisons
 from rlhf_jax.data.record_json import read_comparisons, write_jsonl
+from rlhf_jax.data.records import Comparison
+from rlhf_jax.data.tasks.mini import MiniLabelers
+from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import transformer
 from rlhf_jax.pipeline import collect
+from rlhf_jax.pipeline.ask import TaskError, pair_of
 from rlhf_jax.run import checkpoint
+from rlhf_jax.run.workdir import open_workdir
 
 CONFIG = Config(
     mesh=MeshConfig(1, 1, 1),
@@ -27,76 +35,140 @@ CONFIG = Config(
         response_tokens=6,
         mini_posts=30,
         mini_pairs=60,
-        mini_sampled=10,
+        mini_policies=("sft", "sft", "reference", "editor"),
         mini_test=12,
     ),
 )
-POSTS = tasks.find(CONFIG.data, CONFIG.seed).records()
-HELD_OUT = 500  # the least number of pairs that a held-out split has
+TASK = tasks.find(CONFIG.data, CONFIG.seed)
+POSTS = TASK.records()
+SIZES = {"train": 60, "valid1": 40, "valid2": 40}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A work folder, its comparisons, and what was written for them: samples, and revisions of a text."""
+
+    workdir: Path
+    comparisons: list[Comparison]
+    samples: set[str]
+    revisions: set[tuple[str, str, str]]  # post, text, the text revised
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tasks.find(CONFIG.data, 0).make_tokenizer(POSTS["train"], None)
+    return TASK.make_tokenizer(POSTS["train"], None)
+
+
+def start(tokenizer, folder) -> Path:
+    """A work folder with what stage sft leaves: a policy of random weights."""
+    workdir = open_workdir(folder, CONFIG)
+    tokenizer.save(workdir)
+    weights = tiny.parameters(transformer.specs(CONFIG.model, tokenizer.vocab_size))
+    arrays = {"params": weights, "rest": {"step": jnp.int32(1)}}
+    checkpoint.save(workdir / "checkpoints" / "sft", 1, **arrays, meta={})
+    return workdir
 
 
 @pytest.fixture(scope="module")
 def made(tokenizer, tmp_path_factory):
-    """Two runs of the same configuration, collected apart: their folders and what they returned."""
-    weights = tiny.parameters(transformer.specs(CONFIG.model, tokenizer.vocab_size))
-    runs = []
-    with jax.set_mesh(make_mesh(CONFIG.mesh)):
-        for name in ("one", "two"):
-            workdir = tmp_path_factory.mktemp(name)
-            tokenizer.save(workdir)
-            arrays = {"params": weights, "rest": {"step": jnp.int32(1)}}
-            checkpoint.save(workdir / "checkpoints" / "sft", 1, **arrays, meta={})
+    """Two runs of the same configuration, collected apart."""
+    write, revise, runs = Network.write, MiniLabelers.revise, []
+    for name in ("one", "two"):
+        samples, revisions = set(), set()
+
+        def writing(self, *arguments, samples=samples):
+            texts = write(self, *arguments)
+            samples.update(texts)
+            return texts
+
+        def revising(self, post, text, rng, revisions=revisions):
+            revised = revise(self, post, text, rng)
+            revisions.add((post.id, text, revised))
+            return revised
+
+        with pytest.MonkeyPatch.context() as patch, jax.set_mesh(make_mesh(CONFIG.mesh)):
+            patch.setattr(collect, "LEAST_HELD_OUT", SIZES["valid1"])
+            patch.setattr(Network, "write", writing)
+            patch.setattr(MiniLabelers, "revise", revising)
+            workdir = start(tokenizer, tmp_path_factory.mktemp(name))
             collect.run(CONFIG, workdir)
-            runs.append((workdir, list(read_comparisons(workdir / "comparisons.jsonl"))))
+        runs.append(Made(workdir, list(read_comparisons(workdir / "comparisons.jsonl")), samples, revisions))
     return runs
 
 
 def test_two_runs_collect_the_same(made):
-    (one, first), (two, second) = made
-    assert first == second
-    assert (one / "comparisons.jsonl").read_bytes() == (two / "comparisons.jsonl").read_bytes()
+    one, two = made
+    assert one.comparisons == two.comparisons
+    files = [run.workdir / "comparisons.jsonl" for run in made]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_second_call_leaves_what_the_first_wrote(made, tmp_path, capsys):
-    text = (made[0][0] / "comparisons.jsonl").read_text(encoding="utf-8")
-    (tmp_path / "comparisons.jsonl").write_text("".join(text.splitlines(keepends=True)[:3]), encoding="utf-8")
-    collect.run(CONFIG, tmp_path)
+    write_jsonl(tmp_path / "comparisons.jsonl", made[0].comparisons[:3])
+    before = (tmp_path / "comparisons.jsonl").read_bytes()
+    collect.run(CONFIG, tmp_path)  # where there is no policy that could write anew
     assert capsys.readouterr().out == "collect: 3 comparisons in train\n"
-    assert comparisons_of_run(CONFIG, tmp_path) == made[0][1][:3]
+    assert (tmp_path / "comparisons.jsonl").read_bytes() == before
+    assert comparisons_of_run(CONFIG, tmp_path) == made[0].comparisons[:3]
 
 
 def test_splits_have_their_sizes_and_share_no_post(made):
-    posts, sizes = {}, {}
-    for comparison in made[0][1]:
-        posts.setdefault(comparison.split, set()).add(comparison.info.id)
-        sizes[comparison.split] = sizes.get(comparison.split, 0) + 1
-    assert sizes == {"train": 60, "valid1": HELD_OUT, "valid2": HELD_OUT}
-    assert posts["train"] <= {post.id for post in POSTS["train"]}
-    assert posts["valid1"] == {post.id for post in POSTS["valid"][:6]}
-    assert posts["valid2"] == {post.id for post in POSTS["valid"][6:]}
+    found: dict[str, set[str]] = {}
+    for comparison in made[0].comparisons:
+        found.setdefault(comparison.split, set()).add(comparison.info.id)
+    assert Counter(comparison.split for comparison in made[0].comparisons) == SIZES
+    assert found["train"] == {post.id for post in POSTS["train"]}
+    assert found["valid1"] == {post.id for post in POSTS["valid"][:6]}
+    assert found["valid2"] == {post.id for post in POSTS["valid"][6:]}
 
 
-def test_the_policys_own_summaries_are_compared(made):
-    sampled = {post.id for post in POSTS["train"][: CONFIG.data.mini_sampled]}
-    compared = [c for c in made[0][1] if "sft" in {summary.policy for summary in c.summaries}]
-    assert {c.split for c in compared} == {"train", "valid1", "valid2"}
-    assert {c.info.id for c in compared if c.split == "train"} <= sampled
+def test_every_two_policies_meet_equally_often_in_every_split(made):
+    for split, size in SIZES.items():
+        asked = [one for one in made[0].comparisons if one.split == split]
+        met = Counter(tuple(sorted(summary.policy for summary in one.summaries)) for one in asked)
+        kinds = [("editor", "ref"), ("editor", "sft"), ("ref", "sft"), ("sft", "sft")]
+        assert met == dict.fromkeys(kinds, size // 4)
+
+
+def test_no_pair_is_asked_twice_or_of_one_text(made):
+    pairs = [pair_of(one.info.id, [each.text for each in one.summaries]) for one in made[0].comparisons]
+    assert len(set(pairs)) == len(pairs) and all(len(texts) == 2 for _, texts in pairs)
+
+
+def test_all_texts_are_what_policies_people_and_the_editor_wrote(made):
+    references = {post.id: post.reference for split in POSTS.values() for post in split}
+    for one in made[0].comparisons:
+        for summary, other in (one.summaries, one.summaries[::-1]):
+            if summary.policy == "ref":
+                assert summary.text == references[one.info.id]
+            elif summary.policy == "editor":
+                assert (one.info.id, other.text, summary.text) in made[0].revisions
+            else:
+                assert summary.policy == "sft" and summary.text in made[0].samples
+
+
+def test_the_labelers_of_the_task_are_asked(made):
+    asked = [replace(one, choice=0, worker="", extra={}) for one in made[0].comparisons]
+    assert TASK.labelers.answer(asked) == made[0].comparisons
 
 
 def test_records_hold_what_people_give_and_nothing_of_the_judge(made):
     """No score, no rating, no reference: a summary, who wrote it, and which one a labeler preferred."""
-    records = [json.loads(line) for line in (made[0][0] / "comparisons.jsonl").open(encoding="utf-8")]
-    for record in records:
+    lines = (made[0].workdir / "comparisons.jsonl").read_text(encoding="utf-8").splitlines()
+    for record in map(json.loads, lines):
         assert record.keys() == {"info", "summaries", "choice", "worker", "batch", "split", "extra"}
         assert record["info"].keys() == {"id", "subreddit", "title", "post"}
         assert record["extra"].keys() == {"confidence"} and record["extra"]["confidence"] in range(1, 10)
         for summary in record["summaries"]:
             assert summary.keys() <= {"text", "policy", "note"}
+
+
+def test_a_policy_that_is_not_there_is_told_with_the_setting_that_names_it(tokenizer, tmp_path):
+    config = replace(CONFIG, data=replace(CONFIG.data, mini_policies=DataConfig().mini_policies))
+    told = r"data\.mini_policies: 'base' is none of reference, sft, editor;"  # without model.pretrained
+    with jax.set_mesh(make_mesh(CONFIG.mesh)), pytest.raises(TaskError, match=told):
+        collect.run(config, start(tokenizer, tmp_path))
+    assert not (tmp_path / "comparisons.jsonl").exists()
 
 
 def test_real_comparisons_are_read_from_their_own_place(tmp_path, capsys):

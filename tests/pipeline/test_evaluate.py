@@ -13,12 +13,11 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
+from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.mini.judge import ideal, judge
-from rlhf_jax.data.mini.labelers import judged_gap, label
-from rlhf_jax.data.mini.pairs import pairs
 from rlhf_jax.data.record_json import write_jsonl
-from rlhf_jax.data.records import Post
-from rlhf_jax.data.tasks.mini import rate
+from rlhf_jax.data.records import Comparison, Post, Summary
+from rlhf_jax.data.tasks.mini import Mini, rate
 from rlhf_jax.data.tasks.tldr import Tldr
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.evaluation import judges, policies
@@ -122,6 +121,13 @@ def test_results_have_the_fields_that_others_read(results):
     assert {"kl", "score_start", "score_end", "episodes", "episodes_per_second"} <= results["ppo"].keys()
 
 
+def test_of_real_texts_nothing_is_told_that_nobody_knows(results):
+    assert results["people"] == "people" and "people_over_reference" not in results
+    assert results["reward_model"]["by_change"] == {}
+    for figures in results["policies"].values():
+        assert figures["diversity"].keys() == {"distinct", "distinct_share"} and "errors" not in figures
+
+
 def test_each_network_is_asked_how_likely_the_references_are(config, results, samples, workdir):
     nats = {name: figures.get("reference_nats") for name, figures in results["policies"].items()}
     assert [name for name, value in nats.items() if value] == ["base", "sft", "sft_10x", "ppo"]
@@ -211,11 +217,12 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
         config, data=dataclasses.replace(config.data, source="mini", mini_posts=4, mini_test=6)
     )
     posts = mini.posts(config.seed, "test", 6)
-    records = [
-        comparison
+    asked = [
+        Comparison(post, (Summary(ideal(post), "ideal"), Summary(post.title, "title")), 0, "", "b", split)
         for split in ("train", "valid1", "valid2")
-        for comparison in label(pairs(mini.posts(0, "valid", 6), 12, 0), 0, split)
+        for post in mini.posts(0, "valid", 12)
     ]
+    records = Mini(mini_config.data).labelers.answer(asked)
     write_jsonl(tmp_path / "comparisons.jsonl", records)
 
     def responses(config, workdir, task, tokenizer, posts, examples, score):
@@ -238,9 +245,23 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
     assert results["policies"]["ppo"]["reward"] == 0 and results["policies"]["ppo"]["key_fact"] == 1
     assert results["policies"]["ppo"]["reference_nats"] == 12.5
     assert results["reward_model"]["valid_accuracy"] == 1
-    right = [judged_gap(pair) > 0 for pair in pairs(mini.posts(0, "valid", 6), 12, 0)]
-    chosen = [record.choice == 0 for record in records if record.split == "valid2"]
-    assert results["reward_model"]["gold_accuracy"] == pytest.approx(np.mean(np.equal(right, chosen)))
+    chosen = [record.choice == 0 for record in records if record.split == "valid2"]  # the ideal, by people
+    assert results["reward_model"]["gold_accuracy"] == pytest.approx(np.mean(chosen))
+    assert results["people"] == "simulated people"
+    assert results["people_over_reference"].keys() == results["preference_over_reference"].keys() == {"ppo"}
+    assert results["people_over_reference"]["ppo"].keys() == {"rate", "stderr", "low", "high"}
+    changed = results["reward_model"]["by_change"]
+    assert changed["question"] == {"pairs": 6, "value": 1, "low": 1, "high": 1}
+    figures = results["policies"]["ppo"]
+    assert figures["diversity"] | {"forms": 0, "commonest_form": 0} == {
+        "distinct": 6,
+        "distinct_share": 1,
+        "forms": 0,
+        "commonest_form": 0,
+        "ideal": 1,
+        "ideal_claims": 1,
+    }
+    assert set(figures["errors"].values()) == {0} and figures["errors"].keys() == {"any", *KINDS}
     lines = (tmp_path / "samples" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     for post, sample in zip(posts, map(json.loads, lines), strict=True):
         assert sample["summaries"]["ppo"]["gold"] == pytest.approx(judge(post, ideal(post)).overall)
@@ -278,7 +299,7 @@ def test_the_judge_reads_the_miniature():
     some = mini.posts(0, "test", 5)
     best = judges.ratings(rate, some, [ideal(post) for post in some])
     nothing = judges.ratings(rate, some, [""] * 5)
-    assert best["key_fact"].all() and best["overall"].min() > 6
+    assert best["key_fact"].all() and best["overall"].min() > 5
     assert not nothing["key_fact"].any() and nothing["overall"].max() < 1.5
 
 

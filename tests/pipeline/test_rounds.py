@@ -16,8 +16,10 @@ import tiny
 from rlhf_jax import main
 from rlhf_jax.config import Config, ConfigError, DataConfig, MeshConfig, RoundsConfig
 from rlhf_jax.data import task as tasks
-from rlhf_jax.data.record_json import read_comparisons, write_jsonl
+from rlhf_jax.data.mini import labelers
+from rlhf_jax.data.record_json import read_comparisons, read_jsonl, write_jsonl
 from rlhf_jax.data.records import RecordError
+from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.files import write_text
 from rlhf_jax.pipeline import ask, rounds, stages
 from rlhf_jax.pipeline.ask import Policy, asked_in
@@ -127,6 +129,18 @@ def test_nothing_is_asked_twice_and_all_answers_so_far_are_trained_on(started, n
         trained = list(read_comparisons(folder_of(workdir, number) / "comparisons.jsonl"))
         wanted = [f"round{i}" for i, count in enumerate(batches, 1) for _ in range(count)]
         assert [comparison.batch for comparison in trained] == wanted
+
+
+def test_simulated_people_answer_what_a_round_asks(started, named):
+    workdir = started(MINI)
+    rounds.run(MINI, workdir)
+    folder = folder_of(workdir, 2)
+    asked = list(read_jsonl(folder / "tasks.jsonl", lambda line: comparison_of(line, choice=0)))
+    found, wanted = list(read_comparisons(folder / COLLECTED)), labelers.answer(asked, MINI.seed)
+    assert {one.batch for one in found} == {"round2"} and len(found) == 20
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours.info, ours.summaries) == (theirs.info, theirs.summaries)
+        assert (ours.choice, ours.worker, ours.extra) == (theirs.choice, theirs.worker, theirs.extra)
 
 
 def test_a_post_is_held_out_in_all_rounds_or_in_none(started, named):

@@ -25,16 +25,31 @@ RESULTS = {
     "split": "test",
     "posts": 500,
     "judge": "gold judge",
+    "people": "simulated people",
+    "people_over_reference": {
+        "sft": {"rate": 0.451, "stderr": 0.0222},
+        "ppo": {"rate": 0.55, "stderr": 0.0222},
+    },
     "preference_over_reference": {
         "sft": {"rate": 0.382, "stderr": 0.0217},
         "ppo": {"rate": 0.614, "stderr": 0.0218},
     },
     "policies": {
-        "reference": {"words": 9.96, "reward": -0.004},
+        "reference": {
+            "words": 9.96,
+            "reward": -0.004,
+            "diversity": {"distinct": 499, "distinct_share": 0.998, "forms": 120, "ideal_claims": 0.0123},
+            "errors": {"any": 0.25, "roles": 0.0625, "of_my_own": 0.5},
+        },
         "sft": {"gold": {"overall": 3.456}, "key_fact": 0.249, "words": 11.0, "reward": -1.204},
         "ppo": {"gold": {"overall": 5.0}, "key_fact": 0.5, "words": 12.0, "reward": 0.3},
     },
-    "reward_model": {"valid_accuracy": 0.6712, "gold_accuracy": 0.823},
+    "reward_model": {
+        "valid_accuracy": 0.6712,
+        "gold_accuracy": 0.823,
+        "blind_accuracy": 0.61,
+        "by_change": {"too_late": {"pairs": 1300, "value": 0.905, "low": 0.88, "high": 0.92}},
+    },
     "ppo": {"kl": 6.314, "episodes": 9600},
     "seconds": {"sft": 64.2, "ppo": 281.0},
     "notes": ["KL was <negative>"],
@@ -117,13 +132,38 @@ def test_the_page_loads_nothing(page):
 
 
 def test_numbers_of_the_table(page):
-    header = ["", "Preferred", "Overall", "Key fact", "RM score", "Words"]
-    start = page.rows.index(header)
+    verdicts = ["Preferred by gold judge", "Preferred by simulated people"]
+    start = page.rows.index(["", *verdicts, "Overall", "Key fact", "RM score", "Words"])
     assert page.rows[start + 1 : start + 4] == [
-        ["Reference", "", "", "", "+0.00", "10.0"],
-        ["SFT", "38.2 ± 2.2%", "3.46", "25%", "−1.20", "11.0"],
-        ["PPO", "61.4 ± 2.2%", "5.00", "50%", "+0.30", "12.0"],
+        ["Reference", "", "", "", "", "+0.00", "10.0"],
+        ["SFT", "38.2 ± 2.2%", "45.1 ± 2.2%", "3.46", "25%", "−1.20", "11.0"],
+        ["PPO", "61.4 ± 2.2%", "55.0 ± 2.2%", "5.00", "50%", "+0.30", "12.0"],
     ]
+
+
+def test_tables_of_diversity_and_errors_have_a_row_a_policy(page):
+    start = page.rows.index(["", "Distinct", "… share", "Forms", "Ideal’s claims"])
+    assert page.rows[start + 1 : start + 3] == [
+        ["Reference", "499", "100%", "120", "1.2%"],
+        ["SFT", "", "", "", ""],
+    ]
+    start = page.rows.index(["", "Any", "Roles", "Of my own"])
+    assert page.rows[start + 1 : start + 3] == [["Reference", "25.0%", "6.2%", "50.0%"], ["SFT", "", "", ""]]
+    assert "Roles doer and victim are exchanged" in page.text
+
+
+def test_the_reward_model_is_shown_by_kind_of_change(page):
+    assert "What the reward model reads" in page.text and "too_late (1,300)" in page.text
+
+
+def test_every_verdict_says_whose_it_is(page):
+    assert "of posts by the gold judge, on 55.0 ± 2.2% by simulated people" in page.text
+    assert (
+        "The gold judge compared each summary with the post’s reference; so did simulated people" in page.text
+    )
+    assert "by gold judge (bars) and simulated people (dots)" in page.text
+    assert "Picks what simulated people prefer of two held-out summaries 67.1%" in page.text
+    assert "A scorer blind to the post, against the gold judge 61.0%" in page.text
 
 
 def test_headline_facts_and_seconds(page):
@@ -152,7 +192,7 @@ def test_a_log_of_each_stage_and_seed_is_drawn(page):
         "Reward model, seed 1 loss",
     ):
         assert title in page.text
-    assert page.tags.count("svg") == 4  # three losses and the preference plot
+    assert page.tags.count("svg") == 5  # three losses, preferences and kinds of change
 
 
 def test_a_larger_policy_s_log_goes_by_the_policy_s_name(tmp_path):
@@ -204,15 +244,18 @@ def test_rewards_of_ones_own_have_a_curve_a_column_and_a_number_at_each_sample(t
 
 def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):
     results, summaries = copy.deepcopy(RESULTS), copy.deepcopy(SUMMARIES)
-    results |= {"split": "valid", "judge": "reward model", "notes": []}
+    results |= {"split": "valid", "judge": "reward model", "people": "people", "notes": []}
+    del results["people_over_reference"], results["reward_model"]["by_change"]
     for policy in results["policies"].values():
-        policy |= {"gold": None, "key_fact": None}
+        policy |= {"gold": None, "key_fact": None, "errors": {}, "diversity": {}}
     results["reward_model"]["gold_accuracy"] = None
     for summary in summaries.values():
         summary |= {"gold": None, "key_fact": None}
     page = Page(run(tmp_path / "real", results, summaries))
     assert not re.search("gold|key fact|None", page.text, re.IGNORECASE)
-    assert ["", "Preferred", "RM score", "Words"] in page.rows
+    assert ["", "Preferred by reward model", "RM score", "Words"] in page.rows
+    assert not re.search("Diversity|Errors|What the reward model reads|dots", page.text)
+    assert "A scorer blind to the post, against people 61.0%" in page.text
     assert ["", "", "RM"] in page.rows
     assert "same 500 validation posts" in page.text
     assert "by its own reward model" in page.text

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 
-from rlhf_jax.report.page_plots import curve_plot, preference_plot, running_mean
+from rlhf_jax.report.page_plots import change_plot, curve_plot, preference_plot, running_mean
 
 
 def test_running_mean_by_hand():
@@ -25,6 +25,17 @@ def test_words_stay_words_and_nothing_is_fetched():
     assert ">SFT</text>" in svg
     assert ">40%</text>" in svg
     assert "http" not in svg
+
+
+def test_people_are_dots_beside_the_bars_of_the_judge():
+    judge = {name: {"rate": 0.5, "stderr": 0.02} for name in ("SFT", "PPO")}
+    alone, both = preference_plot(judge), preference_plot(judge, {"PPO": {"rate": 0.8, "stderr": 0.1}})
+    assert "<use" in both and both.count("<use") == alone.count("<use") + 1
+
+
+def test_each_change_tells_its_share_and_its_pairs():
+    svg = change_plot({"roles": {"pairs": 1200, "value": 0.755, "low": 0.7, "high": 0.8}})
+    assert ">roles (1,200)</text>" in svg and ">76%</text>" in svg
 
 
 def test_a_gap_in_a_curve_is_drawn_as_a_gap():

@@ -611,7 +611,7 @@ USE = [
         ("serve", ("--store={}/config.py",), ("config.py", "not a store")),
         ("bare feedback export", (), ("--store",)),
         ("feedback export", ("more",), ("unexpected argument 'more'",)),
-        ("simulated", ("more",), ("unexpected argument 'more'",)),
+        ("simulated", ("--comparisons={}/pairs.jsonl", "more"), ("unexpected argument 'more'",)),
     )
 ]
 ALL = (

@@ -23,11 +23,11 @@ LAYERS = [
     {"writing"},
     {"evaluation"},
     {"report"},
-    {"pipeline.rollout"},
+    {"pipeline.rollout", "pipeline.ask", "pipeline.gates", "pipeline.teaching"},
     {"pipeline.own_reward"},
     {"a stage"},  # every other module of pipeline/
     {"pipeline.stages"},
-    {"pipeline.ask", "pipeline.export"},
+    {"pipeline.export"},
     {"pipeline.rounds"},
     {"plan", "main"},
     {"experiments"},

@@ -1,46 +1,43 @@
 """The gold judge of the miniature: scores any text as a summary of a post.
 
-It reads the post's own text, so posts from any file will do, and reads the summary as
-claims (facts and questions) and other words. With accuracy A, coverage C and coherence H
-in [0, 1], overall = 1 + 6 · (0.94 · A · C · H + 0.06 · H): a summary that says the key
-fact, its cause and the question, nothing false and nothing else, gets nearly 7.
-Models never see these scores; they see what simulated labelers make of them, on pairs that
-pairs.py, where it makes them, chooses by these scores.
+It reads the post's own text, so posts from any file will do. With accuracy A, coverage C, coherence H and
+brevity B in [0, 1]
+
+    overall = 1 + 6 · (0.94 · A · C · H · B + 0.06 · H)
+
+Coverage weighs the facts by what the post makes of them (`Story.weights`), and each further one adds less;
+brevity falls with every word. So a good summary is short and says what matters most, and there are many: the
+order, the words and, often, the facts are free. A text with a word that the language does not have there
+(`Reading.foreign`) gets nothing, because such a word may turn or take back the rest. Models never see these
+scores; they see what simulated people make of them.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from rlhf_jax.data.mini import world
-from rlhf_jax.data.mini.world import Fact, Question, Story
+from rlhf_jax.data.mini.reading import Reading, read
+from rlhf_jax.data.mini.wording import HEDGES, Writer
+from rlhf_jax.data.mini.world import Fact, Question, Story, false_parts
 from rlhf_jax.data.records import Record
 
-# What a summary can cover.
-KEY, QUESTION, CAUSE = 0.50, 0.23, 0.27
-BACKGROUND = 0.10  # of what is left uncovered: a background fact, half of it where it is about other people
-WITHOUT_PLACE = 0.85  # of the credit of a fact whose place is left out
-NOT_AS_CAUSE = 0.5  # of the credit of the cause where it is told as just another fact
 # What a claim that is not true leaves of the accuracy.
-FALSE_FACT, FALSE_PLACE, FALSE_QUESTION, FALSE_REASON = 0.3, 0.6, 0.5, 0.7
-NO_CLAIM = 0.5
+FALSE_FACT, FALSE_PART, FALSE_QUESTION, TOO_SURE, NO_CLAIM = 0.35, 0.6, 0.5, 0.8, 0.5
+ASKED = 0.15  # of the coverage: the question
+# Of a fact's credit: who did what to whom, and each part where the fact has it.
+BARE, PLACE, DAY, EFFECT = 0.5, 0.125, 0.125, 0.25
+HEDGED = 0.5  # of the credit of a fact that is sure and told as probable
+FREE_WORDS, PER_WORD = 12, 0.03  # brevity: what each word beyond those that are free costs
 # What a flaw leaves of the coherence.
-REPEATED, DISTRACTION, UNFINISHED, EXTRA_WORD = 0.6, 0.92, 0.85, 0.9
-LONGEST = 15  # words, before each extra word costs
-FREE_GLUE = 2  # linking words allowed besides two a claim
-
-NAME, VERB, PLACE, OF_PERSON, OF_NOBODY = (
-    f"({'|'.join(words)})"
-    for words in (world.NAMES, world.VERBS, world.PLACES, world.ASKED_OF_PERSON, world.ASKED_OF_NOBODY)
-)
-FACT = re.compile(rf"\b{NAME} {VERB} {NAME}\b(?: at {PLACE}\b)?")
-ASKED = re.compile(rf"\bshould i (?:{OF_PERSON} {NAME}|{OF_NOBODY})\b")
-REASON = re.compile(rf"(?:because|{'|'.join(world.CAUSE_MARKERS)}) $")
-MARKERS = (*world.KEY_MARKERS, *world.CAUSE_MARKERS, *world.BACKGROUND_MARKERS)
-GLUE = set(" ".join((*MARKERS, "and basically because but now so")).split())
+REPEATED, UNFINISHED, DISTRACTION = 0.6, 0.85, 0.8
+LIGHT = 0.4  # of the weightiest fact's weight; to tell a fact that has less distracts
 
 
 class Scores(NamedTuple):
@@ -52,124 +49,54 @@ class Scores(NamedTuple):
     overall: float
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A summary taken apart. `reasons` are those of the facts that are given as a cause."""
-
-    facts: tuple[Fact, ...]
-    reasons: tuple[Fact, ...]
-    questions: tuple[Question, ...]
-    stray: int  # words and marks that belong to no claim and link none
-    words: int
-    finished: bool  # ends with a full stop or a question mark
-
-
 def judge(post: Record, summary: str) -> Scores:
     """Scores `summary`, any string, against the facts of a post or article; all 1 where it tells no story."""
-    story, reading = read_post(post.text), read_summary(summary)
+    story, reading = read_post(post), read(summary)
     if story is None:
         return Scores(1.0, 1.0, 1.0, 1.0)
-    accuracy, coverage = _accuracy(story, reading), _coverage(story, reading)
-    coherence = _coherence(story, reading)
-    overall = 0.94 * accuracy * coverage * coherence + 0.06 * coherence
+    accuracy, coverage, coherence = (rate(story, reading) for rate in (_accuracy, _coverage, _coherence))
+    overall = _overall(accuracy, coverage, coherence, reading.words)
     return Scores(*(1 + 6 * share for share in (accuracy, coverage, coherence, overall)))
 
 
-def has_key_fact(post: Record, summary: str) -> bool:
-    """True if the summary states the key fact, with its place or without any."""
-    story = read_post(post.text)
-    return story is not None and any(
-        fact.triple == story.key_fact.triple and story.holds(fact) for fact in read_summary(summary).facts
-    )
+def _overall(accuracy: float, coverage: float, coherence: float, words: int) -> float:
+    brevity = math.exp(-PER_WORD * max(0, words - FREE_WORDS))
+    return 0.94 * accuracy * coverage * coherence * brevity + 0.06 * coherence
 
 
-def ideal(post: Record) -> str:
-    """The summary that the judge likes best: key fact, cause, question."""
-    story = _story_of(post)
-    return f"{story.key_fact} because {story.cause_fact}. {story.question}"
+def read_post(post: Record | str) -> Story | None:
+    """The story that a post, or the text of one, tells; None where it tells no fact or asks nothing."""
+    return _story("", post) if isinstance(post, str) else _story(post.title, post.text)
 
 
-def edited(post: Record, rng: np.random.Generator) -> str:
-    """The reference as a careful editor leaves it: the key fact put in, whatever is false taken out."""
-    story, reading = _story_of(post), read_summary(post.reference)
-    because = story.cause_fact in reading.reasons or rng.random() < 0.3
-    asks = bool(reading.questions) or rng.random() < 0.5
-    reason = f" because {story.cause_fact}" if because else ""
-    return f"{story.key_fact}{reason}." + (f" {story.question}" if asks else "")
-
-
-@lru_cache(maxsize=1 << 16)
-def read_post(text: str) -> Story | None:
-    """The story that a post tells; None where it has no marked key fact, cause and question."""
-    facts: list[Fact] = []
-    found: dict[str, int] = {}
-    for sentence in re.split(r"(?<=[.?!])\s", _normal(text)):
-        match = FACT.search(sentence)
-        if match:
-            before = sentence[: match.start()].strip()
-            found |= {"key": len(facts)} if before in world.KEY_MARKERS else {}
-            found |= {"cause": len(facts)} if before in world.CAUSE_MARKERS else {}
-            facts.append(_fact(match))
-    question = ASKED.search(_normal(text))
-    if not question or len(found) < 2:
+@lru_cache(maxsize=1 << 15)
+def _story(title: str, text: str) -> Story | None:
+    reading = read(text)
+    told: dict[tuple, Fact] = {}
+    repeated = set()
+    for claim in reading.claims:
+        if claim.fact.triple in told:
+            repeated.add(list(told).index(claim.fact.triple))
+        elif claim.clear:
+            told[claim.fact.triple] = claim.fact
+    if not told or not reading.questions:
         return None
-    return Story(tuple(facts), found["key"], found["cause"], _question(question))
-
-
-@lru_cache(maxsize=1 << 16)
-def read_summary(text: str) -> Reading:
-    """Takes a text apart into claims and the words around them."""
-    text = _normal(text)
-    facts = [(match, _fact(match)) for match in FACT.finditer(text)]
-    questions = tuple(_question(match) for match in ASKED.finditer(text))
-    claims = len(facts) + len(questions)
-    rest = re.findall(r"\w+|[^\w\s.,;:?!]", ASKED.sub(" ", FACT.sub(" ", text)))
-    glue = sum(word in GLUE for word in rest)
-    marks = len(re.findall(r"[.,;:?!]", text))
-    return Reading(
-        facts=tuple(fact for _, fact in facts),
-        reasons=tuple(fact for match, fact in facts if REASON.search(text[: match.start()])),
-        questions=questions,
-        stray=len(rest) - glue + max(0, glue - FREE_GLUE - 2 * claims) + max(0, marks - 1 - claims),
-        words=len(re.findall(r"\w+|[^\w\s.,;:?!]", text)),
-        finished=text.endswith((".", "?", "!")),
-    )
-
-
-def _story_of(post: Record) -> Story:
-    story = read_post(post.text)
-    if story is None:
-        raise ValueError(f"{post.id}: the post tells no story with a marked key fact, a cause and a question")
-    return story
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
-def _fact(match: re.Match) -> Fact:
-    subject, verb, object_, place = match.groups(default="")
-    return Fact(subject, verb, object_, place)
-
-
-def _question(match: re.Match) -> Question:
-    of_person, person, of_nobody = match.groups(default="")
-    return Question(of_person or of_nobody, person)
+    named = [word for word in re.findall(r"\w+", title.lower()) if word in world.NAMES]
+    facts = tuple(told.values())
+    return Story(facts, reading.questions[0], named[0] if named else "", frozenset(repeated))
 
 
 def _accuracy(story: Story, reading: Reading) -> float:
-    if not reading.facts and not reading.questions:
+    if not reading.claims and not reading.questions:
         return NO_CLAIM
-    known = {fact.triple for fact in story.facts}
     accuracy = 1.0
-    for fact in set(reading.facts):
-        if fact.triple not in known:
+    for claim in dict.fromkeys(reading.facts):
+        fact = story.find(claim.triple)
+        if fact is None or fact.denied != claim.denied or reading.denies:
             accuracy *= FALSE_FACT
-        elif not story.holds(fact):
-            accuracy *= FALSE_PLACE
-    for fact in set(reading.reasons):
-        if fact.triple in known and fact.triple != story.cause_fact.triple:
-            accuracy *= FALSE_REASON
+            continue
+        accuracy *= FALSE_PART ** len(false_parts(claim, fact))
+        accuracy *= TOO_SURE if claim.sure and not fact.sure else 1.0
     for question in set(reading.questions):
         if question != story.question:
             accuracy *= FALSE_QUESTION
@@ -177,34 +104,112 @@ def _accuracy(story: Story, reading: Reading) -> float:
 
 
 def _coverage(story: Story, reading: Reading) -> float:
-    told = {fact.triple: fact for fact in reading.facts}
-    reasons = {fact.triple for fact in reading.reasons}
+    if reading.foreign:
+        return 0.0
+    told = sum(
+        weight * max((_credit(claim, fact) for claim in _claims_of(fact, reading)), default=0.0)
+        for weight, fact in zip(story.weights, story.facts, strict=True)
+    )
+    return _covered(story, told, story.question in reading.questions)
 
-    def credit(fact: Fact) -> float:
-        if fact.triple not in told:
-            return 0.0
-        return 1.0 if told[fact.triple].place == fact.place else WITHOUT_PLACE
 
-    def relevance(fact: Fact) -> float:
-        return 1.0 if {fact.subject, fact.object} & {story.key_fact.subject, story.key_fact.object} else 0.5
+def _covered(story: Story, told: float, asked: bool) -> float:
+    """The coverage where `told` is the sum of the facts' credits, weighed."""
+    return (1 - ASKED) * min(1.0, told / sum(sorted(story.weights)[-2:])) + ASKED * asked
 
-    cause = credit(story.cause_fact) * (1.0 if story.cause_fact.triple in reasons else NOT_AS_CAUSE)
-    background = BACKGROUND * sum(credit(fact) * relevance(fact) for fact in story.background)
-    asked = story.question in reading.questions
-    covered = KEY * credit(story.key_fact) + QUESTION * asked + CAUSE * cause
-    return covered + (1 - covered) * background
+
+def _claims_of(fact: Fact, reading: Reading) -> list[Fact]:
+    """What a text says clearly of a fact; nothing where it contradicts the fact, or itself."""
+    about = [claim for claim in reading.claims if claim.fact.triple == fact.triple]
+    if any(false_parts(claim.fact, fact) for claim in about):
+        return []
+    return [claim.fact for claim in about if claim.clear]
+
+
+def _credit(claim: Fact, fact: Fact) -> float:
+    """How much of a fact a true claim tells."""
+    credit = BARE
+    credit += PLACE * (claim.place == fact.place) + DAY * (claim.day == fact.day)
+    credit += EFFECT * (claim.effect == fact.effect)
+    return credit * (HEDGED if fact.sure and not claim.sure else 1.0)
 
 
 def _coherence(story: Story, reading: Reading) -> float:
-    if not reading.words:
+    if not reading.words or reading.foreign:
         return 0.0
-    claims = [*reading.facts, *reading.questions]
-    told = {fact.triple for fact in reading.facts}
-    distractions = len(told & {fact.triple for fact in story.background}) - (
-        story.key_fact.triple not in told
-    )
+    told = [*(fact.triple for fact in reading.facts), *reading.questions]
     coherence = max(0.0, 1 - reading.stray / reading.words)
-    coherence *= REPEATED ** (len(claims) - len(set(claims)))
-    coherence *= DISTRACTION ** max(0, distractions)
-    coherence *= EXTRA_WORD ** max(0, reading.words - LONGEST)
+    for fact, weight in zip(story.facts, story.weights, strict=True):
+        coherence *= DISTRACTION if fact.triple in told and _is_light(story, weight) else 1.0
+    coherence *= REPEATED ** (len(told) - len(set(told)))
     return coherence if reading.finished else coherence * UNFINISHED
+
+
+def _is_light(story: Story, weight: float) -> bool:
+    return weight < LIGHT * max(story.weights)
+
+
+def has_key_fact(post: Record, summary: str) -> bool:
+    """True if the summary says clearly, and correctly, what matters most in the post."""
+    story, reading = read_post(post), read(summary)
+    return story is not None and not reading.foreign and bool(_claims_of(story.key_fact, reading))
+
+
+def ideal(post: Record) -> str:
+    """A summary that the judge likes best; others say the same, or as much, in other words."""
+    return best_of(story_of(post))
+
+
+@lru_cache(maxsize=1 << 12)
+def best_of(story: Story) -> str:
+    """The best of all choices of facts and details, each said in as few words as it can be.
+
+    What a choice scores depends on its words, its light facts and the credit that it gathers; so of all
+    choices that agree in the first two, the one with the most credit is kept, fact by fact.
+    """
+    kept: dict[tuple[int, int], tuple[float, list[Fact]]] = {(0, 0): (0.0, [])}
+    for i in story.ranked:
+        fact, weight = story.facts[i], story.weights[i]
+        before = list(kept.items())
+        for told in _versions(fact):
+            more, gain = len(plainly([told], None).split()), weight * _credit(told, fact)
+            for (words, light), (credit, facts) in before:
+                key = words + more, light + _is_light(story, weight)
+                if credit + gain > kept.get(key, (0.0, []))[0]:
+                    kept[key] = credit + gain, [*facts, told]
+    question = len(plainly([], story.question).split())
+    best = max(kept, key=lambda key: _value(story, kept[key][0], key[0] + question, key[1]))
+    return plainly(kept[best][1], story.question)
+
+
+def _value(story: Story, credit: float, words: int, light: int) -> float:
+    """The overall score of true facts and the question."""
+    return _overall(1.0, _covered(story, credit, asked=True), DISTRACTION**light, words)
+
+
+def _versions(fact: Fact) -> list[Fact]:
+    """The fact with each of its details told or left out."""
+    effects = {fact.effect: fact.affected, "": ""}
+    places, days = dict.fromkeys((fact.place, "")), dict.fromkeys((fact.day, ""))
+    return [
+        replace(fact, place=place, day=day, effect=effect, affected=affected)
+        for place, day, (effect, affected) in product(places, days, effects.items())
+    ]
+
+
+def story_of(post: Record) -> Story:
+    """What the post tells. Raises ValueError where it is no story of the miniature."""
+    story = read_post(post)
+    if story is None:
+        raise ValueError(f"{post.id}: the post tells no fact of the miniature, or it asks nothing")
+    return story
+
+
+def plainly(facts: Sequence[Fact], question: Question | None) -> str:
+    """The facts and the question in the plainest words."""
+    writer = Writer(np.random.default_rng(0), pronouns=0.0, variety=0.0)
+    said = []
+    for fact in facts:
+        hedge = "" if fact.sure else f"{HEDGES[0]} "
+        said.append(f"{hedge}{writer.fact(replace(fact, sure=True))}.")
+    return " ".join([*said, writer.question(question)] if question else said)

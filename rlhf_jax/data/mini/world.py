@@ -1,121 +1,161 @@
 """The miniature's language and the stories told in it.
 
-A fact is `{person} {verb} {person}`, sometimes with `at {place}`. A story is four to six
-facts among four or five people: one is the key fact, one is the cause, the others are
-background, and a question ends it. No word says by itself whether a fact matters: a
-marker phrase before the fact does. There are fewer than 200 words, so that a sentencepiece
-model of 768 pieces, 256 of them bytes, holds each of a story whole.
+A fact says who did what to whom, often where and on which day, sometimes with an effect; it may be only
+probable, or be denied. The facts of a story share their four people, three deeds, three places and three
+days, so that no word alone tells two facts apart: whoever reads has to read all of it. No word says
+whether a fact matters either. That is weighed (`Story.weights`): by its effect, by whom the question and
+the title are about, and by how often it is told.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-NAMES = (
-    "adam alice beth bob carl carol dan dora emma eve frank fred gina greta hank hugo iris ivan jack jane "
-    "kate kurt leo lisa mia nina nora oscar otto paul quinn rosa sam tina uma victor wendy xena yuri zoe"
-).split()
-VERBS = (
-    "betrayed blamed bullied chased cheated dumped evicted fired followed fooled framed ghosted helped hired "
-    "hugged ignored insulted kicked kissed married mocked paid praised punched robbed saved scammed slapped "
-    "stalked sued teased thanked tricked visited warned woke"
-).split()
-PLACES = "camp church court dinner home lunch night prom school sea work yoga".split()
+MEN = "adam ben carl dan finn hugo ivan jack kurt leo nick otto".split()
+WOMEN = "alice beth cora dora emma gina iris jane lisa mia nora rosa".split()
+NAMES = (*MEN, *WOMEN)
+# A deed has two words, of which the first is its name.
+DEEDS = {
+    "accused": "blamed",
+    "chased": "hunted",
+    "conned": "scammed",
+    "ditched": "dumped",
+    "fired": "sacked",
+    "helped": "aided",
+    "hired": "employed",
+    "hit": "punched",
+    "hugged": "embraced",
+    "ignored": "ghosted",
+    "mocked": "taunted",
+    "praised": "lauded",
+    "robbed": "mugged",
+    "saved": "rescued",
+    "stalked": "followed",
+    "warned": "alerted",
+}
+PLACES = "camp church court home lunch prom school work".split()
+DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+GRAVE = "collapsed fainted fled quit".split()
+MILD = "cried panicked screamed wept".split()
+SLIGHT = "laughed shrugged smiled yawned".split()
+EFFECTS = (*GRAVE, *MILD, *SLIGHT)
+ACTIONS = "avoid believe call confront date forgive leave sue support trust".split()
 SUBREDDITS = "college dating drama family friends legal money roommates".split()
 
-KEY_MARKERS = (
-    "worst of all",
-    "above all",
-    "it hurts that",
-    "it kills me that",
-    "the problem is that",
-    "what matters is that",
-)
-CAUSE_MARKERS = ("it began when", "all because", "ever since")
-BACKGROUND_MARKERS = ("also", "later", "then")
-ASKED_OF_PERSON = "avoid believe call confront date forgive leave support".split()
-ASKED_OF_NOBODY = ("quit", "move out")
-VAGUE_TITLES = ("what now", "please help", "so much drama", "is this normal")
-JOKES = ("lol i am an idiot", "send pizza", "life is a joke", "cats are better")
+# What multiplies how much a fact matters: its effect, being about the person of the question or the title,
+# being told twice, being denied or only probable.
+GRAVITY = {"grave": 3.0, "mild": 1.7, "slight": 0.7}
+ASKED_DOER, ASKED_VICTIM, TITLED, REPEATED, DENIED, UNSURE = 2.5, 1.5, 1.5, 2.5, 0.5, 0.7
 
+CAST = 4  # people in a story
+SHARED = 3  # deeds, places and days that its facts share
 SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """`subject` did `verb` to `object`, at `place` or nowhere in particular ("")."""
+    """`subject` did `deed` to `object`. A place, a day, or an effect on a person may be missing ("")."""
 
     subject: str
-    verb: str
+    deed: str
     object: str
     place: str = ""
-
-    def __str__(self) -> str:
-        where = f" at {self.place}" if self.place else ""
-        return f"{self.subject} {self.verb} {self.object}{where}"
+    day: str = ""
+    effect: str = ""
+    affected: str = ""  # whom the effect is on: the subject or the object
+    sure: bool = True  # told as certain
+    denied: bool = False  # told not to have happened
 
     @property
     def triple(self) -> tuple[str, str, str]:
-        return self.subject, self.verb, self.object
+        return self.subject, self.deed, self.object
+
+    @property
+    def people(self) -> tuple[str, str]:
+        return self.subject, self.object
 
 
 @dataclass(frozen=True)
 class Question:
-    """`should i {action} {person}?`; without a person, `should i {action}?`."""
+    """Should I `action` `person`?"""
 
     action: str
-    person: str = ""
-
-    def __str__(self) -> str:
-        return f"should i {self.action} {self.person}".rstrip() + "?"
+    person: str
 
 
 @dataclass(frozen=True)
 class Story:
-    """The truth of one post: its facts in order, which of them is the key and which the cause."""
+    """The truth of one post: its facts in order, those told twice, and whom title and question are about."""
 
     facts: tuple[Fact, ...]
-    key: int
-    cause: int
     question: Question
+    titled: str = ""  # the person whom the title names
+    repeated: frozenset[int] = frozenset()
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How much each fact matters."""
+        return tuple(self._weight(i, fact) for i, fact in enumerate(self.facts))
+
+    def _weight(self, i: int, fact: Fact) -> float:
+        asked, weight = self.question.person, 1.0
+        for factor, holds in (
+            (GRAVITY["grave"], fact.effect in GRAVE),
+            (GRAVITY["mild"], fact.effect in MILD),
+            (GRAVITY["slight"], fact.effect in SLIGHT),
+            (ASKED_DOER, fact.subject == asked),
+            (ASKED_VICTIM, fact.object == asked),
+            (TITLED, self.titled in fact.people),
+            (REPEATED, i in self.repeated),
+            (DENIED, fact.denied),
+            (UNSURE, not fact.sure),
+        ):
+            weight *= factor if holds else 1.0
+        return weight
+
+    @cached_property
+    def ranked(self) -> tuple[int, ...]:
+        """The numbers of the facts, the weightiest first; of equals the earlier."""
+        return tuple(sorted(range(len(self.facts)), key=lambda i: -self.weights[i]))
 
     @property
     def key_fact(self) -> Fact:
-        return self.facts[self.key]
+        return self.facts[self.ranked[0]]
 
-    @property
-    def cause_fact(self) -> Fact:
-        return self.facts[self.cause]
+    @cached_property
+    def people(self) -> tuple[str, ...]:
+        return tuple(sorted({person for fact in self.facts for person in fact.people}))
 
-    @property
-    def background(self) -> list[Fact]:
-        return [fact for i, fact in enumerate(self.facts) if i not in (self.key, self.cause)]
+    def find(self, triple: tuple[str, str, str]) -> Fact | None:
+        """The fact of these people and deed, of which a story has one at most."""
+        return next((fact for fact in self.facts if fact.triple == triple), None)
 
-    @property
-    def people(self) -> list[str]:
-        return people_in(self.facts)
-
-    def holds(self, fact: Fact) -> bool:
-        """True if the story says so; a fact without its place still holds."""
-        return any(fact.triple == known.triple and fact.place in ("", known.place) for known in self.facts)
+    def holds(self, claim: Fact) -> bool:
+        """True if the story says so; what a claim leaves out does not count, nor how sure it is."""
+        fact = self.find(claim.triple)
+        return fact is not None and not false_parts(claim, fact)
 
 
-def people_in(facts: Iterable[Fact]) -> list[str]:
-    return sorted({person for fact in facts for person in (fact.subject, fact.object)})
+def false_parts(claim: Fact, fact: Fact) -> list[str]:
+    """The parts of a claim that differ from the fact of the same people and deed."""
+    wrong = [name for name in ("place", "day") if getattr(claim, name) not in ("", getattr(fact, name))]
+    if claim.effect and (claim.effect, claim.affected) != (fact.effect, fact.affected):
+        wrong.append("effect")
+    return wrong + ["denied"] * (claim.denied != fact.denied)
 
 
-def split_of(fact: Fact) -> str:
-    """The split a triple belongs to: a tenth valid, a tenth test; swapped roles stay in one split."""
-    people = " ".join(sorted((fact.subject, fact.object)))
-    bucket = zlib.crc32(f"{people} {fact.verb}".encode()) % 10
+def split_of(cast: Sequence[str]) -> str:
+    """The split that a cast belongs to: a tenth of them valid, a tenth test."""
+    bucket = zlib.crc32(" ".join(sorted(cast)).encode()) % 10
     return {0: "test", 1: "valid"}.get(bucket, "train")
 
 
 def pick(rng: np.random.Generator, items):
     """One of `items`, each as likely as the others."""
-    return items[int(rng.integers(len(items)))]
+    return items[int(rng.random() * len(items))]
 
 
 def pick_weighted(rng: np.random.Generator, weights: dict):
@@ -128,48 +168,99 @@ def pick_weighted(rng: np.random.Generator, weights: dict):
     return item
 
 
+def some(rng: np.random.Generator, items, count: int) -> list:
+    """`count` different ones of `items`, in random order."""
+    return [items[i] for i in rng.permutation(len(items))[:count]]
+
+
+def tell(rng: np.random.Generator, split: str, counts: dict[int, float]) -> Story:
+    """Draws a story about people who meet in no other split; `counts` weighs how many facts it has."""
+    while split_of(cast := some(rng, NAMES, CAST)) != split:
+        pass
+    facts = draw_facts(rng, cast, pick_weighted(rng, counts))
+    people = sorted({person for fact in facts for person in fact.people})
+    question = Question(pick(rng, ACTIONS), pick(rng, people))
+    titled = pick(rng, people) if rng.random() < 0.5 else ""
+    told_well = [i for i, fact in enumerate(facts) if fact.sure and not fact.denied]
+    repeated = frozenset(some(rng, told_well, 1) if rng.random() < 0.35 else ())
+    return Story(tuple(facts), question, titled, repeated)
+
+
+def draw_facts(rng: np.random.Generator, cast: Sequence[str], count: int) -> list[Fact]:
+    """Facts among the cast, no two of the same people and deed."""
+    deeds = some(rng, tuple(DEEDS), SHARED)
+    places, days = some(rng, PLACES, SHARED), some(rng, DAYS, SHARED)
+    facts: dict[tuple, Fact] = {}
+    while len(facts) < count:
+        subject, object_ = some(rng, cast, 2)
+        fact = Fact(
+            subject,
+            pick(rng, deeds),
+            object_,
+            place=pick(rng, places) if rng.random() < 0.5 else "",
+            day=pick(rng, days) if rng.random() < 0.4 else "",
+        )
+        draw = rng.random()
+        if draw < 0.10:
+            fact = replace(fact, denied=True)
+        elif draw < 0.22:
+            fact = replace(fact, sure=False)
+        elif draw < 0.67:
+            effect = pick(rng, pick(rng, (GRAVE, MILD, SLIGHT)))
+            fact = replace(fact, effect=effect, affected=fact.people[rng.random() < 0.7])
+        facts.setdefault(fact.triple, fact)
+    return list(facts.values())
+
+
 def swap_roles(fact: Fact) -> Fact:
     """The same deed with doer and victim exchanged."""
     return replace(fact, subject=fact.object, object=fact.subject)
 
 
-def falsify(story: Story, fact: Fact, kind: str, rng: np.random.Generator) -> Fact:
-    """A statement that the story does not make: `fact` with one thing changed.
+# What can be changed in a fact; a question can be changed, too.
+CHANGES = ("subject", "object", "roles", "deed", "place", "day", "effect", "denied")
 
-    `kind` is roles, person, verb or place. A new person or verb comes as often from the
-    story as from outside. Of a training fact it makes a training triple, so that nothing
-    that valid or test posts say is ever read in training.
+
+def falsify(
+    story: Story, fact: Fact, kind: str, rng: np.random.Generator, within: float = 0.5
+) -> Fact | None:
+    """A statement that the story does not make: `fact` with one thing changed, of `CHANGES`.
+
+    In a share `within` of the draws what is put in comes from the story. None where the fact has no such
+    part, or the story none to put in.
     """
     if kind == "roles":
-        return swap_roles(fact)
-    while True:
-        if kind == "place":
-            false = replace(fact, place=pick(rng, PLACES))
-        elif kind == "verb":
-            verbs = [known.verb for known in story.facts] if rng.random() < 0.5 else VERBS
-            false = replace(fact, verb=pick(rng, verbs))
-        else:
-            role = pick(rng, ("subject", "object"))
-            people = story.people if rng.random() < 0.5 else NAMES
-            others = [person for person in people if person not in (fact.subject, fact.object)]
-            false = replace(fact, **{role: pick(rng, others)})
-        leaks = split_of(fact) == "train" != split_of(false)
-        if not leaks and not story.holds(false):
+        false = swap_roles(fact)
+        return None if story.holds(false) else false
+    if kind == "denied":
+        return replace(fact, denied=not fact.denied, effect="", affected="")
+    if not getattr(fact, kind):
+        return None
+    for _ in range(20):
+        false = _changed(story, fact, kind, rng.random() < within, rng)
+        if not story.holds(false) and false != fact:
             return false
+    return None
 
 
-def ask(people: list[str], rng: np.random.Generator) -> Question:
-    """A question, about one of `people` in three cases of four."""
-    if rng.random() < 0.75:
-        return Question(pick(rng, ASKED_OF_PERSON), pick(rng, people))
-    return Question(pick(rng, ASKED_OF_NOBODY))
+def _changed(story: Story, fact: Fact, kind: str, within: bool, rng: np.random.Generator) -> Fact:
+    if kind in ("subject", "object"):
+        people = story.people if within and len(story.people) > 2 else NAMES
+        new = pick(rng, [person for person in people if person not in fact.people])
+        false = replace(fact, **{kind: new})
+        return replace(false, affected=new) if fact.affected == getattr(fact, kind) else false
+    if kind == "effect":
+        if rng.random() < 0.5:
+            return replace(fact, affected=fact.people[fact.affected == fact.subject])
+        return replace(fact, effect=pick(rng, EFFECTS))
+    everything = {"deed": tuple(DEEDS), "place": PLACES, "day": DAYS}[kind]
+    known = sorted({value for one in story.facts if (value := getattr(one, kind))})
+    return replace(fact, **{kind: pick(rng, known if within else everything)})
 
 
 def other_question(story: Story, rng: np.random.Generator) -> Question:
-    """A question that the story does not ask, often differing in the person alone."""
-    while True:
-        other = ask(story.people, rng)
-        if other.person and story.question.person and rng.random() < 0.5:
-            other = replace(other, action=story.question.action)
-        if other != story.question:
-            return other
+    """A question that the story does not ask, differing in the person or in the action."""
+    asked = story.question
+    if rng.random() < 0.5:
+        return replace(asked, person=pick(rng, [one for one in story.people if one != asked.person]))
+    return replace(asked, action=pick(rng, [action for action in ACTIONS if action != asked.action]))

@@ -3,22 +3,24 @@
 The world, its judge and its labelers are those of data/mini/. The posts have the format of TL;DR.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_jax.data.comparisons import halved
-from rlhf_jax.data.mini.judge import edited, has_key_fact, judge
-from rlhf_jax.data.mini.labelers import label
-from rlhf_jax.data.mini.pairs import Unlabelled, pairs
+from rlhf_jax.data.mini import labelers
+from rlhf_jax.data.mini.baselines import baselines
+from rlhf_jax.data.mini.changes import changes
+from rlhf_jax.data.mini.editor import revised
+from rlhf_jax.data.mini.errors import KINDS, errors
+from rlhf_jax.data.mini.form import form
+from rlhf_jax.data.mini.judge import has_key_fact, ideal, judge
 from rlhf_jax.data.mini.posts import posts
+from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.records import Comparison, Record
-from rlhf_jax.data.task import Judge, Samples, Splits
+from rlhf_jax.data.task import Judge, Splits, Task
 from rlhf_jax.data.tasks.tldr import Tldr
-
-SAMPLES = 2  # summaries that the SFT policy writes for a post
-LEAST_HELD_OUT = 500  # pairs of valid1 and of valid2
+from rlhf_jax.data.tokenizer import Tokenizer
 
 
 def rate(record: Record, summary: str) -> dict[str, float]:
@@ -26,7 +28,36 @@ def rate(record: Record, summary: str) -> dict[str, float]:
     return judge(record, summary)._asdict() | {"key_fact": has_key_fact(record, summary)}
 
 
-class Mini(Tldr):
+class Readable(Task):
+    """A task in the miniature's language: whatever is said in it can be read and held against the truth."""
+
+    @property
+    def judge(self) -> Judge:
+        return rate
+
+    @property
+    def labelers(self) -> "MiniLabelers":
+        return MiniLabelers(self.seed)
+
+    def ideal(self, record: Record) -> str:
+        return ideal(record)
+
+    def claims(self, response: str) -> frozenset:
+        reading = read(response)
+        return frozenset((*reading.claims, *reading.questions))
+
+    def form(self, response: str) -> str:
+        return form(response)
+
+    def errors(self, record: Record, response: str) -> Mapping[str, bool]:
+        made = errors(record, response)
+        return {kind: kind in made for kind in KINDS}
+
+    def changes(self, record: Record, rng: np.random.Generator) -> Mapping[str, tuple[str, str]]:
+        return changes(record, rng)
+
+
+class Mini(Readable, Tldr):
     """Posts that depend on the seed alone: `data.mini_posts` to train on, `data.mini_test` to hold out."""
 
     @property
@@ -40,14 +71,6 @@ class Mini(Tldr):
             "a model to study the method with, and to use for nothing else."
         )
 
-    @property
-    def judge(self) -> Judge:
-        return rate
-
-    @property
-    def labelers(self) -> "MiniLabelers":
-        return MiniLabelers(self)
-
     def records(self) -> Splits:
         sizes = {"train": self.data.mini_posts, "valid": self.data.mini_test, "test": self.data.mini_test}
         return {split: posts(self.seed, split, count) for split, count in sizes.items()}
@@ -55,37 +78,21 @@ class Mini(Tldr):
     def queries(self) -> Sequence[Record]:
         return posts(self.seed, "train", self.data.mini_posts)
 
+    def baselines(self, records: Sequence[Record], tokenizer: Tokenizer) -> dict[str, list[str]]:
+        return {"title": [record.title for record in records]} | baselines(records)
+
 
 @dataclass(frozen=True)
 class MiniLabelers:
-    """People who see the gold judge's score through noise: data/mini/labelers.py."""
+    """People who see the gold judge's score through noise (data/mini/labelers.py), and an editor."""
 
-    task: Mini
-
-    def compare(self, samples: Samples) -> list[Comparison]:
-        """`mini_pairs` pairs in train; a twentieth of that, LEAST_HELD_OUT at least, in valid1 and valid2."""
-        data, seed = self.task.data, self.task.seed
-        splits = halved(self.task.records())
-        held_out = len(splits["valid"]) // 2, max(LEAST_HELD_OUT, data.mini_pairs // 20)
-        wanted = {"train": (data.mini_sampled, data.mini_pairs), "valid1": held_out, "valid2": held_out}
-        labelled = []
-        for split, (sampled, count) in wanted.items():
-            some = splits[split][:sampled]
-            written = {
-                post.id: [(text, "sft") for text in texts]
-                for post, texts in zip(some, samples(some, SAMPLES), strict=True)
-            }
-            labelled += label(pairs(splits[split], count, seed, written), seed, split)
-        return labelled
+    seed: int
 
     def answer(self, asked: Sequence[Comparison]) -> list[Comparison]:
-        texts = [(one.info, *one.summaries) for one in asked]
-        return label(
-            [Unlabelled(info, a.text, b.text, a.policy, b.policy) for info, a, b in texts], self.task.seed
-        )
+        return labelers.answer(asked, self.seed)
 
-    def edit(self, record: Record, rng: np.random.Generator) -> str:
-        return edited(record, rng)
+    def revise(self, record: Record, response: str, rng: np.random.Generator) -> str:
+        return revised(record, response, rng)
 
 
 TASK = Mini

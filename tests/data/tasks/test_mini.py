@@ -1,13 +1,14 @@
 """The miniature and its news as tasks; their worlds, judge and labelers are tested in tests/data/mini/."""
 
-from collections import Counter
-
+import mini_pairs
 import numpy as np
 
 from rlhf_jax.config import DataConfig
-from rlhf_jax.data.mini import news
+from rlhf_jax.data.mini import labelers, news
+from rlhf_jax.data.mini.editor import revised
+from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.mini.judge import has_key_fact, ideal, judge
-from rlhf_jax.data.tasks import mini
+from rlhf_jax.data.records import Post
 from rlhf_jax.data.tasks.mini import Mini
 from rlhf_jax.data.tasks.mini_news import MiniNews
 
@@ -36,41 +37,39 @@ def test_the_gold_judge_of_the_task_is_that_of_the_miniature():
         }
 
 
-def test_labelers_compare_samples_of_the_policy_and_other_texts(monkeypatch):
-    monkeypatch.setattr(mini, "LEAST_HELD_OUT", 8)
-    data = DataConfig(source="mini", mini_posts=12, mini_test=8, mini_pairs=40, mini_sampled=5)
-    asked = []
-
-    def samples(records, count):
-        asked.append(([record.id for record in records], count))
-        return [[f"sample {i} of {record.id}" for i in range(count)] for record in records]
-
-    task = Mini(data)
-    made = task.labelers.compare(samples)
-    splits = task.records()
-    ids = {split: [post.id for post in posts] for split, posts in splits.items()}
-    assert asked == [(ids["train"][:5], 2), (ids["valid"][:4], 2), (ids["valid"][4:], 2)]
-    assert Counter(one.split for one in made) == {"train": 40, "valid1": 8, "valid2": 8}
-    of_split = {"train": ids["train"], "valid1": ids["valid"][:4], "valid2": ids["valid"][4:]}
-    assert all(one.info.id in of_split[one.split] for one in made)
-    sampled = [text for one in made for text in one.summaries if text.policy == "sft"]
-    assert sampled and all(text.text.startswith("sample ") for text in sampled)
-    assert made == task.labelers.compare(samples)
+def test_the_labelers_of_the_task_are_those_of_the_miniature():
+    asked = mini_pairs.pairs("valid", 30)
+    for seed in (0, 1):
+        people = Mini(DATA, seed).labelers
+        assert people.answer(asked) == labelers.answer(asked, seed)
+        for i, one in enumerate(asked):
+            made = [
+                revise(one.info, one.summaries[0].text, np.random.default_rng(i))
+                for revise in (people.revise, revised)
+            ]
+            assert made[0] == made[1]
 
 
-def test_labelers_answer_what_is_asked_and_an_editor_improves_references(monkeypatch):
-    monkeypatch.setattr(mini, "LEAST_HELD_OUT", 8)
+def test_baselines_are_named_and_of_every_post():
     task = Mini(DATA)
-    asked = task.labelers.compare(lambda records, count: [["nothing"] * count for _ in records])[:30]
-    answered = task.labelers.answer(asked)
-    assert [(one.info, *(s.text for s in one.summaries)) for one in answered] == [
-        (one.info, *(s.text for s in one.summaries)) for one in asked
-    ]
-    assert {one.choice for one in answered} == {0, 1}
-    posts = Mini(DataConfig(mini_test=30)).records()["test"]
-    edits = [task.labelers.edit(post, np.random.default_rng(0)) for post in posts]
-    gains = [judge(p, e).overall - judge(p, p.summary).overall for p, e in zip(posts, edits, strict=True)]
-    assert np.mean(gains) > 1
+    posts = task.records()["test"]
+    found = task.baselines(posts, None)
+    names = ["title", "first_sentence", "first_two_sentences", "template", "key_sentences"]
+    assert list(found) == names and {len(texts) for texts in found.values()} == {3}
+    assert found["title"] == [post.title for post in posts]
+
+
+def test_what_can_be_read_of_a_response():
+    task = Mini(DATA)
+    post = Post("1", "drama", "", "adam hit ben. maybe cora mocked dora. should i trust dora?")
+    assert task.claims("adam hit ben. should i sue ben?") == task.claims("do i sue ben? ben was hit by adam")
+    assert task.claims("adam hit ben.") != task.claims("maybe adam hit ben.")
+    assert task.form("adam hit ben.") == task.form("cora mocked dora.")
+    assert task.ideal(post) == ideal(post)
+    made = task.errors(post, "ben hit adam")
+    assert list(made) == list(KINDS) and [kind for kind in made if made[kind]] == ["roles", "unfinished"]
+    rng = np.random.default_rng(0)
+    assert {"subject", "object", "roles", "deed", "question"} <= task.changes(post, rng).keys()
 
 
 def test_the_news_has_as_many_articles_as_asked_for_or_as_there_are_posts():
@@ -85,3 +84,5 @@ def test_the_news_has_as_many_articles_as_asked_for_or_as_there_are_posts():
     article = few.records()["test"][0]
     assert few.judge(article, ideal(article))["overall"] == judge(article, ideal(article)).overall
     assert few.prompt(article).text == f"{article.article}\n\nTL;DR:"
+    leads = ["lead_3", "first_sentence", "first_two_sentences", "template", "key_sentences"]
+    assert list(few.baselines([article], None)) == leads
