@@ -53,6 +53,8 @@ def dot_flops_of(
         left = sizes(results[operand[1]])
         contracted = math.prod(left[int(i)] for i in axes[1].split(","))
         total = 2.0 * math.prod(sizes(instruction.result)) * contracted
+    if instruction.operation == "conditional":
+        return max(_dot_flops(computations, called) for called in collectives.called_by(instruction))
     turns = collectives.turns(computations, instruction) if instruction.operation == "while" else 1
     for called in re.findall(r"(?:calls|to_apply|body)=%?([\w.-]+)", instruction.rest):
         total += turns * _dot_flops(computations, called)

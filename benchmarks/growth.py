@@ -107,10 +107,9 @@ def phases(workload: Workload) -> Callable[[], dict[str, float]]:
             )
         )
         learning = timed(
-            lambda: kept.append(jax.block_until_ready(learn((state.policy, state.value), kept.pop(), key))[0])
+            lambda: kept.append(jax.block_until_ready(learn(state.networks, kept.pop(), key))[0])
         )
-        trained = kept.pop()
-        states.append(state.replace(policy=trained[0], value=trained[1]))
+        states.append(state.replace(**kept.pop()))
         return {"rollout": writing, "scoring": rolling - writing, "update": learning}
 
     once()

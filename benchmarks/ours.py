@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 from benchmarks.worker import Arrays, Side, Work, serve
-from rlhf_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PpoConfig, from_dict
+from rlhf_jax.config import MeshConfig, ModelConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
 from rlhf_jax.model import heads, params, pretrained, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.pipeline import ppo, reward, sft
 from rlhf_jax.pipeline.rollout import Rollout, rollout
+from rlhf_jax.run.stored_config import from_dict
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 MICROBATCH_ROWS = 2  # measured: the fastest on two cores, as its activations stay in the cache
@@ -38,6 +39,9 @@ class Loaded:
 
     def state(self, name: str) -> TrainState:
         return TrainState.create(self.network(name), self.optimizer())
+
+    def networks(self) -> dict[str, TrainState]:
+        return {name: self.state(name) for name in ("policy", "value")}
 
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(OptimizerConfig(self.fields["learning_rate"], "constant"), 1)
@@ -124,7 +128,7 @@ def reward_step(work: Work) -> Side:
 
 def update(work: Work) -> Side:
     loaded = Loaded(work)
-    states = [(loaded.state("policy"), loaded.state("value"))]
+    states = [loaded.networks()]
     program = jitted_update(loaded, work)
     key = jax.random.key(0)
 
@@ -140,7 +144,7 @@ def update(work: Work) -> Side:
 
     def check(batch: Arrays) -> Mapping[str, Any]:
         metrics = run(batch)
-        states[0] = (loaded.state("policy"), loaded.state("value"))
+        states[0] = loaded.networks()
         return metrics
 
     return Side(check, run)
@@ -169,10 +173,10 @@ def iteration(work: Work) -> Side:
         state = start()
         program = jax.jit(functools.partial(rollout, setting=setting))
         query = to_devices(batch["query"], loaded.mesh)
-        networks = state.policy.params, reference, state.value.params, score
-        episodes = program(*networks, query, state.key, state.kl_coef)
+        policy, value = (network.params for network in state.networks.values())
+        episodes = program(policy, reference, value, score, query, state.key, state.kl_coef)
         objective = ppo.objective(episodes, setting)
-        _, metrics = jitted_update(loaded, work)((state.policy, state.value), episodes, state.key)
+        _, metrics = jitted_update(loaded, work)(state.networks, episodes, state.key)
         return metrics | objective | {"response": episodes.response}
 
     states: list[ppo.PpoState] = []

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.worker import WORKLOAD, Arrays
-from rlhf_jax.config import DataConfig, ModelConfig, to_dict
+from rlhf_jax.config import DataConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import Plan, left_pad, pack_rows, right_pad
 from rlhf_jax.model import heads, params, pretrained, transformer
+from rlhf_jax.run.stored_config import to_dict
 
 EOS = 1
-BUCKETS = DataConfig().query_buckets
 NETWORKS = {
     "generation": ("policy",),
     "sft": ("policy",),
@@ -147,11 +147,11 @@ class Placed(NamedTuple):
 
 
 def ours(workload: Workload, examples: Sequence[Example], batches: int) -> list[Placed]:
-    """By length in the product's buckets, responses padded to their limit."""
+    """By length, padded as the product's plans decide it, responses padded to their limit."""
     if not workload.real:
         return [Placed(list(examples), workload.query_tokens, workload.response_tokens)] * batches
     lengths = [len(example.query) for example in examples]
-    plan = ExamplePlan(lengths, BUCKETS, workload.rows, seed=0)
+    plan = ExamplePlan(lengths, (), workload.query_tokens, workload.rows, seed=0)
     chosen = [plan.batch(i) for i in range(batches)]
     return [
         Placed([examples[i] for i in batch["index"]], int(batch["width"]), workload.response_tokens)

@@ -4,8 +4,8 @@
         --config.data.files=pairs.jsonl
 
 The model comes from the Hugging Face hub; --config.model.pretrained=FOLDER names another copy.
-Hardware: two CPU cores and 16 GB, under two hours. It is long enough to see a reward model learn and
-too short to see what PPO can do. What came out: docs/chat_model.md.
+Hardware: two CPU cores and 16 GB, two hours. It shows that a table goes through, and is too short to
+give a result. What came out: docs/chat_model.md.
 """
 
 from rlhf_jax.config import (

@@ -8,6 +8,8 @@ Hardware: two CPU cores, seven to eight minutes. What came out: README.md.
 from rlhf_jax.config import (
     Config,
     DataConfig,
+    DistillConfig,
+    DpoConfig,
     EvalConfig,
     ModelConfig,
     OptimizerConfig,
@@ -38,6 +40,16 @@ def get_config() -> Config:
             bigger_pretrained="mini/large",
         ),
         reward=RewardConfig(batch_size=64, microbatches=4, optimizer=OptimizerConfig(learning_rate=7e-4)),
+        dpo=DpoConfig(batch_size=64, microbatches=4, optimizer=OptimizerConfig(learning_rate=1e-4)),
+        distill=DistillConfig(
+            batch_size=64,
+            epochs=2,
+            optimizer=OptimizerConfig(learning_rate=2e-4),
+            pack=False,
+            microbatches=4,
+            best_of=8,
+            prompts=1024,
+        ),
         ppo=PpoConfig(
             episodes=10_240,
             batch_size=128,

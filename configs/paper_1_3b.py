@@ -5,7 +5,8 @@
 
 Their weights were never published: FOLDER is a GPT-2 checkpoint of this size. Without it the model
 starts from random weights, which only rlhf-jax plan can use.
-Hardware that it fits, by docs/plans.md: 8 H100, or TPU slices of 16 v5e or v6e, 32 v4 or 64 v5p chips.
+Hardware that it fits, by docs/plans.md: 8 H100, or TPU slices of 16 v5e or v6e, 32 v4 or 64 v5p chips;
+by docs/one_card.md, with more microbatches, one H100.
 Expected (human judges): 61% prefer the summaries over the references. Not run yet.
 """
 

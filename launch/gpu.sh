@@ -28,7 +28,7 @@ case ${words[*]} in
         run docker build --file=launch/Dockerfile --build-arg=EXTRA=cuda --tag="$image" .
         run mkdir -p data runs
         # The IPC of the host: NCCL passes data between GPUs through shared memory, of which a container has little.
-        run docker run --rm --gpus=all --ipc=host \
+        run docker run --rm --gpus=all --ipc=host --env=HF_TOKEN \
             --volume="$PWD/data:/rlhf_jax/data" --volume="$PWD/runs:/rlhf_jax/runs" "$image" \
             rlhf-jax run "${arguments[@]}"
         ;;

@@ -5,7 +5,7 @@ README.md draws the folders in the order of the data. Every network is the same 
 
 Letters in array shapes: B rows, Q query tokens, R response tokens, T tokens of a whole row,
 V vocabulary, D width, H key-value heads, G query heads a key-value head, K head dimension,
-F hidden units, L layers, N samples.
+F hidden units, L layers, N samples, P prompts.
 """
 
 import os

@@ -10,7 +10,7 @@ import typing
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 MODEL = "model"  # of ppo.reward: the model of stage reward
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
@@ -19,9 +19,11 @@ FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summa
 def setting(default: Any, **facts: Any) -> Any:
     """A field with what there is to know of it besides its type; rlhf_jax/validation.py reads the facts.
 
-    choices=("a", "b"): it is one of these. zero=True: it may be 0; other numbers are positive. sign=True: it
-    may be any number. at_most=1, below=1: its limits. placement=True: it says where and how a run is computed
-    and kept, not what, so that a run resumes with another value: the numbers differ by rounding.
+    choices=("a", "b"): it is one of these, or a tuple of them. zero=True: it may be 0; other numbers are
+    positive. sign=True: it may be any number. at_most=1, below=1: its limits. algorithm="ppo": with another
+    `algorithm` of its section nothing reads it. optimizers=("adamw",): nor with another optimizer.name.
+    placement=True: it says where and how a run is computed and kept, not what, so that a run resumes with
+    another value: the numbers differ by rounding.
     """
     return field(default=default, metadata=facts)
 
@@ -56,11 +58,54 @@ class RotaryConfig:
     beta_fast: float = 32.0  # yarn: turns in the original context, above which a dimension stays
     beta_slow: float = 1.0  # yarn: and below which it is stretched
     attention_factor: float = setting(0.0, zero=True)  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
+    local_base: float = setting(0.0, zero=True)  # base of local layers, never stretched; 0: as the others
+
+
+class LayerKind(NamedTuple):
+    """In what the attention of one layer may differ from another's; their weights are of the same shapes."""
+
+    rotary: RotaryConfig | None = None  # None: queries and keys do not say where they stand
+    window: int = 0  # keys that a query sees, its own one included; 0: all before it
+    scale: float = 0.0  # of scores; 0: 1 / √(dimensions of a head)
+    cap: float = 0.0  # c: scores become c · tanh(score / c); 0: they stay as they are
+
+
+PLAIN = LayerKind()  # of queries and keys that are ready: each sees all before it
+
+
+ATTENTION_MATRICES = ("query", "key", "value", "out")
+MLP_MATRICES = ("up", "gate", "down")
+
+
+@dataclass(unsafe_hash=True)  # hashable: part of a static argument of compiled functions
+class LoraConfig:
+    """Low-rank adapters (Hu et al., 2021): what is trained stands beside `model.pretrained`, which stays."""
+
+    rank: int = setting(0, zero=True)  # of the change of a matrix; 0: the whole model is trained
+    alpha: float = 16.0  # the change is multiplied by alpha / rank
+    rank_stabilized: bool = False  # by alpha / √rank instead (Kalajdzievski, 2023)
+    # Matrices that change: all of attention, all of the MLP, or single ones of them.
+    targets: tuple[str, ...] = setting(
+        ("attention", "mlp"), choices=("attention", "mlp", *ATTENTION_MATRICES, *MLP_MATRICES)
+    )
+    start: str = ""  # folder or hub name of an adapter of PEFT to start from; empty: no change of the model
+    # How matrices that stay are held: in the type of the computation, in a byte a weight, or in half of one.
+    base: str = setting("whole", choices=("whole", "int8", "nf4"))
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.rank_stabilized else self.rank)
+
+    @property
+    def matrices(self) -> set[str]:
+        """The names of the matrices that change."""
+        groups = {"attention": ATTENTION_MATRICES, "mlp": MLP_MATRICES}
+        return {name for target in self.targets for name in groups.get(target, (target,))}
 
 
 @dataclass(unsafe_hash=True)  # hashable: a static argument of compiled functions
 class ModelConfig:
-    """The decoder-only transformer. GPT-2, GPT-NeoX and Llama are settings of these fields."""
+    """The decoder-only transformer. The families of docs/pretrained.md are settings of these fields."""
 
     pretrained: str = ""  # a Hugging Face folder or hub name, or mini/<name>; sets all up to `tied_head`
     width: int = 256
@@ -72,24 +117,41 @@ class ModelConfig:
     context: int = 1024  # positions a learned table holds
     norm: str = setting("layer", choices=("layer", "rms"))
     norm_epsilon: float = 1e-5
+    norm_plus_one: bool = False  # norms multiply by 1 + w and not by w (Gemma)
+    # What is normed: the input of attention and MLP, their output (OLMo 2) or both (Gemma 2 and 3).
+    norm_place: str = setting("input", choices=("input", "output", "both"))
+    # Queries and keys are normed, each head by itself (Qwen3, Gemma 3) or all heads as one (OLMo 2).
+    qk_norm: str = setting("none", choices=("none", "head", "all_heads"))
     positions: str = setting("learned", choices=("learned", "rotary"))
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
+    # Kinds of the layers, from the first on and again: global, local within `window`, or global without
+    # positions (nope). Gemma 2 is ("local", "global").
+    layer_pattern: tuple[str, ...] = setting(("global",), choices=("global", "local", "nope"))
+    window: int = setting(0, zero=True)  # tokens that a token of a local layer sees, itself included
+    attention_scale: float = setting(0.0, zero=True)  # of scores; 0: 1 / √(dimensions of a head)
+    attention_cap: float = setting(0.0, zero=True)  # c: scores become c · tanh(score / c); 0: no cap
     activation: str = setting("gelu_tanh", choices=("gelu_tanh", "gelu", "silu"))
     gated: bool = False  # of the MLP: the activation is of a second product, and multiplies the first
     parallel_residual: bool = False  # attention and MLP read the same input (GPT-NeoX)
     attention_bias: bool = True
+    attention_out_bias: bool = True  # the output projection has a bias where the others do (Qwen2: none)
     mlp_bias: bool = True
+    embedding_scale: float = 1.0  # embeddings are multiplied by it (Gemma: √width)
+    logit_cap: float = setting(0.0, zero=True)  # c: logits become c · tanh(logit / c); 0: no cap
     tied_head: bool = True  # the token embedding is also the output matrix
     # Of the matrices before training: GPT-2's, right for a thousand dimensions; narrow ones want width^-½.
     init_std: float = 0.02
-    # Of the computation; master weights are float32.
-    dtype: str = setting("float32", choices=("float32", "bfloat16"))
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))  # of the computation
+    # Of trained weights between updates; an update of bfloat16 is rounded at random, or most would be lost.
+    weights: str = setting("float32", choices=("float32", "bfloat16"))
+    lora: LoraConfig = field(default_factory=LoraConfig)
     # Unrolled on a CPU and scanned elsewhere, unless it is said.
     layer_loop: str = setting("auto", choices=("auto", "scan", "unroll"), placement=True)
     # splash is for TPUs, cudnn for GPUs; auto takes what the platform has.
     attention: str = setting("auto", choices=("auto", "blocked", "splash", "cudnn"), placement=True)
-    # Recompute a layer's activations in the backward pass.
+    # Recompute a layer's activations in the backward pass, all of them or all but products with its weights.
     rematerialize: bool = setting(False, placement=True)
+    rematerialize_but: str = setting("nothing", choices=("nothing", "products"), placement=True)
     # Gather weights over fsdp once a batch of samples, not once a token.
     gather_to_sample: bool = setting(True, placement=True)
 
@@ -105,19 +167,41 @@ class ModelConfig:
     def hidden_units(self) -> int:
         return self.ff or 4 * self.width
 
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The kind of every layer, by its name in `layer_pattern`."""
+        return [self.layer_pattern[i % len(self.layer_pattern)] for i in range(self.layers)]
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What the layers of one period of `layer_pattern` are."""
+        rotary = self.rotary if self.positions == "rotary" else None
+        own = rotary and rotary.local_base
+        local = RotaryConfig(self.rotary.fraction, self.rotary.local_base) if own else rotary
+        scores = self.attention_scale, self.attention_cap
+        kinds = {
+            "global": LayerKind(rotary, 0, *scores),
+            "local": LayerKind(local, self.window, *scores),
+            "nope": LayerKind(None, 0, *scores),
+        }
+        return tuple(kinds[name] for name in self.layer_pattern)
+
 
 @dataclass
 class OptimizerConfig:
-    """AdamW; the schedule runs from `learning_rate` to 0 over the stage's updates, unless it is constant."""
+    """The schedule runs from `learning_rate` to 0 over the stage's updates, unless it is constant."""
 
     learning_rate: float = setting(1e-4, zero=True)
     schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
     warmup: int = setting(0, zero=True)  # updates of linear warm-up
-    beta1: float = setting(0.9, zero=True, below=1)
-    beta2: float = setting(0.999, zero=True, below=1)
-    epsilon: float = 1e-5
-    weight_decay: float = setting(0.0, zero=True)
+    beta1: float = setting(0.9, zero=True, below=1, optimizers=("adamw", "adamw_8bit", "muon"))
+    beta2: float = setting(0.999, zero=True, below=1, optimizers=("adamw", "adamw_8bit", "muon"))
+    epsilon: float = setting(1e-5, optimizers=("adamw", "adamw_8bit", "muon"))
+    weight_decay: float = setting(0.0, zero=True)  # beside the gradient, times the learning rate
     clip_norm: float = setting(0.0, zero=True)  # clip the global gradient norm to this; 0: no clipping
+    # It keeps 8 bytes a weight, 2, next to none, or 4.
+    name: str = setting("adamw", choices=("adamw", "adamw_8bit", "adafactor", "muon"))
+    on_host: bool = setting(False, placement=True)  # what it keeps lies in the host's memory between updates
 
 
 @dataclass
@@ -139,7 +223,7 @@ class DataConfig:
     query_tokens: int = 512
     response_tokens: int = 53  # of a generated summary, EOS included
     reward_response_tokens: int = 128  # of a summary that the reward model reads
-    query_buckets: tuple[int, ...] = (128, 256, 384, 512)  # padded query lengths
+    query_buckets: tuple[int, ...] = ()  # padded query lengths; empty: up to 4 that fit the data
     padding: str = setting("masked", choices=("masked", "space"))  # what fills a query's left
     mini_posts: int = 12_000  # the miniature: posts in train
     mini_pairs: int = 24_000  # the miniature: labelled comparisons in train
@@ -149,7 +233,9 @@ class DataConfig:
 
 
 @dataclass
-class SftConfig:
+class ImitationConfig:
+    """Fine-tuning on responses."""
+
     batch_size: int = 128  # posts a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=6.35e-5))
@@ -158,6 +244,12 @@ class SftConfig:
     microbatches: int = 1  # gradient accumulation: parts a batch is computed in
     save_every: int = 500
     best: str = ""  # metric whose best checkpoint later stages read, e.g. -loss; empty: the newest one
+
+
+@dataclass
+class SftConfig(ImitationConfig):
+    """On people's responses."""
+
     bigger_pretrained: str = ""  # also fine-tuned, as `sft_10x`, for comparison; empty: none
 
 
@@ -166,7 +258,9 @@ class RewardConfig:
     batch_size: int = 64  # pairs a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5))
-    seeds: int = 1  # models trained; the best on validation is kept
+    seeds: int = 1  # models trained; the best on validation is `reward`, and ppo.ensemble may use all
+    # All of them begin with one head, and the mean of their weights is a model, too (WARM).
+    shared_head: bool = False
     batches: tuple[str, ...] = ()  # labelling batches to train on, e.g. batch3; empty: all
     microbatches: int = setting(1, placement=True)
     save_every: int = 500
@@ -174,9 +268,43 @@ class RewardConfig:
 
 
 @dataclass
+class DpoConfig:
+    """Direct preference optimization, on the pairs of the reward model."""
+
+    # dpo measures both responses of a pair against the SFT policy; ipo too, by the token and up to a margin;
+    # simpo compares the mean log-probabilities of their tokens, without a reference.
+    algorithm: str = setting("dpo", choices=("dpo", "ipo", "simpo"))
+    beta: float = 0.1  # β: the weight of the KL penalty that the loss stands for; of simpo, about 2, a scale
+    # Share of choices that are taken to be wrong.
+    label_smoothing: float = setting(0.0, zero=True, below=0.5, algorithm="dpo")
+    margin: float = setting(1.0, zero=True, algorithm="simpo")  # γ, by which the preferred one is to be ahead
+    batch_size: int = 64  # pairs a step
+    epochs: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-6))
+    microbatches: int = setting(1, placement=True)
+    save_every: int = 500
+    best: str = ""  # metric whose best checkpoint later stages read, e.g. accuracy
+
+
+@dataclass
+class DistillConfig(ImitationConfig):
+    """On the best of several responses of the policy's own, by the rewards of `ppo.reward`."""
+
+    best_of: int = 16  # responses to a prompt, of which one is learned
+    temperature: float = 0.7  # at which they are drawn
+    prompts: int = 4096  # of a round, drawn anew for each; where there are fewer, all
+    rounds: int = 1  # from the second on, the policy of the round before writes
+
+
+@dataclass
 class PpoConfig:
+    # What tells good responses from bad: ppo a value network, token by token; the others compare whole
+    # responses, rloo and grpo those to the same prompt, reinforce all of the batch; online_dpo makes the best
+    # and the worst to a prompt a pair of DPO's.
+    algorithm: str = setting("ppo", choices=("ppo", "rloo", "grpo", "reinforce", "online_dpo"))
     episodes: int = 1_000_000
     batch_size: int = 512  # episodes an iteration
+    samples: int = 1  # responses to a prompt, each an episode
     epochs: int = 4
     minibatches: int = 1
     microbatches: int = setting(1, placement=True)
@@ -187,6 +315,9 @@ class PpoConfig:
     # What a response scores: "model", that of stage reward; FILE.py:function or package.module:function; the
     # http address of a server; or several of them, with commas, which add up.
     reward: str = MODEL
+    # Where there are several reward models: the best one, the mean or the least of their scores, or the model
+    # whose weights are the mean of theirs.
+    ensemble: str = setting("best", choices=("best", "mean", "worst", "averaged"))
     reward_weights: tuple[float, ...] = setting((), sign=True)  # of each; empty: 1; 0 only logs it
     # Seconds that a function may take for a batch, or a server for an attempt.
     reward_timeout: float = setting(60.0, placement=True)
@@ -194,19 +325,25 @@ class PpoConfig:
     kl_controller: str = setting("fixed", choices=("fixed", "adaptive"))
     kl_target: float = 6.0  # nats, adaptive only
     kl_horizon: int = 10_000  # episodes, adaptive only
-    gamma: float = setting(1.0, zero=True, at_most=1)
-    lam: float = setting(0.95, zero=True, at_most=1)
+    kl_in: str = setting("reward", choices=("reward", "loss"))  # where the KL penalty enters
+    kl_estimator: str = setting("k1", choices=("k1", "k2", "k3"))
+    gamma: float = setting(1.0, zero=True, at_most=1, algorithm="ppo")
+    lam: float = setting(0.95, zero=True, at_most=1, algorithm="ppo")
+    divide_by_std: bool = setting(True, algorithm="grpo")  # of a prompt's rewards; False: Dr. GRPO
+    # Of new to old probability: one a token, or one a response, as their product or, with gspo, its root.
+    ratio: str = setting("token", choices=("token", "sequence", "gspo"))
     clip_policy: float = 0.2
-    clip_value: float = 0.2
-    value_coef: float = setting(0.1, zero=True)
-    # What the losses are means over: a minibatch's tokens, or its rows, each the mean of its tokens (N+).
-    loss_mean: str = setting("tokens", choices=("tokens", "rows"))
+    clip_value: float = setting(0.2, algorithm="ppo")
+    value_coef: float = setting(0.1, zero=True, algorithm="ppo")
+    # What losses are means over: a minibatch's tokens; its rows, each the mean of its tokens (N+, GRPO); or
+    # all slots, with a token or without, so that sums are divided by a constant (Dr. GRPO).
+    loss_mean: str = setting("tokens", choices=("tokens", "rows", "constant"))
     temperature: float = 0.7
     score_at: str = setting("eos", choices=("eos", "after_eos"))
     # What no_eos_score does to the score of a response without EOS.
     no_eos: str = setting("replace", choices=("replace", "subtract", "none"))
     no_eos_score: float = setting(-1.0, sign=True)
-    whiten_rewards: bool = False
+    whiten_rewards: bool = setting(False, algorithm="ppo")
     save_every: int = 100
     best: str = ""  # metric whose best checkpoint is kept, e.g. objective/score
 
@@ -216,6 +353,15 @@ class PpoConfig:
         places = self.reward.split(",")
         weights = self.reward_weights or (1.0,) * len(places)
         return {reward_name(place): (place, weight) for place, weight in zip(places, weights, strict=True)}
+
+    @property
+    def prompts(self) -> int:
+        """Of a batch."""
+        return self.batch_size // self.samples
+
+    @property
+    def has_value_network(self) -> bool:
+        return self.algorithm == "ppo"
 
     @property
     def is_by_model_alone(self) -> bool:
@@ -258,12 +404,16 @@ class HealthConfig:
 @dataclass
 class Config:
     seed: int = setting(0, zero=True)
+    # Stages that train a policy by people's preferences, each a policy of its own; evaluation compares them.
+    policies: tuple[str, ...] = setting(("ppo",), choices=("dpo", "distill", "ppo"))
     keep_checkpoints: int = setting(2, placement=True)  # newest of a training that stay, beside the best
     mesh: MeshConfig = field(default_factory=MeshConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
@@ -287,62 +437,3 @@ def fields_of(config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field
 
 
 PLACEMENT = {name for name, f, _ in fields_of(Config()) if f.metadata.get("placement")}
-
-
-def differences(ours: Config, theirs: dict) -> list[str]:
-    """Lines 'field: there → here' for every leaf in which a stored configuration differs.
-
-    Those of PLACEMENT may: a run resumes on another mesh.
-    """
-    stored = stored_fields(theirs)
-    current = flatten(to_dict(ours))
-    return [
-        f"{name}: {stored.get(name, 'absent')} → {current.get(name, 'absent')}"
-        for name in sorted((stored.keys() | current.keys()) - PLACEMENT)
-        if stored.get(name, "absent") != current.get(name, "absent")
-    ]
-
-
-def stored_fields(tree: dict) -> dict[str, Any]:
-    """Dotted name → value of a stored configuration; what an older version did not have is its default."""
-    return flatten(to_dict(Config())) | flatten(upgraded(tree))
-
-
-def to_dict(config) -> dict:
-    """Nested plain values, as JSON holds them."""
-    return dataclasses.asdict(config, dict_factory=lambda pairs: {name: _plain(x) for name, x in pairs})
-
-
-def from_dict(tree: dict, cls: type = Config, prefix: str = ""):
-    """The configuration that `to_dict` gave. Raises `ConfigError` for a field that does not exist."""
-    hints = typing.get_type_hints(cls)
-    for name in sorted(tree.keys() - hints.keys()):
-        raise ConfigError(f"{prefix}{name}: no such field")
-    values = {}
-    for name, value in tree.items():
-        if dataclasses.is_dataclass(hints[name]):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{prefix}{name}: {value!r} should be an object")
-            value = from_dict(value, hints[name], f"{prefix}{name}.")
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**values)
-
-
-def upgraded(tree: dict) -> dict:
-    """A stored configuration in the fields of today: a gated MLP was once an activation of its own."""
-    model = tree.get("model")
-    if not isinstance(model, dict) or model.get("activation") != "silu_gated":
-        return tree
-    return tree | {"model": model | {"activation": "silu", "gated": True}}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves

@@ -10,7 +10,7 @@ that is set; where none is, it sets one over all devices.
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -21,7 +21,7 @@ from etils.epath import Path
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax.config import Config, ConfigError, DataConfig, ModelConfig, from_dict, to_dict
+from rlhf_jax.config import Config, ConfigError, DataConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import Batch, Plan, QueryPlan, ResponsePlan
 from rlhf_jax.data.comparisons import Pair
@@ -29,15 +29,18 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.files import read_object
+from rlhf_jax.functional import rewards
 from rlhf_jax.mesh import abstract_rows, in_rows_of, make_mesh, row_shards, to_devices, to_host
-from rlhf_jax.model import heads, params, pretrained, transformer
-from rlhf_jax.model.generate import generate, sample_with_logprobs
+from rlhf_jax.model import heads, lora, params, pretrained, transformer
+from rlhf_jax.model.generate import generate
 from rlhf_jax.model.likelihood import response_logprobs
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.checkpoint import CheckpointError, read_meta
 from rlhf_jax.run.hosts import progress_bar
 from rlhf_jax.run.steps import finished
+from rlhf_jax.run.stored_config import from_dict, to_dict
+from rlhf_jax.training import adapters, inputs
 
 SHOWN_AFTER = 10  # seconds without a progress bar
 BATCH_SIZE = 128  # rows computed at once, by up to as many row shards
@@ -46,7 +49,7 @@ TASK_FIELDS = (  # of DataConfig, that stand there
     "source template_variables query_tokens response_tokens reward_response_tokens query_buckets "
     "padding".split()
 )
-PLACED = ("layer_loop", "attention", "rematerialize", "gather_to_sample")  # how a network is computed
+PLACED = "layer_loop attention rematerialize rematerialize_but gather_to_sample".split()  # how it is computed
 
 write = jax.jit(generate, static_argnames="config response_tokens eos_ids pad_id temperature samples".split())
 read = jax.jit(heads.scores, static_argnames=("config", "pad_id"))
@@ -61,13 +64,16 @@ def response_logp(weights, config: ModelConfig, query, responses, pad_id: int):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "response_tokens", "eos_ids", "pad_id", "temperature"))
-def draw(policy, reference, query: Int[Array, "B Q"], key: jax.Array, **sampling):
+def draw(policy, reference, query: Int[Array, "B Q"], key: jax.Array, model: ModelConfig, **sampling):
     """Responses [B, R] of the policy, and log π(response) − log π_ref(response) [B] through EOS, in nats.
 
     Both log-probabilities are at the temperature; the second result is 1 draw of the KL. `sampling` is
-    that of `sample_with_logprobs`.
+    that of `generate`.
     """
-    response, mask, logp, ref_logp = sample_with_logprobs(policy, reference, query, key, **sampling)
+    response = generate(policy, model, query, key, **sampling)
+    how = model, query, response, sampling["pad_id"], sampling["temperature"]
+    (logp, _), (ref_logp, _) = (response_logprobs(weights, *how) for weights in (policy, reference))
+    mask = rewards.response_mask(response, sampling["eos_ids"], sampling["pad_id"])
     return response, jnp.sum(jnp.where(mask, logp - ref_logp, 0.0), axis=1)
 
 
@@ -79,15 +85,21 @@ class NetworkError(ValueError):
 class Network:
     """A policy, or a reward model, with all that it takes to use it. A text may stand for a record."""
 
-    weights: Any  # of transformer.specs, or with the scalar head of heads.specs
+    trained: Any  # of transformer.specs, or with the scalar head of heads.specs; with a base, adapters of it
     model: ModelConfig
     tokenizer: Tokenizer
     task: Task
+    base: Any = field(default_factory=dict)  # frozen, as `adapters.base_of` gives it
+
+    @property
+    def weights(self) -> Any:
+        """What model/ computes with: what is trained, beside its base."""
+        return lora.attach(self.base, self.trained)
 
     @property
     def is_scalar(self) -> bool:
         """Whether it scores responses; a policy writes them."""
-        return "transformer" in self.weights
+        return "transformer" in self.trained
 
     def on(self, task: Task) -> "Network":
         """The same network on another task."""
@@ -238,8 +250,12 @@ def policies_of(workdir: str | PathLike[str]) -> list[str]:
 
 
 def describe(model: ModelConfig, scalar: bool = False) -> dict[str, Any]:
-    """What a checkpoint keeps of its network beside the weights, in `meta`: enough to load it alone."""
-    return {"model": asdict(model), "scalar": scalar}
+    """What a checkpoint keeps of its network beside the weights, in `meta`: enough to load it alone.
+
+    Adapters also need their base, whose digest it is.
+    """
+    base = {"base": inputs.of_base(model.pretrained)} if model.lora.rank else {}
+    return {"model": asdict(model), "scalar": scalar} | base
 
 
 def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> ModelConfig:
@@ -247,11 +263,13 @@ def architecture_of(config: Config, name: str, meta: Mapping[str, Any]) -> Model
 
     Checkpoints of older versions do not hold it: then it is that of the base model.
     """
+    base = config.sft.bigger_pretrained if name == "sft_10x" else config.model.pretrained
     if "model" not in meta:
-        base = config.sft.bigger_pretrained if name == "sft_10x" else config.model.pretrained
         return pretrained.architecture(replace(config.model, pretrained=base))
+    model = from_dict(meta["model"], ModelConfig)
     placed = {field: getattr(config.model, field) for field in PLACED}
-    return replace(from_dict(meta["model"], ModelConfig), **placed)
+    placed |= {"pretrained": base} if model.lora.rank else {}  # which adapters need, wherever it lies now
+    return replace(model, **placed)
 
 
 def architecture_in(workdir: str | PathLike[str], config: Config, name: str = "sft") -> ModelConfig:
@@ -275,9 +293,10 @@ def _of_run(workdir: Path, name: str, config: Config | None, task: Task | None) 
     model = architecture_of(config, name, meta)
     task = task or tasks.find(config.data, config.seed)
     tokenizer = task.load_tokenizer(workdir)
-    specs = heads.specs if _is_scalar(name, meta) else transformer.specs
-    like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
-    return Network(checkpoint.restore_params(*step, like), model, tokenizer, task)
+    specs = (heads if _is_scalar(name, meta) else transformer).specs(model, tokenizer.vocab_size)
+    like = adapters.abstract_trained(specs, model, jax.sharding.get_mesh())
+    base = adapters.base_of(model, tokenizer.vocab_size, expected=meta.get("base"))
+    return Network(checkpoint.restore_params(*step, like), model, tokenizer, task, base)
 
 
 def _is_scalar(name: str, meta: Mapping[str, Any]) -> bool:
@@ -291,6 +310,8 @@ def _of_folder(folder: Path, config: Config | None, task: Task | None) -> Networ
         task = tasks.find(from_dict(stored, DataConfig), 0)
     model, tokenizer = pretrained.architecture(computed, str(folder)), task.load_tokenizer(folder)
     scalar = "ForSequenceClassification" in str(read_object(folder / "config.json", ConfigError))
+    if model.lora.rank and str(folder) == str(pretrained.folder_of(model.pretrained)):  # a run's base itself
+        return Network({}, model, tokenizer, task, adapters.base_of(model, tokenizer.vocab_size))
     specs = heads.specs if scalar else transformer.specs
     like = params.abstract(specs(model, tokenizer.vocab_size), jax.sharding.get_mesh())
     return Network(pretrained.load(folder, like), model, tokenizer, task)
@@ -337,8 +358,9 @@ def _shown(plan: Plan, rows: int, mesh: Mesh, what: str) -> Iterator[tuple[Batch
 def traced_write(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Traced:
     """`write` as best-of-N samples, in its longest bucket, without values. Needs a mesh set."""
     mesh, samples = jax.sharding.get_mesh(), config.eval.best_of
+    trained = adapters.abstract_trained(transformer.specs(model, vocabulary), model, mesh)
     return write.trace(
-        params.abstract(transformer.specs(model, vocabulary), mesh),
+        lora.attach(adapters.abstract_base(model, vocabulary, mesh), trained),
         model,
         abstract_rows(mesh, (batch_size(row_multiple(mesh), samples), config.data.query_tokens)),
         jax.eval_shape(lambda: jax.random.key(0)),
@@ -356,6 +378,6 @@ def traced_read(config: Config, model: ModelConfig, vocabulary: int) -> jax.stag
     rows = batch_size(row_multiple(mesh), count)
     query = abstract_rows(mesh, (rows, data.query_tokens))
     responses = abstract_rows(mesh, (rows, count, data.reward_response_tokens))
-    return read.trace(
-        params.abstract(heads.specs(model, vocabulary), mesh), model, query, responses, vocabulary
-    )
+    trained = adapters.abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    network = lora.attach(adapters.abstract_base(model, vocabulary, mesh), trained)
+    return read.trace(network, model, query, responses, vocabulary)

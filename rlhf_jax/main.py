@@ -7,14 +7,14 @@ rlhf-jax run --config=configs/mini.py --workdir=runs/kl --fork=runs/mini --confi
 --config=FILE         Python file with a get_config() that returns a Config, or a name such as mini
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
 --workdir=FOLDER      where the run is written; started again, it resumes
---stage=STAGE         only this one: sft, collect, reward, ppo, eval, or one that was added to the table of
-                      rlhf_jax/pipeline/stages.py; without it, all stages that have not finished;
-                      round: after sft, rounds of comparisons, reward model and PPO,
+--stage=STAGE         only this one: sft, collect, reward, dpo, distill, ppo, eval, or one that was added
+                      to the table of rlhf_jax/pipeline/stages.py; without it, all stages of the run that
+                      have not finished; round: after sft, rounds of comparisons, reward model and PPO,
                       see rlhf_jax/pipeline/rounds.py
 --profile             also writes a profile of two steps of each training to WORKDIR/profile, for xprof or
                       TensorBoard, and prints how long each phase of a step takes
 --fork=FOLDER         --workdir is new and continues the run in FOLDER: its finished stages are taken over,
-                      up to the first whose part of the configuration differs, see rlhf_jax/run/fork.py
+                      but for those whose part of the configuration differs, see rlhf_jax/run/fork.py
 --start_timeout=300   seconds to wait for the other hosts of a run on many
 --check               only reads all this, with tables and models of this machine, and prints which stages
                       would run where: writes nothing, asks no hub and no bucket, leaves the accelerator alone

@@ -10,10 +10,12 @@ same functions run on one device.
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
 
 from rlhf_jax.config import ConfigError, MeshConfig
 
@@ -117,11 +119,46 @@ def split_rows(batch, parts: int):
     return jax.tree.map(split, batch)
 
 
-def merge_rows(parts):
-    """[parts, B / parts, …] → [B, …], the rows in the order that `split_rows` took them from."""
+def merge_rows(parts, together: int = 1):
+    """[parts, B / parts, …] → [B, …], the rows in the order that `split_rows` took them from.
+
+    So many rows `together` were made of each row that `split_rows` took.
+    """
 
     def merge(x: jax.Array) -> jax.Array:
-        rows = x.shape[0] * x.shape[1]
-        return x.swapaxes(0, 1).reshape(rows, *x.shape[2:], out_sharding=layout(ROWS))
+        count, rows, *rest = x.shape
+        grouped = x.reshape(count, -1, together, *rest, out_sharding=layout(None, ROWS))
+        return grouped.swapaxes(0, 1).reshape(count * rows, *rest, out_sharding=layout(ROWS))
 
     return jax.tree.map(merge, parts)
+
+
+def group_rows(batch, groups: int):
+    """[B, …] → [groups, B / groups, …]; B may differ among arrays, as of prompts and their responses."""
+
+    def group(x: jax.Array) -> jax.Array:
+        shape = groups, x.shape[0] // groups, *x.shape[1:]
+        return jnp.reshape(x, shape, out_sharding=layout(ROWS))
+
+    return jax.tree.map(group, batch)
+
+
+def ungroup_rows(batch):
+    """What `group_rows` has put together, apart again."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:], out_sharding=layout(ROWS)), batch)
+
+
+def shuffle_rows(batch, key: jax.Array):
+    """The same rows in a random order, spread over the devices as before."""
+    return take_rows(batch, jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[0]))
+
+
+def sort_rows(batch, by: Int[Array, "B"], parts: int):
+    """The same rows such that each of `parts` in which `split_rows` takes them apart has a run in order."""
+    order = jnp.argsort(reshard(by, None))
+    return take_rows(batch, order.reshape(parts, -1).T.reshape(-1))
+
+
+def take_rows(batch, order: Int[Array, "B"]):
+    """The rows in this order, spread over the devices as before."""
+    return jax.tree.map(lambda x: x.at[order].get(out_sharding=layout(ROWS)), batch)

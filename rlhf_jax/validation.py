@@ -15,7 +15,9 @@ from rlhf_jax.config import (
     MODEL,
     Config,
     ConfigError,
+    DpoConfig,
     ModelConfig,
+    OptimizerConfig,
     PpoConfig,
     RotaryConfig,
     fields_of,
@@ -35,9 +37,12 @@ def validate(config: Config) -> Config:
         _check_type(name, field.type, value)
         _check_range(name, value, field.metadata)
         choices = field.metadata.get("choices")
-        if choices and value not in choices:
-            named = ", ".join(choice or "empty" for choice in choices)
-            raise ConfigError(f"{name}: {value!r} is not one of {named}")
+        for choice in value if isinstance(value, tuple) else (value,):
+            if choices and choice not in choices:
+                named = ", ".join(known or "empty" for known in choices)
+                several = tuple(choice.split(",")) if "," in choice and value == (choice,) else ()
+                hint = f"""; several are --config.{name}="{several}\"""" if several else ""
+                raise ConfigError(f"{name}: {choice!r} is not one of {named}{hint}")
     _check_together(config)
     return config
 
@@ -146,6 +151,112 @@ def _check_rewards(options: PpoConfig) -> None:
         raise ConfigError(f"ppo.reward_weights: {given} weights for the {len(places)} of ppo.reward")
 
 
+def _check_read(section: str, options: DpoConfig | PpoConfig) -> None:
+    name = options.algorithm
+    for known in dataclasses.fields(options):
+        reader, value = known.metadata.get("algorithm", name), getattr(options, known.name)
+        if reader != name and value != known.default:
+            raise ConfigError(
+                f"{section}.{known.name}: {value!r} is read by {section}.algorithm={reader} and not by "
+                f"{name}: leave it at {known.default!r}"
+            )
+
+
+def _check_algorithm(options: PpoConfig) -> None:
+    name, samples = options.algorithm, options.samples
+    if options.rollout_rows % samples:
+        raise ConfigError(
+            f"ppo.rollout_rows: {options.rollout_rows} is no multiple of the {samples} of ppo.samples, which "
+            "stay together"
+        )
+    if name in ("rloo", "grpo", "online_dpo") and samples < 2:
+        raise ConfigError(f"ppo.samples: {name} compares responses to one prompt: 2 or more, not {samples}")
+    if name == "online_dpo":
+        default = PpoConfig()
+        for field in ("kl_in", "kl_estimator", "kl_controller", "ratio", "clip_policy", "loss_mean"):
+            if getattr(options, field) != getattr(default, field):
+                raise ConfigError(
+                    f"ppo.{field}: the loss of online_dpo, of pairs and with its own KL penalty, does not "
+                    f"read it: leave it at {getattr(default, field)!r}"
+                )
+        if not options.kl_coef:
+            raise ConfigError("ppo.kl_coef: with 0 the loss of online_dpo is constant: take more")
+    if name == "reinforce" and options.batch_size < 2:
+        raise ConfigError("ppo.batch_size: reinforce compares the responses of a batch: 2 or more, not 1")
+    if options.ratio != "token" and name == "ppo":
+        raise ConfigError(
+            f"ppo.ratio: {options.ratio} needs one advantage a response, and ppo has one a token: "
+            "take ppo.algorithm=rloo, grpo or reinforce"
+        )
+    if options.ratio != "token" and options.loss_mean != "rows":
+        raise ConfigError(
+            f"ppo.ratio: with {options.ratio} every response weighs the same, whatever its length: "
+            "set ppo.loss_mean=rows"
+        )
+    if options.loss_mean == "constant" and name == "ppo":
+        raise ConfigError("ppo.loss_mean: constant is not for ppo, which has a value loss: tokens or rows")
+    if options.kl_in == "loss" and options.kl_estimator == "k1":
+        raise ConfigError(
+            "ppo.kl_estimator: in the loss the gradient of k1 is 0 on average and penalizes nothing: "
+            "take k2 or k3, or ppo.kl_in=reward"
+        )
+    if options.kl_in == "loss" and options.kl_controller == "adaptive":
+        raise ConfigError(
+            "ppo.kl_controller: adaptive changes the weight of the penalty in the reward: take fixed, or "
+            "ppo.kl_in=reward"
+        )
+
+
+def _check_ensemble(config: Config) -> None:
+    reward, how = config.reward, config.ppo.ensemble
+    if how != "best" and (reward.seeds < 2 or MODEL not in config.ppo.rewards):
+        raise ConfigError(
+            f"ppo.ensemble: {how} is of several reward models: set reward.seeds to 2 or more, and put "
+            f"{MODEL} into ppo.reward"
+        )
+    if how == "averaged" and not reward.shared_head:
+        raise ConfigError(
+            "ppo.ensemble: weights of models that began with different heads have no mean that scores: set "
+            "reward.shared_head=True"
+        )
+    if reward.shared_head and reward.seeds < 2:
+        raise ConfigError("reward.shared_head: there is one model, so set reward.seeds to 2 or more")
+    if reward.shared_head and config.model.lora.rank:
+        raise ConfigError(
+            "reward.shared_head: the mean of adapters is not that of the models which they change: leave it "
+            "out, and take mean or worst in ppo.ensemble"
+        )
+
+
+def _check_optimizer(place: str, options: OptimizerConfig) -> None:
+    for known in dataclasses.fields(options):
+        readers, value = known.metadata.get("optimizers", (options.name,)), getattr(options, known.name)
+        if options.name not in readers and value != known.default:
+            raise ConfigError(
+                f"{place}.{known.name}: {value!r} is read by {' and '.join(readers)} and not by "
+                f"{options.name}: leave it at {known.default!r}"
+            )
+
+
+def _check_lora(config: Config) -> None:
+    lora = config.model.lora
+    if lora.start and not lora.rank:
+        raise ConfigError("model.lora.start: an adapter to start from needs model.lora.rank, which is 0")
+    if lora.start and config.sft.bigger_pretrained:
+        raise ConfigError("model.lora.start: an adapter fits one model; leave sft.bigger_pretrained empty")
+    if lora.rank and not config.model.pretrained:
+        raise ConfigError(
+            "model.lora.rank: adapters change a pretrained model: name it in model.pretrained, or leave 0"
+        )
+    if lora.base != "whole" and not lora.rank:
+        raise ConfigError(
+            f"model.lora.base: {lora.base} is for a model that stays, which it does with "
+            "model.lora.rank: set that, or leave whole"
+        )
+    if not lora.targets:
+        raise ConfigError("model.lora.targets: () should name a matrix that changes")
+
+
 def _check_together(config: Config) -> None:
     model, data, ppo = config.model, config.data, config.ppo
     if not model.head_size and model.width % model.heads:
@@ -153,32 +264,69 @@ def _check_together(config: Config) -> None:
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
     check_rotary(model.rotary, "model.rotary")
+    if not model.layer_pattern:
+        raise ConfigError("model.layer_pattern: () should name the kind of one layer at least")
+    if ("local" in model.layer_pattern) != bool(model.window):
+        raise ConfigError(
+            f"model.window: {model.window} does not fit model.layer_pattern {','.join(model.layer_pattern)}: "
+            "local layers have a window, and only they"
+        )
     if config.mesh.fsdp < 1 and config.mesh.fsdp != -1:
         raise ConfigError(f"mesh.fsdp: {config.mesh.fsdp} should be positive, or -1 for all devices")
-    if not data.query_buckets or tuple(sorted(set(data.query_buckets))) != data.query_buckets:
+    if tuple(sorted(set(data.query_buckets))) != data.query_buckets:
         raise ConfigError(f"data.query_buckets: {data.query_buckets} should be increasing lengths")
-    if data.query_buckets[-1] != data.query_tokens:
+    if data.query_buckets and data.query_buckets[-1] != data.query_tokens:
         raise ConfigError(
             f"data.query_buckets: the last one, {data.query_buckets[-1]}, "
             f"should be data.query_tokens {data.query_tokens}"
         )
-    if ppo.batch_size % (ppo.minibatches * ppo.microbatches):
+    if ppo.batch_size % ppo.samples:
+        raise ConfigError(f"ppo.samples: {ppo.samples} do not divide ppo.batch_size {ppo.batch_size}")
+    if ppo.prompts % (ppo.minibatches * ppo.microbatches):
+        of_samples = f" / ppo.samples {ppo.samples} = {ppo.prompts}" if ppo.samples > 1 else ""
         raise ConfigError(
-            f"ppo.batch_size: {ppo.batch_size} is not divisible by ppo.minibatches × ppo.microbatches = "
-            f"{ppo.minibatches * ppo.microbatches}"
+            f"ppo.batch_size: {ppo.batch_size}{of_samples} is not divisible by ppo.minibatches × "
+            f"ppo.microbatches = {ppo.minibatches * ppo.microbatches}"
         )
     if ppo.rollout_rows and ppo.batch_size % ppo.rollout_rows:
         raise ConfigError(
             f"ppo.rollout_rows: ppo.batch_size {ppo.batch_size} is not divisible by {ppo.rollout_rows}"
         )
+    _check_read("dpo", config.dpo)
+    if config.distill.best_of < 2:
+        raise ConfigError("distill.best_of: of one response none is chosen: set 2 or more")
+    if config.distill.prompts < config.distill.batch_size:
+        raise ConfigError(
+            f"distill.prompts: {config.distill.prompts} fill no batch of distill.batch_size "
+            f"{config.distill.batch_size}"
+        )
+    _check_read("ppo", ppo)
+    _check_algorithm(ppo)
     _check_rewards(ppo)
+    _check_ensemble(config)
+    _check_lora(config)
+    for stage, options in vars(config).items():
+        if hasattr(options, "optimizer"):
+            _check_optimizer(f"{stage}.optimizer", options.optimizer)
+            if options.optimizer.name == "muon" and model.lora.rank:
+                raise ConfigError(
+                    f"{stage}.optimizer.name: muon is of whole matrices, and with model.lora.rank none is "
+                    "trained: take adamw"
+                )
+    if model.rematerialize_but != "nothing" and not model.rematerialize:
+        raise ConfigError(
+            f"model.rematerialize_but: without model.rematerialize {model.rematerialize_but} stay anyway: "
+            "set that, too, or leave nothing"
+        )
     if data.tokenizer and config.model.pretrained:
         raise ConfigError("data.tokenizer: model.pretrained knows the token ids of its own; leave this empty")
+    if not config.policies:
+        raise ConfigError("policies: () should name a stage that trains one by people's preferences")
     if not config.rounds.pairs:
         raise ConfigError("rounds.pairs: () should hold a number for each round")
     if ppo.episodes < ppo.batch_size:
         raise ConfigError(f"ppo.episodes: {ppo.episodes} do not fill one ppo.batch_size of {ppo.batch_size}")
-    for stage in ("sft", "reward"):
+    for stage in ("sft", "reward", "dpo", "distill"):
         options = getattr(config, stage)
         if options.batch_size % options.microbatches:
             raise ConfigError(

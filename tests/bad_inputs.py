@@ -25,7 +25,7 @@ from rlhf_jax.data.mini import labelers
 from rlhf_jax.data.record_json import read_axis_ratings, write_jsonl
 from rlhf_jax.data.records import RecordError
 from rlhf_jax.data.tokenizer import train_tokenizer
-from rlhf_jax.feedback import agreement, answers, people, serve, viewer, work
+from rlhf_jax.feedback import agreement, answering, answers, people, serve, viewer, work
 from rlhf_jax.feedback.store import Store
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import read_tasks
@@ -226,10 +226,10 @@ def first_answer(place: Path) -> None:
         person, _ = people.add(db, "Ana", "labeler")
         work.add_tasks(db, read_tasks(place / "pairs.jsonl", Study()), [], Study())
         task = work.next_task(db, person, Study())
-        own = work.open_task(db, person, task)
+        own = answering.open_task(db, person, task)
         fields = {"choice": "2", "interpretation_first": "a", "interpretation_second": "b"}
-        work.save(db, person, own, fields, 2)
-        work.submit(db, person, work.open_task(db, person, task), "key", Study())
+        own = answering.save(db, person, own, fields, "key", 2)
+        answering.submit(db, person, own, "key", Study())
     store.close()
 
 

@@ -12,6 +12,7 @@ jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_num_cpu_devices", 8)
 # A busy machine takes as long as it takes; and a commit passes or fails for what it changes, not by chance.
 hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None)  # other examples every time
 hypothesis.settings.load_profile("any machine")
 
 

@@ -55,7 +55,7 @@ def save(folder, name: str, seed: int) -> None:
 
 def finish(folder, name: str) -> None:
     """Has the folder say that stage `name` is done."""
-    runs.record_stage(folder, name, 1.0, done=True, **stages.find(name).about())
+    runs.record_stage(folder, name, 1.0, done=True, **stages.find(name).about(Config()))
 
 
 def finished_run(folder):

@@ -19,7 +19,8 @@ from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.feedback import people, serve, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
-from rlhf_jax.feedback.store import Store, answers, questions
+from rlhf_jax.feedback.schema import answers, questions
+from rlhf_jax.feedback.store import Store
 from rlhf_jax.feedback.study import Study
 from rlhf_jax.feedback.tasks import Task, read_tasks
 
@@ -124,6 +125,11 @@ def join(site: Site, name: str, role: str = "labeler", standing: str = "passed")
     assert visitor.post(f"/join/{token}").status_code == 200
     visitor.open("/questions")  # a page with a form
     return visitor
+
+
+def session(visitor: Visitor, site: Site) -> str:
+    """The cookie of who is signed in."""
+    return f"{site.address.cookie}={visitor.cookies[site.address.cookie]}"
 
 
 class Crowd(NamedTuple):

@@ -76,6 +76,28 @@ def gae(rewards, values, mask, gamma, lam):
     return advantages, returns
 
 
+def rloo(rewards, samples):
+    """Each reward less the mean of the others in its group, whose rows stand together."""
+    out = np.zeros(len(rewards))
+    for i in range(len(rewards)):
+        first = i - i % samples
+        others = [float(rewards[j]) for j in range(first, first + samples) if j != i]
+        out[i] = float(rewards[i]) - sum(others) / len(others)
+    return out
+
+
+def grpo(rewards, samples, divide_by_std=True):
+    """Each reward less its group's mean, in units of the group's standard deviation."""
+    out = np.zeros(len(rewards))
+    for first in range(0, len(rewards), samples):
+        group = [float(x) for x in rewards[first : first + samples]]
+        mean = sum(group) / samples
+        std = math.sqrt(sum((x - mean) ** 2 for x in group) / (samples - 1))
+        for i, x in enumerate(group):
+            out[first + i] = (x - mean) / (std + 1e-4) if divide_by_std else x - mean
+    return out
+
+
 def whiten(x, mask, shift_mean=True):
     inside = [float(v) for v, m in zip(x.ravel(), mask.ravel(), strict=True) if m]
     mean = sum(inside) / len(inside)
@@ -85,6 +107,19 @@ def whiten(x, mask, shift_mean=True):
         if mask[index]:
             out[index] = (x[index] - mean) / math.sqrt(variance + 1e-8) + (0 if shift_mean else mean)
     return out
+
+
+def preference_losses(logp, tokens, ref_logp, beta, smoothing, target):
+    """Losses of DPO, IPO and SimPO of pairs whose log-probabilities [B, 2] are those of whole responses."""
+    dpo = ipo = simpo = 0.0
+    for (new1, new0), (n1, n0), (old1, old0) in zip(logp, tokens, ref_logp, strict=True):
+        ahead = (float(new1) - float(old1)) - (float(new0) - float(old0))
+        p = 1 / (1 + math.exp(-beta * ahead))
+        dpo -= (1 - smoothing) * math.log(p) + smoothing * math.log(1 - p)
+        each = (float(new1) - float(old1)) / n1 - (float(new0) - float(old0)) / n0
+        ipo += (each - 1 / (2 * beta)) ** 2
+        simpo += math.log1p(math.exp(target - beta * (float(new1) / n1 - float(new0) / n0)))
+    return dpo / len(logp), ipo / len(logp), simpo / len(logp)
 
 
 def policy_loss(logp, old_logp, advantages, mask, clip):

@@ -61,6 +61,12 @@ def arrow(path: Path, table: list) -> None:
         file.write_table(content)
 
 
+def indexed_arrow(path: Path, table: list) -> None:
+    content = pyarrow.Table.from_pylist(padded(table))
+    with pyarrow.ipc.new_file(path, content.schema) as file:
+        file.write_table(content)
+
+
 def padded(table: list) -> list:
     """Arrow takes the columns from the first row."""
     names = dict.fromkeys(name for row in table for name in row)
@@ -79,4 +85,5 @@ FORMATS = {
     "excel.csv": comma_separated_of_excel,
     "a.parquet": parquet,
     "a.arrow": arrow,
+    "indexed.arrow": indexed_arrow,
 }

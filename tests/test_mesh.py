@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import ConfigError, MeshConfig
-from rlhf_jax.mesh import ROWS, layout, make_mesh, reshard, row_shards, split_rows, to_devices
+from rlhf_jax.mesh import (
+    ROWS,
+    layout,
+    make_mesh,
+    merge_rows,
+    reshard,
+    row_shards,
+    shuffle_rows,
+    sort_rows,
+    split_rows,
+    to_devices,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +69,29 @@ def test_every_row_is_in_one_part_on_the_device_it_was_on(parts):
     has = {shard.device: set(np.ravel(shard.data)) for shard in split.addressable_shards}
     assert has == had
     np.testing.assert_array_equal(split, split_rows(jnp.asarray(rows), parts))  # one device deals them alike
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_merged_parts_have_the_rows_in_their_first_order(together):
+    """Two rows were made of each: they stand where it stood."""
+    rows = jnp.arange(8)
+    made = jnp.repeat(split_rows(rows, 4), together, axis=1)
+    np.testing.assert_array_equal(merge_rows(made, together), np.repeat(rows, together))
+
+
+def test_shuffled_rows_stay_whole():
+    rows = {"a": jnp.arange(32), "b": jnp.arange(32)[:, None] * jnp.ones(3)}
+    shuffled = jax.device_get(shuffle_rows(rows, jax.random.key(0)))
+    assert sorted(shuffled["a"]) == list(range(32)) and list(shuffled["a"]) != list(range(32))
+    np.testing.assert_array_equal(shuffled["b"], shuffled["a"][:, None] * np.ones(3))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_sorted_rows_are_runs_in_order(parts):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    lengths = np.random.default_rng(0).integers(1, 9, 16)
+    with jax.set_mesh(mesh):
+        rows = to_devices({"length": lengths, "row": np.arange(16)}, mesh)
+        found = jax.jit(lambda rows: split_rows(sort_rows(rows, rows["length"], parts), parts))(rows)
+    np.testing.assert_array_equal(np.ravel(found["length"]), np.sort(lengths))
+    np.testing.assert_array_equal(lengths[found["row"]], found["length"])

@@ -10,6 +10,8 @@ import numpy as np
 from rlhf_jax.config import (
     Config,
     DataConfig,
+    DistillConfig,
+    DpoConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -53,7 +55,7 @@ def parameters(specs, seed: int = 0):
     rng = np.random.default_rng(seed)
 
     def draw(path, spec: ParamSpec):
-        mean = 1.0 if path[-1].key == "scale" else 0.0
+        mean = 1.0 if jax.tree_util.keystr(path[-1:], simple=True) == "scale" else 0.0
         return jnp.asarray(rng.normal(mean, 0.5, spec.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, ParamSpec))
@@ -180,6 +182,8 @@ def run_config(data: DataConfig) -> Config:
         data=data,
         sft=SftConfig(batch_size=8, optimizer=fast, save_every=2, microbatches=2),
         reward=RewardConfig(batch_size=8, optimizer=fast, save_every=2),
+        dpo=DpoConfig(batch_size=8, optimizer=fast, save_every=2),
+        distill=DistillConfig(batch_size=8, optimizer=fast, save_every=2, pack=False, best_of=2),
         ppo=PpoConfig(
             episodes=40,
             batch_size=8,

@@ -248,7 +248,7 @@ class Programs:
         def read(policy, reference, value, score, query, response):
             rows, temperature = (query, response, workload.pad), workload.temperature
             logp = [response_logprobs(w, self.model, *rows, temperature)[0] for w in (policy, reference)]
-            return *logp, heads.scalars(value, self.model, *rows), heads.score(score, self.model, *rows)
+            return *logp, heads.values(value, self.model, *rows), heads.score(score, self.model, *rows)
 
         def large() -> tuple:
             policy, value = self.network("policy"), self.network("value")
@@ -270,7 +270,7 @@ class Programs:
         small = episodes, jax.random.key(0)
 
         def large() -> tuple:
-            return ((self.state("policy"), self.state("value")),)
+            return ({name: self.state(name) for name in ("policy", "value")},)
 
         return Program("update", function, large, small, True, tokens(examples), useful)
 

@@ -2,10 +2,11 @@
 
 An epoch is a permutation of the rows drawn from (seed, epoch). Every batch takes its rows
 from one length bucket, so that short texts get short arrays and a stage compiles at most
-once a bucket, times three widths of summaries where these are read. Nothing depends on the
+once a bucket, times three widths of responses where these are read. Nothing depends on the
 number of devices.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -14,11 +15,12 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from rlhf_jax.config import DataConfig, SftConfig
+from rlhf_jax.config import DataConfig, ImitationConfig
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.widths import MOST, fitting, halves
 
 Batch = dict[str, np.ndarray]
 Ids = Sequence[int] | Int[np.ndarray, "T"]  # of one text
@@ -28,12 +30,13 @@ class BatchError(ValueError):
     """Rows that cannot be put into batches as asked."""
 
 
-class Plan:
+class Plan(ABC):
     """Which rows make up the batch of each step.
 
-    `lengths` [N] are in tokens, `buckets` the padded lengths in increasing order. The rows
-    that do not fill a batch of their bucket move up to the next longer one; those left over
-    in the longest, fewer than a batch, sit an epoch out. Subclasses make the arrays: `collate` those of
+    `lengths` [N] are in tokens, at most `limit`, and `buckets` the padded lengths in increasing
+    order; where none are given, `widths.fitting` chooses them, no more than there are batches. The
+    rows that do not fill a batch of their bucket move up to the next longer one; those left over in
+    the longest, fewer than a batch, sit an epoch out. Subclasses make the arrays: `collate` those of
     a batch, and `widest(data, rows)` arrays without meaning in the shapes of the longest bucket; and they
     count what is `lost`.
     """
@@ -41,13 +44,21 @@ class Plan:
     lost: list[tuple[int, str]]  # how many texts lost something to a limit, and "of" how many what
     field: ClassVar[str]  # of the configuration, that says how many rows a batch has
 
-    def __init__(self, lengths: Sequence[int], buckets: Sequence[int], batch_size: int, seed: int):
-        self._bucket_of = np.searchsorted(buckets, lengths)
+    def __init__(
+        self, lengths: Sequence[int], buckets: Sequence[int], limit: int, batch_size: int, seed: int
+    ):
+        self._is_fitted = not buckets
+        buckets = buckets or fitting(lengths, limit, min(len(lengths) // batch_size, MOST))
+        self._lengths, self._bucket_of = lengths, np.searchsorted(buckets, lengths)
         self._buckets, self.batch_size, self._seed = buckets, batch_size, seed
         self._epoch = lru_cache(maxsize=1)(self._shuffled)
 
     def tell(self, stage: str) -> None:
-        """Prints what its texts lost to the limits of the configuration, where they lost anything."""
+        """Prints the widths that were fitted to its texts, and what these lost to limits, if anything."""
+        if self._is_fitted:
+            widths, padded = ", ".join(map(str, self._buckets)), np.take(self._buckets, self._bucket_of)
+            padding = 1 - np.sum(self._lengths) / np.sum(padded)
+            print(f"{stage}: prompts are padded to {widths} tokens, {padding:.0%} of which are padding")
         for count, what in self.lost:
             if count:
                 print(f"{stage}: {count:,} of {what}")
@@ -55,9 +66,9 @@ class Plan:
         if left := rows - self.batch_size * self.steps_per_epoch:
             print(f"{stage}: {left:,} of {rows:,} rows fill no batch; others do in each epoch")
 
+    @abstractmethod
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         """The arrays of some rows [B], which a bucket of `width` tokens holds; `index` [B] is `rows`."""
-        raise NotImplementedError
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,7 +138,8 @@ class QueryPlan(Plan):
         self._queries, cut = _encoded_queries(records, tokenizer, task)
         self.lost = [(cut, f"{len(records):,} prompts lose text to data.query_tokens")]
         self._pad_id = tokenizer.pad_id
-        super().__init__([len(q) for q in self._queries], task.data.query_buckets, batch_size, seed)
+        lengths, data = [len(query) for query in self._queries], task.data
+        super().__init__(lengths, data.query_buckets, data.query_tokens, batch_size, seed)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         return {"query": left_pad([self._queries[i] for i in rows], width, self._pad_id), "index": rows}
@@ -184,12 +196,18 @@ class PairPlan(ResponsePlan):
         return batch | {"chosen": responses[:, 0], "rejected": responses[:, 1]}
 
 
+class DpoPlan(PairPlan):
+    """The same for a policy that learns from the pairs."""
+
+    field = "dpo.batch_size"
+
+
 class SftPlan(Plan):
     """Batches of rows of query–response examples: `tokens`, `segments` and `targets_mask` [B, T].
 
-    Unpacked, a row is one example, B is `options.batch_size` and T a bucket plus
-    `data.response_tokens`. Packed, T is the longest of these and B such that a batch holds
-    about `options.batch_size` examples; which examples share a row is drawn once from the
+    Unpacked, a row is one example, B is `options.batch_size` and T a bucket plus `data.response_tokens`,
+    or fitted to the examples. Packed, T is `data.query_tokens` plus `data.response_tokens` and B such that
+    a batch holds about `options.batch_size` examples; which examples share a row is drawn once from the
     seed, and epochs permute rows. `most_targets` is the largest number of targets in a row.
     """
 
@@ -203,7 +221,12 @@ class SftPlan(Plan):
         return shaped | {"targets_mask": shaped["targets_mask"].astype(np.float32)}
 
     def __init__(
-        self, records: Sequence[Record], tokenizer: Tokenizer, task: Task, options: SftConfig, seed: int
+        self,
+        records: Sequence[Record],
+        tokenizer: Tokenizer,
+        task: Task,
+        options: ImitationConfig,
+        seed: int,
     ):
         data, references = task.data, [record.reference for record in records]
         queries, cut = _encoded_queries(records, tokenizer, task)
@@ -211,6 +234,10 @@ class SftPlan(Plan):
         self.lost = [
             (cut, f"{len(records):,} prompts lose text to data.query_tokens"),
             (truncated, f"{len(records):,} references lose tokens to data.response_tokens"),
+            (
+                sum(len(response) == 1 < data.response_tokens for response in responses),
+                f"{len(records):,} references have no token in this tokenizer, and teach to write nothing",
+            ),
         ]
         self._pad_id = tokenizer.pad_id
         self._examples = [np.concatenate(pair) for pair in zip(queries, responses, strict=True)]
@@ -218,7 +245,10 @@ class SftPlan(Plan):
             np.arange(len(example)) >= len(query)
             for example, query in zip(self._examples, queries, strict=True)
         ]
-        for i, answers in enumerate(task.answers_in_prompts(records, tokenizer) or ()):
+        earlier, unlearnable = task.answers_in_prompts(records, tokenizer)
+        told = "prompts have answers that stand behind no generation prompt, and are not learned"
+        self.lost += [(unlearnable, f"{len(records):,} {told}")]
+        for i, answers in enumerate(earlier):
             end = len(queries[i])  # the prompt's tokens may stand behind a filling of spaces
             self._is_target[i][end - len(answers) : end] = answers
         for is_target in self._is_target:
@@ -226,16 +256,18 @@ class SftPlan(Plan):
             is_target[:1] = False  # nothing stands before it
         lengths = [len(example) for example in self._examples]
         widths = [bucket + data.response_tokens for bucket in data.query_buckets]
+        limit = data.query_tokens + data.response_tokens
         self._rows = [[i] for i in range(len(records))]
         batch_size = options.batch_size
         if options.pack:
-            widths = widths[-1:]
+            widths = [limit]
             order = np.random.default_rng(seed).permutation(len(records))
-            self._rows = pack_rows(lengths, widths[0], order)
+            self._rows = pack_rows(lengths, limit, order)
             batch_size = _packed_batch_size(options, len(self._rows) / len(records))
         targets = [int(is_target.sum()) for is_target in self._is_target]
         self.most_targets = max(sum(targets[i] for i in row) for row in self._rows)
-        super().__init__([sum(lengths[i] for i in row) for row in self._rows], widths, batch_size, seed)
+        of_rows = [sum(lengths[i] for i in row) for row in self._rows]
+        super().__init__(of_rows, widths, limit, batch_size, seed)
 
     def collate(self, rows: np.ndarray, width: int) -> Batch:
         tokens = np.full((len(rows), width), self._pad_id, np.int32)
@@ -250,6 +282,12 @@ class SftPlan(Plan):
                 targets[b, start:end] = self._is_target[i]
                 start = end
         return {"tokens": tokens, "segments": segments, "targets_mask": targets, "index": rows}
+
+
+class DistillPlan(SftPlan):
+    """The same where the responses are a policy's own."""
+
+    field = "distill.batch_size"
 
 
 def pack_rows(lengths: Sequence[int], width: int, order: Iterable[int]) -> list[list[int]]:
@@ -268,7 +306,7 @@ def pack_rows(lengths: Sequence[int], width: int, order: Iterable[int]) -> list[
     return rows
 
 
-def _packed_batch_size(options: SftConfig, rows_per_example: float) -> int:
+def _packed_batch_size(options: ImitationConfig, rows_per_example: float) -> int:
     """Rows for about `options.batch_size` examples.
 
     A multiple of a divisor of `options.batch_size`, so that they divide among devices and
@@ -298,11 +336,12 @@ def _encoded_queries(
 def filled(encoded: Iterable[Ids], data: DataConfig, tokenizer: Tokenizer) -> list[Int[np.ndarray, "T"]]:
     """Queries as `data.padding` fills them: as they are, or with spaces, which are attended to (OpenAI's).
 
-    The latter up to their bucket; a query that is longer than any stays as it is.
+    The latter up to their bucket, and where the configuration names none to `data.query_tokens`, for what is
+    attended to may not depend on other texts. A query that is longer than any stays as it is.
     """
     queries = [np.asarray(ids, np.int32) for ids in encoded]
     if data.padding == "space":
-        buckets, space = data.query_buckets, _space(tokenizer)
+        buckets, space = data.query_buckets or (data.query_tokens,), _space(tokenizer)
         widths = [next((width for width in buckets if width >= len(q)), len(q)) for q in queries]
         queries = [left_pad([query], width, space)[0] for query, width in zip(queries, widths, strict=True)]
     return queries
@@ -326,9 +365,9 @@ def _encoded_responses(
 
 
 def response_width(responses: Iterable[Ids], limit: int) -> int:
-    """Columns that hold some right-padded responses: `limit`, or the half or quarter of it that suffices."""
+    """Columns that hold some right-padded responses: the least of the `halves` of the limit that suffices."""
     longest = max(len(ids) for ids in responses)
-    return min(width for width in (limit, limit // 2, limit // 4) if width >= longest)
+    return min(width for width in halves(limit) if width >= longest)
 
 
 def left_pad(rows: Sequence[Ids], width: int, pad_id: int) -> Int[np.ndarray, "B T"]:

@@ -59,7 +59,7 @@ class Chat:
         self.end_of_turn = end_of_turn
         self._tokens = _ControlTokens(template, tokenizer, end_of_turn)
         secret = secrets.randbits(128)  # its digits pass a template's filters unchanged
-        self._marker, self._markers = f"{secret}-turn-%d-", re.compile(rf"{secret}-turn-(\d+)-")
+        self._marker, self._markers = f"{secret}-%d-", re.compile(rf"{secret}-(\d+)-")
 
     def encode(self, turns: Sequence[Turn], generation_prompt: bool) -> list[int]:
         """Token ids of a conversation, with all that its template puts before, between and after the turns.
@@ -309,7 +309,7 @@ def _end_of_turn(folder: Path, tokenizer: tokenizers.Tokenizer, eos_id: int) -> 
     named = read_object(folder / GENERATION_FILE, ConfigError, missing={}).get("eos_token_id")
     if named is None:
         return (eos_id,)
-    ids = named if isinstance(named, list) else [named]
-    if not ids or any(type(i) is not int or tokenizer.id_to_token(i) is None for i in ids):
+    ids, there = named if isinstance(named, list) else [named], tokenizer.get_vocab().values()
+    if not ids or any(type(i) is not int or i not in there for i in ids):
         raise ConfigError(f"{folder / GENERATION_FILE}: eos_token_id {named!r} should be ids of its tokens")
     return tuple(ids)

@@ -4,7 +4,10 @@ A template is a program from elsewhere. It runs in Jinja's sandbox, sees nothing
 dictionaries of them, and each of its failures is told in one line.
 """
 
+import functools
 import json
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +27,7 @@ from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
 from rlhf_jax.files import read_object
 
 SPECIAL_TOKENS = [f"{name}_token" for name in "bos eos unk sep pad cls mask".split()]
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt")  # to a template, with each conversation
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,13 @@ def read_chat_template(folder: str | PathLike[str], variables: Mapping[str, Any]
     """The template that a folder's chat_template.jinja holds, else its tokenizer_config.json.
 
     `variables` are more names for it to read, such as Qwen3's `enable_thinking`. Raises ConfigError for a
-    template that is missing or does not compile.
+    template that is missing or does not compile, and for a variable that it does not read.
     """
     place, source = _source(Path(folder))
+    for name in variables:
+        if name in GIVEN or not re.search(rf"\b{name}\b", source):
+            why = "comes from the conversation" if name in GIVEN else "is read nowhere in this template"
+            raise ConfigError(f"data.template_variables: {place}: {name} {why}; leave it out")
     try:
         compiled = _environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
@@ -163,7 +171,17 @@ def _raise(message: str) -> NoReturn:
 
 
 def _now(format: str) -> str:
+    _tell_of_the_date()
     return datetime.now().strftime(format)
+
+
+@functools.cache
+def _tell_of_the_date() -> None:
+    print(
+        "chat template: it writes today's date, so that a run which resumes on another day reads other "
+        "tokens; a variable of it may set the date (data.template_variables)",
+        file=sys.stderr,
+    )
 
 
 def _line(error: object) -> str:

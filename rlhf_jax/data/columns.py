@@ -1,6 +1,7 @@
 """Columns of a table by other names, and several columns as one: `instruction:prompt,input:prompt`."""
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 from rlhf_jax.config import ConfigError
@@ -12,6 +13,13 @@ Columns = Mapping[str, str]  # the new name of a column by its old one; several 
 
 class Joined(dict[str, Any]):
     """What several columns that get one name hold, by their old names and in the order of `Columns`."""
+
+
+def distinct(names: list[str], table: str) -> list[str]:
+    """The names of a table's columns. Raises RecordError where two have the same."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise RecordError(f"{table}: two columns have the name {twice[0]!r}")
+    return names
 
 
 def parse_columns(text: str) -> Columns:
@@ -86,4 +94,5 @@ def _one_below_another(between: str, texts: list[str]) -> str:
 def form_of(value: Any) -> str:
     """What a value is, in words for messages."""
     names = {str: "a text", list: "a list", dict: "an object", bool: "true or false", bytes: "bytes"}
-    return names.get(type(value), "null" if value is None else "a number")
+    others = "a number" if isinstance(value, Number) else f"a {type(value).__name__}"  # such as a date
+    return names.get(type(value), "null" if value is None else others)

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from rlhf_jax.data.columns import form_of
-from rlhf_jax.data.record_json import BESIDE_CONTENT, turns_of
+from rlhf_jax.data.record_json import turns_of
 from rlhf_jax.data.records import Prompt, RecordError, Turn
 from rlhf_jax.data.visible import has_text
 
@@ -106,13 +106,3 @@ def answerable(prompt: Prompt, column: str) -> Prompt:
 def check_filled(text: str, column: str) -> None:
     if not has_text(text):
         raise RecordError(f"column {column} is empty")
-
-
-def beside_turns(value: Any) -> dict[str, None]:
-    """The keys of turns, however deep in a value, that are not read, such as name or weight."""
-    found: dict[str, None] = {}
-    if isinstance(value, dict) and "role" in value:
-        found |= dict.fromkeys(key for key in value if key not in (*Turn._fields, *BESIDE_CONTENT))
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        found |= beside_turns(one)
-    return found

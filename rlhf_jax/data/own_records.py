@@ -62,7 +62,7 @@ def distinct(records: Iterable[Example], once: bool) -> list[Example]:
 
 def _record(row: Row, reference: str) -> Example:
     one = _prompted(row)
-    return Example(id_of(row), one.prompt, reference, json.loads(json.dumps(one.extra, default=str)))
+    return Example(id_of(row), one.prompt, reference, one.extra)
 
 
 def _prompted(row: Row) -> Prompted:

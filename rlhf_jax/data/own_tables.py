@@ -5,6 +5,7 @@ and where a table is of one of them, its prompts are halved: always by a hash of
 two sides, whichever tables it stands in: it is of the last of its splits alone.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -27,7 +28,7 @@ class Gathered(NamedTuple):
     """What the tables hold; a record's id is made of its prompt, where it has none of its own."""
 
     records: dict[str, list[Example]]  # by split: prompts with the responses to learn, or without any
-    queries: list[Example]  # the different prompts of train
+    queries: list[Example]  # the different prompts of train, with the first reference of each
     comparisons: list[Comparison]  # of train, valid1 (which is valid) and valid2 (which is test)
     places: dict[str, str]  # of records, for messages, by their ids
 
@@ -47,19 +48,32 @@ def gather(data: DataConfig) -> Gathered:
     by_split = _apart(by_split)
     taught = {split: list(own_records.demonstrations(rows)) for split, rows in by_split.items()}
     others = {split: list(own_records.preferred(rows)) for split, rows in by_split.items()}
-    if others["train"] and not taught["train"]:
+    are_shown = bool(taught["train"])
+    if others["train"] and not are_shown:
         tell("data.files: no demonstrations; fine-tuning learns the preferred responses")
         taught, others = others, taught  # of all splits, for what is held out is to be of one kind with train
     records = {}
     for split, rows in by_split.items():
-        found = taught[split] or others[split] or map(own_records.query, rows)
+        found = taught[split] or others[split] or list(map(own_records.query, rows))
         records[split] = own_records.distinct(found, once=split != "train")
         if not records[split]:
             raise RecordError(f"data.files: no row is of {split}; name a table of it, as {split}:more.jsonl")
+        if are_shown:
+            once = "each is learned once" if split == "train" else "a prompt there has one reference"
+            _tell_repeated(f"responses of {split}", len(found), len(records[split]), once)
     comparisons = [one for split, rows in by_split.items() for one in own_records.comparisons(rows, split)]
     queries = [row for row in by_split["train"] if isinstance(row, PromptOnly)] or by_split["train"]
     asked = own_records.distinct(map(own_records.query, queries), once=True)
+    if isinstance(queries[0], PromptOnly):
+        _tell_repeated("prompts for PPO", len(queries), len(asked), "each is asked once in an epoch")
+    references = {record.id: record.reference for record in reversed(records["train"])}  # the first of each
+    asked = [dataclasses.replace(one, reference=references.get(one.id, "")) for one in asked]
     return Gathered(records, asked, comparisons, places)
+
+
+def _tell_repeated(what: str, there: int, kept: int, why: str) -> None:
+    if kept < there:
+        tell(f"data.files: {there - kept:,} of {there:,} {what} are left out: {why}")
 
 
 def are_here(data: DataConfig) -> bool:

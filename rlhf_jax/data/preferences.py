@@ -20,15 +20,17 @@ turn is the response; what stands before it is the prompt.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlhf_jax.data.columns import form_of
 from rlhf_jax.data.conversations import answerable, parted, parted_or_empty, text_or_turns
 from rlhf_jax.data.judgments import Judgment, comparisons_of, votes_of
-from rlhf_jax.data.record_json import from_json, in_split
+from rlhf_jax.data.record_json import as_json, from_json, in_split
 from rlhf_jax.data.records import Article, AxisRating, Comparison, Example, Post, Prompt, RecordError
 from rlhf_jax.data.tables import Row
 from rlhf_jax.data.visible import has_text
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _ranked(row: Row) -> Iterator[Preference]:
     if tie:
         raise RecordError("column completions has one rank twice")
     pair = {"prompt": row.values["context"], "chosen": chosen, "rejected": rejected}
-    return _preference(Row(pair | _extra(row, "context", "completions"), row.place))
+    return _preference(Row(_extra(row, "context", "completions") | pair, row.place))
 
 
 def _voted(row: Row) -> Iterator[Any]:
@@ -177,22 +179,26 @@ def _unlearnable(first: str, second: str) -> str:
     return "with equal responses" if first.strip() == second.strip() else ""
 
 
+def _record(cls: type[T], row: Row) -> T:
+    return from_json(cls, as_json(row.values))
+
+
 def _comparison(row: Row) -> Iterator[Comparison | LeftOut]:
     """OpenAI's; of their own posts all are kept, as the paper counts them."""
-    found = in_split(from_json(Comparison, row.values))
+    found = in_split(_record(Comparison, row))
     why = _unlearnable(*(one.text for one in found.summaries)) if isinstance(found.info, Example) else ""
     yield LeftOut(why) if why else found
 
 
 def _example(row: Row) -> Iterator[Example]:
-    example = from_json(Example, row.values)
+    example = _record(Example, row)
     answerable(example.prompt, "prompt")
     yield example
 
 
 def _unpaired(row: Row) -> Iterator[UnpairedPreference]:
     prompt, (completion,) = parted(row.values, "completion")
-    told = str(row.values["label"]).lower()  # a CSV has texts
+    told = str(row.values["label"]).lower().removesuffix(".0")  # a CSV has texts, pandas fractions
     if told not in (answers := {"true": True, "1": True, "false": False, "0": False}):
         raise RecordError(f"column label should be true or false, not {told}")
     extra = _extra(row, "prompt", "completion", "label")
@@ -201,7 +207,7 @@ def _unpaired(row: Row) -> Iterator[UnpairedPreference]:
 
 KINDS = (  # the first whose columns are all there
     Kind(("info", "summaries", "choice"), _comparison),
-    Kind(("info", "summary"), lambda row: [in_split(from_json(AxisRating, row.values))]),
+    Kind(("info", "summary"), lambda row: [in_split(_record(AxisRating, row))]),
     Kind(("prompt", "chosen", "rejected"), _preference),
     Kind(("chosen", "rejected"), _preference),
     Kind(("context", "completions"), _ranked),
@@ -212,8 +218,8 @@ KINDS = (  # the first whose columns are all there
     Kind(("messages",), _messages),
     Kind(("id", "prompt", "reference"), _example),
     Kind(("prompt",), _prompt_only),
-    Kind(("subreddit", "post"), lambda row: [from_json(Post, row.values)]),
-    Kind(("site", "article"), lambda row: [from_json(Article, row.values)]),
+    Kind(("subreddit", "post"), lambda row: [_record(Post, row)]),
+    Kind(("site", "article"), lambda row: [_record(Article, row)]),
 )
 
 
@@ -228,4 +234,4 @@ def _number(value: Any, column: str) -> float:
 
 
 def _extra(row: Row, *columns: str) -> dict[str, Any]:
-    return {name: value for name, value in row.values.items() if name not in columns}
+    return as_json({name: value for name, value in row.values.items() if name not in columns})

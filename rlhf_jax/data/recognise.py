@@ -6,10 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_jax.data.columns import form_of, with_texts
-from rlhf_jax.data.conversations import beside_turns
 from rlhf_jax.data.preferences import KINDS, Demonstration, Kind, LeftOut, Preference
-from rlhf_jax.data.records import AxisRating, Comparison, RecordError
+from rlhf_jax.data.record_json import BESIDE_CONTENT
+from rlhf_jax.data.records import AxisRating, Comparison, RecordError, Turn
 from rlhf_jax.data.tables import Row
+
+# Objects in values, by the key that tells them → what they are called, and their keys that are read.
+OBJECTS = {
+    "role": ("turns", (*Turn._fields, *BESIDE_CONTENT)),
+    "first": ("comparisons", ("first", "second", "preferred", "worker")),
+    "rank": ("completions", ("rank", "completion")),
+}
 
 
 @dataclass
@@ -21,7 +28,7 @@ class Table:
     rows: int = 0
     fruitless: int = 0  # rows that give no example
     left_out: Counter[str] = field(default_factory=Counter)  # how many examples, by what they are
-    ignored: dict[str, None] = field(default_factory=dict)  # keys of turns, in order
+    unread: dict[str, None] = field(default_factory=dict)  # columns and keys of objects, in order
 
     def __str__(self) -> str:
         first, given = self.examples[0], Counter(map(type, self.examples))
@@ -34,14 +41,15 @@ class Table:
             told.append(f"left out: {self.without()}")
         if self.fruitless:
             told.append(f"{self.fruitless:,} rows give nothing")
-        extra = {} if isinstance(first, Comparison | AxisRating) else first.extra
-        others = [name for name in extra if name not in self.kind.columns]  # as a reference that is empty
-        if unread := others + [f"{key} of turns" for key in self.ignored]:
-            told.append(f"not read: {', '.join(unread)}")
+        if self.unread:
+            told.append(self.not_read())
         return "; ".join(told)
 
     def without(self) -> str:
         return ", ".join(f"{number:,} {what}" for what, number in sorted(self.left_out.items()))
+
+    def not_read(self) -> str:
+        return f"not read: {', '.join(self.unread)}"
 
     def add(self, found: Iterable[Any]) -> None:
         """Takes what a row gives."""
@@ -49,8 +57,11 @@ class Table:
         for one in found:
             if isinstance(one, LeftOut):
                 self.left_out[one.what] += 1
-            else:
-                self.examples.append(one)
+                continue
+            self.examples.append(one)
+            if not isinstance(one, Comparison | AxisRating):
+                others = (name for name in one.extra if name not in self.kind.columns)  # an empty reference
+                self.unread |= dict.fromkeys(others)
         self.rows += 1
         self.fruitless += len(self.examples) == before
 
@@ -89,13 +100,24 @@ def read(rows: Iterable[Row]) -> Table:
                 form = form_of(value)
                 if value != "" and forms.setdefault(name, form) != form:
                     raise RecordError(f"column {name} is {form}, in the rows before {forms[name]}")
-                table.ignored |= beside_turns(value)
             table.add(found)
+            table.unread |= _unread_keys([row.values.get(name) for name in kind.columns])
         except RecordError as error:
             raise RecordError(f"{row.place}: {error}") from None
     if table is None:
         raise RecordError("a table without rows")
     if not table.examples:
         told = f"nothing to learn from, left out: {table.without()}" if table.left_out else "no judgments"
+        told += f"; {table.not_read()}" if table.unread else ""
         raise RecordError(f"{row.place}: this and the rows before have {told}")
     return table
+
+
+def _unread_keys(value: Any) -> dict[str, None]:
+    """The keys of objects, however deep in a value, that are not read, such as a turn's name or weight."""
+    if isinstance(value, list):
+        return dict.fromkeys(key for one in value for key in _unread_keys(one))
+    if not isinstance(value, dict):
+        return {}
+    called, read = next((OBJECTS[key] for key in OBJECTS if key in value), ("", (*value,)))
+    return {f"{key} of {called}": None for key in value if key not in read} | _unread_keys([*value.values()])

@@ -141,6 +141,11 @@ def from_json(cls: type[T], record, where: str = "") -> T:
     return cls(**values, **{last.name: rest})
 
 
+def as_json(value: Any) -> Any:
+    """The value of a table as JSON holds it, where what JSON does not have is text, such as a date."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def plain(record: Record) -> dict[str, Any]:
     """The named fields of a record as JSON holds them, those that hold their default too."""
     *named, _ = fields(record)

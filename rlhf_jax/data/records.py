@@ -4,7 +4,7 @@ Keys that the format does not name are kept in the last field of each class.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, TypeVar
 
 from rlhf_jax.data.visible import has_text
@@ -166,6 +166,13 @@ class AxisRating:
 
 
 Labelled = TypeVar("Labelled", Comparison, AxisRating)
+
+
+def answered(record: Record, response: str) -> Record:
+    """The record with `response` in the place of its reference."""
+    if isinstance(record, Example):
+        return replace(record, reference=response)
+    return replace(record, summary=response)
 
 
 def with_reference(records: Sequence[Record], told: str) -> Sequence[Record]:

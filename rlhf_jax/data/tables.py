@@ -11,7 +11,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from os import PathLike
@@ -19,7 +19,8 @@ from typing import IO, Any, NamedTuple
 
 from etils.epath import Path
 
-from rlhf_jax.data.columns import Columns, renamed
+from rlhf_jax.data.arrow_tables import ARROW, PARQUET, Batches, arrow_values
+from rlhf_jax.data.columns import Columns, distinct, renamed
 from rlhf_jax.data.record_json import parse_line
 from rlhf_jax.data.records import RecordError
 from rlhf_jax.files import matching, named_by, read_object
@@ -29,12 +30,9 @@ SPLITS = {  # ours, by the first word of the names that people give them
     **dict.fromkeys(("valid", "validation", "val", "dev", "eval"), "valid"),
     "test": "test",
 }
-FIRST_ROWS = 100  # of a file, which tell its columns: a line of JSON may leave some out
-BATCH_ROWS = 1024  # of Parquet, that are in memory at once
+FIRST_ROWS = 100  # of a table, which tell its columns: a line of JSON may leave some out
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which Windows writes before UTF-8
 ABOUT_TABLES = ("dataset_info", "dataset_dict")  # beginnings of names of files that describe tables
-Batches = Callable[[IO[bytes]], Iterable[Any]]  # of pyarrow, from a file
-END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # the last bytes of an Arrow stream
 
 
 class Row(NamedTuple):
@@ -50,19 +48,16 @@ class Row(NamedTuple):
 def rows(path: str | PathLike[str], columns: Columns | None = None, split: str = "") -> Iterator[Row]:
     """The rows of a table, or of the one of its splits that is named, with columns renamed by `columns`.
 
-    Raises RecordError naming file, row and column: also where there is no row, a column to rename is not
-    there or gets the name of another, or the table has several splits and none of them is named.
+    Raises RecordError naming file, row and column: also where there is no row, a column to rename is in none
+    or gets the name of another, or the table has several splits and none of them is named.
     """
+    there = columns_of(path, split, columns) if columns else []
+    if unknown := [name for name in columns or () if name not in there]:
+        raise RecordError(f"{path}: no column {unknown[0]!r} there; it has {', '.join(there)}")
     empty = True
-    for file in _files(path, split):
-        read = _read_file(file)
-        first = list(islice(read, FIRST_ROWS))
-        there = dict.fromkeys(name for row in first for name in row.values)
-        if there and (unknown := [name for name in columns or () if name not in there]):
-            raise RecordError(f"{file}: no column {unknown[0]!r} there; it has {', '.join(there)}")
-        for row in chain(first, read):
-            empty = False
-            yield _filled(row, columns or {})
+    for row in chain.from_iterable(map(_read_file, _files(path, split))):
+        empty = False
+        yield _filled(row, columns or {})
     if empty:
         raise RecordError(f"{path}: no rows in it")
 
@@ -96,12 +91,18 @@ def split_of(name: str) -> str:
     return SPLITS.get(re.split("[-_.]", name)[0], "")
 
 
-def columns_of(path: str | PathLike[str], split: str = "") -> list[str]:
-    """The columns of a table, or of one of its splits, in the first of its rows. Raises as `rows` does."""
-    first = list(islice(chain.from_iterable(map(_read_file, _files(path, split))), FIRST_ROWS))
-    if not first:
+def columns_of(path: str | PathLike[str], split: str = "", wanted: Collection[str] = ()) -> list[str]:
+    """The columns of a table, or of one of its splits, in its first rows and, for `wanted`, in all of them.
+
+    Raises as `rows` does.
+    """
+    read = chain.from_iterable(map(_read_file, _files(path, split)))
+    found = dict.fromkeys(name for row in islice(read, FIRST_ROWS) for name in row.values)
+    if not found:
         raise RecordError(f"{path}: no rows in it")
-    return list(dict.fromkeys(name for row in first for name in row.values))
+    while not found.keys() >= set(wanted) and (row := next(read, None)):
+        found |= dict.fromkeys(row.values)
+    return list(found)
 
 
 def _files(path: str | PathLike[str], split: str) -> list[Path]:
@@ -185,7 +186,7 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is less than some texts
     lines = csv.reader((line.decode() for line in lines_of(file)), strict=True)
     try:
-        header = _distinct(next(lines, []), name)
+        header = distinct(next(lines, []), name)
         for number, cells in enumerate(filter(None, lines), 1):
             place = f"{name}, row {number}"
             if len(cells) != len(header):
@@ -197,60 +198,15 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
         raise RecordError(f"{name}, line {lines.line_num + 1}: not UTF-8 text") from None
 
 
-def _read_batches(batches: Batches, kind: str, file: IO[bytes], name: str) -> Iterator[Row]:
-    """Columns in the memory of Arrow, a batch of rows at a time."""
-    import pyarrow
-
-    number = 0
-    try:
-        for batch in batches(file):
-            _distinct(batch.schema.names, name)
-            for values in _values(batch, name, number):
-                number += 1
-                yield Row(values, f"{name}, row {number}")
-    except (pyarrow.ArrowException, OSError) as error:
-        why, behind = str(error).partition("\n")[0].rstrip("."), f" after row {number}" if number else ""
-        raise RecordError(f"{name}: broken {kind}{behind} ({why}); fetch or write the file again") from None
-
-
-def _parquet(file: IO[bytes]) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS)
-
-
-def _arrow_stream(file: IO[bytes]) -> Iterator[Any]:
-    import pyarrow.ipc
-
-    yield from pyarrow.ipc.open_stream(file)
-    file.seek(-len(END_OF_STREAM), 2)
-    if file.read() != END_OF_STREAM:  # at the end of a batch, pyarrow takes a file cut short for whole
-        raise pyarrow.ArrowInvalid("it ends early")
-
-
-def _values(batch: Any, name: str, before: int) -> list[dict[str, Any]]:
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        for column in batch.schema.names:
-            for number, value in enumerate(batch[column], before + 1):
-                try:
-                    value.as_py()
-                except UnicodeDecodeError:
-                    raise RecordError(f"{name}, row {number}: column {column} is not UTF-8 text") from None
-        raise
+def _read_columns(batches: Batches, file: IO[bytes], name: str) -> Iterator[Row]:
+    for number, values in enumerate(arrow_values(batches, file, name), 1):
+        yield Row(values, f"{name}, row {number}")
 
 
 def lines_of(file: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of a file, without the byte order mark before them."""
     for number, line in enumerate(file):
         yield line if number else line.removeprefix(BYTE_ORDER_MARK)
-
-
-def _distinct(columns: list[str], name: str) -> list[str]:
-    if twice := [column for column in columns if columns.count(column) > 1]:
-        raise RecordError(f"{name}: two columns have the name {twice[0]}")
-    return columns
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:
@@ -268,6 +224,6 @@ TEXTS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv}
 READERS: dict[str, Callable[[IO[bytes], str], Iterator[Row]]] = {
     **TEXTS,
     **{f"{suffix}.gz": reader for suffix, reader in TEXTS.items()},
-    ".parquet": partial(_read_batches, _parquet, "Parquet"),
-    ".arrow": partial(_read_batches, _arrow_stream, "Arrow"),
+    ".parquet": partial(_read_columns, PARQUET),
+    ".arrow": partial(_read_columns, ARROW),
 }

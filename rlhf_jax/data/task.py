@@ -97,7 +97,7 @@ class Task(ABC):
         """The records by split: train, valid and, where there is one, test."""
 
     def queries(self) -> Sequence[Record]:
-        """The records whose prompts PPO samples responses to; no reference of theirs is read."""
+        """The records whose prompts PPO samples responses to; their references are for own rewards alone."""
         return self.records()["train"]
 
     def prompt(self, record: Record) -> Prompt:
@@ -198,10 +198,14 @@ class Task(ABC):
             )
         return encode(end), True
 
-    def answers_in_prompts(self, records: Sequence[Record], tokenizer: Tokenizer) -> list[list[bool]] | None:
-        """Which tokens of each prompt, as `encode_prompts` has them, are a response to learn from; None: no
-        token."""
-        return None
+    def answers_in_prompts(
+        self, records: Sequence[Record], tokenizer: Tokenizer
+    ) -> tuple[list[list[bool]], int]:
+        """Which tokens of each prompt, as `encode_prompts` has them, are a response to learn from.
+
+        Of an empty list, none are. And in how many prompts there are responses that cannot be learned.
+        """
+        return [[] for _ in records], 0
 
     def encode_responses(
         self, texts: Sequence[str], tokenizer: Tokenizer, limit: int

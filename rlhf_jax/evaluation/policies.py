@@ -16,8 +16,6 @@ from rlhf_jax.model import pretrained
 from rlhf_jax.run import checkpoint
 
 REFERENCE = "reference"  # people's own responses
-NEEDED = ("sft", "ppo")  # policies without which there is nothing to compare
-
 Score = Callable[[Sequence[Record], Sequence[Sequence[str]]], np.ndarray]  # rewards [M, N] of N texts each
 
 
@@ -37,7 +35,7 @@ def responses(
     for networks, the mean negative log-likelihood of a reference, in nats: the base model's is without
     examples. Records have references, or none of them has.
     """
-    for needed in NEEDED:  # told before hours of writing
+    for needed in ("sft", *config.policies):  # told before hours of writing
         checkpoint.require(workdir, needed)
     names = inference.policies_of(workdir)
     references = [record.reference for record in records] if has_text(records[0].reference) else []

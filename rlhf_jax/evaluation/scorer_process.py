@@ -17,6 +17,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,13 +44,18 @@ def main(place: str, timeout: str) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
+    process = os.getpid()
+
     def reply(compute: Callable[[], dict[str, Any]]) -> None:
         try:
             told = compute()
         except ScorerError as error:
             told = {"error": str(error)}
-        except (Exception, SystemExit) as error:  # it is a person's program
-            told = {"error": f"{type(error).__name__}: {error}{where(error, place)}"}
+        except BaseException as error:  # it is a person's program
+            said = ": ".join(filter(None, [type(error).__name__, str(error)]))
+            told = {"error": said + where(error, place)}
+        if os.getpid() != process:  # a child that the function has forked, whose answer nobody asked for
+            os._exit(1)
         print(json.dumps(told), file=replies, flush=True)
 
     def load() -> dict[str, Any]:
@@ -67,10 +73,12 @@ def values(function: Function, seed: str, prompts: list, responses: list, rows: 
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(zlib.crc32(seed.encode()))
+    asked = len(responses)  # before the function, which may change the list
     found = function(prompts, responses, rows)
-    if isinstance(found, str | bytes | dict) or not hasattr(found, "__iter__"):
+    unordered = isinstance(found, dict | set | frozenset)
+    if unordered or isinstance(found, str | bytes) or not hasattr(found, "__iter__"):
         raise ScorerError(f"it gave {found!r:.80}, not a list of numbers")
-    found = list(found)
+    found = list(found if hasattr(found, "__len__") else islice(found, asked + 1))  # which may never end
     for value in found:
         if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
             raise ScorerError(f"it gave {value!r:.80} for a response, which is no number")

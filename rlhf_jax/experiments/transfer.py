@@ -75,7 +75,7 @@ def on_the_news(run: Opened, source: str, query_tokens: int | None, wanted: Mapp
     if news is Cnndm and not source:
         raise ConfigError("--articles is missing: a file or folder of CNN/DM, or tfds:FOLDER; see --help")
     tokens = query_tokens or (MINI_QUERY_TOKENS if news is MiniNews else data.query_tokens)
-    buckets = (*(bucket for bucket in data.query_buckets if bucket < tokens), tokens)
+    buckets = data.query_buckets and (*(each for each in data.query_buckets if each < tokens), tokens)
     data = dataclasses.replace(data, posts=source, query_tokens=tokens, query_buckets=buckets)
     return dataclasses.replace(run, task=news(data, run.config.seed, most=wanted))
 

@@ -26,7 +26,6 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import permutations
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -36,34 +35,12 @@ from rlhf_jax.data import own_records, recognise, tables
 from rlhf_jax.data.columns import Columns, parse_columns
 from rlhf_jax.data.preferences import Preference
 from rlhf_jax.data.records import Comparison, RecordError
-from rlhf_jax.feedback import estimates
+from rlhf_jax.feedback import estimates, quality
+from rlhf_jax.feedback.choices import EVERYONE, TIE, Answer, newest_answers
 from rlhf_jax.files import write_json
 
-TIE = 5
-ENOUGH = 30  # answers, to say something about one person
-EVERYONE = ("labeler", "researcher")
+ENOUGH = 30  # answers, to say how one person's agreement moves
 RELATIONS = (("labeler", "researcher"), ("labeler", "labeler"), ("researcher", "researcher"))
-
-
-class Answer(NamedTuple):
-    """What one person said about one pair of summaries.
-
-    `task` names the pair, `role` is labeler or researcher (others are not counted). `choice` is 1–9
-    in the order that the task itself has, whatever order the person saw. `created` is in seconds
-    since the epoch; `seconds` is how long the answer took, None if unknown.
-    """
-
-    task: str
-    worker: str
-    role: str
-    choice: int
-    created: float = 0.0
-    seconds: float | None = None
-
-    @property
-    def side(self) -> int:
-        """0 or 1, the better summary; of a tie, meaningless."""
-        return int(self.choice > TIE)
 
 
 Groups = dict[str, list[Answer]]  # task → the answers about it, ties left out
@@ -72,13 +49,14 @@ Groups = dict[str, list[Answer]]  # task → the answers about it, ties left out
 def summary(answers: Iterable[Answer], threshold: float = 0.6, resamples: int = 1000) -> dict:
     """All figures, as plain JSON values; None stands where there is nothing to count.
 
-    A person with ENOUGH answers that others judged too is warned about below `threshold`, and where the
-    agreement falls with time.
+    People are warned about as quality.py says, of agreement below `threshold`.
     """
     newest = newest_answers(answers)
     groups = {task: group for task, group in decided(newest).items() if len(group) > 1}
     workers = sorted({answer.worker for answer in newest})
-    people = [person([a for a in newest if a.worker == one], groups, threshold) for one in workers]
+    people = [person([a for a in newest if a.worker == one], groups) for one in workers]
+    for one in people:
+        one["warnings"] = quality.warnings(one, newest, threshold)
     return {
         "answers": len(newest),
         "ties": sum(answer.choice == TIE for answer in newest),
@@ -89,18 +67,8 @@ def summary(answers: Iterable[Answer], threshold: float = 0.6, resamples: int = 
         | {"everyone": alpha(groups, EVERYONE, resamples)},
         "people": people,
         "threshold": threshold,
-        "warnings": [warning for one in people for warning in one["warnings"]],
+        "warnings": [warning for one in people for warning in one["warnings"]] + quality.colluding(newest),
     }
-
-
-def newest_answers(answers: Iterable[Answer]) -> list[Answer]:
-    """Of labelers and researchers, the newest answer of each person about each task, oldest first."""
-    newest: dict[tuple[str, str], Answer] = {}
-    for answer in sorted(answers, key=lambda answer: answer.created):
-        if answer.role in EVERYONE:
-            newest.pop((answer.task, answer.worker), None)
-            newest[answer.task, answer.worker] = answer
-    return list(newest.values())
 
 
 def decided(answers: Iterable[Answer]) -> Groups:
@@ -166,26 +134,15 @@ def alpha(groups: Groups, roles: Collection[str], resamples: int) -> dict | None
     return estimates.alpha(counts, resamples)
 
 
-def person(answers: Sequence[Answer], groups: Groups, threshold: float) -> dict:
+def person(answers: Sequence[Answer], groups: Groups) -> dict:
     """Figures of one person, of all their answers in the order of time."""
     by_others, by_researchers = (list(judged(answers, groups, roles)) for roles in (EVERYONE, ["researcher"]))
     agreed = np.array([answer.side == side for answer, side in by_others], bool)
     seconds = [answer.seconds for answer in answers if answer.seconds is not None]
     in_order = len({answer.created for answer, _ in by_others}) > 1
     drift = estimates.drift(agreed) if in_order and len(agreed) >= ENOUGH else None
-    worker, warnings = answers[-1].worker, []
-    if len(agreed) >= ENOUGH and agreed.mean() < threshold:
-        warnings.append(
-            f"{worker} agrees with the others on {agreed.mean():.0%} of {len(agreed)} pairs, "
-            f"below {threshold:.0%}"
-        )
-    if drift and drift["high"] < 0:
-        warnings.append(
-            f"{worker} agrees with the others less and less: {100 * drift['value']:+.0f} points "
-            f"over {len(agreed)} pairs"
-        )
     return {
-        "worker": worker,
+        "worker": answers[-1].worker,
         "role": answers[-1].role,
         "answers": len(answers),
         "ties": sum(answer.choice == TIE for answer in answers),
@@ -193,12 +150,11 @@ def person(answers: Sequence[Answer], groups: Groups, threshold: float) -> dict:
         "modal": estimates.wilson(agreed),
         "with_researchers": estimates.wilson(np.array([a.side == s for a, s in by_researchers], bool)),
         "drift": drift,
-        "warnings": warnings,
     }
 
 
 def answers_of(comparisons: Iterable[Comparison], researchers: Collection[str] = ()) -> list[Answer]:
-    """The answers in OpenAI's records, which hold neither times nor ties.
+    """The answers in OpenAI's records, which hold no ties, and seconds only where the site has written them.
 
     A pair is the same whichever summary comes first. `extra.confidence` is the choice where it lies on
     the side of the record's own `choice` (1–4 for 0, 6–9 for 1); OpenAI's mapping is not published.
@@ -209,10 +165,15 @@ def answers_of(comparisons: Iterable[Comparison], researchers: Collection[str] =
         confidence = comparison.extra.get("confidence", 0)
         choice = confidence if confidence in sure else 6 if comparison.choice else 4
         role = "researcher" if comparison.worker in researchers else "labeler"
-        first, second = comparison.summaries
-        if first.text > second.text:  # the task's own order is that of its texts
-            choice = 10 - choice
-        answers.append(Answer(task_of(comparison), comparison.worker, role, choice))
+        first, second = (one.text for one in comparison.summaries)
+        if first > second:  # the task's own order is that of its texts
+            choice, first, second = 10 - choice, second, first
+        longer = None if len(first) == len(second) else int(len(second) > len(first))
+        taken = comparison.extra.get("seconds")
+        seconds = taken if isinstance(taken, int | float) else None
+        answers.append(
+            Answer(task_of(comparison), comparison.worker, role, choice, seconds=seconds, longer=longer)
+        )
     return answers
 
 

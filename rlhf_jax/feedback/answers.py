@@ -5,6 +5,10 @@ rlhf-jax answers --store=feedback.sqlite --out=collected
 --store=FILE   the site's store; it may be running
 --out=FOLDER   where to write; must be empty or not exist; appears whole or not at all
 --batch=NAME   batch of records whose task names none (site)
+--exclude=A,B  workers to leave out, by the ids that exports name them with
+
+What an export has can no longer be changed by who answered. People who are left out on the
+administrator's page are left out here.
 
 comparisons.jsonl     OpenAI's comparisons: choice 0 or 1; indifferent answers (5) are left out
 edits.jsonl           comparisons of a summary with its improvement, which is preferred
@@ -12,18 +16,21 @@ ratings.jsonl         OpenAI's axis ratings
 demonstrations/       posts with the summaries that people wrote, a folder for --config.data.posts
 explanations.jsonl    why a summary is good or bad, with marked words
 answers.jsonl         every answer as it was given, the onboarding's and ties included, with times
+instructions.jsonl    what the study said when they were given; answers name it by its id
 
 A comparison's extra.confidence is 1–9 as labelers chose it, seen from the record's order of
 summaries: 1 prefers the first by far, 9 the second. OpenAI has not published how its own numbers map
-to its labelers' scale, so ours may differ in that.
+to its labelers' scale, so ours may differ in that. Beside it stand the comment, the seconds that the
+answer took, and the id of the instructions.
 
-A record's split is its task's own, or drawn by a hash of its post's id, so that a post is never in
-two: 90% train, 5% valid1, 5% valid2. Workers stand under a random id, not their name.
+A record's split is its task's own, or that which its post has got when it was first answered: the
+study's share of the posts is in valid1 and in valid2 each (rlhf_jax/feedback/splits.py). Workers stand
+under a random id, not their name.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +42,13 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.data.records import Comparison, Example, Record, RecordError, Summary
 from rlhf_jax.feedback import tasks as kinds
-from rlhf_jax.feedback.store import Store, StoreError, answers, people, tasks
+from rlhf_jax.feedback.schema import answers, assignments, instructions, people, tasks
+from rlhf_jax.feedback.splits import known
+from rlhf_jax.feedback.store import Store, StoreError
 from rlhf_jax.feedback.text import clean
 from rlhf_jax.files import whole_folder
 
-SHARES = {"train": 0.90, "valid1": 0.05, "valid2": 0.05}
+ALWAYS = ("answers.jsonl", "instructions.jsonl")  # files of an export before the first answer, too
 ANSWERED: dict[str, dict[str, type]] = {  # what the answer to a task of a kind must have
     "comparison": {"confidence": int, "notes": list},
     "likert": {"axes": dict, "note": str},
@@ -62,14 +71,18 @@ class Given(NamedTuple):
     answer: dict
     seconds: float
     created: float
+    flipped: bool
+    instructions: str | None
+    split: str
 
 
 def main(argv: list[str]) -> int:
     def run() -> None:
         options = _parse(argv)
         with contextlib.closing(Store(options.store, must_exist=True)) as store:
-            counts = export(store, Path(options.out), options.batch)
+            counts, splits = export(store, Path(options.out), options.batch, options.exclude)
         print(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        print("comparisons: " + (", ".join(f"{splits[name]} of {name}" for name in splits) or "none"))
 
     return command(argv, run)
 
@@ -79,22 +92,41 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("store", None, "the site's store", required=True, flag_values=options)
     flags.DEFINE_string("out", None, "folder to write", required=True, flag_values=options)
     flags.DEFINE_string("batch", "site", "batch of records whose task names none", flag_values=options)
+    flags.DEFINE_list("exclude", [], "workers to leave out", flag_values=options)
     return parse_flags(argv, options)
 
 
-def export(store: Store, out: Path, batch: str) -> dict[str, int]:
-    """Writes the folder `out`; returns the number of records of each kind.
+def export(
+    store: Store, out: Path, batch: str, exclude: Collection[str] = ()
+) -> tuple[dict[str, int], Counter[str]]:
+    """Writes the folder `out`; returns the number of records of each kind, and of comparisons by split.
 
-    Raises RecordError where `out` holds something already.
+    Raises RecordError where `out` holds something already, and StoreError where nobody is called as one to
+    `exclude`.
     """
     with whole_folder(out, RecordError) as partial:
         partial.mkdir(parents=True)
-        files = records_of(collected(store), batch)
+        with store.write() as db:
+            excluded = _excluded(store, db, exclude)
+            news = ~answers.c.exported, answers.c.person.not_in(excluded)
+            db.execute(answers.update().where(*news).values(exported=True))
+        with store.read() as db:  # what is marked stays as it is, so nobody has to wait for this
+            given = _collected(store, db, answers.c.exported, people.c.id.not_in(excluded))
+            said = db.execute(sa.select(instructions)).all()
+        files = records_of(given, batch) | {"instructions.jsonl": [row._asdict() for row in said]}
         for name, records in files.items():
-            if records:
+            if records or name in ALWAYS:
                 write_jsonl(partial / name, records)
     counts = {Path(name).stem: len(records) for name, records in files.items() if "/" not in name}
-    return counts | {"demonstrations": sum(len(posts) for name, posts in files.items() if "/" in name)}
+    counts |= {"demonstrations": sum(len(posts) for name, posts in files.items() if "/" in name)}
+    return counts, Counter(one.split for one in files["comparisons.jsonl"])
+
+
+def _excluded(store: Store, db: sa.Connection, workers: Collection[str]) -> list[int]:
+    known = dict(db.execute(sa.select(people.c.worker, people.c.id)).all())
+    if strangers := sorted(set(workers) - known.keys()):
+        raise StoreError(f"{store.path}: --exclude: nobody is {', '.join(strangers)} there")
+    return [*db.scalars(sa.select(people.c.id).where(people.c.excluded)), *(known[one] for one in workers)]
 
 
 def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
@@ -103,7 +135,7 @@ def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
     def real(kind: str) -> list[Given]:
         return [g for g in given if g.kind == kind and g.part != "onboarding"]
 
-    decided = [g for g in real("comparison") if g.answer["confidence"] != 5]
+    decided = [g for g in real("comparison") if g.answer["confidence"] != kinds.TIE]
     improved = [g for g in real("edit") if g.answer["summary"] != clean(g.record["summary"]["text"])]
     files: dict[str, list] = {
         "comparisons.jsonl": [comparison(g, batch) for g in decided],
@@ -113,25 +145,46 @@ def records_of(given: Sequence[Given], batch: str) -> dict[str, list]:
         "answers.jsonl": [g._asdict() | {"post": kinds.info_of(g.record).id} for g in given],
     }
     for g in real("demonstration"):
-        name = f"demonstrations/{SPLITS_OF_POSTS[split_of(g.record)]}.jsonl"
+        name = f"demonstrations/{SPLITS_OF_POSTS[g.split]}.jsonl"
         files.setdefault(name, []).append(demonstration(g))
     return files
 
 
 def collected(store: Store) -> list[Given]:
     """All answers, in the order they were given."""
+    with store.read() as db:
+        return _collected(store, db)
+
+
+def _collected(store: Store, db: sa.Connection, *which: sa.ColumnElement[bool]) -> list[Given]:
     columns = tasks.c.id, tasks.c.kind, tasks.c.part, tasks.c.record, people.c.worker, people.c.role
-    query = sa.select(*columns, answers.c.answer, answers.c.seconds, answers.c.created)
-    joined = query.select_from(answers.join(tasks).join(people)).order_by(answers.c.created, answers.c.id)
+    own = (assignments.c.task == answers.c.task) & (assignments.c.person == answers.c.person)
+    said = (
+        answers.c.answer,
+        answers.c.seconds,
+        answers.c.created,
+        assignments.c.flipped,
+        answers.c.instructions,
+    )
+    joined = answers.join(tasks).join(people).join(assignments, own)
+    query = sa.select(*columns, *said).select_from(joined).where(*which)
+    splits = known(db)
+    found = []
     try:
-        with store.read() as db:
-            given = [Given(*row) for row in db.execute(joined)]
-    except (sa.exc.DatabaseError, ValueError) as error:  # the latter of a column that should be JSON
-        reason = getattr(error, "orig", error)
-        raise StoreError(f"{store.path}: damaged ({reason}); take a copy of before") from None
-    for each in given:
+        for row in db.execute(query.order_by(answers.c.created, answers.c.id)):
+            found.append(Given(*row, split=_split(row.kind, row.record, splits)))
+    except ValueError as error:  # of a column that should be JSON
+        raise StoreError(f"{store.path}: damaged ({error}); restore a backup") from None
+    for each in found:
         _check(store.path, each)
-    return given
+    return found
+
+
+def _split(kind: str, record: Any, splits: Mapping[tuple[str, str], str]) -> str:
+    """The record's own split, or its post's; of what nothing is learned from, train."""
+    if not isinstance(record, dict) or record.get("split") in kinds.SPLITS:
+        return record["split"] if isinstance(record, dict) else ""
+    return splits.get((kind, kinds.info_of(record).id), "train")
 
 
 def _check(path: Path, given: Given) -> None:
@@ -140,28 +193,15 @@ def _check(path: Path, given: Given) -> None:
     try:
         found, _ = kinds.parse_task(given.record)
     except RecordError as error:
-        raise StoreError(f"{where}: {error}; take a copy of before") from None
+        raise StoreError(f"{where}: {error}; restore a backup") from None
     if given.kind not in found:
-        raise StoreError(f"{where}: its record is not of kind {given.kind}; take a copy of before")
+        raise StoreError(f"{where}: its record is not of kind {given.kind}; restore a backup")
     for name, kind in ANSWERED[given.kind].items():
         if not isinstance(given.answer, dict) or not isinstance(given.answer.get(name), kind):
             raise StoreError(
                 f"{where}: field {name} of {given.worker}'s answer should be of type {kind.__name__}; "
-                "take a copy of before"
+                "restore a backup"
             )
-
-
-def split_of(record: dict) -> str:
-    """The record's own split, or one drawn for its post by a hash."""
-    if record.get("split") in kinds.SPLITS:
-        return record["split"]
-    key = hashlib.sha256(b"split\n" + kinds.info_of(record).id.encode()).digest()
-    place = int.from_bytes(key[:8], "big") / 2**64
-    for split, share in SHARES.items():
-        if place < share:
-            return split
-        place -= share
-    return "train"
 
 
 def comparison(given: Given, batch: str) -> Comparison:
@@ -171,7 +211,14 @@ def comparison(given: Given, batch: str) -> Comparison:
         replace(summary, note=note or summary.note)
         for summary, note in zip(record.summaries, given.answer["notes"], strict=True)
     )
-    return replace(record, summaries=(first, second), extra=record.extra | {"confidence": confidence})
+    extra = record.extra | {"confidence": confidence} | _beside(given)
+    return replace(record, summaries=(first, second), extra=extra)
+
+
+def _beside(given: Given) -> dict[str, Any]:
+    """What stands beside a choice: how it came about."""
+    found = {"comment": given.answer.get("comment"), "instructions": given.instructions}
+    return {name: value for name, value in found.items() if value} | {"seconds": round(given.seconds, 1)}
 
 
 def edit(given: Given, batch: str) -> Comparison:
@@ -180,7 +227,8 @@ def edit(given: Given, batch: str) -> Comparison:
     shown = rated.summary
     before = Summary(shown.text, shown.policy, shown.note, shown.extra)
     after = Summary(given.answer["summary"], "edit")
-    return Comparison(rated.info, (before, after), 1, rated.worker, rated.batch, rated.split)
+    texts = before, after
+    return Comparison(rated.info, texts, 1, rated.worker, rated.batch, rated.split, _beside(given))
 
 
 def rating(given: Given, batch: str):
@@ -202,4 +250,4 @@ def explanation(given: Given, batch: str) -> dict[str, Any]:
 def _whose(given: Given, batch: str) -> dict[str, str]:
     """The keys that tell who answered and where the record goes."""
     own = given.record.get("batch") or batch
-    return {"worker": given.worker, "batch": own, "split": split_of(given.record)}
+    return {"worker": given.worker, "batch": own, "split": given.split}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from rlhf_jax.feedback.people import Person
-from rlhf_jax.feedback.store import assignments, people, questions, replies, tasks
+from rlhf_jax.feedback.schema import assignments, people, questions, replies, tasks
 from rlhf_jax.feedback.tasks import Task, Texts, texts
 
 SHOWN = 200  # newest questions on the page

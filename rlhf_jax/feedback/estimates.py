@@ -37,11 +37,11 @@ def rate(hits: Sequence[Sequence[float]], resamples: int) -> dict | None:
     return share and {"answers": int(rows[:, 1].sum())} | share
 
 
-def wilson(agreed: Bool[np.ndarray, "N"]) -> dict | None:
+def wilson(agreed: Bool[np.ndarray, "N"], level: float = 0.95) -> dict | None:
     """Share of one person's answers that agree, one a task, with Wilson's interval."""
     if not len(agreed):
         return None
-    ends = stats.binomtest(int(agreed.sum()), len(agreed)).proportion_ci(method="wilson")
+    ends = stats.binomtest(int(agreed.sum()), len(agreed)).proportion_ci(level, method="wilson")
     return {"answers": len(agreed)} | interval(agreed.mean(), *ends)
 
 

@@ -1,4 +1,4 @@
-"""What stands between the site and strangers: headers, sizes, rates, forms.
+"""What stands between the site and strangers: headers, paths, sizes, rates, forms.
 
 Posts are forms of one content type, small, from this site's own pages: the browser says where a
 request comes from, and a session's forms carry its CSRF token.
@@ -6,12 +6,13 @@ request comes from, and a session's forms carry its CSRF token.
 
 import hmac
 from collections import OrderedDict
+from collections.abc import Mapping
 from time import monotonic
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_jax.feedback.tasks import LONGEST
@@ -34,20 +35,33 @@ HEADERS = {
 
 
 class Headers:
-    """Adds HEADERS to every response that does not set them itself."""
+    """Adds HEADERS, and `more` of them, to every response that does not set them itself."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, more: Mapping[str, str] | None = None):
+        self.app, self.headers = app, HEADERS | dict(more or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class Below:
+    """An application whose paths begin with `root`, whether or not the proxy before it takes that off."""
+
+    def __init__(self, app: ASGIApp, root: str):
+        self.app, self.root = app, root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if self.root and f"{path}/".startswith(f"{self.root}/"):
+            scope = {**scope, "path": path[len(self.root) :] or "/"}
+        await self.app(scope, receive, send)
 
 
 class Limiter:
@@ -97,24 +111,27 @@ def content_type(request: Request) -> str:
 async def read_body(request: Request, most: int) -> bytes:
     """What is sent, read no further than `most` bytes."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise HTTPException(413, f"At most {most:,} bytes can be sent at once.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise HTTPException(413, f"At most {most:,} bytes can be sent at once.")
+    except ClientDisconnect:  # nobody hears the answer, but without one the log would have a traceback
+        raise HTTPException(400, "The request has broken off.") from None
     return bytes(body)
 
 
-def check_origin(request: Request, url: str) -> None:
+def check_origin(request: Request, ours: str) -> None:
     """Refuses a form that another site's page has sent. Programs, which send neither header, may post.
 
-    Ours are the pages at `url`, the site's address, whatever Host a proxy names, and those at the Host that
+    Ours are the pages at `ours`, the site's origin, whatever Host a proxy names, and those at the Host that
     is asked, as on the machine that the site runs on.
     """
     site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin", url)
+    origin = request.headers.get("origin", ours)
     here = origin.partition("://")[2] == request.url.netloc
-    if site not in ("same-origin", "none") or not (origin == url or here):
-        raise HTTPException(403, f"The form was not sent from this site, whose address is {url}.")
+    if site not in ("same-origin", "none") or not (origin == ours or here):
+        raise HTTPException(403, f"The form was not sent from this site, whose address is {ours}.")
 
 
 def check_csrf(fields: dict[str, str], token: str) -> None:

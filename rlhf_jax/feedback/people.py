@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from rlhf_jax.feedback.store import people, sessions
+from rlhf_jax.feedback.schema import messages, people, sessions
 
 ROLES = ("labeler", "researcher", "administrator")
 USED = "used "  # before the digest of a link, once it is
-SESSION_SECONDS = 30 * 86_400
+SESSION_SECONDS = 180 * 86_400  # longer than a study, and than a clock is ever wrong by
+SESSIONS = 20  # that one person keeps; older ones end
 
 
 class Person(NamedTuple):
@@ -25,11 +26,20 @@ class Person(NamedTuple):
     role: str
     paused: bool
     standing: str
+    excluded: bool
+
+    @property
+    def may_work(self) -> bool:
+        """Whether the onboarding, if there is one, stands no longer before the real tasks."""
+        return self.standing in ("passed", "waived")
 
 
 class Session(NamedTuple):
+    """`unread`: messages of researchers that the person has not seen."""
+
     person: Person
     csrf: str
+    unread: int
 
 
 COLUMNS = [people.c[name] for name in Person._fields]
@@ -56,7 +66,9 @@ def find(db: sa.Connection, worker: str) -> Person | None:
 
 
 def everybody(db: sa.Connection) -> list[Person]:
-    return [Person(*row) for row in db.execute(sa.select(*COLUMNS).order_by(people.c.id))]
+    """All who are not deleted."""
+    query = sa.select(*COLUMNS).where(~people.c.gone)
+    return [Person(*row) for row in db.execute(query.order_by(people.c.id))]
 
 
 def invite(db: sa.Connection, person: int) -> str:
@@ -85,16 +97,25 @@ def join(db: sa.Connection, token: str) -> str | None:
     change(db, person.id, invitation=USED + digest(token))
     row = {"cookie": digest(cookie), "person": person.id, "csrf": secrets.token_urlsafe(32)}
     db.execute(sessions.insert().values(row | {"created": time.time()}))
-    db.execute(sessions.delete().where(sessions.c.created < time.time() - SESSION_SECONDS))
+    _end_oldest(db, person.id)
     return cookie
+
+
+def _end_oldest(db: sa.Connection, person: int) -> None:
+    """By their number and not by the time: a clock that is wrong for a moment must end nothing."""
+    own = sa.select(sessions.c.cookie).where(sessions.c.person == person)
+    kept = own.order_by(sa.literal_column("sessions.rowid").desc()).limit(SESSIONS)
+    db.execute(sessions.delete().where(sessions.c.person == person, sessions.c.cookie.not_in(kept)))
 
 
 def session(db: sa.Connection, cookie: str) -> Session | None:
     """Whose session a cookie is; None where it is unknown or too old."""
-    query = sa.select(sessions.c.csrf, *COLUMNS).join(people)
+    new = messages.c.person == people.c.id, messages.c.by != people.c.id, ~messages.c.seen
+    unread = sa.select(sa.func.count()).select_from(messages).where(*new).correlate(people)
+    query = sa.select(sessions.c.csrf, unread.scalar_subquery(), *COLUMNS).join(people)
     known = sessions.c.cookie == digest(cookie), sessions.c.created > time.time() - SESSION_SECONDS
-    row = db.execute(query.where(*known)).one_or_none()
-    return Session(Person(*row[1:]), row[0]) if row else None
+    row = db.execute(query.where(*known, ~people.c.gone)).one_or_none()
+    return Session(Person(*row[2:]), *row[:2]) if row else None
 
 
 def leave(db: sa.Connection, cookie: str) -> None:
@@ -110,6 +131,12 @@ def change(db: sa.Connection, person: int, **values) -> None:
     db.execute(people.update().where(people.c.id == person).values(**values))
 
 
+def remove(db: sa.Connection, person: Person) -> None:
+    """Takes somebody's name, link and sessions away; what they answered stays, under their random id."""
+    sign_out(db, person.id)
+    change(db, person.id, name=f"deleted {person.worker}", invitation=None, paused=True, gone=True)
+
+
 def digest(token: str) -> str:
     # A token is 256 random bits: no salt or slow hash could make it harder to guess. It is found by its
     # digest, so the time that a comparison takes tells nothing about the token.
@@ -117,5 +144,5 @@ def digest(token: str) -> str:
 
 
 def _person(db: sa.Connection, condition) -> Person | None:
-    row = db.execute(sa.select(*COLUMNS).where(condition)).one_or_none()
+    row = db.execute(sa.select(*COLUMNS).where(condition, ~people.c.gone)).one_or_none()
     return Person(*row) if row else None

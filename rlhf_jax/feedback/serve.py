@@ -10,18 +10,17 @@ rlhf-jax serve --tasks=tasks.jsonl --store=feedback.sqlite
                   researchers and administrators can then read; labelers cannot
 --port=NUMBER     (8000)
 --host=ADDRESS    (127.0.0.1: this machine alone); another one needs --url
---url=ADDRESS     the address that people open, such as https://label.example.org, where it is not
-                  http://HOST:PORT; links of invitations start with it
---new_link        makes a new link for the first administrator, whose old one is used or lost
+--url=ADDRESS     the address that people open, such as https://label.example.org or, where a proxy gives
+                  the site a part of one, https://example.org/label; without it http://HOST:PORT. Links of
+                  invitations start with it, and cookies and forms are of this address alone
+--new_link        makes a new link for the first administrator who is not paused
 
 The first start prints the administrator's link; everything else is done from there. It works once.
 Beyond your own machine, put the site behind a proxy that speaks HTTPS.
 """
 
 import contextlib
-import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import uvicorn
 from absl import flags
@@ -29,14 +28,13 @@ from absl import flags
 from rlhf_jax.command_line import command, listen, parse_flags
 from rlhf_jax.data.records import Example
 from rlhf_jax.feedback import people, viewer, work
+from rlhf_jax.feedback.address import LOCAL, Address, hosts_of, parse_address
 from rlhf_jax.feedback.app import make_app
+from rlhf_jax.feedback.connections import Patient
 from rlhf_jax.feedback.pages import Site
 from rlhf_jax.feedback.store import Store
 from rlhf_jax.feedback.study import OF_RESPONSES, Study, StudyError, read_study
 from rlhf_jax.feedback.tasks import Task, info_of, read_onboarding, read_tasks
-
-LOCAL = ("127.0.0.1", "localhost")
-PORTS = {"http": 80, "https": 443}  # which browsers leave out of an address
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 def serve(options: flags.FlagValues) -> None:
     """Runs the site that the options describe, until Ctrl-C."""
-    url, hosts = _address(options.host, options.port, options.url)
+    address = _address(options)
     study = read_study(Path(options.study)) if options.study else Study()
     found = read_tasks(options.tasks, study)
     if not options.study and all(info_of(task.record).words == Example.words for task in found):
@@ -53,12 +51,14 @@ def serve(options: flags.FlagValues) -> None:
     onboarding = read_onboarding(study.onboarding.records) if study.onboarding else []
     samples = viewer_files(Path(options.samples)) if options.samples else {}
     listening = listen(options.host, options.port)
-    site = Site(Store(options.store), study, url, samples)
+    site = Site(Store(options.store), study, address.url, samples)
     _prepare(site, found, onboarding, options.new_link)
-    print(f"The site is at {url}; Ctrl-C ends it.", flush=True)
-    app = make_app(site, hosts)
+    print(f"The site is at {address.url}; Ctrl-C ends it.", flush=True)
+    app = make_app(site, hosts_of(address, named=bool(options.url)))
     # No access log: it would hold the tokens of links. Errors go to stderr, as Python's logging does unasked.
-    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        app, http=Patient, log_config=None, log_level="warning", access_log=False, server_header=False
+    )
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
     site.store.close()
@@ -77,25 +77,10 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     return parse_flags(argv, options)
 
 
-def _address(host: str, port: int, url: str) -> tuple[str, list[str]]:
-    """The site's address, as browsers write it, and the names of hosts that it answers to."""
-    if not url and host not in LOCAL:
-        raise StudyError(f"--host={host} needs --url=…, the address that people open")
-    url = url or f"http://{host}:{port}"
-    try:
-        parts = urlsplit(url)
-        name = (parts.hostname or "").encode("idna").decode()
-        number = parts.port
-    except ValueError as error:
-        raise StudyError(f"--url: {url} is no address ({error})") from None
-    if name and not re.fullmatch(r"[\w.:-]+", name):
-        raise StudyError(f"--url: {url} is no address (its host is {name!r})")
-    more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
-    if parts.scheme not in PORTS or not name or more:
-        raise StudyError(f"--url: {url} should be like https://label.example.org, without a path")
-    name = f"[{name}]" if ":" in name else name
-    suffix = "" if number in (None, PORTS[parts.scheme]) else f":{number}"
-    return f"{parts.scheme}://{name}{suffix}", [name, *LOCAL]
+def _address(options: flags.FlagValues) -> Address:
+    if not options.url and options.host not in LOCAL:
+        raise StudyError(f"--host={options.host} needs --url=…, the address that people open")
+    return parse_address(options.url or f"http://{options.host}:{options.port}")
 
 
 def viewer_files(path: Path) -> dict[str, str]:
@@ -108,7 +93,8 @@ def _prepare(site: Site, found: list[Task], onboarding: list[Task], new_link: bo
     with site.store.write() as db:
         added = work.add_tasks(db, found, onboarding, site.study)
         batches = work.batches(db, site.study)
-        administrators = [p for p in people.everybody(db) if p.role == "administrator"]
+        known = [person for person in people.everybody(db) if person.role == "administrator"]
+        administrators = [person for person in known if not person.paused]  # whose links work
         token = None
         if not administrators:
             _, token = people.add(db, "Administrator", "administrator")

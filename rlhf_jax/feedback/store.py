@@ -1,107 +1,33 @@
 """The site's memory: one SQLite file, whose writes are on disk before anybody hears of them.
 
 Whoever writes takes the one lock, so each transaction sees the last one's result. A server killed
-at any moment loses nothing that it has acknowledged.
+at any moment loses nothing that it has acknowledged. Names and what people wrote are in the file, so
+its owner alone can read it, and what is deleted is overwritten.
 """
 
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, Table, Text
 
-VERSION = 1  # of the tables, kept in the file
+from rlhf_jax.feedback.migration import migrate
+from rlhf_jax.feedback.schema import VERSION
+
 LONGEST_NAME = 247  # bytes: of the 255 of a file system, SQLite's own files add 8 for "-journal"
-
-metadata = sa.MetaData()
-
-# role: labeler, researcher or administrator. standing: training, failed or passed (the onboarding).
-# `worker` stands for the person in exports; `invitation` is the SHA-256 of the token of the newest link,
-# behind "used " once it is.
-people = Table(
-    "people",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("worker", Text, nullable=False, unique=True),
-    Column("name", Text, nullable=False),
-    Column("role", Text, nullable=False),
-    Column("invitation", Text, unique=True),
-    Column("paused", Boolean, nullable=False, default=False),
-    Column("standing", Text, nullable=False),
-    Column("created", Float, nullable=False),
-)
-# `cookie` is the SHA-256 of the cookie's value.
-sessions = Table(
-    "sessions",
-    metadata,
-    Column("cookie", Text, primary_key=True),
-    Column("person", ForeignKey("people.id"), nullable=False),
-    Column("csrf", Text, nullable=False),
-    Column("created", Float, nullable=False),
-)
-# `part`: work, calibration (everybody does it) or onboarding. `position` orders the tasks.
-tasks = Table(
-    "tasks",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("record", sa.JSON, nullable=False),
-    Column("part", Text, nullable=False),
-    Column("position", Float, nullable=False, index=True),
-)
-# A person's task. `flipped`: the second summary of the record is shown first. `step` and `fields`: how
-# far the person is, and what is typed. `seen`: the last sign of work; `seconds`: time worked.
-assignments = Table(
-    "assignments",
-    metadata,
-    Column("task", ForeignKey("tasks.id"), primary_key=True),
-    Column("person", ForeignKey("people.id"), primary_key=True, index=True),
-    Column("flipped", Boolean, nullable=False),
-    Column("step", Integer, nullable=False, default=0),
-    Column("fields", sa.JSON, nullable=False, default=dict),
-    Column("opened", Float, nullable=False),
-    Column("seen", Float, nullable=False),
-    Column("seconds", Float, nullable=False, default=0.0),
-    Column("done", Boolean, nullable=False, default=False),
-)
-# `id` is the key that the form's page has made: sent again, it changes nothing.
-answers = Table(
-    "answers",
-    metadata,
-    Column("person", ForeignKey("people.id"), primary_key=True),
-    Column("id", Text, primary_key=True),
-    Column("task", ForeignKey("tasks.id"), nullable=False, index=True),
-    Column("answer", sa.JSON, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("created", Float, nullable=False),
-    sa.UniqueConstraint("person", "task"),
-)
-questions = Table(
-    "questions",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("task", ForeignKey("tasks.id")),
-    Column("person", ForeignKey("people.id"), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("created", Float, nullable=False),
-)
-replies = Table(
-    "replies",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("question", ForeignKey("questions.id"), nullable=False),
-    Column("person", ForeignKey("people.id"), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("created", Float, nullable=False),
-)
+PATIENCE = 5.0  # seconds that a write waits for others, of this process or another
+CONNECTIONS = 24  # at once; each needs three open files
 
 
 class StoreError(ValueError):
-    """A file that is not a store, or one of another version."""
+    """A file that is not a store, is of another version, or is damaged."""
+
+
+class StoreBusy(StoreError):
+    """A store that another program holds; a moment later it may be free."""
 
 
 class Store:
@@ -121,44 +47,117 @@ class Store:
         self._lock = threading.Lock()
         # The URL made of its parts takes a path as it is, and a whole one is never ":memory:".
         url = sa.URL.create("sqlite", database=os.path.realpath(path))
-        self._engine = sa.create_engine(url, pool_size=8, max_overflow=32)
+        self._engine = sa.create_engine(url, pool_size=CONNECTIONS // 3, max_overflow=CONNECTIONS * 2 // 3)
         sa.event.listen(self._engine, "connect", _on_connect)
         sa.event.listen(self._engine, "begin", _on_begin)
+        made = not path.exists()
+        if made:
+            self._make()
         try:
-            with self.write() as db:
-                version = db.exec_driver_sql("PRAGMA user_version").scalar_one()
-                if version == 0 and not must_exist and not sa.inspect(db).get_table_names():
-                    metadata.create_all(db)
-                    db.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
-                elif version != VERSION:
-                    raise StoreError(f"{path}: not a store of this version of the site")
-            # Kept in the file, so not before it is known to be ours.
-            with closing(self._engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA journal_mode=WAL")
-        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
-            reason = getattr(error, "orig", error)
-            raise StoreError(f"{path}: cannot be opened for writing ({reason})") from None
-        except sa.exc.DatabaseError as error:
-            raise StoreError(f"{path}: not a store, or damaged ({error.orig})") from None
+            self._open(new=not must_exist and not path.stat().st_size)
+        except StoreError:
+            self.close()
+            if made:
+                path.unlink()
+            raise
 
-    def read(self) -> AbstractContextManager[sa.Connection]:
-        return self._engine.begin()
+    def _make(self) -> None:
+        """An empty file that its owner alone can read, as will be what SQLite lays beside it."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be opened for writing ({error.strerror})") from None
+
+    def _open(self, new: bool) -> None:
+        """Makes the tables of a new store, or looks whether this is one, undamaged and of which version."""
+        with self.read() as db:
+            version = db.exec_driver_sql("PRAGMA user_version").scalar_one()
+            mode = db.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            found = db.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if found != "ok":
+            raise StoreError(f"{self.path}: damaged ({' '.join(found.split())}); restore a backup")
+        if version > VERSION:
+            raise StoreError(f"{self.path}: made by a newer version of the site, which can open it")
+        if version == 0 and not new:
+            raise StoreError(f"{self.path}: not a store of the site")
+        if version < VERSION:
+            with self.write() as db:
+                migrate(db)  # to which a new store is one without tables
+            with suppress(PermissionError):  # of somebody else, who decides
+                self.path.chmod(0o600)
+        if mode != "wal":  # kept in the file, so not before it is known to be ours
+            with self._told(), closing(self._engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Raises StoreError where the store cannot be read."""
+        with self._told(), self._engine.begin() as db:
+            yield db
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """Committed, and on disk, when the block ends; nothing of it happens where it raises."""
-        with self._lock, self._engine.connect().execution_options(writes=True) as db, db.begin():
-            yield db
+        """Committed, and on disk, when the block ends; nothing of it happens where it raises.
+
+        Raises StoreBusy where others write for longer than PATIENCE, and StoreError.
+        """
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise self._busy()
+        try:
+            with self._told(), self._engine.connect().execution_options(writes=True) as db:
+                with db.begin():
+                    yield db
+                # Into the one file, so that a copy of it has all answers, whatever lies beside it.
+                db.connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+        finally:
+            self._lock.release()
+
+    def forget(self) -> None:
+        """Has what was deleted leave also the file beside the store that has the newest changes."""
+        with self._lock, self._told(), closing(self._engine.raw_connection()) as own:
+            own.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def backup(self, path: Path) -> None:
+        """Copies the store, as it is at one moment, to a file at `path`; others may go on writing."""
+        source, target = closing(self._engine.raw_connection()), closing(sqlite3.connect(path))
+        with self._told(), source as own, target as copy:
+            own.driver_connection.backup(copy)  # type: ignore[union-attr]
+            copy.execute("PRAGMA journal_mode=DELETE")  # so that the one file is all of it
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _busy(self) -> StoreBusy:
+        return StoreBusy(f"{self.path}: another program is writing to it; close that one and try again")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says what SQLite says as people need it."""
+        try:
+            yield
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError):
+            raise  # a mistake of ours
+        except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
+            reason = getattr(error, "orig", error)
+            if "locked" in str(reason):
+                raise self._busy() from None
+            raise StoreError(f"{self.path}: cannot be opened for writing ({reason})") from None
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            reason = getattr(error, "orig", error)
+            raise StoreError(f"{self.path}: not a store, or damaged ({reason}); restore a backup") from None
 
 
 def _on_connect(connection, _record) -> None:
     # sqlite3 would begin transactions by itself, too late for a read before a write.
     connection.isolation_level = None
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}")
+    settings = (
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+        f"busy_timeout={PATIENCE * 1000:.0f}",
+    )
+    for setting in settings:
+        connection.execute(f"PRAGMA {setting}")
 
 
 def _on_begin(db: sa.Connection) -> None:

@@ -7,6 +7,7 @@
     quota = 200                      # tasks a labeler does; 0: as many as there are
     calibration = 0.15               # share of them that everybody does
     people_per_task = 1              # people who do each of the other tasks
+    held_out = 0.05                  # share of the posts in valid1, and as many again in valid2
     batch = "round1"                 # of exported records whose task names none
 
     [[axes]]                         # of Likert tasks; without any, the paper's four
@@ -121,6 +122,7 @@ def _table(cls: type, table, where: str) -> Any:
 _text = _value("a text", lambda value: isinstance(value, str) and has_text(value))
 _word = _value("one word, such as accuracy", lambda value: isinstance(value, str) and value.isidentifier())
 _share = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
+_held_out = _number("a share from 0 to 0.4", lambda value: 0 <= value <= 0.4)
 _kinds = _value(
     f"some of {', '.join(KINDS)}",
     lambda value: isinstance(value, list) and value and all(item in KINDS for item in value),
@@ -213,6 +215,7 @@ class Study:
     quota: Annotated[int, _whole(0)] = 0
     calibration: Annotated[float, _share] = 0.15
     people_per_task: Annotated[int, _whole(1)] = 1
+    held_out: Annotated[float, _held_out] = 0.05
     batch: Annotated[str, _text] = "site"
     onboarding: Annotated[Onboarding | None, partial(_table, Onboarding)] = None
     labelers: Annotated[Mapping[str, Labeler], _labelers] = field(default_factory=dict)

@@ -13,7 +13,8 @@ answer counts in the order of its record, whichever summary was shown first.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +22,10 @@ from rlhf_jax.data.record_json import from_json, read_jsonl, record_of, to_json
 from rlhf_jax.data.records import AxisRating, Comparison, Record, RecordError, Words
 from rlhf_jax.data.visible import has_text
 from rlhf_jax.feedback.study import Axis, Study
-from rlhf_jax.feedback.text import find
+from rlhf_jax.feedback.text import places
 
 LONGEST = 5_000  # characters of one field
+TIE = 5  # of a comparison's nine points
 SPLITS = ("train", "valid1", "valid2", "test")  # some of OpenAI's axis ratings are of test
 MARKS = {"invented": "summary", "missing": "post", "unclear": "summary"}  # and the text that is quoted
 REQUIRED = {  # fields that must be filled in, besides an explanation's marks and an axis's rating
@@ -147,7 +149,9 @@ def field_names(step: str, axes: Sequence[Axis]) -> tuple[str, ...]:
     """The fields that a step's page may fill in."""
     if step == "likert":
         return (*(f"axis_{axis.name}" for axis in axes), "note")
-    optional = {"interpret": (), "explanation": tuple(MARKS), "demonstration": ()}.get(step, ("comment",))
+    optional = {"interpret": (), "explanation": (*MARKS, "places"), "demonstration": ()}.get(
+        step, ("comment",)
+    )
     return (*REQUIRED[step], *optional)
 
 
@@ -170,13 +174,16 @@ def problems(task: Task, step: str, fields: Mapping[str, str], axes: Sequence[Ax
         if (name == "choice" or name.startswith("axis_")) and value not in map(str, range(1, most + 1)):
             found[name] = f"Choose a number from 1 to {most}."
     if step == "explanation":
-        shown = texts(task, flipped=False)
-        for name, source in MARKS.items():
-            place = shown.summaries[0] if source == "summary" else shown.body
-            lost = [line for line in _lines(fields.get(name, "")) if not find(line, place)]
-            if lost:
-                where = words.response if source == "summary" else words.prompt
-                found[name] = f"These words do not stand in the {where} so: {lost[0]}"
+        for mark, line, spans in _marked(task, fields):
+            where = words.response if MARKS[mark] == "summary" else words.prompt
+            if not spans:
+                found.setdefault(mark, f"These words do not stand in the {where} so: {line}")
+            elif len(spans) > 1:
+                found.setdefault(
+                    mark,
+                    f"These words stand {len(spans)} times in the {where}: {line}. "
+                    "Select them there and use the button, or add the words around them.",
+                )
     return found
 
 
@@ -200,16 +207,37 @@ def answer(task: Task, fields: Mapping[str, str], flipped: bool, axes: Sequence[
 
 def _spans(task: Task, fields: Mapping[str, str]) -> list[dict]:
     """Marked words, with the characters [start, end) of the summary or the post they stand at."""
-    shown = texts(task, flipped=False)
-    spans = []
-    for mark, source in MARKS.items():
-        place = shown.summaries[0] if source == "summary" else shown.body
+    found = []
+    for mark, _, ((start, end),) in _marked(task, fields):
+        text = _source(task, mark)[start:end]
+        found.append({"mark": mark, "in": MARKS[mark], "start": start, "end": end, "text": text})
+    return found
+
+
+def _marked(task: Task, fields: Mapping[str, str]) -> Iterator[tuple[str, str, list[tuple[int, int]]]]:
+    """Each mark, its words and where they may stand: at one place alone where they were selected there."""
+    for mark in MARKS:
+        text = _source(task, mark)
+        selected = [int(at) for name, at in map(str.split, _places(fields)) if name == mark]
         for line in _lines(fields.get(mark, "")):
-            if span := find(line, place):
-                start, end = span
-                text = place[start:end]
-                spans.append({"mark": mark, "in": source, "start": start, "end": end, "text": text})
-    return spans
+            spans = places(line, text)
+            # A page's text has no carriage returns.
+            here = [span for span in spans if span[0] - text.count("\r\n", 0, span[0]) in selected]
+            if here:
+                spans = here[:1]
+                selected.remove(spans[0][0] - text.count("\r\n", 0, spans[0][0]))
+            yield mark, line, spans
+
+
+def _places(fields: Mapping[str, str]) -> list[str]:
+    """The lines of a name and a number in which the page's script keeps where the words were selected."""
+    return [line for line in fields.get("places", "").split("\n") if re.fullmatch(r"[a-z]+ [0-9]{1,9}", line)]
+
+
+def _source(task: Task, mark: str) -> str:
+    """The text whose words are marked."""
+    shown = texts(task, flipped=False)
+    return shown.summaries[0] if MARKS[mark] == "summary" else shown.body
 
 
 def _lines(text: str) -> list[str]:

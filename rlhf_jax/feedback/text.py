@@ -1,6 +1,7 @@
 """Text as people see it: what is invisible says nothing, and blanks in a row are one."""
 
 import functools
+import re
 
 from rlhf_jax.data.visible import INVISIBLE, has_text
 
@@ -27,11 +28,9 @@ def seen(text: str) -> tuple[str, tuple[int, ...]]:
     return shown, tuple(places)
 
 
-def find(words: str, text: str) -> tuple[int, int] | None:
-    """The characters [start, end) of `text` at which it first shows `words`; None where it does not."""
+def places(words: str, text: str) -> list[tuple[int, int]]:
+    """The characters [start, end) of `text` at which it shows `words`, in order."""
     needle = seen(words)[0].strip()
-    shown, places = seen(text)
-    start = shown.find(needle)
-    if not needle or start < 0:
-        return None
-    return places[start], places[start + len(needle) - 1] + 1
+    shown, at = seen(text)
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(needle)})", shown)] if needle else []
+    return [(at[start], at[start + len(needle) - 1] + 1) for start in starts]

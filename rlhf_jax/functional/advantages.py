@@ -1,4 +1,4 @@
-"""Generalized advantage estimation, and the masked statistics that whiten advantages.
+"""Estimators of advantages, from values or by comparing responses, and the statistics that whiten them.
 
 Sums run over the whole array, so on a sharded batch a mean is the global one and numbers do
 not depend on how many devices hold the batch.
@@ -39,6 +39,54 @@ def gae(
     last = jnp.sum(jnp.zeros_like(deltas), axis=1)
     _, advantages = jax.lax.scan(step, last, deltas.T, reverse=True)
     return advantages.T, advantages.T + values
+
+
+def reinforce(rewards: Float[Array, "P N"]) -> Float[Array, "P N"]:
+    """REINFORCE (Williams 1992), whose baseline is the mean reward of all other responses of the batch.
+
+        A_i = R_i − Σ_{j≠i} R_j / (B − 1),    B = P · N ≥ 2 responses to any prompts
+
+    R_i is the reward of a whole response. Without itself in its baseline, a response's gradient has no bias.
+    """
+    return _left_out(rewards, jnp.sum(rewards.astype(jnp.float32)), rewards.size)
+
+
+def rloo(rewards: Float[Array, "P N"]) -> Float[Array, "P N"]:
+    """REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024).
+
+        A_i = R_i − Σ_{j≠i} R_j / (N − 1)
+
+    over the rewards R of N ≥ 2 whole responses to each of P prompts. A prompt's advantages add up to 0.
+    """
+    return _left_out(rewards, jnp.sum(rewards.astype(jnp.float32), axis=1, keepdims=True), rewards.shape[1])
+
+
+def _left_out(rewards: Float[Array, "P N"], total: Float[Array, "#P #N"], count: int) -> Float[Array, "P N"]:
+    return rewards - (total - rewards) / (count - 1)
+
+
+def grpo(rewards: Float[Array, "P N"], divide_by_std: bool = True) -> Float[Array, "P N"]:
+    """Group-relative advantages (GRPO: Shao et al. 2024).
+
+        A_i = (R_i − mean R) / (std R + 1e-4)
+
+    with mean and standard deviation over N ≥ 2 whole responses to one prompt. The paper does not say by what
+    the variance divides; here it is N − 1, as in TRL and verl. `divide_by_std=False` leaves the numerator
+    (Dr. GRPO: Liu et al. 2025): a prompt whose rewards hardly differ weighs no more than its rewards do.
+    """
+    rewards = rewards.astype(jnp.float32)
+    above = rewards - jnp.mean(rewards, axis=1, keepdims=True)
+    return above / (jnp.std(rewards, axis=1, keepdims=True, ddof=1) + 1e-4) if divide_by_std else above
+
+
+def best_and_worst(rewards: Float[Array, "P N"]) -> Float[Array, "P N"]:
+    """1 for the best of N ≥ 2 responses to one prompt, −1 for the worst, 0 for all others: the pairs of DPO.
+
+    Of responses that tie the first one counts; where all do, there is no pair, and all are 0.
+    """
+    place = jnp.arange(rewards.shape[1])
+    best, worst = (place == pick(rewards, axis=1)[:, None] for pick in (jnp.argmax, jnp.argmin))
+    return best.astype(jnp.float32) - worst.astype(jnp.float32)
 
 
 def masked_mean(

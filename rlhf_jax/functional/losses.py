@@ -1,4 +1,4 @@
-"""The losses of the three stages, with what is logged beside them.
+"""The losses of all stages, with what is logged beside them.
 
 Each is a masked mean. Given `denominator`, the count of the whole batch, the loss, the
 gradient and the metrics of microbatches add up to those of the batch.
@@ -26,7 +26,50 @@ def bradley_terry(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Mean of −log σ(r_chosen − r_rejected) over pairs; `accuracy`: r_chosen > r_rejected, ties one half."""
     margin = chosen.astype(jnp.float32) - rejected.astype(jnp.float32)
-    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": jnp.mean((1 + jnp.sign(margin)) / 2)}
+    return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": accuracy(margin)}
+
+
+def accuracy(margins: Float[Array, " B"]) -> Float[Array, ""]:
+    """Share of pairs whose chosen response has the larger reward; a tie counts one half."""
+    return jnp.mean((1 + jnp.sign(margins)) / 2)
+
+
+def implicit_rewards(
+    logp: Float[Array, "*any"], ref_logp: float | Float[Array, "*any"], beta: float
+) -> Float[Array, "*any"]:
+    """β log π(y|x) / π_ref(y|x): the reward, but for a term of the prompt alone, that π maximizes under a KL
+    penalty of weight β (Rafailov et al. 2023, equation 5). Log-probabilities of whole responses, in nats.
+    """
+    return beta * (logp - ref_logp)
+
+
+def dpo(
+    chosen: Float[Array, " B"], rejected: Float[Array, " B"], label_smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Mean of −(1 − ε) log σ(m) − ε log σ(−m) over pairs, m the margin of their implicit rewards.
+
+    Bradley–Terry (Rafailov et al. 2023, equation 7); ε is the share of choices that are taken to be wrong
+    (Mitchell 2023, "A note on DPO with noisy preferences").
+    """
+    (right, _), (wrong, _) = bradley_terry(chosen, rejected), bradley_terry(rejected, chosen)
+    return (1.0 - label_smoothing) * right + label_smoothing * wrong
+
+
+def ipo(chosen: Float[Array, " B"], rejected: Float[Array, " B"], beta: float) -> Float[Array, ""]:
+    """Mean of ((m − ½) / β)² over pairs, m the margin of their implicit rewards (Azar et al. 2023, eq. 17).
+
+    Where a Bradley–Terry loss drives the margin of a pair ever farther, this one stops it at ½. Stage dpo
+    divides the rewards by the tokens of their responses: the paper's results are so, its authors told TRL's.
+    """
+    return jnp.mean(jnp.square((chosen - rejected - 0.5) / beta))
+
+
+def simpo(chosen: Float[Array, " B"], rejected: Float[Array, " B"], margin: float) -> Float[Array, ""]:
+    """Mean of −log σ(r_chosen − r_rejected − γ) over pairs (Meng et al. 2024, equation 6); γ is `margin`.
+
+    The rewards are β times the mean log-probability of a response's tokens, without a reference.
+    """
+    return bradley_terry(chosen, rejected + margin)[0]
 
 
 def policy_loss(
@@ -60,6 +103,19 @@ def policy_loss(
         "ratio": mean(ratio),
         "ratio_var": mean(jnp.square(ratio - 1.0)),
     }
+
+
+def of_actions(x: Float[Array, "B R"], mask: Bool[Array, "B R"], ratio: str) -> Float[Array, "B #R"]:
+    """Log-probabilities of tokens, or a divergence at them, as those of the actions that have one ratio each.
+
+    `token`: every token is an action. `sequence`: the whole response is one, with the sum over its tokens
+    (RLOO: Ahmadian et al. 2024). `gspo`: with their mean, so that the ratio is the |y|-th root of the
+    response's (GSPO: Zheng et al. 2025). The last two are [B, 1].
+    """
+    if ratio == "token":
+        return x
+    total = jnp.sum(jnp.where(mask, x, 0.0), axis=1, keepdims=True)
+    return total if ratio == "sequence" else total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
 
 
 def value_loss(

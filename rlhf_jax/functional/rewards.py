@@ -70,17 +70,44 @@ def score_missing_eos(
     return jnp.where(ended, score, missing)
 
 
+def of_ensemble(scores: Float[Array, "M B"], how: str) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """The score of each response by M reward models together, and their disagreement about it.
+
+    `mean` of their scores, or the least, `worst` (Coste et al. 2023): a response has to please them all, and
+    what one of them mistakes for good earns nothing. The disagreement is the (biased) standard deviation.
+    """
+    return (scores.mean(axis=0) if how == "mean" else scores.min(axis=0)), scores.std(axis=0)
+
+
 def kl_penalty(
     logp: Float[Array, "B R"],
     ref_logp: Float[Array, "B R"],
     mask: Bool[Array, "B R"],
     kl_coef: float | Float[Array, ""],
+    estimator: str = "k1",
 ) -> Float[Array, "B R"]:
-    """−β (logp − ref_logp) on the response's tokens, 0 elsewhere.
+    """−β · `kl_estimate` on the response's tokens, 0 elsewhere: with k1, −β (logp − ref_logp).
 
     Both log-probabilities are at the rollout temperature.
     """
-    return jnp.where(mask, -kl_coef * (logp - ref_logp), 0.0)
+    return jnp.where(mask, -kl_coef * kl_estimate(logp, ref_logp, mask, estimator), 0.0)
+
+
+def kl_estimate(
+    logp: Float[Array, "B R"], ref_logp: Float[Array, "B R"], mask: Bool[Array, "B R"], estimator: str
+) -> Float[Array, "B R"]:
+    """KL(π ‖ reference) in nats at each token, estimated from that token alone; 0 outside of `mask`.
+
+    With d = logp − ref_logp, of a token that π drew (Schulman 2020, "Approximating KL divergence"):
+
+        k1 = d              no bias, and negative as often as not
+        k2 = d² / 2         never negative; a bias, small where the two are close
+        k3 = exp(−d) − 1 + d    never negative, no bias
+    """
+    change = jnp.where(mask, logp - ref_logp, 0.0)  # before exp, which may overflow on padding
+    if estimator == "k1":
+        return change
+    return 0.5 * jnp.square(change) if estimator == "k2" else jnp.expm1(-change) + change
 
 
 def adapt_kl_coef(

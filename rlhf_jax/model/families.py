@@ -1,157 +1,35 @@
-"""GPT-2, GPT-NeoX and Llama as settings of the one transformer, and where Hugging Face keeps each tensor.
+"""The families of the transformers library that are settings of the one transformer, line by line.
 
-A family is two tables, of the fields of `config.json` and of tensors, each read and written by the same
-lines. A line of the second names the tensor, the leaves of our pytree that it holds, and the
-rearrangement between them as an einops pattern, which serves both directions. Letters: v vocabulary,
-d width, p positions, f hidden units, h key-value heads, g query heads of each, k head dimensions,
-n leaves in one tensor.
+family.py says how the lines are read. Families that began as Llama share most of its tables.
 """
 
 import dataclasses
-import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import numpy as np
-from einops import rearrange
+from typing import Any
 
 from rlhf_jax.config import ConfigError, ModelConfig, RotaryConfig
-from rlhf_jax.model.hf_config import HfConfig, rotary_fields
+from rlhf_jax.model.family import SPELLED_OUT, Family, Field, Tensor
+from rlhf_jax.model.hf_config import HfConfig
+from rlhf_jax.model.hf_parts import (
+    LATE_WINDOWS,
+    NEOX_ROTARY,
+    PARTIAL_ROTARY,
+    SCALED,
+    TWO_ROTARIES,
+    WINDOW,
+    WITHOUT_ROTARY,
+    Part,
+    alternating,
+    caps,
+    one_window,
+    shortest_period,
+    whole_rotary,
+)
 
-RUN_FIELDS = (
-    "pretrained init_std dtype layer_loop attention rematerialize gather_to_sample".split()
-)  # of a run alone
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
-ACTIVATIONS |= {"gelu": "gelu", "silu": "silu", "swish": "silu"}
-ACTIVATION_NAMES = {"gelu_tanh": "gelu_new", "gelu": "gelu", "silu": "silu"}
-# Of config.json in every family: what only this value of is computed here.
-ONLY = {
-    "is_causal": True,
-    "quantization_config": None,
-    "per_layer_config": None,
-    "transformers_weights": None,
-}
-# Fields of ModelConfig whose 0 stands for a value, and the property that gives it.
-SPELLED_OUT = {"ff": "hidden_units", "kv_heads": "key_value_heads", "head_size": "head_dimension"}
-
-
-class Tensor(NamedTuple):
-    """One tensor of a checkpoint: its name, the leaves it holds, `tensor axes -> leaf axes`."""
-
-    name: str  # with {} for the layer
-    leaves: tuple[str, ...]  # without "layers."; several are stacked on the pattern's axis n
-    pattern: str
-
-    @property
-    def of_layer(self) -> bool:
-        return "{}" in self.name
-
-    def shape(self, model: ModelConfig, vocabulary: int) -> tuple[int, ...]:
-        """The shape it has in a checkpoint."""
-        return self._shape(self.pattern.split("->")[0], model, vocabulary)
-
-    def split(self, tensor: np.ndarray, model: ModelConfig, vocabulary: int) -> list[np.ndarray]:
-        """The leaves in the order of `leaves`, as views where numpy can."""
-        sizes = self._sizes(model, vocabulary)
-        out = rearrange(tensor, self.pattern, **{k: n for k, n in sizes.items() if k in self.pattern})
-        return list(out) if len(self.leaves) > 1 else [out]
-
-    def join(self, leaves: list[np.ndarray], model: ModelConfig, vocabulary: int) -> np.ndarray:
-        """The tensor that `split` takes apart."""
-        left, right = self.pattern.split("->")
-        leaf_axes = right.replace("n ", "", 1) if len(leaves) > 1 else right
-        shape = self._shape(leaf_axes, model, vocabulary)
-        shaped = [leaf.reshape(shape) for leaf in leaves]
-        return rearrange(np.stack(shaped) if len(shaped) > 1 else shaped[0], f"{right} -> {left}")
-
-    def _sizes(self, model: ModelConfig, vocabulary: int) -> dict[str, int]:
-        heads = model.key_value_heads
-        return {
-            "v": vocabulary,
-            "d": model.width,
-            "p": model.context,
-            "f": model.hidden_units,
-            "h": heads,
-            "g": model.heads // heads,
-            "k": model.head_dimension,
-            "n": len(self.leaves),
-        }
-
-    def _shape(self, axes: str, model: ModelConfig, vocabulary: int) -> tuple[int, ...]:
-        sizes = self._sizes(model, vocabulary) | {"1": 1}
-        axes_found = re.findall(r"\((.*?)\)|(\w)", axes)  # a group in parentheses, or a letter
-        return tuple(math.prod(sizes[x] for x in (group or letter).split()) for group, letter in axes_found)
-
-
-class Field(NamedTuple):
-    """A number or flag of `config.json` and the field of ModelConfig that it is."""
-
-    name: str
-    ours: str
-    kind: type
-    default: Any  # of transformers, where the file leaves it out
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one architecture of the transformers library maps onto ours."""
-
-    name: str  # model_type
-    class_name: str  # with ForCausalLM or ForSequenceClassification behind it
-    prefix: str  # of the tensors below the heads; some checkpoints leave it out
-    fields: tuple[Field, ...]
-    activation: tuple[str, str]  # name of the field, and its default
-    tensors: tuple[Tensor, ...]
-    output: str  # name of the output matrix, where it is not tied
-    buffers: tuple[str, ...]  # endings of tensors that are no parameters: masks and tables
-    always: dict[str, Any]  # of ModelConfig, in every model of the family
-    only: dict[str, Any]  # of config.json, where another value computes what we do not have
-    rotary: Callable[[HfConfig], RotaryConfig] = lambda c: RotaryConfig()
-    written: Callable[[RotaryConfig], dict[str, Any]] = lambda rotary: {}  # beside `fields`
-    # Second names of `fields`, which go before them.
-    aliases: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def read(self, c: HfConfig) -> ModelConfig:
-        c.refuse(**ONLY, **self.only)
-        c = c.renamed(self.aliases)
-        return ModelConfig(
-            **{field.ours: c.get(field.name, field.kind, field.default) for field in self.fields},
-            **self.always,
-            activation=c.choose(self.activation[0], ACTIVATIONS, self.activation[1]),
-            rotary=self.rotary(c),
-        )
-
-    def write(self, model: ModelConfig) -> dict[str, Any]:
-        """The fields of `config.json` that `read` takes `model` from."""
-        fields: dict[str, Any] = {"model_type": self.name}
-        for field in self.fields:
-            fields[field.name] = getattr(model, SPELLED_OUT.get(field.ours, field.ours))
-        fields[self.activation[0]] = ACTIVATION_NAMES[model.activation]
-        return fields | self.written(model.rotary)
-
-
-def _neox_rotary(c: HfConfig) -> RotaryConfig:
-    # transformers takes head_dim for the rotary dimensions alone, and not for the heads.
-    c.refuse(head_dim=c.get("hidden_size", int, 6144) // c.get("num_attention_heads", int, 64))
-    return c.rotary(c.get("rotary_pct", float, 0.25), c.get("rotary_emb_base", float, 10_000.0))
-
-
-def _neox_rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
-    return {"rotary_pct": rotary.fraction, "rotary_emb_base": rotary.base, **rotary_fields(rotary)}
-
-
-def _llama_rotary(c: HfConfig) -> RotaryConfig:
-    rotary = c.rotary(base=c.get("rope_theta", float, 10_000.0))
-    if rotary.fraction != 1:
-        raise ConfigError(f"{c.file}: partial_rotary_factor {rotary.fraction} is not supported, only 1.0")
-    return rotary
-
-
-def _llama_rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
-    return {"rope_theta": rotary.base, **rotary_fields(rotary)}
-
+RUN_FIELDS = (  # of a run
+    "pretrained init_std dtype weights lora layer_loop attention rematerialize rematerialize_but "
+    "gather_to_sample".split()
+)
+DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 QKV = ("attention.query", "attention.key", "attention.value")
 QKV_BIAS = ("attention.query_bias", "attention.key_bias", "attention.value_bias")
@@ -172,7 +50,8 @@ GPT2 = Family(
     activation=("activation_function", "gelu_new"),
     always={},
     only=dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
-    written=lambda rotary: {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},  # as trained here
+    # As trained here.
+    parts=(Part(lambda c, layers: {}, lambda model: dict.fromkeys(DROPOUTS, 0.0)),),
     aliases={
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
@@ -218,8 +97,7 @@ GPT_NEOX = Family(
     activation=("hidden_act", "gelu"),
     always={"positions": "rotary"},
     only={},
-    rotary=_neox_rotary,
-    written=_neox_rotary_fields,
+    parts=(NEOX_ROTARY,),
     output="embed_out.weight",
     buffers=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
     tensors=(
@@ -240,52 +118,228 @@ GPT_NEOX = Family(
         Tensor("final_layer_norm.bias", ("norm.bias",), "d -> d"),
     ),
 )
+
+# Llama and its kin ---------------------------------------------------------------------------
+
+EMBEDDING = Tensor("embed_tokens.weight", ("embed.tokens",), "v d -> v d")
+INPUT_NORM = Tensor("layers.{}.input_layernorm.weight", ("attention_norm.scale",), "d -> d")
+ATTENTION = (
+    Tensor("layers.{}.self_attn.q_proj.weight", ("attention.query",), "(h g k) d -> d h g k"),
+    Tensor("layers.{}.self_attn.k_proj.weight", ("attention.key",), "(h k) d -> d h k"),
+    Tensor("layers.{}.self_attn.v_proj.weight", ("attention.value",), "(h k) d -> d h k"),
+    Tensor("layers.{}.self_attn.o_proj.weight", ("attention.out",), "d (h g k) -> h g k d"),
+    Tensor("layers.{}.self_attn.q_proj.bias", ("attention.query_bias",), "(h g k) -> h g k"),
+    Tensor("layers.{}.self_attn.k_proj.bias", ("attention.key_bias",), "(h k) -> h k"),
+    Tensor("layers.{}.self_attn.v_proj.bias", ("attention.value_bias",), "(h k) -> h k"),
+    Tensor("layers.{}.self_attn.o_proj.bias", ("attention.out_bias",), "d -> d"),
+)
+HEAD_NORMS = (
+    Tensor("layers.{}.self_attn.q_norm.weight", ("attention.query_norm.scale",), "k -> k"),
+    Tensor("layers.{}.self_attn.k_norm.weight", ("attention.key_norm.scale",), "k -> k"),
+)
+NORMS_OF_ALL_HEADS = (
+    Tensor("layers.{}.self_attn.q_norm.weight", ("attention.query_norm.scale",), "(h g k) -> h g k"),
+    Tensor("layers.{}.self_attn.k_norm.weight", ("attention.key_norm.scale",), "(h k) -> h k"),
+)
+MLP_NORM = Tensor("layers.{}.post_attention_layernorm.weight", ("mlp_norm.scale",), "d -> d")
+GATED_MLP = (
+    Tensor("layers.{}.mlp.gate_proj.weight", ("mlp.gate",), "f d -> d f"),
+    Tensor("layers.{}.mlp.up_proj.weight", ("mlp.up",), "f d -> d f"),
+    Tensor("layers.{}.mlp.down_proj.weight", ("mlp.down",), "d f -> f d"),
+    Tensor("layers.{}.mlp.gate_proj.bias", ("mlp.gate_bias",), "f -> f"),
+    Tensor("layers.{}.mlp.up_proj.bias", ("mlp.up_bias",), "f -> f"),
+    Tensor("layers.{}.mlp.down_proj.bias", ("mlp.down_bias",), "d -> d"),
+)
+LAST_NORM = Tensor("norm.weight", ("norm.scale",), "d -> d")
+
+LLAMA_FIELDS = {
+    "hidden_size": Field("hidden_size", "width", int, 4096),
+    "num_hidden_layers": Field("num_hidden_layers", "layers", int, 32),
+    "num_attention_heads": Field("num_attention_heads", "heads", int, 32),
+    "num_key_value_heads": Field("num_key_value_heads", "kv_heads", int, 0, null=0),
+    "head_dim": Field("head_dim", "head_size", int, 0, null=0),
+    "intermediate_size": Field("intermediate_size", "ff", int, 11008),
+    "max_position_embeddings": Field("max_position_embeddings", "context", int, 2048),
+    "rms_norm_eps": Field("rms_norm_eps", "norm_epsilon", float, 1e-6),
+    "attention_bias": Field("attention_bias", "attention_bias", bool, False),
+    "mlp_bias": Field("mlp_bias", "mlp_bias", bool, False),
+    "tie_word_embeddings": Field("tie_word_embeddings", "tied_head", bool, False),
+}
+
+
+def llama_fields(without: tuple[str, ...] = ("mlp_bias",), **defaults: Any) -> tuple[Field, ...]:
+    """The fields of Llama without some of them, and with other defaults."""
+    kept = (field for name, field in LLAMA_FIELDS.items() if name not in without)
+    return tuple(field._replace(default=defaults.get(field.name, field.default)) for field in kept)
+
+
 LLAMA = Family(
     name="llama",
     class_name="Llama",
     prefix="model.",
-    fields=(
-        Field("hidden_size", "width", int, 4096),
-        Field("num_hidden_layers", "layers", int, 32),
-        Field("num_attention_heads", "heads", int, 32),
-        Field("num_key_value_heads", "kv_heads", int, 0),
-        Field("head_dim", "head_size", int, 0),
-        Field("intermediate_size", "ff", int, 11008),
-        Field("max_position_embeddings", "context", int, 2048),
-        Field("rms_norm_eps", "norm_epsilon", float, 1e-6),
-        Field("attention_bias", "attention_bias", bool, False),
-        Field("mlp_bias", "mlp_bias", bool, False),
-        Field("tie_word_embeddings", "tied_head", bool, False),
-    ),
+    fields=llama_fields(without=()),
     activation=("hidden_act", "silu"),
     always={"norm": "rms", "positions": "rotary", "gated": True},
-    only={"pretraining_tp": 1, "partial_rotary_factor": 1.0},
-    rotary=_llama_rotary,
-    written=_llama_rotary_fields,
+    only={"pretraining_tp": 1, "partial_rotary_factor": 1.0, "sliding_window": None, "layer_types": None},
+    parts=(whole_rotary(),),
     output="lm_head.weight",
     buffers=(".rotary_emb.inv_freq",),
+    tensors=(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM, *GATED_MLP, LAST_NORM),
+)
+NO_MLP_BIAS = LLAMA.always | {"mlp_bias": False}
+WHOLE_HEADS_TURN = {"partial_rotary_factor": 1.0}
+
+MISTRAL = dataclasses.replace(
+    LLAMA,
+    name="mistral",
+    class_name="Mistral",
+    fields=llama_fields(
+        ("mlp_bias", "attention_bias"),
+        num_key_value_heads=8,
+        intermediate_size=14336,
+        max_position_embeddings=131072,
+    ),
+    always=NO_MLP_BIAS | {"attention_bias": False},
+    only=WHOLE_HEADS_TURN | {"layer_types": None},
+    parts=(whole_rotary(), one_window(WINDOW)),
+)
+QWEN2 = dataclasses.replace(
+    LLAMA,
+    name="qwen2",
+    class_name="Qwen2",
+    fields=llama_fields(
+        ("mlp_bias", "attention_bias"),
+        num_key_value_heads=32,
+        intermediate_size=22016,
+        max_position_embeddings=32768,
+    ),
+    always=NO_MLP_BIAS | {"attention_bias": True, "attention_out_bias": False},
+    only=WHOLE_HEADS_TURN | {"use_mrope": False, "dual_chunk_attention_config": None},
+    parts=(whole_rotary(), LATE_WINDOWS),
+)
+QWEN3 = dataclasses.replace(
+    QWEN2,
+    name="qwen3",
+    class_name="Qwen3",
+    fields=llama_fields(
+        num_key_value_heads=32, head_dim=128, intermediate_size=22016, max_position_embeddings=32768
+    ),
+    always=NO_MLP_BIAS | {"qk_norm": "head"},
+    tensors=(EMBEDDING, INPUT_NORM, *ATTENTION, *HEAD_NORMS, MLP_NORM, *GATED_MLP, LAST_NORM),
+)
+OLMO2 = dataclasses.replace(
+    LLAMA,
+    name="olmo2",
+    class_name="Olmo2",
+    fields=llama_fields(rms_norm_eps=1e-5),
+    always=NO_MLP_BIAS | {"qk_norm": "all_heads", "norm_place": "output"},
+    only=WHOLE_HEADS_TURN | {"clip_qkv": None, "sliding_window": None, "layer_types": None},
     tensors=(
-        Tensor("embed_tokens.weight", ("embed.tokens",), "v d -> v d"),
-        Tensor("layers.{}.input_layernorm.weight", ("attention_norm.scale",), "d -> d"),
-        Tensor("layers.{}.self_attn.q_proj.weight", ("attention.query",), "(h g k) d -> d h g k"),
-        Tensor("layers.{}.self_attn.k_proj.weight", ("attention.key",), "(h k) d -> d h k"),
-        Tensor("layers.{}.self_attn.v_proj.weight", ("attention.value",), "(h k) d -> d h k"),
-        Tensor("layers.{}.self_attn.o_proj.weight", ("attention.out",), "d (h g k) -> h g k d"),
-        Tensor("layers.{}.self_attn.q_proj.bias", ("attention.query_bias",), "(h g k) -> h g k"),
-        Tensor("layers.{}.self_attn.k_proj.bias", ("attention.key_bias",), "(h k) -> h k"),
-        Tensor("layers.{}.self_attn.v_proj.bias", ("attention.value_bias",), "(h k) -> h k"),
-        Tensor("layers.{}.self_attn.o_proj.bias", ("attention.out_bias",), "d -> d"),
-        Tensor("layers.{}.post_attention_layernorm.weight", ("mlp_norm.scale",), "d -> d"),
-        Tensor("layers.{}.mlp.gate_proj.weight", ("mlp.gate",), "f d -> d f"),
-        Tensor("layers.{}.mlp.up_proj.weight", ("mlp.up",), "f d -> d f"),
-        Tensor("layers.{}.mlp.down_proj.weight", ("mlp.down",), "d f -> f d"),
-        Tensor("layers.{}.mlp.gate_proj.bias", ("mlp.gate_bias",), "f -> f"),
-        Tensor("layers.{}.mlp.up_proj.bias", ("mlp.up_bias",), "f -> f"),
-        Tensor("layers.{}.mlp.down_proj.bias", ("mlp.down_bias",), "d -> d"),
-        Tensor("norm.weight", ("norm.scale",), "d -> d"),
+        EMBEDDING,
+        *ATTENTION,
+        *NORMS_OF_ALL_HEADS,
+        Tensor("layers.{}.post_attention_layernorm.weight", ("attention_out_norm.scale",), "d -> d"),
+        *GATED_MLP,
+        Tensor("layers.{}.post_feedforward_layernorm.weight", ("mlp_out_norm.scale",), "d -> d"),
+        LAST_NORM,
     ),
 )
-FAMILIES = {family.name: family for family in (GPT2, GPT_NEOX, LLAMA)}
+SMOLLM3 = dataclasses.replace(
+    LLAMA,
+    name="smollm3",
+    class_name="SmolLM3",
+    fields=llama_fields(
+        (),
+        hidden_size=2048,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+    ),
+    only=WHOLE_HEADS_TURN,
+    parts=(whole_rotary(2_000_000.0), WITHOUT_ROTARY),
+)
+GEMMA2 = dataclasses.replace(
+    LLAMA,
+    name="gemma2",
+    class_name="Gemma2",
+    fields=llama_fields(
+        hidden_size=2304,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        intermediate_size=9216,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
+    activation=("hidden_activation", "gelu_pytorch_tanh"),
+    always=NO_MLP_BIAS | {"norm_plus_one": True, "norm_place": "both"},
+    only=WHOLE_HEADS_TURN | {"sliding_window_pattern": 2},
+    parts=(whole_rotary(), alternating(2), SCALED, caps(50.0, 30.0)),
+    tensors=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        Tensor("layers.{}.post_attention_layernorm.weight", ("attention_out_norm.scale",), "d -> d"),
+        Tensor("layers.{}.pre_feedforward_layernorm.weight", ("mlp_norm.scale",), "d -> d"),
+        *GATED_MLP,
+        Tensor("layers.{}.post_feedforward_layernorm.weight", ("mlp_out_norm.scale",), "d -> d"),
+        LAST_NORM,
+    ),
+)
+GEMMA3 = dataclasses.replace(
+    GEMMA2,
+    name="gemma3_text",
+    class_name="Gemma3",
+    scorer="Gemma3Text",
+    fields=tuple(
+        field._replace(default=131072) if field.ours == "context" else field for field in GEMMA2.fields
+    ),
+    always=GEMMA2.always | {"qk_norm": "head"},
+    only=WHOLE_HEADS_TURN | {"attn_logit_softcapping": None},  # which transformers reads and does not apply
+    parts=(TWO_ROTARIES, alternating(6), SCALED, caps(0.0, 0.0)),
+    tensors=(*GEMMA2.tensors, *HEAD_NORMS),
+)
+PHI3 = dataclasses.replace(
+    LLAMA,
+    name="phi3",
+    class_name="Phi3",
+    fields=llama_fields(
+        ("mlp_bias", "attention_bias"),
+        hidden_size=3072,
+        intermediate_size=8192,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+    ),
+    always=NO_MLP_BIAS | {"attention_bias": False},
+    only={},
+    parts=(
+        PARTIAL_ROTARY,
+        one_window(0),
+        Part(lambda c, layers: {}, lambda model: dict.fromkeys(DROPOUTS[1:], 0.0)),
+    ),
+    tensors=(
+        EMBEDDING,
+        INPUT_NORM,
+        Tensor(
+            "layers.{}.self_attn.qkv_proj.weight",
+            QKV,
+            ("(h g k) d -> d h g k", "(h k) d -> d h k", "(h k) d -> d h k"),
+        ),
+        ATTENTION[3],
+        MLP_NORM,
+        Tensor("layers.{}.mlp.gate_up_proj.weight", ("mlp.gate", "mlp.up"), "(n f) d -> n d f"),
+        GATED_MLP[2],
+        LAST_NORM,
+    ),
+)
+# A model that two of them can say is written as the first.
+FAMILIES = {
+    family.name: family
+    for family in (GPT2, GPT_NEOX, LLAMA, QWEN2, QWEN3, MISTRAL, OLMO2, SMOLLM3, GEMMA2, GEMMA3, PHI3)
+}
 
 
 def read(fields: dict[str, Any], file: object) -> tuple[Family, ModelConfig]:
@@ -322,14 +376,21 @@ def family_of(model: ModelConfig) -> Family:
         if _shape_of(described) == _shape_of(model):
             return family
     raise ConfigError(
-        "model: no Hugging Face family has this combination of positions, norm, gate and biases; "
-        "GPT-2 is learned + layer, GPT-NeoX rotary + layer, Llama rotary + rms + gated"
+        "model: no Hugging Face family has this combination of settings; docs/pretrained.md lists them"
     )
 
 
 def _shape_of(model: ModelConfig) -> ModelConfig:
-    """`model` with its defaults spelled out and without what a run chooses."""
+    """`model` with its defaults spelled out, and without what a run chooses or what has no effect."""
     plain = {name: getattr(ModelConfig(), name) for name in RUN_FIELDS}
     spelled = {name: getattr(model, spelled_out) for name, spelled_out in SPELLED_OUT.items()}
+    pattern = shortest_period(model.layer_kinds)
     rotary = model.rotary if model.positions == "rotary" else RotaryConfig()
-    return dataclasses.replace(model, **plain, **spelled, rotary=rotary)
+    if "local" not in pattern:
+        plain["window"] = 0
+        rotary = dataclasses.replace(rotary, local_base=0.0)
+    if not model.attention_bias:
+        plain["attention_out_bias"] = True
+    if not model.attention_scale:
+        plain["attention_scale"] = model.head_dimension**-0.5
+    return dataclasses.replace(model, **plain, **spelled, layer_pattern=pattern, rotary=rotary)

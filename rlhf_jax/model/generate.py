@@ -2,13 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.functional import rewards
 from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import kv_cache, transformer
-from rlhf_jax.model.likelihood import response_logprobs
 
 
 def generate(
@@ -42,7 +41,7 @@ def generate(
 
     def choose(i, hidden, response, ended):
         scores = transformer.logits(params, config, hidden)[:, 0]
-        token = sample(jax.random.fold_in(key, i), scores, temperature, part)
+        token = sample(jax.random.fold_in(key, i), scores, temperature, part, samples)
         token = jnp.where(ended, pad_id, token)
         response = jax.lax.dynamic_update_slice_in_dim(response, token[:, None], i, axis=1)
         return response, ended | rewards.is_eos(token, eos_ids)
@@ -75,55 +74,25 @@ def sample(
     logits: Float[Array, "B V"],
     temperature: float,
     part: tuple[int | Int[Array, ""], int] = (0, 1),
+    samples: int = 1,
 ) -> Int[Array, "B"]:
     """One token a row from softmax(logits / temperature); `part` says which rows of a batch these are."""
     logits = reshard(logits, ROWS, None)
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    noisy = logits / temperature + noise_like(logits, key, *part)
+    noisy = logits / temperature + noise_like(logits, key, *part, samples)
     # The maximum first: argmax of numbers yet to be computed is one loop on one core of a CPU.
     return jnp.argmax(noisy == noisy.max(axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
 
 
 def noise_like(
-    logits: Float[Array, "B V"], key: jax.Array, part: int | Int[Array, ""], parts: int
+    logits: Float[Array, "B V"], key: jax.Array, part: int | Int[Array, ""], parts: int, samples: int = 1
 ) -> Float[Array, "B V"]:
-    """Gumbel noise for one part of the rows of a batch."""
+    """Gumbel noise for one part of the rows of a batch, of which `samples` at a time stay together."""
     rows, vocabulary = logits.shape
     whole = reshard(jax.random.gumbel(key, (parts * rows, vocabulary), logits.dtype), ROWS, None)
     if parts == 1:
         return whole
-    grouped = whole.reshape(rows, parts, vocabulary, out_sharding=layout(ROWS))
-    return jax.lax.dynamic_index_in_dim(grouped, part, axis=1, keepdims=False)
-
-
-def sample_with_logprobs(
-    policy,
-    reference,
-    query: Int[Array, "B Q"],
-    key: jax.Array,
-    *,
-    model: ModelConfig,
-    response_tokens: int,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-    temperature: float,
-    part: tuple[int | Int[Array, ""], int] = (0, 1),
-) -> tuple[Int[Array, "B R"], Bool[Array, "B R"], Float[Array, "B R"], Float[Array, "B R"]]:
-    """Responses that `policy` draws, their mask, and log-probabilities under it and `reference`, nats."""
-    with jax.named_scope("sample"):
-        response = generate(
-            policy,
-            model,
-            query,
-            key,
-            response_tokens=response_tokens,
-            eos_ids=eos_ids,
-            pad_id=pad_id,
-            temperature=temperature,
-            part=part,
-        )
-    with jax.named_scope("score"):
-        logp, _ = response_logprobs(policy, model, query, response, pad_id, temperature)
-        ref_logp, _ = response_logprobs(reference, model, query, response, pad_id, temperature)
-    return response, rewards.response_mask(response, eos_ids, pad_id), logp, ref_logp
+    grouped = whole.reshape(rows // samples, parts, samples, vocabulary, out_sharding=layout(ROWS))
+    own = jax.lax.dynamic_index_in_dim(grouped, part, axis=1, keepdims=False)
+    return own.reshape(rows, vocabulary, out_sharding=layout(ROWS))

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.mesh import in_rows_of
+from rlhf_jax.mesh import ROWS, layout
 from rlhf_jax.model import transformer
 from rlhf_jax.model.params import ParamSpec, constant, init, normal
 
@@ -42,17 +42,14 @@ def read(head, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows"]:
     return jnp.einsum("...d,d->...", hidden, head["weight"], precision=exact) + head["bias"]
 
 
-def scalars(
-    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
-) -> Float[Array, "B R+1"]:
-    """What the head reads at the last query token and at every response token.
+def values(
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B*N R"], pad_id: int
+) -> Float[Array, "B*N R"]:
+    """What the head reads before each token of N responses to a query, which is computed once.
 
-    Entry t is read after t response tokens: as a value it is that of slot t; as a reward, the
-    entry after the last real token is the response's score.
+    Entry t is read after t response tokens, the first at the query's last token.
     """
-    tokens = jnp.concatenate([query, response], axis=1)
-    segments = transformer.valid_segments(tokens, pad_id)
-    hidden = transformer.apply(params["transformer"], config, tokens, segments, query.shape[1] - 1)
+    hidden = transformer.apply_to_responses(params["transformer"], config, query, response, pad_id)
     return read(params["head"], hidden)
 
 
@@ -68,8 +65,8 @@ def scores(
 
 
 def score(
-    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B R"], pad_id: int
-) -> Float[Array, "B"]:
-    """The reward of one response to each query."""
-    of_one = scores(params, config, query, response[:, None], pad_id)
-    return in_rows_of(of_one, of_one[:, 0])
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B*N R"], pad_id: int
+) -> Float[Array, "B*N"]:
+    """The reward of each response; the N to one query stand together."""
+    by_query = response.reshape(query.shape[0], -1, response.shape[1], out_sharding=layout(ROWS))
+    return scores(params, config, query, by_query, pad_id).reshape(-1, out_sharding=layout(ROWS))

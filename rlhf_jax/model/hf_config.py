@@ -1,5 +1,6 @@
 """A `config.json` of the transformers library, read with errors for people."""
 
+from collections.abc import Collection
 from typing import Any
 
 from rlhf_jax.config import ConfigError, RotaryConfig
@@ -17,20 +18,37 @@ class HfConfig:
     def __init__(self, fields: dict[str, Any], file: object):
         self._fields, self.file = fields, file
 
-    def get(self, name: str, kind: Any, default: Any = None) -> Any:
-        """A field of type `kind`; absent or null gives `default`, and is an error without one."""
+    def get(self, name: str, kind: Any, default: Any = None, null: Any = None, zero: bool = False) -> Any:
+        """A field of type `kind`; absent gives `default`, and is an error without one.
+
+        So does null, unless there is a value `null`. Numbers are positive, or with `zero` at least 0.
+        """
         value = self._fields.get(name)
         if value is None:
+            if null is not None and name in self._fields:
+                return null
             if default is None:
                 raise ConfigError(f"{self.file}: field {name} is missing")
             return default
         if type(value) is not kind and not (kind is float and type(value) is int):
             wanted = "an object" if kind is dict else f"of type {kind.__name__}"
             raise ConfigError(f"{self.file}: field {name} is {value!r}, it should be {wanted}")
-        if kind in (int, float) and not 0 < value < LARGEST:
-            wanted = "positive" if value <= 0 else f"below {LARGEST:g}"
+        if kind in (int, float) and not (0 < value < LARGEST or (zero and value == 0)):
+            low = "0 or more" if zero else "positive"
+            wanted = low if value <= 0 else f"below {LARGEST:g}"
             raise ConfigError(f"{self.file}: field {name} is {value!r}, it should be {wanted}")
         return kind(value)
+
+    def list_of(self, name: str, choices: Collection, length: int, longer: bool = False) -> list:
+        """A list of so many of `choices`, or of more if it may be `longer`; empty where there is none."""
+        values = self.get(name, list, [])
+        if values and (len(values) < length or (len(values) > length and not longer)):
+            raise ConfigError(f"{self.file}: {name} has {len(values)} entries for {length} layers")
+        for value in values:
+            if value not in choices:
+                known = ", ".join(map(str, choices))
+                raise ConfigError(f"{self.file}: {name} has {value!r}, which is not supported; {known} are")
+        return values
 
     def choose(self, name: str, choices: dict[str, Any], default: str) -> Any:
         """What `choices` gives for a field; other values are not supported."""
@@ -51,16 +69,34 @@ class HfConfig:
         named = {names[name]: value for name, value in self._fields.items() if name in names}
         return HfConfig(self._fields | named, self.file)
 
+    def changed(self, **fields: Any) -> "HfConfig":
+        """The same with other values of some fields."""
+        return HfConfig(self._fields | fields, self.file)
+
+    def inner(self, name: str) -> "HfConfig":
+        """The fields of an object within it, none where it is absent."""
+        return HfConfig(self.get(name, dict, {}), f"{self.file}, {name}")
+
+    def only_has(self, *names: str) -> None:
+        """Raises ConfigError for a field of another name."""
+        for name, value in self._fields.items():
+            if name not in names:
+                raise ConfigError(f"{self.file}: {name} {value!r} is not supported")
+
     def rotary(self, fraction: float = 1.0, base: float = 10_000.0) -> RotaryConfig:
         """Rotary positions in either spelling: `rope_parameters`, or `rope_scaling` beside other fields.
 
         Where both are there, transformers reads rope_scaling and nothing of the other.
         """
         place = "rope_scaling" if self._fields.get("rope_scaling") else "rope_parameters"
-        fields = self.get(place, dict, {})
-        inner = HfConfig(fields, f"{self.file}, {place}")
+        inner = self.inner(place)
         inner.refuse(mscale=None, mscale_all_dim=None, truncate=True)
-        name = "type" if fields.get("rope_type") is None else "rope_type"
+        for name, value in inner._fields.items():
+            if isinstance(
+                value, list | dict
+            ):  # sections of mrope, factors of longrope, one rotary a layer type
+                raise ConfigError(f"{inner.file}: {name} {value!r} is not supported")
+        name = "type" if inner._fields.get("rope_type") is None else "rope_type"
         scaling = inner.choose(name, SCALINGS, "default")
         rotary = RotaryConfig(
             fraction=inner.get("partial_rotary_factor", float, fraction),

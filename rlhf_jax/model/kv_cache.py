@@ -1,7 +1,5 @@
 """Reading queries once, then writing responses to them token by token."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -15,8 +13,8 @@ from rlhf_jax.model import attention, transformer
 class KVCache(struct.PyTreeNode):
     """Keys and values of queries, and of the tokens written so far of N responses to each, for `decode`."""
 
-    query: list | tuple  # per layer (or stacked [L, …]) a pair of [B, H, Q, K]
-    responses: list | tuple  # likewise of [B, H·N, S, K]
+    query: transformer.Layers  # of each layer a pair of [B, H, Q, K]; with a window, its last slots
+    responses: transformer.Layers  # likewise of [B, H·N, S, K]
     valid: Array  # [B, Q] bool, where the query has a token
     length: Array  # [] slots of the responses in use, the same for all of them
     position: Array  # [B·N] position of each response's next token
@@ -29,27 +27,27 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
     with room for `slots` tokens of each. `params` come from `compute_params`.
     """
     positions = attention.positions_of(segments)
-    x = transformer.embed(params["embed"], tokens, positions)
+    x = transformer.embed(params["embed"], tokens, positions, config)
 
-    def step(w, x, cache, read=transformer.everywhere):
-        del cache
+    def step(w, x, caches, kind, read):
+        del caches
 
         def attend(query, key, value):
-            heads = attention.causal_attention(query, key, value, segments, config.attention)
-            return heads, (key, value)
+            heads = attention.causal_attention(query, key, value, segments, config.attention, kind)
+            behind = max(key.shape[2] - kind.window + 1, 0) if kind.window else 0  # what no response sees
+            return heads, (key[:, :, behind:], value[:, :, behind:])
 
-        return transformer.layer(w, x, config, positions, attend, read)
+        return transformer.layer(w, x, config, kind, positions, attend, read)
 
     def last(x):
         return in_rows_of(x, x[:, -1:])
 
     def room(x):
-        *stack, rows, heads, _, size = x.shape
+        *stack, rows, heads, _, size = x.shape  # a stack where layers are looped over
         axes = (*[None] * len(stack), ROWS, "tensor")
         return jnp.zeros((*stack, rows, heads * samples, slots, size), x.dtype, out_sharding=layout(*axes))
 
-    last_step = functools.partial(step, read=last)
-    x, query = transformer.through_layers(step, x, params["layers"], last_step=last_step, read=last)
+    x, query = transformer.through_layers(step, x, params["layers"], config, read=last)
     place = in_rows_of(positions, positions[:, -1])
     position, x = (repeat_rows(y, samples) for y in (place + 1, x))
     cache = KVCache(query, jax.tree.map(room, query), segments > 0, jnp.int32(0), position)
@@ -58,16 +56,16 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
 
 def repeat_rows(x: Array, times: int) -> Array:
     """[B, …] → [B · times, …], equal rows together."""
-    return jnp.repeat(x, times, axis=0, out_sharding=layout(ROWS))
+    return x if times == 1 else jnp.repeat(x, times, axis=0, out_sharding=layout(ROWS))
 
 
 def decode(params, config: ModelConfig, tokens: Int[Array, "B*N 1"], cache: KVCache):
     """One more token for every response: its hidden state [B·N, 1, D] and the longer cache."""
     positions = cache.position[:, None]
     samples = tokens.shape[0] // cache.valid.shape[0]
-    x = transformer.embed(params["embed"], tokens, positions)
+    x = transformer.embed(params["embed"], tokens, positions, config)
 
-    def step(w, x, pairs):
+    def step(w, x, pairs, kind, read):
         of_query, written = pairs
 
         def attend(query, key, value):
@@ -76,11 +74,13 @@ def decode(params, config: ModelConfig, tokens: Int[Array, "B*N 1"], cache: KVCa
                 jax.lax.dynamic_update_slice_in_dim(old, token, cache.length, axis=2)
                 for old, token in zip(written, new, strict=True)
             ]
-            heads = attention.attend_to_both(query, of_query, own, cache.valid, cache.length + 1)
+            valid = cache.valid[:, cache.valid.shape[1] - of_query[0].shape[2] :]
+            heads = attention.attend_to_both(query, of_query, own, valid, cache.length + 1, kind)
             return attention.by_response(heads, samples), tuple(own)
 
-        return transformer.layer(w, x, config, positions, attend)
+        return transformer.layer(w, x, config, kind, positions, attend, read)
 
-    x, responses = transformer.through_layers(step, x, params["layers"], (cache.query, cache.responses))
+    caches = (cache.query, cache.responses)
+    x, responses = transformer.through_layers(step, x, params["layers"], config, caches)
     cache = cache.replace(responses=responses, length=cache.length + 1, position=cache.position + 1)
     return transformer.norm(params["norm"], x, config), cache

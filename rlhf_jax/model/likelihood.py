@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.functional import logprobs
-from rlhf_jax.mesh import ROWS, in_rows_of, layout
+from rlhf_jax.mesh import ROWS, layout
 from rlhf_jax.model import transformer
 
 MOST_LOGITS = 2**26  # at once on one device: 256 MB in float32
@@ -80,15 +80,13 @@ def response_logprobs(
     params,
     config: ModelConfig,
     query: Int[Array, "B Q"],
-    response: Int[Array, "B R"],
+    response: Int[Array, "B*N R"],
     pad_id: int,
     temperature: float,
-) -> tuple[Float[Array, "B R"], Float[Array, "B R"]]:
+) -> tuple[Float[Array, "B*N R"], Float[Array, "B*N R"]]:
     """Log-probability of each response token, and entropy where it was drawn, at `temperature`, nats.
 
-    The query's tokens are read and never predicted.
+    The N responses to one query stand together. Its tokens are read once and never predicted.
     """
-    tokens = jnp.concatenate([query, in_rows_of(response, response[:, :-1])], axis=1)
-    segments = transformer.valid_segments(tokens, pad_id)
-    hidden = transformer.apply(params, config, tokens, segments, query.shape[1] - 1)
+    hidden = transformer.apply_to_responses(params, config, query, response, pad_id)
     return token_logprobs(params, config, hidden, response, temperature)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.mesh import layout
@@ -59,7 +60,7 @@ def init(specs, key: jax.Array):
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=_is_spec)
 
 
-def abstract(specs, mesh: Mesh):
+def abstract(specs, mesh: Mesh, dtype: DTypeLike = jnp.float32):
     """Shapes and shardings without values: what checkpoints restore into.
 
     Raises ConfigError where a tensor does not divide over the mesh.
@@ -71,7 +72,7 @@ def abstract(specs, mesh: Mesh):
             if size % shards:
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 raise ConfigError(f"mesh.{axes}: {size} of {name} {spec.shape} is not divisible by {shards}")
-        return jax.ShapeDtypeStruct(spec.shape, jnp.float32, sharding=NamedSharding(mesh, spec.partition))
+        return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=NamedSharding(mesh, spec.partition))
 
     return jax.tree_util.tree_map_with_path(describe, specs, is_leaf=_is_spec)
 

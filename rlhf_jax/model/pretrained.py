@@ -7,7 +7,7 @@ holds more than one tensor beside them.
 
 import dataclasses
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rlhf_jax.config import ConfigError, ModelConfig
 from rlhf_jax.data.hub import folder_of_hub
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.model import families
-from rlhf_jax.model.families import Family, Tensor
+from rlhf_jax.model.family import Family, Tensor
 
 SHIPPED = Path(__file__).parent.parent / "data" / "mini" / "base"
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
@@ -50,21 +50,35 @@ def folder_of(name: str | PathLike[str]) -> Path:
 
 
 def architecture(model: ModelConfig, name: str | PathLike[str] | None = None) -> ModelConfig:
-    """`model` with the fields that its pretrained model, or the one named, decides."""
+    """`model` with the fields that its pretrained model, or the one named, decides.
+
+    Raises ConfigError where that one is not supported, or is without a matrix of `lora.targets`.
+    """
     name = model.pretrained if name is None else name
     if not name:
         return model
-    described = _read_config(folder_of(name))[1]
+    return in_run(_read_config(folder_of(name))[1], model, name)
+
+
+def in_run(described: ModelConfig, model: ModelConfig, name: str | PathLike[str]) -> ModelConfig:
+    """What `config.json` of `name` describes, with the fields of `model` that are of a run.
+
+    Raises ConfigError where it is without a matrix of `lora.targets`.
+    """
+    if "gate" in model.lora.targets and not described.gated:
+        raise ConfigError(f"model.lora.targets: the MLP of {name} has no gate")
     kept = {field: getattr(model, field) for field in families.RUN_FIELDS}
     return dataclasses.replace(described, **kept)
 
 
 def _read_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
-    file = folder / "config.json"
-    fields = read_object(file, ConfigError)
-    adapter = folder / ADAPTER
+    file, adapter = folder / "config.json", folder / ADAPTER
     if adapter.is_file():
-        raise ConfigError(f"{adapter}: an adapter of another model; merge it into that model's weights first")
+        raise ConfigError(
+            f"{adapter}: an adapter of another model: name that one, and this folder in model.lora.start, or "
+            "merge the two first"
+        )
+    fields = read_object(file, ConfigError)
     return *families.read(fields, file), fields
 
 
@@ -78,7 +92,7 @@ class Tensors:
         whole, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
         self.source = whole if whole.is_file() else index
         if whole.is_file():
-            self._files = dict.fromkeys(_open(whole).keys(), whole)
+            self._files = dict.fromkeys(opened(whole).keys(), whole)
         elif index.is_file():
             self._files = {name: folder / file for name, file in _weight_map(index).items()}
             self._check_shards()
@@ -106,7 +120,7 @@ class Tensors:
     def _check_shards(self) -> None:
         """Raises ConfigError unless the shards hold what the index says: transformers reads all they hold."""
         for file in sorted(set(self._files.values())):
-            held = set(_open(file).keys())
+            held = set(opened(file).keys())
             promised = {name for name, place in self._files.items() if place == file}
             for name in sorted(promised - held):
                 raise ConfigError(f"{file}: tensor {name} is missing, which {self.source.name} promises")
@@ -119,7 +133,7 @@ class Tensors:
     def _file(self, name: str):
         file = self._files[name]
         if file not in self._opened:
-            self._opened = {file: _open(file)}  # one at a time: an open file keeps what was read of it
+            self._opened = {file: opened(file)}  # one at a time: an open file keeps what was read of it
         return self._opened[file]
 
 
@@ -134,18 +148,20 @@ def _weight_map(index: Path) -> dict[str, str]:
     return names
 
 
-def _open(file: Path):
+def opened(file: Path):
+    """What reads the tensors of a file one by one. Raises ConfigError where it is not whole."""
     try:
         return safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{file}: not a whole safetensors file ({error})") from None
 
 
-def load(folder: str | PathLike[str], like):
+def load(folder: str | PathLike[str], like, held: Callable[[str, jax.Array], Any] = lambda name, x: x):
     """The weights of a folder, as the abstract tree `like` says: float32, each in its shards.
 
-    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. Raises
-    ConfigError naming the first tensor that is missing, left over or of another shape.
+    `like` is that of `transformer.specs`, or of `heads.specs` with its scalar head. `held(name, x)` is what
+    is kept of a leaf such as "layers.mlp.up" before the next one is read. Raises ConfigError naming the
+    first tensor that is missing, left over or of another shape.
     """
     folder = Path(folder).expanduser()
     family, model, fields = _read_config(folder)
@@ -156,11 +172,12 @@ def load(folder: str | PathLike[str], like):
     _check(tensors, family, model, vocabulary, table)
     if model.tied_head and "weight" not in leaves and family.output in tensors.names():
         _check_tied(tensors, family.output, table[0].name)
-    loaded: dict[str, jax.Array] = {}
+    loaded: dict[str, Any] = {}
     for line in table:
-        loaded |= _load_line(line, leaves, tensors, model, vocabulary)
+        read = _load_line(line, leaves, tensors, model, vocabulary)
+        loaded |= {leaf: held(leaf, read.pop(leaf)) for leaf in line.leaves}
     body = like.get("transformer", like)
-    tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[_name(path)], body)
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: loaded[name_of(path)], body)
     if body is like:
         return tree
     bias = jax.device_put(_shift(fields, folder), like["head"]["bias"].sharding)
@@ -278,7 +295,7 @@ def save(
     vocabulary, scalar = leaves["embed.tokens"].shape[0], "transformer" in params
     task = "ForSequenceClassification" if scalar else "ForCausalLM"
     fields = family.write(model) | {
-        "architectures": [family.class_name + task],
+        "architectures": [family.class_for(task)],
         "vocab_size": vocabulary,
         "dtype": dtype,
         "torch_dtype": dtype,  # the same, for transformers before version 5
@@ -301,6 +318,14 @@ def _tensors_of(
             yield name, line.join(own, model, vocabulary)
 
 
+def write_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """A safetensors file that whoever may read other new files can read, not its owner alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
 def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> None:
     """One file, or an index and shards of at most SHARD_BYTES, of which the host holds one."""
     parts: list[Path] = []
@@ -308,10 +333,7 @@ def _write_weights(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], dtyp
     total = 0
     for shard in _in_shards(tensors, dtype):
         parts.append(folder / f"{WEIGHTS}.{len(parts)}.part")
-        parts[-1].touch()
-        mode = parts[-1].stat().st_mode  # as other new files have it; safetensors lets its owner alone read
-        save_file(shard, parts[-1], metadata={"format": "pt"})
-        parts[-1].chmod(mode)
+        write_tensors(parts[-1], shard)
         weight_map |= dict.fromkeys(shard, len(parts) - 1)
         total += sum(tensor.nbytes for tensor in shard.values())
     if len(parts) == 1:
@@ -343,9 +365,9 @@ def _in_shards(tensors: Iterator[tuple[str, np.ndarray]], dtype: np.dtype) -> It
 def _leaves(params) -> dict[str, Any]:
     """The leaves of a transformer by name, and `weight`, that of its scalar head where it has one."""
     body = params.get("transformer", params)
-    leaves = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
+    leaves = {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(body)}
     return leaves if body is params else leaves | {"weight": params["head"]["weight"]}
 
 
-def _name(path) -> str:
+def name_of(path) -> str:
     return ".".join(key.key for key in path)

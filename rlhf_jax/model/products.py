@@ -16,6 +16,8 @@ from jaxtyping import Array
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, layout
+from rlhf_jax.model.lora import Adapted, through_rank
+from rlhf_jax.model.quantized import Quantized
 
 
 def unrolled(config: ModelConfig) -> bool:
@@ -23,12 +25,33 @@ def unrolled(config: ModelConfig) -> bool:
     return config.layer_loop == "unroll" or (config.layer_loop == "auto" and jax.default_backend() == "cpu")
 
 
-def multiply(equation: str, x: Array, w: Array, config: ModelConfig, split: str | None, dtype=None) -> Array:
+def multiply(
+    equation: str,
+    x: Array,
+    w: Array | Adapted | Quantized,
+    config: ModelConfig,
+    split: str | None,
+    dtype=None,
+) -> Array:
     """jnp.einsum over b and t of x, summed over the first axes of w; of type `dtype`, or their own.
 
-    The mesh axis `split` splits the first axis of w that stays; where it is None, `tensor` splits the first
-    that is summed.
+    The mesh axis `split` splits the first axis of w that stays; where it is None, `tensor` may split the
+    first that is summed.
     """
+    if isinstance(w, Adapted):  # x·W + s (x·A)·B: the sum of the matrices would be one more in memory
+        down, up = through_rank(equation)
+        low = multiply(down, x, w.adapter.a, config, None)
+        change = multiply(up, low, w.adapter.b, config, split, dtype)
+        return multiply(equation, x, w.weight, config, split, dtype) + config.lora.scale * change
+    if isinstance(
+        w, Quantized
+    ):  # whole here, and again for the gradient by x: kept, all layers would be whole
+
+        @jax.checkpoint
+        def product(x, w):
+            return multiply(equation, x, w.whole(config.dtype), config, split, dtype)
+
+        return product(x, w)
     out = layout(ROWS, None, split)
     if not unrolled(config):
         return jnp.einsum(equation, x, w, preferred_element_type=dtype, out_sharding=out)
@@ -37,6 +60,7 @@ def multiply(equation: str, x: Array, w: Array, config: ModelConfig, split: str 
     if w.ndim > 2:  # heads, their groups and their dimensions become one axis
         spec = jax.typeof(w).sharding.spec  # without fsdp where the weights were gathered to sample
         w = w.reshape(math.prod(summed), math.prod(kept), out_sharding=layout(spec[0], spec[len(summed)]))
-    x = x.reshape(rows * tokens, w.shape[0], out_sharding=layout(ROWS, None if split else "tensor"))
+    over = jax.typeof(x).sharding.spec[2]
+    x = x.reshape(rows * tokens, w.shape[0], out_sharding=layout(ROWS, over))
     y = jnp.einsum("nd,df->nf", x, w, preferred_element_type=dtype, out_sharding=layout(ROWS, split))
     return y.reshape(rows, tokens, *kept, out_sharding=out)

@@ -2,21 +2,23 @@
 
 The policy, the reference, the reward model and the value network are these functions with other
 parameters. Each part below is its parameters first, then the function that uses them. GPT-2,
-GPT-NeoX and Llama are settings of `ModelConfig`.
+GPT-NeoX, Llama, Qwen, Mistral, OLMo 2, SmolLM3, Gemma and Phi are settings of `ModelConfig`.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from rlhf_jax.config import ModelConfig
+from rlhf_jax.config import LayerKind, ModelConfig
 from rlhf_jax.mesh import ROWS, in_rows_of, layout, reshard
 from rlhf_jax.model import attention
 from rlhf_jax.model.params import ParamSpec, constant, normal, stack
 from rlhf_jax.model.products import multiply, unrolled
+from rlhf_jax.model.quantized import is_quantized
 from rlhf_jax.model.rotary import rotate
 
 
@@ -42,9 +44,11 @@ def embedding_specs(config: ModelConfig, vocabulary: int):
     return tree
 
 
-def embed(w, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Looks tokens up; padding ids lie outside the vocabulary and are read as id 0."""
+def embed(w, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], config: ModelConfig):
+    """Looks tokens up: [B, T, D]. Padding ids lie outside the vocabulary and are read as id 0."""
     x = look_up(w["tokens"], jnp.where(tokens < w["tokens"].shape[0], tokens, 0))
+    if config.embedding_scale != 1:
+        x = x * jnp.asarray(config.embedding_scale, x.dtype)  # rounded first, as Gemma was trained
     if "positions" in w:
         table = reshard(w["positions"], None, None)
         x = x + table.at[positions].get(out_sharding=layout(ROWS, None, None))
@@ -80,7 +84,8 @@ def output_matrix(params, config: ModelConfig) -> Float[Array, "V D"]:
 
 def project(hidden: Float[Array, "B T D"], matrix: Float[Array, "V D"], config: ModelConfig):
     """Float32 logits [B, T, V], their vocabulary split over `tensor`."""
-    return multiply("btd,dv->btv", hidden, matrix.T, config, "tensor", jnp.float32)
+    logits = multiply("btd,dv->btv", hidden, matrix.T, config, "tensor", jnp.float32)
+    return config.logit_cap * jnp.tanh(logits / config.logit_cap) if config.logit_cap else logits
 
 
 def logits(params, config: ModelConfig, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -91,20 +96,22 @@ def logits(params, config: ModelConfig, hidden: Float[Array, "B T D"]) -> Float[
 # Normalisation -------------------------------------------------------------------------------
 
 
-def norm_specs(config: ModelConfig):
-    tree = {"scale": ParamSpec((config.width,), P(None), constant(1.0))}
+def norm_specs(config: ModelConfig, *shape: int, split: str | None = None):
+    """Of vectors of the width, or of another shape whose first axis is split."""
+    shape = shape or (config.width,)
+    tree = {"scale": ParamSpec(shape, P(split), constant(0.0 if config.norm_plus_one else 1.0))}
     if config.norm == "layer":
-        tree["bias"] = ParamSpec((config.width,), P(None), constant(0.0))
+        tree["bias"] = ParamSpec(shape, P(split), constant(0.0))
     return tree
 
 
-def norm(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T D"]:
-    """Layer norm or RMS norm, computed in float32."""
+def norm(w, x: Float[Array, "B *rest"], config: ModelConfig, axes: tuple[int, ...] = (-1,)):
+    """Layer norm or RMS norm of `x` over its `axes`, computed in float32."""
     wide = x.astype(jnp.float32)
     if config.norm == "layer":
-        wide = wide - wide.mean(axis=-1, keepdims=True)
-    wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + config.norm_epsilon)
-    wide = wide * w["scale"]
+        wide = wide - wide.mean(axis=axes, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=axes, keepdims=True) + config.norm_epsilon)
+    wide = wide * (1 + w["scale"].astype(jnp.float32) if config.norm_plus_one else w["scale"])
     return (wide + w["bias"] if config.norm == "layer" else wide).astype(x.dtype)
 
 
@@ -126,29 +133,39 @@ def attention_specs(config: ModelConfig):
         tree["query_bias"] = ParamSpec((heads, group, 1, size), P("tensor"), constant(0.0))
         tree["key_bias"] = ParamSpec((heads, 1, size), P("tensor"), constant(0.0))
         tree["value_bias"] = ParamSpec((heads, 1, size), P("tensor"), constant(0.0))
+    if config.attention_bias and config.attention_out_bias:
         tree["out_bias"] = ParamSpec((width,), P(None), constant(0.0))
+    if config.qk_norm == "head":
+        tree["query_norm"] = tree["key_norm"] = norm_specs(config, size)
+    if config.qk_norm == "all_heads":
+        tree["query_norm"] = norm_specs(config, heads, group, 1, size, split="tensor")
+        tree["key_norm"] = norm_specs(config, heads, 1, size, split="tensor")
     return tree
 
 
-def project_query(w, x, config: ModelConfig, positions) -> Float[Array, "B H G T K"]:
+def project_query(w, x, config: ModelConfig, kind: LayerKind, positions) -> Float[Array, "B H G T K"]:
     query = jnp.moveaxis(multiply("btd,dhgk->bthgk", x, w["query"], config, "tensor"), 1, 3)
     if config.attention_bias:
         query = query + w["query_bias"]
-    return query if config.positions == "learned" else rotate(query, positions[:, None, None], config.rotary)
+    if config.qk_norm != "none":
+        query = norm(w["query_norm"], query, config, (-1,) if config.qk_norm == "head" else (1, 2, -1))
+    return rotate(query, positions[:, None, None], kind.rotary) if kind.rotary else query
 
 
-def project_key_value(w, x, config: ModelConfig, positions):
+def project_key_value(w, x, config: ModelConfig, kind: LayerKind, positions):
     """Keys and values, both [B, H, T, K]."""
     both = (multiply("btd,dhk->bthk", x, w[name], config, "tensor") for name in ("key", "value"))
     key, value = (heads.swapaxes(1, 2) for heads in both)
     if config.attention_bias:
         key, value = key + w["key_bias"], value + w["value_bias"]
-    return key if config.positions == "learned" else rotate(key, positions[:, None], config.rotary), value
+    if config.qk_norm != "none":
+        key = norm(w["key_norm"], key, config, (-1,) if config.qk_norm == "head" else (1, -1))
+    return rotate(key, positions[:, None], kind.rotary) if kind.rotary else key, value
 
 
 def project_out(w, heads: Float[Array, "B H G T K"], config: ModelConfig) -> Float[Array, "B T D"]:
     x = multiply("bhgtk,hgkd->btd", heads, w["out"], config, None)
-    return x + w["out_bias"] if config.attention_bias else x
+    return x + w["out_bias"] if "out_bias" in w else x
 
 
 # MLP -----------------------------------------------------------------------------------------
@@ -192,20 +209,21 @@ def mlp(w, x: Float[Array, "B T D"], config: ModelConfig) -> Float[Array, "B T D
 
 
 def layer_specs(config: ModelConfig):
-    return {
-        "attention_norm": norm_specs(config),
-        "attention": attention_specs(config),
-        "mlp_norm": norm_specs(config),
-        "mlp": mlp_specs(config),
-    }
+    tree = {"attention": attention_specs(config), "mlp": mlp_specs(config)}
+    if config.norm_place in ("input", "both"):
+        tree["attention_norm"] = tree["mlp_norm"] = norm_specs(config)
+    if config.norm_place in ("output", "both"):
+        tree["attention_out_norm"] = tree["mlp_out_norm"] = norm_specs(config)
+    return tree
 
 
 def everywhere(x: Array) -> Array:
+    """`read` of a layer whose whole output is needed; `_fold` knows it by identity."""
     return x
 
 
 def reader(places: Int[Array, "B S"]):
-    """What takes these positions out of [B, T, …]; row by row, as JAX knows no layout of a single row."""
+    """What takes these positions out of [B, T, …]: row by row, as an indexed axis loses its layout."""
 
     def of_row(x, places):
         return jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 1)), axis=0)
@@ -213,58 +231,103 @@ def reader(places: Int[Array, "B S"]):
     return lambda x: jax.vmap(of_row)(x, reshard(places, jax.typeof(x).sharding.spec[0], None))
 
 
-def layer(w, x, config: ModelConfig, positions, attend, read=everywhere):
+def layer(w, x, config: ModelConfig, kind: LayerKind, positions, attend, read=everywhere):
     """One layer. `attend(query, key, value) -> (heads, cache)` is attention with or without cache.
 
     `read` takes the positions whose output is needed out of [B, T, …]. Keys and values are computed
     everywhere, but queries, attention and MLP only there: enough for the last layer.
     """
-    normed = norm(w["attention_norm"], x, config)
-    key, value = project_key_value(w["attention"], normed, config, positions)
-    query = project_query(w["attention"], read(normed), config, read(positions))
+
+    def normed(name, x):
+        return norm(w[name], x, config) if name in w else x
+
+    inner = normed("attention_norm", x)
+    key, value = project_key_value(w["attention"], inner, config, kind, positions)
+    query = project_query(w["attention"], read(inner), config, kind, read(positions))
     heads, cache = attend(query, key, value)
     x = read(x)
-    attended = x + project_out(w["attention"], heads, config)
+    attended = x + normed("attention_out_norm", project_out(w["attention"], heads, config))
     mlp_input = x if config.parallel_residual else attended
-    return attended + mlp(w["mlp"], norm(w["mlp_norm"], mlp_input, config), config), cache
+    out = mlp(w["mlp"], normed("mlp_norm", mlp_input), config)
+    return attended + normed("mlp_out_norm", out), cache
 
 
 def cast(params, config: ModelConfig):
-    """The parameters in the type of the computation; its bits are the same as if each pass cast them."""
-    return jax.tree.map(lambda x: jnp.asarray(x).astype(config.dtype), params)
+    """The parameters in the type of the computation; its bits are the same as if each pass cast them.
+
+    Quantized matrices stay as they are, until something is multiplied by them.
+    """
+
+    def to_type(x):
+        return x if is_quantized(x) else jnp.asarray(x).astype(config.dtype)
+
+    return jax.tree.map(to_type, params, is_leaf=is_quantized)
+
+
+class Layers(NamedTuple):
+    """What belongs to each layer, weights or cache, in the order in which `through_layers` comes to it.
+
+    Kinds of layers repeat by periods. Whole periods are a loop, whose step computes one layer of each kind;
+    what is left over, or everything on a CPU, is computed layer by layer.
+    """
+
+    looped: tuple  # for each layer of a period, stacked over all whole periods
+    single: list
 
 
 def compute_params(params, config: ModelConfig):
-    """The parameters as the computation reads them: cast once, and a list of layers where it is unrolled.
+    """The parameters as the computation reads them: cast once, their layers as `Layers`.
 
     Call it outside of any loop: within one, every step would copy the layers out of their stack again.
     """
     w = cast(params, config)
-    if unrolled(config):
-        stacked, structure = jax.tree.flatten(w["layers"])
-        split = [jnp.unstack(x) for x in stacked]
-        w["layers"] = [jax.tree.unflatten(structure, leaves) for leaves in zip(*split, strict=True)]
+    w["layers"] = in_order(w["layers"], config)
     return w
 
 
-def through_layers(step, x, layers, caches=None, last_step=None, read=everywhere):
-    """Folds `step(w, x, cache) -> (x, cache)` over the layers; returns x where `read` takes it, and caches.
+def in_order(stacked, config: ModelConfig) -> Layers:
+    """The layers of a tree in which they are stacked."""
+    period = len(config.kinds)
+    looped = 0 if unrolled(config) else config.layers // period * period
+    if looped and period == 1:  # the stack as it is
+        return Layers((stacked,), [])
+    every = tuple(jax.tree.map(lambda x, i=i: x[i:looped:period], stacked) for i in range(period))
+    leaves, structure = jax.tree.flatten(stacked)
+    rest = zip(*(jnp.unstack(x[looped:]) for x in leaves), strict=True)
+    return Layers(every if looped else (), [jax.tree.unflatten(structure, layer) for layer in rest])
 
-    `caches` are several, each stacked as the layers are, or a list as they are: a step gets its own of each.
-    `last_step` computes the last layer there alone; in a loop all layers are alike, and it is not called.
+
+def through_layers(step, x, layers: Layers, config: ModelConfig, caches=(), read=everywhere):
+    """Folds `step(w, x, caches, kind, read) -> (x, cache)` over the layers.
+
+    Returns x where `read` takes it, and the caches that the steps return, as `Layers`. `caches` are
+    several, each `Layers`, of which a step gets its own. Of a last layer outside of the loop nothing is
+    computed but what `read` takes.
     """
-    if not isinstance(layers, list):
-        x, caches = jax.lax.scan(lambda x, layer: step(layer[0], x, layer[1]), x, (layers, caches))
-        return read(x), caches
-    out = []
-    for i, w in enumerate(layers):
-        run = last_step if last_step is not None and i == len(layers) - 1 else step
-        x, cache = run(w, x, caches and tuple(each[i] for each in caches))
-        out.append(cache)
-    return x, out
+
+    def period(x, of_layers):
+        made = []
+        for kind, (w, *own) in zip(config.kinds, zip(*of_layers, strict=True), strict=True):
+            x, cache = step(w, x, own, kind, everywhere)
+            made.append(cache)
+        return x, tuple(made)
+
+    every, looped, single = (layers, *caches), (), []
+    if layers.looped:
+        x, looped = jax.lax.scan(period, x, tuple(each.looped for each in every))
+    for i, (w, *own) in enumerate(zip(*(each.single for each in every), strict=True)):
+        kind, is_last = config.kinds[i % len(config.kinds)], i == len(layers.single) - 1
+        x, cache = step(w, x, own, kind, read if is_last else everywhere)
+        single.append(cache)
+    return x if single else read(x), Layers(looped, single)
 
 
 # Whole passes --------------------------------------------------------------------------------
+
+
+# What stays of a layer for the backward pass where its activations are recomputed. Products with weights have
+# no batch axis; attention's scores have, and are recomputed.
+KEPT = {"nothing": None, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def apply(
@@ -277,30 +340,7 @@ def apply(
     """
     attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
     positions = attention.positions_of(segments)
-    return _fold(
-        params, config, tokens, positions, attend, attend, lambda x: in_rows_of(x, x[:, outputs_from:])
-    )
-
-
-def apply_in_parts(
-    params, config: ModelConfig, tokens: Int[Array, "B T"], segments: Int[Array, "B T"], parts: int
-) -> list[Float[Array, "B T D"]]:
-    """Hidden states after each of `parts` runs of layers, each after the last norm; the last is `apply`."""
-    attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
-    positions, count = attention.positions_of(segments), config.layers // parts
-    w = compute_params(params, config)
-
-    def step(w, x, cache):
-        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache))
-
-    x, hidden = embed(w["embed"], tokens, positions), []
-    for start in range(0, config.layers, count):
-        run = slice(start, start + count)
-        layers = w["layers"]
-        layers = layers[run] if isinstance(layers, list) else jax.tree.map(lambda x, run=run: x[run], layers)
-        x, _ = through_layers(step, x, layers)
-        hidden.append(norm(w["norm"], x, config))
-    return hidden
+    return _fold(params, config, tokens, positions, attend, lambda x: in_rows_of(x, x[:, outputs_from:]))
 
 
 def apply_at(
@@ -314,9 +354,8 @@ def apply_at(
     attend = functools.partial(attention.causal_attention, segments=segments, implementation=config.attention)
     seen = places[..., None] >= jnp.arange(tokens.shape[1])
     seen &= reader(places)(segments)[..., None] == segments[:, None]
-    attend_there = functools.partial(attention.attend, mask=seen)
     positions = attention.positions_of(segments)
-    return _fold(params, config, tokens, positions, attend, attend_there, reader(places))
+    return _fold(params, config, tokens, positions, attend, reader(places), seen)
 
 
 def apply_to_ends(
@@ -327,37 +366,79 @@ def apply_to_ends(
     A response sees the query and itself, at the positions that it would have alone. Queries are
     left-padded; responses are right-padded, each of one token at least.
     """
+    _, count, length = responses.shape
+    tokens, positions, attend = _branches(config, query, responses, pad_id)
+    starts = query.shape[1] + length * jnp.arange(count)
+    ends = starts + jnp.sum(responses != pad_id, axis=2) - 1
+    place = jnp.arange(tokens.shape[1])
+    own = (place >= starts[:, None]) & (place <= ends[:, :, None])
+    seen = own | jnp.pad(query != pad_id, ((0, 0), (0, count * length)))[:, None]
+    return _fold(params, config, tokens, positions, attend, reader(ends), seen)
+
+
+def apply_to_responses(
+    params, config: ModelConfig, query: Int[Array, "B Q"], response: Int[Array, "B*N R"], pad_id: int
+) -> Float[Array, "B*N R D"]:
+    """Hidden states from which each token of N responses to a query is predicted.
+
+    Entry t of a response has seen the query and t of its tokens: entry 0 is that of the query's last token.
+    The responses to one query are consecutive rows and do not see each other; the query is computed once,
+    forward and backward.
+    """
+    (rows, stem), length = query.shape, response.shape[1]
+    count = response.shape[0] // rows
+    inputs = in_rows_of(response, response[:, :-1])
+    inputs = jnp.reshape(inputs, (rows, count, length - 1), out_sharding=layout(ROWS))
+    tokens, positions, attend = _branches(config, query, inputs, pad_id)
+    hidden = _fold(params, config, tokens, positions, attend, lambda x: in_rows_of(x, x[:, stem - 1 :]))
+    if count == 1:
+        return hidden
+    own = hidden[:, 1:].reshape(rows, count, length - 1, config.width, out_sharding=layout(ROWS))
+    first = jnp.repeat(hidden[:, None, :1], count, axis=1, out_sharding=layout(ROWS))
+    both = jnp.concatenate([first, own], axis=2)
+    return both.reshape(rows * count, length, config.width, out_sharding=layout(ROWS))
+
+
+def _branches(config: ModelConfig, query: Int[Array, "B Q"], responses: Int[Array, "B N R"], pad_id: int):
+    """Tokens [B, Q + N · R], their positions and attention: responses see the query and not each other."""
     rows, count, length = responses.shape
     tokens = jnp.concatenate([query, jnp.reshape(responses, (rows, -1), out_sharding=layout(ROWS))], axis=1)
     segments = valid_segments(query, pad_id)
-    starts = query.shape[1] + length * jnp.arange(count)
-    ends = starts + jnp.sum(responses != pad_id, axis=2) - 1
     own_positions = jnp.sum(segments, axis=1, keepdims=True) + jnp.tile(jnp.arange(length), count)
     positions = jnp.concatenate([attention.positions_of(segments), own_positions], axis=1)
     attend = functools.partial(
         attention.branched_attention, segments=segments, count=count, implementation=config.attention
     )
-    place = jnp.arange(tokens.shape[1])
-    own = (place >= starts[:, None]) & (place <= ends[:, :, None])
-    seen = own | jnp.pad(segments > 0, ((0, 0), (0, count * length)))[:, None]
-    attend_at_ends = functools.partial(attention.attend, mask=seen)
-    return _fold(params, config, tokens, positions, attend, attend_at_ends, reader(ends))
+    return tokens, positions, attend
 
 
-def _fold(params, config: ModelConfig, tokens, positions, attend, attend_last, read) -> Float[Array, "B S D"]:
-    """`tokens` through all layers; the outputs of the last one where `read` takes them, normed.
+def _fold(
+    params, config: ModelConfig, tokens, positions, attend, read_last, seen=None
+) -> Float[Array, "B S D"]:
+    """`tokens` through all layers; the outputs of the last one where `read_last` takes them, normed.
 
-    `attend_last` is the attention of these positions alone.
+    `attend(query, key, value, kind=kind)` is attention of all positions. It serves the last layer too, unless
+    `seen` [B, S, T] is given: then its positions attend to the tokens that this and `kind.window` allow.
     """
     w = compute_params(params, config)
-    x = embed(w["embed"], tokens, positions)
+    x = embed(w["embed"], tokens, positions, config)
 
-    def step(w, x, cache, attend=attend, read=everywhere):
-        return layer(w, x, config, positions, lambda *qkv: (attend(*qkv), cache), read)
+    def step(w, x, caches, kind, read):
+        del caches
 
-    last_step = functools.partial(step, attend=attend_last, read=read)
-    keep = jax.checkpoint if config.rematerialize else lambda f: f
-    x, _ = through_layers(keep(step), x, w["layers"], last_step=keep(last_step), read=read)
+        def attend_or_read(query, key, value):
+            if seen is None or read is everywhere:
+                return attend(query, key, value, kind=kind), None
+            near = True
+            if kind.window:
+                near = read(positions)[..., None] - positions[:, None] < kind.window
+            return attention.attend(query, key, value, seen & near, kind), None
+
+        return layer(w, x, config, kind, positions, attend_or_read, read)
+
+    if config.rematerialize:
+        step = jax.checkpoint(step, static_argnums=(3, 4), policy=KEPT[config.rematerialize_but])
+    x, _ = through_layers(step, x, w["layers"], config, read=read_last)
     return norm(w["norm"], x, config)
 
 

@@ -8,11 +8,12 @@ from os import PathLike
 
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
-from rlhf_jax.data.batches import PairPlan, QueryPlan, SftPlan
+from rlhf_jax.data.batches import DistillPlan, DpoPlan, PairPlan, QueryPlan, SftPlan
 from rlhf_jax.data.comparisons import load_comparisons, pairs_to_learn
 from rlhf_jax.data.records import Example, Record, with_reference
 from rlhf_jax.data.visible import has_text
 
+OF_PAIRS = {"reward": PairPlan, "dpo": DpoPlan}  # stages that learn from comparisons
 FIRST = 20  # records of a split that are encoded, beside those that speak in other roles
 
 
@@ -23,6 +24,11 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
     would raise: RecordError for a row that cannot be used, BatchError for too few rows.
     """
     task, data = tasks.find(config.data, config.seed), config.data
+    learned = [stage for stage in OF_PAIRS if stage in wanted]
+    if learned and (data.files or data.comparisons):
+        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
+        for stage in learned:
+            OF_PAIRS[stage].full_batches(len(pairs["train"]), getattr(config, stage).batch_size)
     if not data.posts and "files" in task.unread:
         return []
     records, queries = task.records(), task.queries()
@@ -31,11 +37,10 @@ def look(config: Config, wanted: Collection[str]) -> list[Record]:
             with_reference(records["train"], "sft")  # raises
         if not config.sft.pack:
             SftPlan.full_batches(len(records["train"]), config.sft.batch_size)
-    if "reward" in wanted and not task.labelers and (data.files or data.comparisons):
-        pairs = pairs_to_learn(load_comparisons(data, config.reward.batches))
-        PairPlan.full_batches(len(pairs["train"]), config.reward.batch_size)
+    if "distill" in wanted and not config.distill.pack:
+        DistillPlan.full_batches(min(len(queries), config.distill.prompts), config.distill.batch_size)
     if "ppo" in wanted:
-        QueryPlan.full_batches(len(queries), config.ppo.batch_size)
+        QueryPlan.full_batches(len(queries), config.ppo.prompts)
     return [record for each in (*records.values(), queries) for record in _some(each)]
 
 

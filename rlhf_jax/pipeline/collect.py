@@ -29,7 +29,7 @@ LEAST_HELD_OUT = 500  # pairs of valid1 and of valid2
 def run(config: Config, workdir: Path) -> None:
     """Leaves `comparisons.jsonl` where labelers are simulated, and checks the comparisons that there are."""
     file = workdir / "comparisons.jsonl"
-    if tasks.find(config.data, config.seed).labelers and not hosts.from_first("comparisons", file.exists):
+    if asks_simulated(config) and not hosts.from_first("comparisons", file.exists):
         made = simulated(config, workdir)
         if hosts.is_first():
             write_jsonl(file, made)
@@ -40,6 +40,11 @@ def run(config: Config, workdir: Path) -> None:
     if blank:
         print(f"collect: in {blank:,} of {len(comparisons):,} comparisons the preferred text is blank")
     print(f"collect: {', '.join(f'{count:,} comparisons in {split}' for split, count in splits.items())}")
+
+
+def asks_simulated(config: Config) -> bool:
+    """Whether the task has simulated labelers, and no file says what people chose."""
+    return bool(tasks.find(config.data, config.seed).labelers) and not config.data.comparisons
 
 
 def simulated(config: Config, workdir: Path) -> list[Comparison]:

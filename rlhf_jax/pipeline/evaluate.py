@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax import inference
-from rlhf_jax.config import MODEL, Config, flatten, to_dict
+from rlhf_jax.config import MODEL, Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.record_json import plain, write_jsonl
@@ -35,6 +35,7 @@ from rlhf_jax.pipeline.own_reward import OwnReward
 from rlhf_jax.report.figures import figures
 from rlhf_jax.report.page import write_report
 from rlhf_jax.run import hosts, steps
+from rlhf_jax.run.stored_config import flatten, to_dict
 from rlhf_jax.run.workdir import read_seconds
 from rlhf_jax.training import inputs
 from rlhf_jax.training.metrics import read_metrics, show_results
@@ -83,8 +84,6 @@ def run(config: Config, workdir: Path) -> None:
         seed = f"{config.seed}/eval"
 
         def score(records: Sequence[Record], responses: Sequence[Sequence[str]]) -> np.ndarray:
-            if reward and config.ppo.is_by_model_alone:
-                return reward.scores(records, responses)
             return own.total(own.of_each(records, responses, reward, seed))
 
         texts, reference_nats = policies.responses(config, workdir, task, tokenizer, records, examples, score)
@@ -130,7 +129,7 @@ def run(config: Config, workdir: Path) -> None:
         if margins is None
         else reward_model_figures(margins, pairs["train"], held_out, scores.get(policies.REFERENCE), judge)
         | {"by_change": right_by_change(by_change)},
-        "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")),
+        "ppo": ppo_figures(read_metrics(workdir / "metrics" / "ppo.jsonl")) if "ppo" in texts else {},
         "notes": notes,
     }
     if labelers:

@@ -185,7 +185,7 @@ def optimizer(sizes: Sequence[str], steps: int) -> optax.GradientTransformation:
     def of_size(size: str) -> optax.GradientTransformation:
         rate = SIZES[size].learning_rate
         return make_optimizer(
-            OptimizerConfig(learning_rate=rate, warmup=100, clip_norm=1.0, beta2=0.95), steps
+            OptimizerConfig(name="muon", learning_rate=rate, warmup=100, clip_norm=1.0, beta2=0.95), steps
         )
 
     return optax.multi_transform({size: of_size(size) for size in sizes}, {size: size for size in sizes})

@@ -3,11 +3,12 @@
 The SFT model with a scalar head, read at the last token of a summary (EOS), trained on
 −log σ(r_chosen − r_rejected). Afterwards shifted so that the training references score 0 on
 average: PPO presumes rewards around 0. Several seeds may be trained; the best on validation
-is kept. Departures from the paper: none.
+is `reward`, and `ppo.ensemble` may use all of them. Departures from the paper: none.
 """
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +22,22 @@ from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import PairPlan
 from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_to_learn
-from rlhf_jax.data.records import with_reference
+from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.functional.losses import Metrics, bradley_terry
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
-from rlhf_jax.model import heads, params
+from rlhf_jax.model import heads, lora
 from rlhf_jax.run import checkpoint
-from rlhf_jax.training import health, inputs
+from rlhf_jax.training import adapters, health, inputs
 from rlhf_jax.training.loop import Training
-from rlhf_jax.training.state import TrainState, stage_key, starting, update, value_and_grad_in_parts
+from rlhf_jax.training.state import (
+    TrainState,
+    stage_key,
+    starting,
+    update,
+    value_and_grad_in_parts,
+    without_values,
+)
 
 MOST_REFERENCES = 4096  # the shift is measured on so many, or on as many as responses were trained on
 MOST_PAIRS = 512  # of the training pairs tell which scores are usual
@@ -46,12 +54,14 @@ def loss(weights, model: ModelConfig, batch, pad_id: int, pairs: int) -> tuple[F
     return jax.tree.map(lambda x: x * chosen.shape[0] / pairs, (value, metrics))
 
 
-def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches: int):
-    """One update on one batch of pairs; returns the new state and metrics."""
+def step(state: TrainState, batch, model: ModelConfig, pad_id: int, microbatches: int, base: Mapping = {}):
+    """One update on one batch of pairs; returns the new state and metrics. `base` is frozen."""
     pairs = batch["query"].shape[0]
-    (value, metrics), gradients = value_and_grad_in_parts(
-        lambda weights, part: loss(weights, model, part, pad_id, pairs), state.params, batch, microbatches
-    )
+
+    def part_loss(trained, part):
+        return loss(lora.attach(base, trained), model, part, pad_id, pairs)
+
+    (value, metrics), gradients = value_and_grad_in_parts(part_loss, state.params, batch, microbatches)
     state, told = update(state, value, gradients)
     return state, metrics | told
 
@@ -67,14 +77,20 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     """The step of `train` in its longest bucket, for arguments without values. Needs a mesh set."""
     options, mesh = config.reward, jax.sharding.get_mesh()
     check_rows("reward.batch_size", options.batch_size, options.microbatches, mesh)
-    like = params.abstract(heads.specs(model, vocabulary), mesh)
-    state = jax.eval_shape(starting(options.optimizer, 1, config.health), like)
+    like = adapters.abstract_trained(heads.specs(model, vocabulary), model, mesh)
+    state = without_values(starting(options.optimizer, 1, config.health), like)
+    base = adapters.abstract_base(model, vocabulary, mesh)
     batch = abstract_batch(mesh, PairPlan.widest(config.data, options.batch_size))
-    return jitted_step(model, vocabulary, options.microbatches).trace(state, batch)  # pad_id: outside of it
+    program = jitted_step(model, vocabulary, options.microbatches)  # pad_id: outside of the vocabulary
+    return program.trace(state, batch, base=base)
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`."""
+    """Trains `reward.seeds` models from the SFT checkpoint; the best, shifted, is `checkpoints/reward`.
+
+    With `reward.shared_head` their mean, shifted, is `checkpoints/reward_averaged`.
+    """
+    options = config.reward
     checkpoint.require(workdir, "sft")
     task = tasks.find(config.data, config.seed)
     tokenizer = task.load_tokenizer(workdir)
@@ -84,40 +100,63 @@ def train(config: Config, workdir: Path) -> None:
     records = task.filtered(with_reference(records, "reward"), tokenizer)
     with jax.set_mesh(make_mesh(config.mesh)):
         pairs = pairs_to_learn(comparisons)
-        candidates = []
-        for k in range(config.reward.seeds):  # each has a head and an order of the pairs of its own
-            plan = PairPlan(pairs["train"], tokenizer, task, config.reward.batch_size, config.seed + k)
+        networks, accuracies = [], []
+        for k in range(options.seeds):  # each has an order of the pairs of its own
+            plan = PairPlan(pairs["train"], tokenizer, task, options.batch_size, config.seed + k)
             if k == 0:
                 plan.tell("reward")
-            network = train_one(f"reward_seed{k}", config, plan, workdir)
-            margins = network.margins(pairs["valid1"])
-            agreement, ties = float(np.mean((1 + np.sign(margins)) / 2)), np.sum(margins == 0)
-            print(
-                f"reward model {k}: agrees with people on {agreement:.1%} of {len(margins):,} held-out pairs"
-                + (f", {ties:,} of which tie and count one half" if ties else "")
-            )
-            candidates.append((agreement, network))
-        accuracy, best = max(candidates, key=lambda candidate: candidate[0])
+            networks.append(train_one(f"reward_seed{k}", config, plan, workdir))
+            accuracies.append(accuracy(f"reward model {k}", networks[k], pairs["valid1"]))
+        best = max(range(options.seeds), key=accuracies.__getitem__)
 
-        total = plan.total_steps(config.reward.epochs)
-        references = records[: min(MOST_REFERENCES, 2 * config.reward.batch_size * total)]
-        shift = float(best.score(references, [record.reference for record in references]).mean())
-        if not math.isfinite(shift):
-            raise health.TrainingError(
-                f"reward: the scores of the references are not finite (their mean is {shift}), so there is "
-                "no shift. Usual cause: bfloat16 overflows, which model.dtype=float32 tells"
+        total = plan.total_steps(options.epochs)
+        references = records[: min(MOST_REFERENCES, 2 * options.batch_size * total)]
+        shifts = [mean_score(network, references) for network in networks]
+        found = {"reward": (networks[best], accuracies[best], shifts[best])}
+        if options.shared_head:
+            averaged = mean_of(networks)
+            right = accuracy("reward models, averaged", averaged, pairs["valid1"])
+            found["reward_averaged"] = averaged, right, mean_score(averaged, references)
+        for name, (network, right, shift) in found.items():
+            network.trained["head"]["bias"] -= shift
+            usual = usual_scores(network, pairs["train"])
+            checkpoint.save(
+                workdir / "checkpoints" / name,
+                total,
+                params=network.trained,
+                rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
+                meta=inference.describe(network.model, scalar=True)
+                | {"valid_accuracy": right, "usual_scores": usual, "shifts": shifts},
+                keep=config.keep_checkpoints,
             )
-        best.weights["head"]["bias"] -= shift
-        usual = usual_scores(best, pairs["train"])
-        checkpoint.save(
-            workdir / "checkpoints" / "reward",
-            total,
-            params=best.weights,
-            rest={"shift": jnp.float32(shift)},  # already in the bias; kept to be read by people
-            meta=inference.describe(best.model, scalar=True)
-            | {"valid_accuracy": accuracy, "usual_scores": usual},
-            keep=config.keep_checkpoints,
+
+
+def accuracy(name: str, network: Network, pairs: list[Pair]) -> float:
+    """How often a reward model agrees with people on held-out pairs, ties counting one half; says so."""
+    margins = network.margins(pairs)
+    agreement, ties = float(np.mean((1 + np.sign(margins)) / 2)), np.sum(margins == 0)
+    print(
+        f"{name}: agrees with people on {agreement:.1%} of {len(margins):,} held-out pairs"
+        + (f", {ties:,} of which tie and count one half" if ties else "")
+    )
+    return agreement
+
+
+def mean_score(network: Network, references: Sequence[Record]) -> float:
+    """Of the references, where a reward model's 0 is to be. Raises TrainingError where it is not finite."""
+    mean = float(network.score(references, [record.reference for record in references]).mean())
+    if not math.isfinite(mean):
+        raise health.TrainingError(
+            f"reward: the scores of the references are not finite (their mean is {mean}), so there is "
+            "no shift. Usual cause: bfloat16 overflows, which model.dtype=float32 tells"
         )
+    return mean
+
+
+def mean_of(networks: Sequence[Network]) -> Network:
+    """The network whose weights are the mean of theirs (WARM: Ramé et al. 2024)."""
+    trained = jax.tree.map(lambda *weights: sum(weights) / len(weights), *(n.trained for n in networks))
+    return replace(networks[0], trained=trained)
 
 
 def usual_scores(network: Network, pairs: list[Pair]) -> list[float]:
@@ -128,25 +167,26 @@ def usual_scores(network: Network, pairs: list[Pair]) -> list[float]:
 
 
 def train_one(name: str, config: Config, plan: PairPlan, workdir: Path) -> Network:
-    """A reward model, trained from the SFT model into `checkpoints/<name>`; its seed is its name's."""
+    """A reward model, trained from the SFT model into `checkpoints/<name>`; its head's seed is its name's."""
     options, mesh = config.reward, jax.sharding.get_mesh()
     check_rows("reward.batch_size", plan.batch_size, options.microbatches, mesh)
     sft = inference.load(workdir, "sft", config=config)
     model, total = sft.model, plan.total_steps(options.epochs)
     about = inference.describe(model, scalar=True)
     training = Training(config, workdir, name, options, total, ("loss", "accuracy"), about)
-    fresh = heads.on_top(sft.weights, model, sft.tokenizer.vocab_size, stage_key(config.seed, name))
+    key = stage_key(config.seed, "reward_seed0" if options.shared_head else name)
+    fresh = heads.on_top(sft.trained, model, sft.tokenizer.vocab_size, key)
     create = starting(options.optimizer, total, config.health)
     state = training.resume(jax.jit(create, donate_argnums=0)(fresh))
     train_step = jitted_step(model, sft.tokenizer.pad_id, options.microbatches)
     with training:
         for i in training.steps(state):
             batch = plan.batch(i)
-            state, metrics = train_step(state, to_devices(batch, mesh))
+            state, metrics = train_step(state, to_devices(batch, mesh), base=sft.base)
             texts = (batch[name] for name in ("query", "chosen", "rejected"))
             tokens = sum(np.count_nonzero(text != sft.tokenizer.pad_id) for text in texts)
             training.after(state, metrics, pairs=plan.batch_size, tokens=tokens)
-    weights = state.params
+    trained = state.params
     if options.best:
-        weights = checkpoint.restore_params(*checkpoint.require(workdir, name), weights)
-    return replace(sft, weights=weights)
+        trained = checkpoint.restore_params(*checkpoint.require(workdir, name), trained)
+    return replace(sft, trained=trained)

@@ -22,11 +22,11 @@ from etils.epath import Path
 from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import TEMPERATURE
-from rlhf_jax.data.record_json import read_comparisons, read_jsonl, to_json, write_jsonl
+from rlhf_jax.data.record_json import read_comparisons, read_jsonl, write_jsonl
 from rlhf_jax.data.records import Comparison, RecordError, with_reference
 from rlhf_jax.data.task import Labelers, Splits
 from rlhf_jax.data.visible import has_text
-from rlhf_jax.feedback.answers import split_of
+from rlhf_jax.feedback.splits import by_hash
 from rlhf_jax.feedback.tasks import comparison_of
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.pipeline import ask, stages
@@ -43,6 +43,8 @@ def run(config: Config, workdir: Path) -> None:
         raise ask.TaskError("stage round runs on one host; the stages of a round run on many, one by one")
     if not stages.scores_by_model(config):
         raise ask.TaskError("stage round asks people for a reward model: put model into ppo.reward")
+    if "ppo" not in config.policies:
+        raise ask.TaskError("stage round asks people about PPO's policy: put ppo into policies")
     checkpoint.require(workdir, "sft")
     task = tasks.find(config.data, config.seed)
     if not folder_of(workdir, 1).exists():
@@ -103,10 +105,10 @@ def batch_of(number: int) -> str:
 
 
 def simulate(folder: Path, labelers: Labelers) -> list[Comparison]:
-    """What simulated labelers say of a round's tasks; the splits are those of an export."""
+    """What simulated labelers say of a round's tasks, of which a post has the same split in every round."""
     asked = list(read_jsonl(folder / "tasks.jsonl", lambda line: comparison_of(line, choice=0)))
     return [
-        replace(answer, batch=one.batch, split=split_of(to_json(one)))
+        replace(answer, batch=one.batch, split=one.split or by_hash(one.info.id))
         for one, answer in zip(asked, labelers.answer(asked), strict=True)
     ]
 

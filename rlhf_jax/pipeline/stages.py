@@ -11,7 +11,7 @@ from etils.epath import Path
 from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, ModelConfig
 from rlhf_jax.data.tokenizer import GENERATION_FILE, TEMPLATE_FILE
-from rlhf_jax.pipeline import collect, ppo, reward, sft
+from rlhf_jax.pipeline import collect, distill, dpo, ppo, reward, sft
 from rlhf_jax.run import hosts
 from rlhf_jax.run import workdir as runs
 
@@ -24,7 +24,10 @@ Program = Callable[[Config, ModelConfig, int], jax.stages.Traced]
 
 
 class Output(NamedTuple):
-    """A network that a stage leaves in checkpoints/: what people call it, and what its model card says."""
+    """A network that a stage leaves in checkpoints/: what people call it, and what its model card says.
+
+    Both may hold a field of `words_of`, the card's text also those of the task's words.
+    """
 
     label: str
     description: str
@@ -45,9 +48,18 @@ class Stage:
     networks: Mapping[str, Output] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)  # that `rlhf-jax plan` compiles
 
-    def about(self) -> dict:
+    def about(self, config: Config) -> dict:
         """What a work folder keeps of the stage, so that the report can name it without this table."""
-        return {"label": self.label, "networks": {name: left.label for name, left in self.networks.items()}}
+        words = words_of(config)
+        networks = {name: left.label.format(**words) for name, left in self.networks.items()}
+        return {"label": self.label.format(**words), "networks": networks}
+
+
+def words_of(config: Config) -> dict[str, str]:
+    """What stands for the fields of a label."""
+    direct = {"dpo": "DPO", "ipo": "IPO", "simpo": "SimPO"}[config.dpo.algorithm]
+    algorithm = {"online_dpo": "online DPO"}.get(config.ppo.algorithm, config.ppo.algorithm.upper())
+    return {"algorithm": algorithm, "direct": direct}
 
 
 def evaluate(config: Config, workdir: Path) -> None:
@@ -58,8 +70,13 @@ def evaluate(config: Config, workdir: Path) -> None:
 
 
 def scores_by_model(config: Config) -> bool:
-    """Whether a reward model is among the rewards of PPO: without it, no comparisons are needed."""
+    """Whether a reward model is among the rewards: of PPO, and of those by which evaluation measures."""
     return MODEL in config.ppo.rewards
+
+
+def learns_from_pairs(config: Config) -> bool:
+    """Whether people's comparisons are needed."""
+    return scores_by_model(config) or "dpo" in config.policies
 
 
 STAGES = [
@@ -82,7 +99,7 @@ STAGES = [
         "collect",
         "Comparisons",
         collect.run,
-        wanted=scores_by_model,
+        wanted=learns_from_pairs,
         needs=("sft",),
         fields=(
             "data.comparisons",
@@ -106,20 +123,53 @@ STAGES = [
                 "Reward model",
                 "a reward model: it scores a {response} to a {prompt} as people would prefer it",
                 scalar=True,
-            )
+            ),
+            "reward_averaged": Output(
+                "Reward models, averaged",
+                "a reward model whose weights are the mean of several, which learned people's preferences",
+                scalar=True,
+            ),
         },
         programs={"reward": reward.traced},
     ),
     Stage(
+        "dpo",
+        "{direct}",
+        dpo.train,
+        wanted=lambda config: "dpo" in config.policies,
+        needs=("sft", "collect"),
+        fields=("dpo.", "reward.batches"),
+        networks={
+            "dpo": Output("{direct}", "a policy trained with {direct} on {responses} that people compared")
+        },
+        programs={"dpo": dpo.traced},
+    ),
+    Stage(
+        "distill",
+        "Best-of-N distillation",
+        distill.train,
+        wanted=lambda config: "distill" in config.policies,
+        needs=("sft", "reward"),
+        fields=("distill.", "ppo.reward"),
+        files=("distill*.jsonl",),
+        networks={
+            "distill": Output(
+                "best-of-N, distilled", "a policy fine-tuned on the best of its own {responses}, by a reward"
+            )
+        },
+        programs={"distill": distill.traced},
+    ),
+    Stage(
         "ppo",
-        "PPO",
+        "{algorithm}",
         ppo.train,
+        wanted=lambda config: "ppo" in config.policies,
         needs=("sft", "reward"),
         fields=("ppo.",),
         networks={
             "ppo": Output(
-                "PPO",
-                "a policy trained with PPO against a reward model of which {responses} people prefer",
+                "{algorithm}",
+                "a policy trained with {algorithm} against a reward model of which {responses} people prefer",
             )
         },
         programs={"ppo": ppo.traced},
@@ -163,7 +213,7 @@ def run_stages(config: Config, workdir: Path, wanted: Sequence[str] | None = Non
         started = runs.read_seconds(workdir)
         for stage in STAGES:
             if stage.name in started:  # a folder of an older version gets its labels now
-                runs.record_stage(workdir, stage.name, **stage.about())
+                runs.record_stage(workdir, stage.name, **stage.about(config))
         return [stage.name for stage in STAGES if runs.stage_done(workdir, stage.name)]
 
     done = hosts.from_first("progress", finished)
@@ -178,7 +228,7 @@ def run_stage(stage: Stage, config: Config, workdir: Path) -> None:
     """Runs one stage, finished before or not; the first host keeps the record of it."""
     start = time.monotonic()
     if hosts.is_first():
-        runs.record_stage(workdir, stage.name, **stage.about())
+        runs.record_stage(workdir, stage.name, **stage.about(config))
     try:
         stage.run(config, workdir)
     finally:

@@ -11,6 +11,8 @@ supervised on the way (deep supervision, Lee et al. 2015), by what linear readin
 The readings are thrown away when the base is written. None of them knows how good a summary is.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.data.mini.clauses import MAY_BE_LEFT_OUT, NO_SLOT, SLOTS
 from rlhf_jax.functional.losses import cross_entropy
-from rlhf_jax.model import likelihood, transformer
+from rlhf_jax.model import attention, likelihood, transformer
 from rlhf_jax.model.params import ParamSpec, constant
 
 VALUES = [len(values) for values in SLOTS.values()]
@@ -60,7 +62,7 @@ def loss(base, readings, model: ModelConfig, batch, of: dict[str, Array]):
     """
     tokens, segments, weight = batch["tokens"], batch["segments"][:, :-1], batch["weights"][:, 1:]
     says, found = batch["says"][:, :-1], batch["found"][:, :-1]
-    _, half, late, last = transformer.apply_in_parts(base, model, tokens[:, :-1], segments, parts=4)
+    _, half, late, last = hidden_states(base, model, tokens[:, :-1], segments, parts=4)
     lower, all_ = (likelihood.token_logprobs(base, model, x, tokens[:, 1:])[0] for x in (half, last))
     value = -jnp.sum((lower + all_) * weight) / of["weight"]
     value += slots_loss(_read(readings["says"], half), says, of["says"])
@@ -68,6 +70,30 @@ def loss(base, readings, model: ModelConfig, batch, of: dict[str, Array]):
     agree, differ = compared(says, found)
     value += differences_loss(_read(readings["differs"], last), agree, differ, of)
     return value, cross_entropy(all_, weight == 1.0, of["learnable"])
+
+
+def hidden_states(
+    base, model: ModelConfig, tokens: Int[Array, "B T"], segments: Int[Array, "B T"], parts: int
+) -> list[Float[Array, "B T D"]]:
+    """After each of `parts` runs of layers, each after the last norm; the last is `transformer.apply`."""
+    model = dataclasses.replace(model, layer_loop="unroll")
+    weights, positions = transformer.compute_params(base, model), attention.positions_of(segments)
+    x, hidden = transformer.embed(weights["embed"], tokens, positions, model), []
+    for i, w in enumerate(weights["layers"].single, start=1):
+        x, _ = transformer.layer(w, x, model, model.kinds[0], positions, _attention(model, segments))
+        if i % (model.layers // parts) == 0:
+            hidden.append(transformer.norm(weights["norm"], x, model))
+    return hidden
+
+
+def _attention(model: ModelConfig, segments: Int[Array, "B T"]):
+    def attend(query, key, value):
+        heads = attention.causal_attention(
+            query, key, value, segments=segments, implementation=model.attention, kind=model.kinds[0]
+        )
+        return heads, None
+
+    return attend
 
 
 def slots_loss(

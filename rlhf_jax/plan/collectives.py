@@ -1,8 +1,9 @@
 """Bytes that a compiled program sends between devices, read from its text (HLO).
 
-A collective inside a loop counts as often as the loop turns. What a device receives of a result of S
-bytes in a group of n: all-gather and all-to-all S (n − 1) / n, all-reduce twice that, reduce-scatter
-S (n − 1), collective-permute S. Overlap with computation does not change bytes.
+A collective inside a loop counts as often as the loop turns; of branches, the one that receives the
+most counts. What a device receives of a result of S bytes in a group of n: all-gather and all-to-all
+S (n − 1) / n, all-reduce twice that, reduce-scatter S (n − 1), collective-permute S. Overlap with
+computation does not change bytes.
 """
 
 import math
@@ -63,6 +64,10 @@ def _received(computations: dict[str, list[Instruction]], name: str) -> dict[str
         if instruction.operation == "while":
             for kind, size in _received(computations, _attribute(instruction, "body")).items():
                 total[kind] += size * turns(computations, instruction)
+        elif instruction.operation == "conditional":
+            branches = [_received(computations, called) for called in called_by(instruction)]
+            for kind, size in max(branches, key=lambda branch: sum(branch.values())).items():
+                total[kind] += size
         elif channel := _collective(inside, instruction):
             # A TPU's asynchronous collective stands in several fusions, always with the same channel.
             collectives[channel] = _size(inside, instruction, computations)
@@ -72,13 +77,18 @@ def _received(computations: dict[str, list[Instruction]], name: str) -> dict[str
 
 
 def _flat(computations: dict[str, list[Instruction]], name: str):
-    """(computation, instruction) of a computation and of those it calls, loops left alone."""
+    """(computation, instruction) of a computation and of those it calls, loops and branches left alone."""
     for instruction in computations.get(name, ()):
         yield name, instruction
-        if instruction.operation != "while":
-            for single, several in _CALLED.findall(instruction.rest):
-                for called in [single] if single else re.findall(r"[\w.-]+", several):
-                    yield from _flat(computations, called)
+        if instruction.operation not in ("while", "conditional"):
+            for called in called_by(instruction):
+                yield from _flat(computations, called)
+
+
+def called_by(instruction: Instruction) -> list[str]:
+    """The computations that an instruction calls, but not those of a loop."""
+    found = _CALLED.findall(instruction.rest)
+    return [name for single, several in found for name in re.findall(r"[\w.-]+", single or several)]
 
 
 def _collective(inside: str, instruction: Instruction) -> str:

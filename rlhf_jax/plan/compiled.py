@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax import inference
-from rlhf_jax.config import Config, ModelConfig
+from rlhf_jax.config import Config, DpoConfig, ModelConfig, RewardConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, row_shards
-from rlhf_jax.model import heads, params, transformer
-from rlhf_jax.pipeline import stages
+from rlhf_jax.model import heads, lora, params, transformer
+from rlhf_jax.pipeline import ensemble, stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
 from rlhf_jax.plan.topologies import Topology
+from rlhf_jax.training.state import TrainState
 
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
-POLICIES, TEXTS = 2, 6  # that evaluation samples from greedily, and scores, beside best-of-N
+OTHERS = 4  # texts that evaluation scores, of no policy of the run: reference, title, lead, pretrained model
 
 
 @dataclass
@@ -32,12 +34,14 @@ class Compiled:
     mesh: dict[str, int]
     microbatches: int
     rematerialize: bool
+    model_parameters: int
     parameters: int  # of the trained networks and the frozen ones
     optimizer_bytes: int  # of all devices together
     flops: float  # useful ones of a step, all devices together
     steps: int  # of the configured run
     fits: bool = False
     reason: str = ""  # why it does not fit, in the compiler's words where it refused
+    memory_fraction: float = 0.0  # to set as XLA_PYTHON_CLIENT_MEM_FRACTION; 0: it fits without
     compile_seconds: float = 0.0
     memory: dict[str, int] = field(default_factory=dict)
     collectives: dict[str, float] = field(default_factory=dict)  # bytes received in a step, by kind
@@ -66,7 +70,6 @@ def compile_program(
     mesh = make_mesh(config.mesh, topology.devices)
     phases = flops.phases(program, config, model, vocabulary, mesh.shape)
     networks = _networks(program, config, model, vocabulary)
-    trained = sum(networks[: {"sft": 1, "reward": 1, "ppo": 2}.get(program, 0)])
     options: Any = getattr(config, program, None)
     plan = Compiled(
         program=program,
@@ -76,8 +79,9 @@ def compile_program(
         mesh=dict(mesh.shape),
         microbatches=options.microbatches if options else 1,
         rematerialize=model.rematerialize,
+        model_parameters=params.count(transformer.specs(model, vocabulary)),
         parameters=sum(networks),
-        optimizer_bytes=8 * trained,  # two float32 moments
+        optimizer_bytes=0,
         flops=sum(phase.flops for phase in phases),
         steps=steps(program, config, row_shards(mesh)),
     )
@@ -85,6 +89,7 @@ def compile_program(
     try:
         with jax.set_mesh(mesh):
             traced = stages.programs()[program](config, model, vocabulary)
+            plan.optimizer_bytes = kept_by_optimizers(traced)
             compiled = traced.lower(lowering_platforms=(topology.platform,)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -95,15 +100,31 @@ def compile_program(
         plan.compile_seconds = round(time.monotonic() - start, 1)
     plan.memory = memory(compiled.memory_analysis())
     shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    plan.memory["beside"] = 4 * _beside(program, config, networks[0]) // shards
+    plan.memory["beside"] = (
+        jnp.dtype(model.weights).itemsize * _beside(program, config, networks[0]) // shards
+    )
     plan.collectives = received_bytes(compiled.as_text())
     plan.reason = _excess(plan.memory, topology)
     plan.fits = not plan.reason
+    if topology.chip and plan.fits and needed(plan.memory) > topology.chip.taken * topology.chip.memory:
+        plan.memory_fraction = topology.chip.usable
     if topology.chip:
         plan.bound = bound(phases, plan, topology)
         hours = plan.steps * plan.bound["seconds"] * plan.devices / 3600
         plan.chip_hours = {f"{share:.0%}": hours / share for share in UTILISATIONS}
     return plan
+
+
+def kept_by_optimizers(program: jax.stages.Traced) -> int:
+    """Bytes that optimizers keep of what the program trains, without the counts of their updates."""
+
+    def is_state(x) -> bool:
+        return isinstance(x, TrainState)
+
+    arguments, _ = program.args_info
+    states = filter(is_state, jax.tree.leaves(arguments, is_leaf=is_state))
+    kept = [x for state in states for x in jax.tree.leaves(state.opt_state) if x.dtype != jnp.int32]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in kept)
 
 
 def memory(analysis) -> dict[str, int]:
@@ -119,17 +140,21 @@ def memory(analysis) -> dict[str, int]:
     return found | {"peak": analysis.peak_memory_in_bytes, "total": total}
 
 
+def needed(found: dict[str, int]) -> int:
+    """Bytes that a device must have: those of the program, and what stays there while it runs."""
+    return found["peak"] + found["beside"]
+
+
 def _excess(found: dict[str, int], topology: Topology) -> str:
     """What is too much for a device beyond what its compiler refuses; empty where all fits."""
     if not topology.chip:
         return ""
     usable = topology.chip.usable * topology.chip.memory
-    needed = found["peak"] + found["beside"]
-    if needed <= usable:
+    if needed(found) <= usable:
         return ""
     return (
-        f"{needed / 2**30:.1f} GiB a device exceed the {usable / 2**30:.1f} GiB "
-        f"({topology.chip.usable:.0%} of its memory) that JAX takes"
+        f"{needed(found) / 2**30:.1f} GiB a device exceed the {usable / 2**30:.1f} GiB "
+        f"({topology.chip.usable:.0%} of its memory) that JAX can take"
     )
 
 
@@ -156,31 +181,41 @@ def steps(program: str, config: Config, shards: int) -> int:
     the texts of all policies, counts as one of best-of-N.
     """
     (posts, pairs), options = tasks.find(config.data, config.seed).expected, config.eval
+    seeds = {"reward": config.reward.seeds, "dpo": 1}
     if program == "sft":
         return max(1, round(config.sft.epochs * (posts // config.sft.batch_size)))
-    if program == "reward":
-        return config.reward.seeds * max(1, round(config.reward.epochs * (pairs // config.reward.batch_size)))
+    if program == "distill":
+        again = config.distill
+        return again.rounds * max(1, round(again.epochs * (min(posts, again.prompts) // again.batch_size)))
+    if program in seeds:
+        learned: RewardConfig | DpoConfig = getattr(config, program)
+        return seeds[program] * max(1, round(learned.epochs * (pairs // learned.batch_size)))
     if program == "ppo":
         return config.ppo.episodes // config.ppo.batch_size
 
     def batches(texts: int) -> int:
         return math.ceil(options.posts / inference.batch_size(shards, texts))
 
-    best = batches(options.best_of)
-    return best + (POLICIES * batches(1) if program == "eval.write" else batches(TEXTS))
+    best, greedy = batches(options.best_of), 1 + len(config.policies)
+    return best + (greedy * batches(1) if program == "eval.write" else batches(OTHERS + greedy))
 
 
 def _networks(program: str, config: Config, model: ModelConfig, vocabulary: int) -> list[int]:
-    """Parameters of each network that a program holds, the trained ones first."""
-    policy = params.count(transformer.specs(model, vocabulary))
-    scalar = params.count(heads.specs(model, vocabulary))
-    return {
+    """Parameters of each network that a program holds, the trained ones first, and a frozen base last."""
+    whole, whole_scalar = transformer.specs(model, vocabulary), heads.specs(model, vocabulary)
+    policy, scalar = (params.count(lora.trained(specs, model.lora)) for specs in (whole, whole_scalar))
+    value = [scalar] if config.ppo.has_value_network else []
+    reward = [scalar] * len(ensemble.scoring(config))
+    networks = {
         "sft": [policy],
         "reward": [scalar],
-        "ppo": [policy, scalar, policy, *([scalar] if stages.scores_by_model(config) else [])],
+        "dpo": [policy],
+        "distill": [policy],
+        "ppo": [policy, *value, policy, *reward],
         "eval.write": [policy],
         "eval.read": [scalar],
-    }[program]
+    }
+    return networks[program] + ([params.count(whole)] if model.lora.rank else [])
 
 
 def _beside(program: str, config: Config, parameters: int) -> int:

@@ -1,39 +1,44 @@
-"""Does a run fit a pod, and how fast could it be at best? Compiled, not run; no accelerator is needed.
+"""Does a run fit a card or a pod, and how fast could it be at best? Compiled, not run; neither is needed.
 
+rlhf-jax plan --config=configs/tldr_llama3_2_3b_lora_24gb.py --topology=rtx4090
+rlhf-jax plan --config=configs/tldr_pythia_1b.py --topology=gpu:1x1x1 --memory=48
 rlhf-jax plan --config=configs/paper_6_7b.py --topology=v5p:4x4x4
 rlhf-jax plan --config=configs/paper_1_3b.py --topology=gpu:1x1x8 --stage=ppo --json=plan.json
 rlhf-jax plan --config=configs/mini.py --topology=cpu:8 --config.model.pretrained=
 
 --config=FILE         Python file with a get_config() that returns a Config
 --config.FIELD=VALUE  another value for a field of rlhf_jax/config.py
---topology=NAME       TPU slice (v4:, v5e:, v5p:, v6e: and its shape), H100s as gpu:SLICESxHOSTSxDEVICES,
-                      or cpu:N simulated devices
+--topology=NAME       one GPU: rtx4090, l4, a100-40, a100-80, h100, h200 or b200; several as
+                      h100:SLICESxHOSTSxDEVICES (gpu: means h100:); a TPU slice: v4:, v5e:, v5p: or
+                      v6e: and its shape; cpu:N simulated devices
+--memory=GIB          another memory of each GPU, such as 24
 --mesh=R,F,T          devices along replica, fsdp and tensor; without it, config.mesh: fsdp over all
---stage=STAGE         sft, reward, ppo or eval; all that the run goes through: the default
+--stage=STAGE         sft, reward, dpo, distill, ppo or eval; all that the run goes through: the default
 --json=FILE           also writes everything there
+--noremedies          leaves it at that where a stage does not fit; otherwise settings are tried until it
+                      does, those first that cost least in speed
 --search              tries meshes, microbatches and rematerialisation, and lists what fits
 
-TPU slices need the compiler of pip install -e '.[plan-tpu]', H100s that of '.[plan-gpu]'.
+Public models are known by name, others need their folder. TPU slices need the compiler of
+pip install -e '.[plan-tpu]', GPUs that of '.[plan-gpu]'.
 """
 
 import dataclasses
 import datetime
 import importlib.metadata
-from pathlib import Path
 
 from absl import flags
 
 from rlhf_jax.command_line import command
-from rlhf_jax.config import Config, ConfigError, MeshConfig, ModelConfig
-from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.config import Config, MeshConfig
 from rlhf_jax.files import write_json
-from rlhf_jax.model import attention, pretrained
 from rlhf_jax.pipeline import stages
 from rlhf_jax.plan.compiled import Compiled, compile_program, programs
+from rlhf_jax.plan.planned import architecture
+from rlhf_jax.plan.remedies import Settings, Trial, changed, flags_of, remedies
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
 from rlhf_jax.run.config_flags import parse_config
-from rlhf_jax.validation import check_context
 
 ASSUMED = (
     "Compiled, not run. Longest bucket, full rows, no response ends early; an SFT row holds one post. "
@@ -49,34 +54,27 @@ def main(argv: list[str]) -> int:
 def run(argv: list[str]) -> None:
     options = flags.FlagValues()
     flags.DEFINE_string("topology", None, "the machine", flag_values=options)
+    flags.DEFINE_float("memory", None, "GiB of a GPU", flag_values=options)
     flags.DEFINE_list("mesh", None, "replica, fsdp, tensor", flag_values=options)
     flags.DEFINE_enum("stage", "all", (*programs(Config()), "all"), "what to compile", flag_values=options)
     flags.DEFINE_string("json", None, "file to write", flag_values=options)
+    flags.DEFINE_bool("remedies", True, "try what makes it fit", flag_values=options)
     flags.DEFINE_bool("search", False, "try what fits", flag_values=options)
     config = parse_config(argv, options)
     if not options.topology:
-        raise flags.Error("--topology is missing: a machine such as --topology=v5p:4x4x4")
+        raise flags.Error("--topology is missing: a machine such as --topology=rtx4090 or v5p:4x4x4")
     if options.mesh is not None:
         config.mesh = _mesh(options.mesh)
-    topology = find(options.topology)
-    model, vocabulary = architecture(config, topology)
-    plans: list[Compiled] = []
+    topology = find(options.topology, options.memory)
     of_stage = programs(config)
     planned = [stage for stage in stages.planned(config) if stage in of_stage]
-    for stage in planned if options.stage == "all" else (options.stage,):
-        for program in of_stage[stage]:
-            if options.search:
-                tried = []
-                for plan in search(program, config, model, vocabulary, topology):
-                    print(line(plan), flush=True)
-                    tried.append(plan)
-                found = best_first(tried)
-                print(f"{program}: {len(found)} of {len(tried)} fit, best bound first")
-                print("\n".join(line(plan) for plan in found))
-                plans += found
-            else:
-                plans.append(compile_program(program, config, model, vocabulary, topology))
-                print(describe(plans[-1]), flush=True)
+    chosen = planned if options.stage == "all" else (options.stage,)
+    wanted = [program for stage in chosen for program in of_stage[stage]]
+    tried: list[Trial] = []
+    if options.search:
+        plans = [plan for program in wanted for plan in _searched(program, config, topology)]
+    else:
+        plans, tried = _planned(wanted, config, topology, options.remedies)
     print(ASSUMED)
     if topology.chip:
         print(f"Published figures: {topology.chip.source}")
@@ -87,39 +85,56 @@ def run(argv: list[str]) -> None:
             "jax": importlib.metadata.version("jax"),
             "compiler": topology.compiler,
             "plans": [dataclasses.asdict(plan) for plan in plans],
+            "remedies": [trial._asdict() | {"plan": dataclasses.asdict(trial.plan)} for trial in tried],
         }
         write_json(options.json, content)
 
 
-def architecture(config: Config, topology: Topology) -> tuple[ModelConfig, int]:
-    """The model as an accelerator compiles it, and the rows of its embedding.
+def _planned(
+    wanted: list[str], config: Config, topology: Topology, with_remedies: bool
+) -> tuple[list[Compiled], list[Trial]]:
+    """The programs as configured, and what was tried for those that do not fit.
 
-    Raises ConfigError for a pretrained model that is not on disk: planning asks no hub.
+    What makes one fit stays for those behind it, since a run has one model.
     """
-    name = config.model.pretrained
-    if name and not name.startswith("mini/") and not Path(name).expanduser().is_dir():
-        raise ConfigError(
-            f"model.pretrained: {name!r} is no folder here, and planning asks no hub: name a folder, or set "
-            "--config.model.pretrained= with the sizes of --config.model and --config.data.vocabulary"
+    settings: Settings = {}
+    plans, tried, helpless = [], [], []
+    for program in wanted:
+        so_far = changed(config, settings)
+        plan = compile_program(program, so_far, *architecture(so_far, topology), topology)
+        print(describe(plan), flush=True)
+        plans.append(plan)
+        if plan.fits or not topology.chip or not with_remedies:
+            continue
+        print(f"What makes {program} fit, each compiled:", flush=True)
+        for trial in remedies(program, so_far, topology, plan):
+            print(f"  {trial.flags}\n  {line(trial.plan)}", flush=True)
+            tried.append(trial)
+            plan = trial.plan
+        if plan.fits:
+            settings |= tried[-1].settings
+        else:
+            helpless.append(program)
+    if settings:
+        print(f"With these settings {'the others fit' if helpless else 'all of this fits'}:")
+        print(f"  {flags_of(settings)}")
+    if helpless:
+        print(
+            f"None of these settings makes {', '.join(helpless)} fit; docs/howto/memory.md has more of them. "
+            "Or take a larger card, or several"
         )
-    model = pretrained.architecture(config.model)
-    check_context(config, model)
-    model = as_on(topology.platform, model)
-    if name:
-        return model, load_tokenizer(pretrained.folder_of(name)).vocab_size
-    if config.data.tokenizer:
-        return model, load_tokenizer(Path(config.data.tokenizer).expanduser()).vocab_size
-    return model, config.data.vocabulary
+    return plans, tried
 
 
-def as_on(platform: str, model: ModelConfig) -> ModelConfig:
-    """`model` with what its `auto` settings are on a platform: they ask the backend, which is a CPU here."""
-    if platform == "cpu":
-        return model
-    loop = "scan" if model.layer_loop == "auto" else model.layer_loop
-    backend = "gpu" if platform == "cuda" else platform
-    kernel = attention.choose(model.attention, model.dtype, model.head_dimension, backend)
-    return dataclasses.replace(model, layer_loop=loop, attention=kernel)
+def _searched(program: str, config: Config, topology: Topology) -> list[Compiled]:
+    tried = []
+    for plan in search(program, config, *architecture(config, topology), topology):
+        print(line(plan), flush=True)
+        tried.append(plan)
+    found = best_first(tried)
+    print(f"{program}: {len(found)} of {len(tried)} fit, best bound first")
+    print("\n".join(line(plan) for plan in found))
+    return found
 
 
 def _mesh(sizes: list[str]) -> MeshConfig:
@@ -134,8 +149,13 @@ def line(plan: Compiled) -> str:
     settings += ", activations recomputed" if plan.rematerialize else ", activations kept"
     size = f"{in_bytes(plan.memory['total'])} a device" if plan.memory else plan.reason
     bound = f", bound {plan.bound['seconds']:.3g} s a step" if plan.bound else ""
-    verdict = "fits" if plan.fits else "does not fit"
+    verdict = f"fits{_with_fraction(plan)}" if plan.fits else "does not fit"
     return f"  {plan.program}: {settings}: {verdict}, {size}{bound}, compiled in {plan.compile_seconds:.0f} s"
+
+
+def _with_fraction(plan: Compiled) -> str:
+    """What the environment must say, where JAX itself would take too little of the memory."""
+    return f" with XLA_PYTHON_CLIENT_MEM_FRACTION={plan.memory_fraction}" if plan.memory_fraction else ""
 
 
 def in_bytes(size: float) -> str:
@@ -147,8 +167,9 @@ def in_bytes(size: float) -> str:
 def describe(plan: Compiled) -> str:
     """A plan as a few lines of text."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    verdict = f"fits{_with_fraction(plan)}" if plan.fits else "DOES NOT FIT"
     lines = [
-        f"{plan.program} on {plan.topology}, {mesh}: {'fits' if plan.fits else 'DOES NOT FIT'} "
+        f"{plan.program} on {plan.topology}, {mesh}: {verdict} "
         f"({plan.compiler}, {plan.compile_seconds:.0f} s)"
     ]
     if plan.reason:
@@ -159,6 +180,8 @@ def describe(plan: Compiled) -> str:
             "  a device: arguments {arguments}, outputs {outputs}, temporaries {temporaries}; "
             "peak {peak}, sum without aliases {total}; beside the program {beside}".format(**sizes)
         )
+        held, peak = (plan.memory[name] / plan.model_parameters for name in ("arguments", "peak"))
+        lines.append(f"  bytes a device and parameter of the model: {held:.1f} held, {peak:.1f} at the peak")
     lines.append(
         f"  {plan.parameters:,} parameters, optimizer {in_bytes(plan.optimizer_bytes)} in all; "
         f"{plan.flops:.3g} useful FLOPs a step; "

@@ -2,17 +2,21 @@
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
 
-KNOWN = "v4:2x2x4, v5e:4x4, v5p:4x4x4, v6e:8x8, gpu:1x4x8 (slices x hosts x devices) and cpu:8"
-H100 = Path(__file__).with_name("h100.textproto")
+from rlhf_jax.plan.cards import CARDS, GIB, Card
+
+KNOWN = (
+    f"one of the cards {', '.join(CARDS)}, several as h100:1x4x8 (slices x hosts x devices), "
+    "v4:2x2x4, v5e:4x4, v5p:4x4x4, v6e:8x8 and cpu:8"
+)
 TPU_DOCS = "https://docs.cloud.google.com/tpu/docs"
 
 
@@ -23,20 +27,21 @@ class PlanError(ValueError):
 class Chip(NamedTuple):
     flops: float  # bfloat16 operations a second, without sparsity
     memory: float  # bytes
-    usable: float  # share of it that JAX takes by default (on a GPU XLA_PYTHON_CLIENT_MEM_FRACTION)
+    taken: float  # share of it that JAX takes by itself
+    usable: float  # share of it that JAX can be told to take, on a GPU by XLA_PYTHON_CLIENT_MEM_FRACTION
     bandwidth: float  # bytes a second from and to memory
     links: float  # bytes a second that a chip receives from the others of its slice or host
     source: str
 
 
 CHIPS = {
-    "v4": Chip(275e12, 32 * 2**30, 1.0, 1200e9, 300e9, f"{TPU_DOCS}/v4, links: arXiv 2304.01433, table 4"),
-    "v5e": Chip(197e12, 16 * 2**30, 1.0, 819e9, 200e9, f"{TPU_DOCS}/v5e"),
-    "v5p": Chip(459e12, 95 * 2**30, 1.0, 2765e9, 600e9, f"{TPU_DOCS}/v5p"),
-    "v6e": Chip(918e12, 32 * 2**30, 1.0, 1638e9, 400e9, f"{TPU_DOCS}/v6e"),
-    "gpu": Chip(989e12, 84_929_347_584, 0.75, 3352e9, 450e9, "https://www.nvidia.com/en-us/data-center/h100"),
+    "v4": Chip(275e12, 32 * GIB, 1.0, 1.0, 1200e9, 300e9, f"{TPU_DOCS}/v4, links: arXiv 2304.01433, table 4"),
+    "v5e": Chip(197e12, 16 * GIB, 1.0, 1.0, 819e9, 200e9, f"{TPU_DOCS}/v5e"),
+    "v5p": Chip(459e12, 95 * GIB, 1.0, 1.0, 2765e9, 600e9, f"{TPU_DOCS}/v5p"),
+    "v6e": Chip(918e12, 32 * GIB, 1.0, 1.0, 1638e9, 400e9, f"{TPU_DOCS}/v6e"),
 }
-"""Links in one direction: half of the bidirectional figures. A GPU's is NVLink; between hosts it is less."""
+"""TPUs. Links in one direction: half of the bidirectional figures."""
+ON_GPU = (0.75, 0.95)  # taken and usable: the last twentieth is of CUDA's context and of cuBLAS
 
 
 class Topology(NamedTuple):
@@ -47,33 +52,51 @@ class Topology(NamedTuple):
     compiler: str  # with its version
 
 
-def find(name: str) -> Topology:
-    """The machine called `name`; raises PlanError for one that is not known or whose compiler is not here.
+def find(name: str, memory: float | None = None) -> Topology:
+    """The machine called `name`, whose GPUs have so many GiB of memory where it is said.
 
-    To be called before anything runs in JAX: it keeps JAX off accelerators that this machine may have.
+    Raises PlanError for one that is not known or whose compiler is not here. To be called before anything
+    runs in JAX: it keeps JAX off accelerators that this machine may have.
     """
-    kind, _, shape = name.partition(":")
+    kind, _, shape = name.lower().partition(":")
+    if memory is not None and kind not in CARDS:
+        raise PlanError(f"--memory: {name!r} has the memory that it has; only GPUs take another")
+    if memory is not None and not 0 < memory < math.inf:
+        raise PlanError(f"--memory: {memory:g} GiB should be positive")
     if kind == "cpu" and shape.isdecimal():
         return _simulated(name, int(shape))
-    if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise PlanError(f"--topology: {name!r} is not known; known are for example {KNOWN}")
+    if kind in CARDS:
+        card = CARDS[kind] if memory is None else CARDS[kind]._replace(memory=round(memory * GIB))
+        described = name if memory is None else f"{name} of {memory:g} GiB"
+        return _described(described, chip_of(card), lambda: _gpus(name, shape or "1x1x1", card))
+    if kind in CHIPS and re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        return _described(name, CHIPS[kind], lambda: _tpu_slice(name))
+    raise PlanError(f"--topology: {name!r} is not known; known are for example {KNOWN}")
+
+
+def _described(name: str, chip: Chip, describe: Callable[[], tuple[Sequence, str, str]]) -> Topology:
     jax.config.update("jax_platforms", "cpu")
-    describe = _h100s if kind == "gpu" else _tpu_slice
     try:
-        devices, platform, compiler = describe(name)
+        devices, platform, compiler = describe()
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if isinstance(error, PlanError):
             raise
         words = str(error).splitlines()[0]
         raise PlanError(f"--topology: the compiler does not know {name!r} ({words}); try {KNOWN}") from None
-    return Topology(name, devices, platform, CHIPS[kind], compiler)
+    return Topology(name, devices, platform, chip, compiler)
+
+
+def chip_of(card: Card) -> Chip:
+    return Chip(card.flops, card.memory, *ON_GPU, card.bandwidth, card.links, card.source)
 
 
 def _simulated(name: str, count: int) -> Topology:
+    if not count:
+        raise PlanError(f"--topology: {name!r} has no device: cpu:1 has one")
     with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices it has
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
-    if not 0 < count <= len(devices):
+    if count > len(devices):
         raise PlanError(f"--topology: {name!r}, but JAX runs with {len(devices)} simulated devices")
     return Topology(name, devices[:count], "cpu", None, f"jaxlib {importlib.metadata.version('jaxlib')}")
 
@@ -92,16 +115,15 @@ def _tpu_slice(name: str):
     return described.devices, "tpu", f"libtpu {version}"
 
 
-def _h100s(name: str):
-    shape = name.removeprefix("gpu:")
-    if shape.count("x") != 2:
-        raise PlanError(f"--topology: {name!r} should be gpu:SLICESxHOSTSxDEVICES, such as gpu:1x4x8")
+def _gpus(name: str, shape: str, card: Card):
+    if not re.fullmatch(r"\d+x\d+x\d+", shape):
+        kind = name.partition(":")[0]
+        raise PlanError(f"--topology: {name!r} should be {kind}:SLICESxHOSTSxDEVICES, such as {kind}:1x4x8")
     version = version_of("jax-cuda13-plugin", "plan-gpu")
     version_of("nvidia-cudnn-cu13", "plan-gpu")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
-    target = H100.read_text(encoding="utf-8")
-    described = topologies.get_topology_desc(platform="cuda", target_config=target, topology=shape)
+    described = topologies.get_topology_desc(platform="cuda", target_config=card.target, topology=shape)
     return described.devices, "cuda", f"jax-cuda13-plugin {version}"
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from etils.epath import Path
 from jaxtyping import Float
 
-from rlhf_jax.config import stored_fields
 from rlhf_jax.evaluation.intervals import Estimate, over_seeds
 from rlhf_jax.files import read_object
 from rlhf_jax.report.figures import figures
 from rlhf_jax.report.page import ReportError, named_logs
 from rlhf_jax.run import storage
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import stored_fields
 from rlhf_jax.training.metrics import read_metrics
 
 Records = list[dict[str, float]]

@@ -12,7 +12,6 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from rlhf_jax.config import flatten
 from rlhf_jax.data.mini.errors import KINDS
 from rlhf_jax.data.names import NO_LABELS, titled
 from rlhf_jax.data.record_json import read_jsonl, record_of
@@ -21,6 +20,7 @@ from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report.figures import anchor_of
 from rlhf_jax.report.page_plots import change_plot, curve_plot, preference_plot
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import flatten
 from rlhf_jax.training.metrics import read_metrics
 
 # A policy's field in results.json: heading, format, meaning.
@@ -86,7 +86,7 @@ FACTS = {
     "episodes_per_second": ("Episodes a second", "{:.1f}"),
 }
 # Curves shown at once, and after them the mean of each reward of one's own; the others unfold.
-LEADING = ("objective/score", "objective/kl", "loss", "accuracy")
+LEADING = ("objective/score", "objective/kl", "objective/disagreement", "loss", "accuracy")
 OWN_REWARD = re.compile("rewards/(.+)/mean")
 
 

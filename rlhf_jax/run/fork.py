@@ -1,8 +1,8 @@
 """A run that goes on from another one: `--fork=OTHER` of rlhf_jax/main.py, and every round.
 
-The finished stages of the other folder are taken over, up to the first whose part of the configuration
-differs: with another `ppo.kl_coef`, SFT and reward model are, and PPO runs anew; with other comparisons SFT
-alone is. Other data does not count. Files of checkpoints
+The finished stages of the other folder are taken over, but for those whose part of the configuration
+differs, and those that need one of these: with another `ppo.kl_coef`, PPO alone runs anew; with other
+comparisons SFT alone is taken over. Other data does not count. Files of checkpoints
 are never written to again, so they are linked where the file system can, and copied where not: the two
 folders share bytes, and removing one leaves the other. What was taken over stands in `fork.json`.
 """
@@ -14,10 +14,11 @@ from typing import Protocol
 
 from etils.epath import Path
 
-from rlhf_jax.config import Config, differences, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.files import matching
 from rlhf_jax.run import steps
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import differences, to_dict
 from rlhf_jax.run.workdir import Same, WorkdirError
 
 
@@ -26,6 +27,8 @@ class Row(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
     @property
     def fields(self) -> tuple[str, ...]: ...
     @property
@@ -42,8 +45,8 @@ def fork(
 ) -> None:
     """Makes `workdir` a new run of `config` with what it shares with the one in `source`, and says so.
 
-    `rows` are the stages; one that leaves nothing to take over, as evaluation does, has no fields. A field
-    that is the `same` makes no difference.
+    `rows` are the stages, in order; one that leaves nothing to take over, as evaluation does, has no fields,
+    and one that names no needs reads from all before it. A field that is the `same` makes no difference.
 
     Does nothing where `workdir` is that run already: the same command resumes. Raises WorkdirError where
     it is another run, where the model differs, or where no stage can be taken over.
@@ -58,10 +61,13 @@ def fork(
     changed += others(source)
     fields = [line.partition(":")[0] for line in changed]
     stages: list[str] = []
-    for row in (row for row in rows if row.fields):
-        if any(field.startswith(row.fields) for field in fields):
-            break
-        stages += [row.name] * runs.stage_done(source, row.name)
+    anew: set[str] = set()
+    for i, row in enumerate(rows):
+        needs = row.needs or [before.name for before in rows[:i]]
+        if any(field.startswith(row.fields) for field in fields) or anew.intersection(needs):
+            anew.add(row.name)
+        elif row.fields and runs.stage_done(source, row.name):
+            stages.append(row.name)
     if not stages:
         raise WorkdirError(
             f"{source} has no finished stage to go on from ({'; '.join(changed) or 'the same configuration'})"

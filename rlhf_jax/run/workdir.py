@@ -10,9 +10,10 @@ from typing import IO
 
 from etils.epath import Path
 
-from rlhf_jax.config import Config, ConfigError, differences, from_dict, to_dict, upgraded
+from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.files import matching, read_object, write_json
 from rlhf_jax.run import steps, storage
+from rlhf_jax.run.stored_config import differences, from_dict, to_dict, upgraded
 from rlhf_jax.validation import validate
 
 Same = Callable[[Path, str], bool]  # (work folder, field) → whether another value of it changes nothing there
@@ -122,10 +123,14 @@ def read_config(workdir: str | PathLike[str]) -> Config:
 
 def read_stored(workdir: str | PathLike[str]) -> dict:
     """The same as it was written, which may have been by another version."""
+    file = Path(workdir) / "config.json"
+    nothing: dict = {}
     with storage.explained(workdir):
-        stored = read_object(Path(workdir) / "config.json", WorkdirError, missing={})
-    if not stored:
+        stored = read_object(file, WorkdirError, missing=nothing)
+    if stored is nothing:
         raise WorkdirError(f"{workdir} is not the folder of a run: it has no config.json")
+    if not isinstance(stored.get("sft"), dict):  # as in that of a model
+        raise WorkdirError(f"{workdir} is not the folder of a run: {file} is that of something else")
     return stored
 
 

@@ -4,13 +4,14 @@ A stage that goes on with other posts, pairs or token ids than it began with tra
 `progress.json` keeps, for every stage, the digests of what it read.
 """
 
+import functools
 import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rlhf_jax.config import Config, flatten, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.record_json import to_json
@@ -21,6 +22,7 @@ from rlhf_jax.files import matching, named_by
 from rlhf_jax.model import pretrained
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import flatten, to_dict
 
 TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, TEMPLATE_FILE, GENERATION_FILE)  # of which there are some
 TOKENIZER = "tokenizer"  # the name that the run's own is held under
@@ -47,7 +49,7 @@ def hold(
     read = {f"data.{name}": _of_records(found) for name, found in records.items()}
     read |= {TOKENIZER: _of_tokenizer(tokenizer)} if tokenizer else {}
     read |= {f"checkpoints/{name}": _of_network(workdir, name) for name in networks}
-    read |= {field: _of_base(name) for field, name in bases.items()}
+    read |= {field: of_base(name) for field, name in bases.items()}
     for other in hosts.gather(f"what stage {stage} reads", read):
         for name in read:
             if other[name] != read[name]:
@@ -124,10 +126,24 @@ def _of_tokenizer(tokenizer: Tokenizer) -> str:
         return f"{tokenizer.vocab_size:,} tokens, {_of_files(files)}"
 
 
-def _of_base(name: str) -> str:
+def of_base(name: str) -> str:
+    """The digest of a pretrained model or an adapter."""
     folder = pretrained.folder_of(name)
-    files = [*matching(folder, "config.json"), *matching(folder, "*.safetensors")]
-    return f"{len(files)} files, {_of_files(files)}"
+    described = [file for name in ("config.json", pretrained.ADAPTER) for file in matching(folder, name)]
+    files = [*described, *matching(folder, "*.safetensors")]
+    seen = ((file, file.stat()) for file in files)
+    digests = [_of_unchanged(file, (now.st_ino, now.st_size, now.st_mtime_ns)) for file, now in seen]
+    return f"{len(files)} files, {_sha256(digests)}"
+
+
+@functools.cache
+def _of_unchanged(file: Path, state: tuple[int, ...]) -> str:
+    """The digest of a file, which a process reads once as long as inode, size and time of change stay.
+
+    Networks of one base each ask for it, and its weights may be gigabytes.
+    """
+    del state
+    return steps.sha256(file)
 
 
 def _of_network(workdir: Path, name: str) -> str:
@@ -162,6 +178,7 @@ CONTENTS: dict[str, Callable[[Config], str]] = {  # of fields that name places: 
     TOKENIZER: lambda config: _of_tokenizer(
         _task(config).load_tokenizer(Path(config.data.tokenizer).expanduser())
     ),
-    "model.pretrained": lambda config: _of_base(config.model.pretrained),
-    "sft.bigger_pretrained": lambda config: _of_base(config.sft.bigger_pretrained),
+    "model.pretrained": lambda config: of_base(config.model.pretrained),
+    "model.lora.start": lambda config: of_base(config.model.lora.start),
+    "sft.bigger_pretrained": lambda config: of_base(config.sft.bigger_pretrained),
 }

@@ -19,8 +19,9 @@ from typing import Any, Protocol, Self, TypeVar
 from etils.epath import Path
 
 from rlhf_jax.command_line import Stopped
-from rlhf_jax.config import Config, ConfigError, flatten, to_dict
+from rlhf_jax.config import Config, ConfigError
 from rlhf_jax.run import checkpoint, hosts
+from rlhf_jax.run.stored_config import flatten, to_dict
 from rlhf_jax.training import health
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
 from rlhf_jax.training.profiling import Profiler

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlhf_jax.config import HealthConfig, OptimizerConfig
 from rlhf_jax.functional.losses import Metrics
 from rlhf_jax.mesh import split_rows
+from rlhf_jax.training import optimizers, rounding
 
 WINDOW = 128  # updates that a spike is measured against
 
@@ -69,7 +70,7 @@ class TrainState(struct.PyTreeNode):
                 step=state.step + 1,
                 skipped=jnp.zeros((), jnp.int32),
                 recent=state.recent.at[state.step % WINDOW].set(jnp.stack([loss, norm])),
-                params=optax.apply_updates(state.params, updates),
+                params=rounding.apply_updates(state.params, updates, state.step),
                 opt_state=opt_state,
             )
 
@@ -93,6 +94,19 @@ def starting(options: OptimizerConfig, updates: int, health: HealthConfig) -> Ca
     return functools.partial(TrainState.create, tx=optimizer, spike_sigma=health.spike_sigma)
 
 
+def without_values(create: Callable, *like):
+    """What `create` makes of arguments without values, and in which memory; `jax.eval_shape` forgets that."""
+    made = jax.jit(create).trace(*like)
+
+    def placed(x, aval):
+        on_host = aval.memory_space == jax.memory.Space.Host
+        sharding = x.sharding.with_memory_kind("pinned_host") if on_host else x.sharding
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    leaves, structure = jax.tree.flatten(made.out_info)
+    return jax.tree.unflatten(structure, map(placed, leaves, made.jaxpr.out_avals))
+
+
 def stage_key(seed: int, stage: str) -> jax.Array:
     """The random key of a stage: its own stream for every seed."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
@@ -112,31 +126,43 @@ def make_schedule(options: OptimizerConfig, updates: int) -> optax.Schedule:
 
 
 def make_optimizer(options: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """AdamW on `make_schedule`, after clipping the global gradient norm where asked."""
-    adamw = optax.adamw(
-        make_schedule(options, updates),
-        b1=options.beta1,
-        b2=options.beta2,
-        eps=options.epsilon,
-        weight_decay=options.weight_decay,
+    """`options.name` on `make_schedule`, after clipping the global gradient norm where asked.
+
+    Weights decay beside the gradient, as in AdamW, whatever the optimizer.
+    """
+    optimizer = optax.chain(
+        optimizers.direction(options),
+        optax.add_decayed_weights(options.weight_decay),
+        optax.scale_by_learning_rate(make_schedule(options, updates)),
     )
-    return optax.chain(optax.clip_by_global_norm(options.clip_norm), adamw) if options.clip_norm else adamw
+    if not options.clip_norm:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(options.clip_norm), optimizer)
+
+
+def value_and_grad_in_parts(loss: Callable, params, batch, parts: int):
+    """(loss, metrics) and gradients of `loss(params, batch) -> (loss, metrics)`, computed `in_parts`.
+
+    `loss` must divide by the whole batch's denominator, so that the split changes memory and nothing else.
+    """
+    return in_parts(jax.value_and_grad(loss, has_aux=True), params, batch, parts)
 
 
 @jax.named_scope("gradients")
-def value_and_grad_in_parts(loss: Callable, params, batch, parts: int):
-    """(loss, metrics) and gradients of `loss(params, batch) -> (loss, metrics)`, computed in parts.
+def in_parts(grad: Callable, params, batch, parts: int):
+    """`grad(params, batch)`, with the rows of `batch` in `parts` microbatches whose results are *added*.
 
-    The rows of `batch` are split into `parts` microbatches whose results are *added*: `loss` must
-    divide by the whole batch's denominator, so that the split changes memory and nothing else.
+    Those in bfloat16 are added up in float32.
     """
-    grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
         return grad(params, batch)
     microbatches = split_rows(batch, parts)
-    zeros = jax.tree.map(
-        jnp.zeros_like, jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], microbatches))
-    )
+
+    def zero(like):
+        return jnp.zeros_like(like, jnp.float32 if like.dtype == jnp.bfloat16 else like.dtype)
+
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    zeros = jax.tree.map(zero, jax.eval_shape(grad, params, first))
 
     def add(total, microbatch):
         return jax.tree.map(jnp.add, total, grad(params, microbatch)), None

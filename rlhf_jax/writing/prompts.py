@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.chat import Chat, ChatTokenizer, load_chat
+from rlhf_jax.data.chat import ASSISTANT, Chat, ChatTokenizer, load_chat
 from rlhf_jax.data.record_json import record_of, turns_of
 from rlhf_jax.data.records import Example, Record, RecordError, Turn
 from rlhf_jax.data.tokenizer import SETTINGS_FILE, TEMPLATE_FILE
@@ -16,7 +16,8 @@ from rlhf_jax.files import read_object
 from rlhf_jax.inference import Network
 
 USER = "user"
-TEXTS = {"article", "post", "prompt", "messages"}  # fields of a line, of which one has the text
+MESSAGES = "messages"
+TEXTS = ("article", MESSAGES, "post", "prompt")  # fields of a line, of which one has the text
 
 
 class Prompt(NamedTuple):
@@ -86,11 +87,18 @@ class Prompts:
 
     def of_fields(self, fields: dict[str, Any]) -> Prompt:
         """The prompt of a line of JSON: its `messages`, or a record of the task, or a lone `prompt`."""
-        value = fields.get("messages", fields.get("prompt"))
-        if isinstance(value, list) or "messages" in fields:
-            return self.of_turns(messages_of(value, "messages" if "messages" in fields else "prompt"))
-        if not TEXTS & fields.keys():
-            raise RecordError(f"the line has none of {', '.join(sorted(TEXTS))}: what is the prompt?")
+        there = [name for name in TEXTS if fields.get(name) is not None]
+        if len(there) != 1:
+            of = f"both {' and '.join(there)}" if there else f"none of {', '.join(TEXTS)}"
+            raise RecordError(f"the line has {of}: what is the prompt?")
+        name, value = there[0], fields[there[0]]
+        if isinstance(value, list) or name == MESSAGES:
+            turns = messages_of(value, name)
+            if turns[-1].role == ASSISTANT:
+                raise RecordError(
+                    f"field {name} ends with an answer, which the policy is to write: take it out"
+                )
+            return self.of_turns(turns)
         record = record_of({"id": ""} | fields)
         lone = isinstance(record, Example) and not isinstance(self._task.record_of(record.text), Example)
         if self.chat or lone:  # a text alone, where the task's records have more

@@ -15,6 +15,7 @@ import numpy as np
 from rlhf_jax import inference
 from rlhf_jax.data.batches import filled, left_pad
 from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.widths import halves
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import to_devices, to_host
 from rlhf_jax.model import stepwise
@@ -40,7 +41,8 @@ class Writer:
             self._weights = prepare(network.weights, self.model)
             self._rows = sizes(inference.row_multiple(mesh), 4, inference.batch_size(1))
         self.most_rows = self._rows[-1]  # of one call of `write`
-        self._widths = [*self._data.query_buckets[:-1], *sizes(self._data.query_tokens, 2, self.context)]
+        shorter = (self._data.query_buckets or halves(self._data.query_tokens))[:-1]
+        self._widths = [*shorter, *sizes(self._data.query_tokens, 2, self.context)]
         self._slots = sizes(self._data.response_tokens, 2, self.context)
 
     @property
@@ -74,11 +76,11 @@ class Writer:
     def write(self, responses: Sequence[Response]) -> Iterator[None]:
         """Writes all of them, at most `most_rows`; each is some tokens longer whenever this yields."""
         rows = size_for(self._rows, len(responses))
-        width = size_for(self._widths, max(len(one.prompt) for one in responses))
+        prompts = filled([one.prompt for one in responses], self._data, self.tokenizer)
+        width = size_for(self._widths, max(map(len, prompts)))
         longest = max(one.sampling.max_tokens for one in responses)
         slots = -(-size_for(self._slots, longest) // PIECE) * PIECE
         pad = self.tokenizer.pad_id
-        prompts = filled([one.prompt for one in responses], self._data, self.tokenizer)
         query = np.resize(left_pad(prompts, width, pad), (rows, width))
         temperature = np.resize(np.array([one.sampling.temperature for one in responses], np.float32), rows)
         seed = np.resize(np.array([one.seed for one in responses], np.uint32), rows)

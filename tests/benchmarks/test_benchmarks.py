@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import compare, devices, flops, growth, operations, run, steady, workloads
+from benchmarks import compare, devices, flops, growth, memory, operations, run, steady, workloads
 from benchmarks.worker import WORKLOAD
 from benchmarks.workloads import EOS, Example, Workload
-from rlhf_jax.config import ModelConfig
+from rlhf_jax.config import ModelConfig, OptimizerConfig
 from rlhf_jax.model.generate import generate
 from rlhf_jax.plan.flops import forward
 
@@ -58,6 +58,14 @@ def test_work_of_a_compiled_program_counts_the_turns_of_its_loops():
 
     text = jax.jit(program).lower(jnp.ones((8, 16)), jnp.ones((16, 16))).compile().as_text()
     assert devices.dot_flops(text) == 7 * 2 * 8 * 16 * 16
+
+
+def test_of_branches_the_one_with_the_most_work_counts():
+    def program(which, x, w):
+        return jax.lax.switch(which, [lambda: x, lambda: x @ w, lambda: x @ w @ w])
+
+    text = jax.jit(program).lower(1, jnp.ones((8, 16)), jnp.ones((16, 16))).compile().as_text()
+    assert devices.dot_flops(text) == 2 * 2 * 8 * 16 * 16
 
 
 def test_operations_of_a_program_by_kind():
@@ -246,3 +254,15 @@ def test_peers_compute_the_same(suite, kind, tmp_path):
     with compare.Worker("machine", sys.executable, "benchmarks.machine", tmp_path) as machine:
         row, _ = run.compare(suite, workload, peer, LENGTHS, options, machine, tmp_path)
     assert row.ratio > 0 and row.peer_megabytes > 0
+
+
+# Memory --------------------------------------------------------------------------------------
+
+
+def test_bytes_a_parameter_by_hand():
+    """In float32 4 of weights and 8 of moments, PPO twice and two frozen networks; 4 of each gradient."""
+    model = ModelConfig(width=64, layers=2, heads=2, context=32)
+    counted = memory.bytes_a_parameter(model, OptimizerConfig(), 512)
+    assert counted == pytest.approx([12, 16, 2 * 12 + 2 * 4, 2 * 16 + 2 * 4], rel=0.01)
+    half = dataclasses.replace(model, dtype="bfloat16", weights="bfloat16")
+    assert memory.bytes_a_parameter(half, OptimizerConfig(), 512)[:2] == pytest.approx([10, 12], rel=0.01)

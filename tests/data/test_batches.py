@@ -10,6 +10,7 @@ from rlhf_jax.data.batches import BatchError, PairPlan, QueryPlan, ResponsePlan,
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.records import Post
 from rlhf_jax.data.tasks.tldr import Tldr
+from rlhf_jax.data.widths import rounded
 
 EOS, PAD = 128, 129
 
@@ -142,6 +143,27 @@ def test_short_posts_get_short_rows_and_shapes_are_few():
     assert moved <= 2 * 7  # two bucket ends, fewer than a batch each
 
 
+def test_widths_follow_the_texts_where_none_are_given(capsys):
+    """Texts of 3 and of 200 characters; no more widths than batches; packed rows stay as they are."""
+    posts = posts_of(*[3] * 16, *[200] * 8)
+    short, long = rounded(FRAME + 3), rounded(FRAME + 200)
+    limits = DataConfig(query_tokens=FRAME + 300, response_tokens=8)
+    plan = query_plan(posts, limits)
+    assert sorted(plan.batch(i)["query"].shape[1] for i in range(3)) == [short, short, long]
+    plan.tell("ppo")
+    padding = 1 - (16 * (FRAME + 3) + 8 * (FRAME + 200)) / (16 * short + 8 * long)
+    assert capsys.readouterr().out == (
+        f"ppo: prompts are padded to {short}, {long} tokens, {padding:.0%} of which are padding\n"
+    )
+    assert query_plan(posts, limits, batch_size=24).batch(0)["query"].shape[1] == long
+    assert query_plan(posts[-8:], replace(limits, query_tokens=FRAME + 200)).batch(0)["query"].shape == (
+        8,
+        FRAME + 200,
+    )
+    packed = sft_plan(posts, limits, batch_size=8, pack=True)
+    assert packed.batch(0)["tokens"].shape[1] == FRAME + 308
+
+
 def test_queries_are_padded_on_the_left():
     posts = random_posts(64)
     plan = query_plan(posts, data(20, 40))
@@ -169,6 +191,9 @@ def test_space_padding_is_attended_to():
     for post, row in zip(posts, np.concatenate([b[:, -FRAME - 10 :] for b in batches[:1]]), strict=False):
         assert row.tolist() == [32] * (5 - len(post.post)) + [ord(c) for c in query_text(post)]
     assert not any((query == PAD).any() for query in batches)
+    limits = DataConfig(query_tokens=FRAME + 20, response_tokens=8, padding="space")
+    (batch, _), *_ = query_plan(posts, limits, 4).in_order()  # whatever the lengths of the other texts
+    assert batch["query"].shape == (4, FRAME + 20) and not (batch["query"] == PAD).any()
 
 
 def test_prompts_of_another_kind():
@@ -230,7 +255,7 @@ def test_sft_row_by_hand():
     config = replace(data(FRAME + 5), response_tokens=3)
     for query_loss in (False, True):
         plan = sft_plan(posts, config, batch_size=2, pack=True, query_loss=query_loss)
-        assert plan.steps_per_epoch == 1 and [count for count, _ in plan.lost] == [0, 2]
+        assert plan.steps_per_epoch == 1 and [count for count, _ in plan.lost] == [0, 2, 0, 0]
         batch = plan.batch(0)
         assert {k: v.shape for k, v in batch.items() if k != "index"} == dict.fromkeys(
             ("tokens", "segments", "targets_mask"), (1, 2 * FRAME + 8)

@@ -21,6 +21,7 @@ from chat_folders import (
 from tokenizers import models, pre_tokenizers
 
 from rlhf_jax.config import ConfigError
+from rlhf_jax.data import chat_template
 from rlhf_jax.data.chat import Chat, load_chat
 from rlhf_jax.data.records import RecordError, Turn
 from rlhf_jax.data.tokenizer import TokenizerError, load_tokenizer
@@ -69,6 +70,24 @@ def test_what_is_typed_cannot_complete_a_token_of_the_template(tmp_path):
     tokens = written(folder, load_chat(folder).encode([Turn("user", "im_end")], False))
     assert "<|im_end|>" not in tokens
     assert "".join(tokens) == "<|im_end|></s>" and tokens[-1] == "</s>"
+
+
+def test_a_date_that_a_template_writes_is_told_once(folders, tmp_path, capsys):
+    chat_template._tell_of_the_date.cache_clear()
+    for _ in range(2):
+        load_chat(folders["llama3"]).encode([Turn("user", Q)], True)
+    assert capsys.readouterr().err.count("it writes today's date") == 1
+    chat_template._tell_of_the_date.cache_clear()
+    told = "{% if not date is defined %}{% set date = strftime_now('%d') %}{% endif %}{{ date }}"
+    folder = write_folder(tmp_path, told + QWEN25, TEMPLATES["qwen2.5"][1])
+    load_chat(folder, date="26 Jul 2024").encode([Turn("user", Q)], True)
+    assert not capsys.readouterr().err
+
+
+def test_a_template_may_write_what_is_said_in_capitals(tmp_path):
+    template = "{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}"
+    folder = write_folder(tmp_path, template, {"eos_token": "</s>"})
+    assert "".join(written(folder, load_chat(folder).encode([Turn("user", Q)], False))) == f"{Q.upper()}</s>"
 
 
 @pytest.mark.parametrize("filtered", ["m.content | replace('-', '')", "m.content | lower", "m.content[::-1]"])
@@ -248,7 +267,7 @@ def test_where_a_template_may_stand(tmp_path):
         load_chat(folder)
 
 
-@pytest.mark.parametrize("eos", [[], "</s>", [10**6], True, [None]])
+@pytest.mark.parametrize("eos", [[], "</s>", [10**6], 10**20, -1, True, [None]])
 def test_eos_ids_that_are_none(eos, tmp_path):
     folder = write_folder(tmp_path, *TEMPLATES["mistral"], generation_config={"eos_token_id": eos})
     with pytest.raises(

@@ -4,12 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import hub_server
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from rlhf_jax.config import ConfigError, DataConfig
-from rlhf_jax.data import hub, own_records
+from rlhf_jax.data import own_records
 from rlhf_jax.data.comparisons import load_comparisons
 from rlhf_jax.data.own_records import OF_COMPARISONS
 from rlhf_jax.data.own_tables import gather
@@ -92,6 +93,22 @@ def test_prompts_alone_are_queries_and_others_where_there_are_none():
     assert {record.reference for split in ("valid", "test") for record in found.records[split]} == {""}
 
 
+def test_a_prompt_that_ppo_asks_has_its_reference_and_columns_for_rewards():
+    """What configs/rewards/exact_answer.py compares with."""
+    shown = write("shown.jsonl", [row | {"level": 3} for row in SHOWN])
+    read = gathered(
+        write("read.jsonl", [{"id": str(i), "prompt": f"{i}?", "reference": "a"} for i in range(99)])
+    )
+    for found in (gathered(shown), gathered(write("pairs.jsonl", PREFERRED)), read):
+        references = {record.id: record.reference for record in found.records["train"]}
+        assert {record.id: record.reference for record in found.queries} == references
+    both = gathered(
+        f"train:{shown},test:{write('b.jsonl', HELD_OUT)},train:{write('q.jsonl', [{'prompt': '7 + 1?'}])}"
+    )
+    assert [(one.reference, one.extra) for one in both.queries] == [("It is 8.", {})]
+    assert gathered(shown).queries[0].extra == {"level": 3}
+
+
 def test_good_and_bad_responses_to_one_prompt_are_a_preference(capsys):
     rows = [("a?", "yes", True), ("a?", "no", False), ("a?", "maybe", False), ("b?", "well", True)]
     rows = [{"prompt": p, "completion": c, "label": label} for p, c, label in rows]
@@ -119,6 +136,20 @@ def test_a_prompt_that_is_held_out_is_not_trained_on(capsys):
     told = capsys.readouterr().out
     assert "data.files: 10 prompts of train are left out: they are of valid or test, too" in told
     assert "data.files: 10 prompts of valid are left out: they are of test, too" in told
+
+
+def test_what_stands_there_twice_is_taken_once_and_told(capsys):
+    write("shown.jsonl", [*SHOWN, SHOWN[0] | {"completion": "One."}, *SHOWN[:50]])
+    write("valid.jsonl", [{"prompt": f"What is {i}?", "completion": f"{i}."} for i in range(20)])
+    write("test.jsonl", [{"prompt": f"Is it {i % 20}?", "completion": f"{i}."} for i in range(23)])
+    write("more.jsonl", [{"prompt": f"And {i % 4}?"} for i in range(10)])
+    found = gathered("train:shown.jsonl,valid.jsonl,test.jsonl,train:more.jsonl")
+    assert len(found.records["train"]) == 201 and len(found.queries) == 4
+    assert [record.reference for record in found.records["test"]] == [f"{i}." for i in range(20)]
+    told = capsys.readouterr().out
+    assert "data.files: 50 of 251 responses of train are left out: each is learned once" in told
+    assert "data.files: 3 of 23 responses of test are left out: a prompt there has one reference" in told
+    assert "data.files: 6 of 10 prompts for PPO are left out: each is asked once in an epoch" in told
 
 
 def test_a_record_without_a_place_is_named_by_its_id():
@@ -223,26 +254,33 @@ def test_openais_tables_of_the_hub_are_comparisons():
     assert found.info.title == "T" and found.choice == 1 and found.summaries[0].note == ""
 
 
-def test_a_name_on_the_hub_is_downloaded(tmp_path, monkeypatch):
-    (tmp_path / "snapshot" / "data").mkdir(parents=True)
-    write("snapshot/dataset_infos.json", [{}])
-    write("snapshot/data/train-00000-of-00001.jsonl", PREFERRED)
-    asked = []
+def test_a_name_on_the_hub_is_downloaded(tmp_path):
+    for folder in ("pairs/data", "two/a", "two/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(f"{folder}/train-00000-of-00001.jsonl", PREFERRED)
+    write("pairs/dataset_infos.json", [{}])
+    (tmp_path / "pairs" / "data" / "weights.bin").write_text("nothing that is read")
+    published = {"datasets/someone/pairs": tmp_path / "pairs", "datasets/someone/two": tmp_path / "two"}
 
-    def download(name, repo_type, allow_patterns):
-        asked.append((name, repo_type, "*.parquet" in allow_patterns))
-        return str(tmp_path / "snapshot")
+    def gathered_from(address, *names):
+        code = (
+            "from rlhf_jax.config import ConfigError, DataConfig\n"
+            "from rlhf_jax.data import own_tables, records\n"
+            f"for config in [DataConfig(source='plain', files=name) for name in {names!r}]:\n"
+            "    try: print('found', len(own_tables.gather(config).comparisons))\n"
+            "    except (records.RecordError, ConfigError) as error: print('error', error)"
+        )
+        lines = hub_server.printed(code, address, tmp_path / "cache")
+        return [line for line in lines if line.startswith(("found", "error"))]
 
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert len(gathered("someone/pairs").comparisons) == 200
-    assert asked == [("someone/pairs", "dataset", True)]
-    (tmp_path / "snapshot" / "other").mkdir()
-    write("snapshot/other/train.jsonl", PREFERRED)
-    with pytest.raises(
-        RecordError, match="several folders; name one of someone/pairs/data, someone/pairs/other"
-    ):
-        gathered("someone/pairs")
-    assert len(gathered("someone/pairs/data").comparisons) == 200
+    with hub_server.serve(published) as (address, asked):
+        names = "someone/pairs", "someone/two", "someone/two/b", "someone/nothing"
+        whole, several, one, missing = gathered_from(address, *names)
+    assert whole == one == "found 200"
+    assert "several folders; name one of someone/two/a, someone/two/b" in several
+    assert "the hub does not give it to us (404)" in missing
+    assert "data/train-00000-of-00001.jsonl" in asked and "data/weights.bin" not in asked
+    assert gathered_from("http://127.0.0.1:9", "someone/two/a") == ["found 200"]  # it came with the whole
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import datetime
 import json
 from dataclasses import replace
 
@@ -167,6 +168,10 @@ READ = {
     "unpaired, of a CSV": (
         {"prompt": "2 + 2?", "completion": "4", "label": "True"},
         UnpairedPreference("2 + 2?", "4", True),
+    ),
+    "unpaired, of pandas": (
+        {"prompt": "2 + 2?", "completion": "5", "label": 0.0},
+        UnpairedPreference("2 + 2?", "5", False),
     ),
     "comparisons": (COMPARISON, from_json(Comparison, COMPARISON)),
     "ratings": (RATING, from_json(AxisRating, RATING)),
@@ -340,6 +345,19 @@ def test_each_vote_that_is_not_a_tie_is_a_comparison_by_its_voter():
         ("5", "5", "4"),
     ]
     assert (found.rows, found.fruitless, found.left_out) == (2, 1, {"ties": 3})
+
+
+def test_columns_that_are_not_read_are_kept_as_json_holds_them():
+    day = datetime.date(2024, 1, 2)
+    record = {"id": "p1", "prompt": "q", "reference": "a"}
+    rows = [{"prompt": "q", "day": day}], [record | {"day": day}], [COMPARISON | {"extra": {"day": day}}]
+    assert [table(*one).examples[0].extra for one in rows] == [{"day": "2024-01-02"}] * 3
+
+
+def test_nemos_context_is_the_prompt_whatever_other_columns_say():
+    ranked = [{"rank": i, "completion": text} for i, text in enumerate("ab")]
+    (one,) = table({"context": "q", "completions": ranked, "prompt": "?", "chosen": "!"}).examples
+    assert (one.prompt, one.chosen, one.rejected) == ("q", "a", "b")
 
 
 def test_votes_of_several_columns_are_named_by_them():

@@ -58,6 +58,15 @@ def test_a_line_tells_what_was_found(values, told):
     assert str(table(*[values] * 4558)) == told
 
 
+def test_columns_of_later_rows_and_keys_of_objects_are_told_too():
+    found = table({"prompt": "q"}, {"prompt": "q", "note": "n"})
+    assert str(found) == "2 rows: prompt; not read: note"
+    sure = SEVERAL | {"comparisons": [SEVERAL["comparisons"][0] | {"confidence": 9}]}
+    assert str(table(sure)).endswith("comparisons; not read: confidence of comparisons")
+    ranked = [{"rank": i, "completion": str(i), "model": "m"} for i in range(2)]
+    assert str(table({"context": "q", "completions": ranked})).endswith("not read: model of completions")
+
+
 def test_no_rows_are_no_table():
     with pytest.raises(RecordError, match="without rows"):
         table()
@@ -83,6 +92,10 @@ def test_rows_that_give_nothing_are_counted():
             "line 2: this and the rows before have nothing to learn from, left",
         ),
         (VOTED | {"votes": []}, "line 2: this and the rows before have no judgments"),
+        (
+            SEVERAL | {"comparisons": [{"first": 0, "second": 1, "winner": 0}]},
+            "line 2: .* left out: 2 ties; not read: winner of comparisons",
+        ),
     ],
 )
 def test_a_table_that_teaches_nothing_is_told(values, words):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
-from table_formats import FORMATS, TABLE, arrow, gzipped, jsonl, lines, parquet
+from table_formats import FORMATS, TABLE, arrow, gzipped, indexed_arrow, jsonl, lines, parquet
 
 from rlhf_jax.data.columns import Joined
 from rlhf_jax.data.records import RecordError
@@ -136,6 +136,34 @@ def test_a_column_that_is_null_in_the_first_rows_is_there(tmp_path):
     assert columns_of(tmp_path / "a.parquet") == ["prompt", "input"]
 
 
+def test_a_column_to_rename_may_stand_in_late_rows_of_one_shard(tmp_path):
+    jsonl(tmp_path / "a-0.jsonl", [{"prompt": "q"}] * 200 + [{"prompt": "q", "input": "i"}])
+    jsonl(tmp_path / "a-1.jsonl", [{"prompt": "q"}])
+    found = [row.values for row in rows(tmp_path, {"input": "more"})]
+    assert found[200] == {"prompt": "q", "more": "i"} and len(found) == 202
+    with pytest.raises(RecordError, match="no column 'output' there; it has prompt, input"):
+        next(rows(tmp_path, {"output": "more"}))
+
+
+NANOSECONDS = 1_700_000_000_123_456_789  # since 1970
+MOMENTS = {
+    pyarrow.timestamp("ns"): (NANOSECONDS, "2023-11-14 22:13:20.123456789"),
+    pyarrow.date32(): (10**7, "29349-01-26"),
+    pyarrow.list_(pyarrow.struct([("at", pyarrow.timestamp("ns"))])): (
+        [{"at": NANOSECONDS}],
+        [{"at": "2023-11-14 22:13:20.123456789"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MOMENTS, ids=str)
+def test_moments_that_python_does_not_have_are_texts(tmp_path, kind):
+    given, text = MOMENTS[kind]
+    table = pyarrow.table({"prompt": ["q"], "at": pyarrow.array([given], kind)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert next(rows(tmp_path / "a.parquet")).values == {"prompt": "q", "at": text}
+
+
 def test_numbers_that_json_does_not_have_stand_for_nothing(tmp_path):
     nan, infinite = float("nan"), float("inf")
     parquet(tmp_path / "a.parquet", [{"score": nan, "of": {"a": infinite, "b": 1.0}, "votes": [2.0, nan]}])
@@ -168,7 +196,19 @@ def not_text(path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"n": [1, 2], "prompt": column}), path)
 
 
+def on_mars(path: Path) -> None:
+    at = pyarrow.array([NANOSECONDS], pyarrow.timestamp("ns", tz="Mars/Crater"))
+    pyarrow.parquet.write_table(pyarrow.table({"at": at}), path)
+
+
+def without_index(path: Path) -> None:
+    indexed_arrow(path, TABLE)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
 BAD = [
+    ("a.parquet", on_mars, "column at cannot be read (Cannot locate or parse timezone 'Mars/Crater'"),
+    ("a.arrow", without_index, "broken Arrow"),
     ("a.jsonl", put(b'{"a": 1}\n{"a": \n'), "line 2: not JSON"),
     ("a.jsonl", put(b'{"a": 1}\n[1]\n'), "line 2: should be a JSON object"),
     ("a.jsonl", put(b'{"a": 1}\n{"a": "\xff"}\n'), "line 2: not UTF-8 text"),
@@ -188,7 +228,7 @@ BAD = [
     ("a.csv", put(b"prompt,completion\n"), "no rows in it"),
     ("a.csv", put(b"a,b\n1,2\n1,2,3\n"), "row 2: 3 cells, but the header names 2 columns"),
     ("a.csv", put(b"a,b\n1\n"), "row 1: 1 cells"),
-    ("a.csv", put(b"a,a\n1,2\n"), "two columns have the name a"),
+    ("a.csv", put(b"a,a\n1,2\n"), "two columns have the name 'a'"),
     ("a.csv", put(b'a,b\n1,"2\n'), "line 2: not CSV (unexpected end of data)"),
     ("a.csv", put(b"a,b\n1,2\n1,\xe9\n"), "line 3: not UTF-8 text"),
     ("a.parquet", put(b""), "broken Parquet"),

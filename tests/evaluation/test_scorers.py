@@ -1,5 +1,6 @@
 """A reward of one's own gives numbers, or one line that names it: whatever it does instead."""
 
+import itertools
 import json
 import threading
 import time
@@ -24,6 +25,9 @@ def chance(prompts, responses, rows):
 def known(prompts, responses, rows):
     return [prompt + text == row["both"] for prompt, text, row in zip(prompts, responses, rows)]
 
+def forks(prompts, responses, rows):
+    return [float(os.fork() == 0)] * len(responses)
+
 def crashes(prompts, responses, rows): return [1 / 0]
 def leaves(prompts, responses, rows): raise SystemExit("enough")
 def dies(prompts, responses, rows): os.kill(os.getpid(), signal.SIGSEGV)
@@ -32,6 +36,8 @@ def returns_nothing(prompts, responses, rows): pass
 def repeats(prompts, responses, rows): return responses
 def has_no_number(prompts, responses, rows): return [0.0, float("nan")]
 def is_huge(prompts, responses, rows): return [1e300] * 2
+def is_unordered(prompts, responses, rows): return {0.5, 1.5}
+def gives_up(prompts, responses, rows): raise KeyboardInterrupt
 def hangs(prompts, responses, rows): return [bool(re.match("(a+)+$", "a" * 50 + "b"))] * 2
 """
 BATCH = ["p", "q"], ["ab", "c"], [{"both": "pab"}, {"both": "?"}]
@@ -55,6 +61,11 @@ def test_numbers_come_in_the_order_of_the_responses(file):
     assert asked(f"{file}:known").tolist() == [1, 0]
 
 
+def test_what_a_function_forks_does_not_answer_for_it(file):
+    with Scorer(f"{file}:forks", 60) as forks:
+        assert [forks(*BATCH, seed=f"0/{i}").tolist() for i in range(3)] == [[0, 0]] * 3
+
+
 def test_a_step_repeats_itself_in_another_process(file):
     first = asked(f"{file}:chance")
     np.testing.assert_array_equal(asked(f"{file}:chance"), first)
@@ -64,14 +75,16 @@ def test_a_step_repeats_itself_in_another_process(file):
 @pytest.mark.parametrize(
     "name, told",
     [
-        ("crashes", "ZeroDivisionError: division by zero (mine.py, line 14)"),
-        ("leaves", "SystemExit: enough (mine.py, line 15)"),
+        ("crashes", "ZeroDivisionError: division by zero (mine.py, line 17)"),
+        ("leaves", "SystemExit: enough (mine.py, line 18)"),
         ("dies", "its process ended by SIGSEGV"),
         ("forgets", "it gave 1 numbers for 2 responses"),
         ("returns_nothing", "it gave None, not a list of numbers"),
         ("repeats", "it gave 'ab' for a response, which is no number"),
         ("has_no_number", "it gave nan for 'c', which is no finite number"),
         ("is_huge", "it gave 1e+300 for 'ab', which is no finite number"),
+        ("is_unordered", "it gave {{0.5, 1.5}}, not a list of numbers"),
+        ("gives_up", "KeyboardInterrupt (mine.py, line 26)"),
         ("is_nowhere", "there is no function is_nowhere in {folder}/mine.py"),
     ],
 )
@@ -101,7 +114,11 @@ def test_a_file_or_a_module_that_is_not_there_is_named(place, told):
 
 def test_values_may_be_anything_that_is_a_number():
     assert values(lambda *batch: np.array([1, 2.5]), "0", [], [], []) == [1, 2.5]
-    assert values(lambda *batch: (x for x in (True, 0)), "0", [], [], []) == [1, 0]
+    assert values(lambda *batch: (x for x in (True, 0)), "0", *BATCH) == [1, 0]
+
+
+def test_numbers_that_never_end_are_too_many():
+    assert len(values(lambda *batch: itertools.repeat(1), "0", *BATCH)) == 3
 
 
 # A server ------------------------------------------------------------------------------------

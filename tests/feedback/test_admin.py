@@ -118,14 +118,19 @@ def test_the_export_is_downloaded_as_one_file(site, boss, tmp_path):
     response = boss.get("/admin/export")
     assert response.headers["content-type"] == "application/zip"
     archive = zipfile.ZipFile(io.BytesIO(response.content))
-    assert sorted(archive.namelist()) == ["export/answers.jsonl", "export/comparisons.jsonl"]
+    names = ["answers.jsonl", "comparisons.jsonl", "instructions.jsonl"]
+    assert sorted(archive.namelist()) == [f"export/{name}" for name in names]
     archive.extractall(tmp_path / "there")
     (comparison,) = read_comparisons(tmp_path / "there" / "export" / "comparisons.jsonl")
     assert comparison.batch == "round7" and comparison.worker == worker(site, "Ana")
 
 
-def test_the_export_before_any_answer_is_an_empty_archive(boss):
-    assert zipfile.ZipFile(io.BytesIO(boss.get("/admin/export").content)).namelist() == []
+def test_the_export_before_any_answer_holds_files_without_a_line(boss):
+    archive = zipfile.ZipFile(io.BytesIO(boss.get("/admin/export").content))
+    assert {name: archive.read(name) for name in archive.namelist()} == {
+        "export/answers.jsonl": b"",
+        "export/instructions.jsonl": b"",
+    }
 
 
 def test_settings_of_a_labeler_stand_beside_the_name_and_those_of_nobody_are_told(tmp_path):

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from labelling import Visitor, join, make_site, pair, post, single, tasks_of
 
 from rlhf_jax.feedback import people
-from rlhf_jax.feedback.store import answers, assignments
+from rlhf_jax.feedback.schema import answers, assignments
 from rlhf_jax.feedback.study import AXES, Onboarding, Study
 
 
@@ -108,7 +108,7 @@ def test_a_draft_is_there_after_a_reload_and_in_another_session(tmp_path):
     path = ana.next_task()
     json = {"accept": "application/json"}
     fields = {"csrf": ana.hidden("csrf"), "step": "interpret", "interpretation_first": "half a thou"}
-    assert ana.post(f"{path}/draft", data=fields, headers=json).json() == {"saved": True}
+    assert ana.post(f"{path}/draft", data=fields, headers=json).json()["saved"]
     assert "half a thou</textarea>" in ana.open(path).text
     with site.store.write() as db:
         token = people.invite(db, people.everybody(db)[0].id)
@@ -123,7 +123,7 @@ def test_a_late_draft_does_not_change_a_finished_step_or_answer(tmp_path):
     path = ana.compare(3)
     ana.open("/questions")
     late = {"csrf": ana.hidden("csrf"), "step": "choose", "choice": "9"}
-    assert ana.post(f"{path}/draft", data=late).json() == {"saved": False}
+    assert ana.post(f"{path}/draft", data=late).json()["saved"] is False
     with site.store.read() as db:
         assert db.scalar(sa.select(assignments.c.fields))["choice"] == "3"
 

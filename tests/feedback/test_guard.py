@@ -1,7 +1,10 @@
 """Rates; the other guards stand in test_feedback_attacks.py, where they are attacked."""
 
+import asyncio
+
 import pytest
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from rlhf_jax.feedback import guard
 
@@ -21,6 +24,16 @@ def test_a_limit_refills_steadily(monkeypatch):
     assert limiter.left("a") == 0
     now[0] = 1000.0
     assert limiter.left("a") == 3
+
+
+def test_a_request_that_breaks_off_is_an_error_of_its_own():
+    coming = [{"type": "http.request", "body": b"ha", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive():
+        return coming.pop(0)
+
+    with pytest.raises(HTTPException, match="broken off"):
+        asyncio.run(guard.read_body(Request({"type": "http", "method": "POST"}, receive), 10))
 
 
 def test_a_limiter_forgets_the_longest_unseen(monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import sqlalchemy as sa
 from labelling import join, make_site, pair
 
-from rlhf_jax.feedback.store import answers
+from rlhf_jax.feedback.schema import answers
 from rlhf_jax.feedback.study import Study
 
 

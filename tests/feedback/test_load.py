@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.feedback import people
-from rlhf_jax.feedback.store import Store, answers, assignments, tasks
+from rlhf_jax.feedback.schema import answers, assignments, tasks
+from rlhf_jax.feedback.store import Store
 
 
 class Labeler(threading.Thread):

@@ -3,7 +3,8 @@
 import time
 
 from rlhf_jax.feedback import people
-from rlhf_jax.feedback.store import Store, sessions
+from rlhf_jax.feedback.schema import sessions
+from rlhf_jax.feedback.store import Store
 
 
 def test_a_link_leads_to_a_session_of_its_person(tmp_path):

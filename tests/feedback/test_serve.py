@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.feedback import people, serve
+from rlhf_jax.feedback.address import hosts_of, parse_address
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.store import Store
 
@@ -72,15 +73,19 @@ def test_it_listens_to_this_machine_alone_unless_told(tmp_path, started):
         ("https://label.example.org:8443", "https://label.example.org:8443", "label.example.org"),
         ("https://bücher.example", "https://xn--bcher-kva.example", "xn--bcher-kva.example"),
         ("http://[::1]:8000", "http://[::1]:8000", "[::1]"),
+        ("https://example.org/label/", "https://example.org/label", "example.org"),
     ],
 )
 def test_the_address_is_written_as_browsers_send_it(url, shown, host):
-    assert serve._address("0.0.0.0", 8000, url) == (shown, [host, "127.0.0.1", "localhost"])
+    address = parse_address(url)
+    assert address.url == shown and hosts_of(address, named=False) == [host, "127.0.0.1", "localhost"]
+    assert hosts_of(address, named=True) == ["*"]  # whatever a proxy calls it
 
 
 def test_an_address_of_numbers_and_colons_is_answered_to(tmp_path):
-    url, hosts = serve._address("::1", 8000, "http://[::1]:8000")
-    visitor = TestClient(make_app(labelling.make_site(tmp_path, [pair(0)]), hosts), base_url=url)
+    address = parse_address("http://[::1]:8000")
+    site = labelling.make_site(tmp_path, [pair(0)])
+    visitor = TestClient(make_app(site, hosts_of(address, named=False)), base_url=address.url)
     assert visitor.get("/").status_code == 403  # a stranger, and no stranger's address
 
 
@@ -103,7 +108,8 @@ def test_a_port_in_use_is_an_error_of_use(tmp_path, capsys):
     [
         (["--host=0.0.0.0"], "--host=0.0.0.0 needs --url"),
         (["--url=label.example.org"], "--url"),
-        (["--url=https://label.example.org/site"], "without a path"),
+        (["--url=https://label.example.org/a//b"], "should have a path of letters"),
+        (["--url=https://label.example.org/../x"], "should have a path of letters"),
         (["--port=99999"], "port"),
         (["--study=nowhere.toml"], "nowhere.toml: cannot be read"),
         (["--stduy=x"], "stduy"),
@@ -117,8 +123,8 @@ def test_a_port_in_use_is_an_error_of_use(tmp_path, capsys):
         (["--port=0"], "port"),
         (["--port=web"], "port"),
         (["--url=https://label.example.org:99999"], "--url"),
-        (["--url=https://me@label.example.org"], "without a path"),
-        (["--url=https://label.example.org/#top"], "without a path"),
+        (["--url=https://me@label.example.org"], "should be like"),
+        (["--url=https://label.example.org/#top"], "should be like"),
     ],
 )
 def test_an_error_of_use_is_one_line(tmp_path, started, capsys, options, message):

@@ -1,6 +1,7 @@
 """The store: whole transactions, on disk, and nothing else taken for one."""
 
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -10,8 +11,10 @@ import sqlalchemy as sa
 from labelling import ROOT
 
 from rlhf_jax.feedback import people
-from rlhf_jax.feedback.store import Store, StoreError
-from rlhf_jax.feedback.store import people as table
+from rlhf_jax.feedback.answers import export
+from rlhf_jax.feedback.schema import people as table
+from rlhf_jax.feedback.splits import by_hash
+from rlhf_jax.feedback.store import Store, StoreBusy, StoreError
 
 
 def names(store: Store) -> list[str]:
@@ -31,6 +34,7 @@ def test_what_was_written_outlives_a_process_that_is_killed(tmp_path):
     program = f"""
 import os, signal
 from rlhf_jax.feedback import people
+from rlhf_jax.feedback.answers import export
 from rlhf_jax.feedback.store import Store
 store = Store({str(tmp_path / "s.sqlite")!r})
 with store.write() as db:
@@ -134,3 +138,64 @@ def test_what_cannot_be_a_store_leaves_nothing(tmp_path, monkeypatch, path, mess
     with pytest.raises(StoreError, match=message):
         Store(path)
     assert [file.name for file in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_store_of_the_first_version_opens_with_all_it_has(tmp_path):
+    db = sqlite3.connect(tmp_path / "s.sqlite")
+    db.executescript((ROOT / "tests" / "fixtures" / "feedback_store_1.sql").read_text())
+    db.close()
+    store = Store(tmp_path / "s.sqlite", must_exist=True)
+    counts, found = export(store, tmp_path / "out", "b")
+    assert counts["comparisons"] == 1 and names(store) == ["Ana"]
+    assert found == {by_hash("post0"): 1}  # where version 1 has exported it
+    store.close()
+    assert names(Store(tmp_path / "s.sqlite")) == ["Ana"]
+
+
+def test_a_store_of_a_later_version_is_left_alone(tmp_path):
+    Store(tmp_path / "s.sqlite").close()
+    with sqlite3.connect(tmp_path / "s.sqlite") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreError, match="a newer version"):
+        Store(tmp_path / "s.sqlite")
+
+
+def test_its_owner_alone_can_read_it(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    with store.write() as db:
+        people.add(db, "Ana", "labeler")
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {0o600} and len(list(tmp_path.iterdir())) == 3  # with what SQLite lays beside it
+
+
+def test_who_reads_does_not_wait_for_another_program_that_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_jax.feedback.store.PATIENCE", 0.1)
+    store = Store(tmp_path / "s.sqlite")
+    other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert names(store) == [] and names(Store(tmp_path / "s.sqlite", must_exist=True)) == []
+    with pytest.raises(StoreBusy, match="another program is writing"), store.write():
+        pass
+    other.execute("ROLLBACK")
+    other.close()
+    with store.write() as db:
+        people.add(db, "Ana", "labeler")
+
+
+def test_damage_is_told_in_a_line(tmp_path):
+    store = Store(tmp_path / "s.sqlite")
+    with store.write() as db:
+        for i in range(300):
+            people.add(db, f"Somebody {i}", "labeler")
+    store.close()
+    whole = (tmp_path / "s.sqlite").read_bytes()
+    holed = b"".join(
+        b"\xff" * 64 + whole[i + 64 : i + 4096] if i >= 8192 else whole[i : i + 4096]
+        for i in range(0, len(whole), 4096)
+    )
+    for bad in (holed, whole[:6000], whole[:-5000]):
+        (tmp_path / "bad.sqlite").write_bytes(bad)
+        with pytest.raises(StoreError, match=r"bad.sqlite: .*damaged.*restore a backup"):
+            Store(tmp_path / "bad.sqlite")
+        assert (tmp_path / "bad.sqlite").read_bytes() == bad

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from rlhf_jax.data.visible import INVISIBLE, has_text
-from rlhf_jax.feedback.text import clean, find
+from rlhf_jax.feedback.text import clean, places
 
 SOFT, ZERO, JOINER = "\u00ad", "\u200b", "\u200d"
 
@@ -46,12 +46,16 @@ def test_what_shows_is_kept_with_what_joins_it(text):
     ],
 )
 def test_words_are_found_as_a_page_shows_them(words, start, end):
-    assert find(words, f"My chain fell off.  I wal{SOFT}ked\nhome in the\u00a0rain.") == (start, end)
+    assert places(words, f"My chain fell off.  I wal{SOFT}ked\nhome in the\u00a0rain.") == [(start, end)]
 
 
 @pytest.mark.parametrize("words", ["", " ", ZERO, "offI", "off . I", "Off.", "rain. x"])
 def test_other_words_are_not_found(words):
-    assert find(words, "My chain fell off.  I walked home in the rain.") is None
+    assert places(words, "My chain fell off.  I walked home in the rain.") == []
+
+
+def test_words_are_found_at_each_of_their_places():
+    assert places("aba", "aba  ababa") == [(0, 3), (5, 8), (7, 10)]
 
 
 def test_kept_text_has_no_control_characters_and_one_kind_of_line_end():

@@ -6,7 +6,16 @@ import pytest
 import tiny
 from jax.sharding import AxisType, PartitionSpec
 
-from rlhf_jax.functional.advantages import gae, masked_mean, masked_var, whiten
+from rlhf_jax.functional.advantages import (
+    best_and_worst,
+    gae,
+    grpo,
+    masked_mean,
+    masked_var,
+    reinforce,
+    rloo,
+    whiten,
+)
 
 ROWS = PartitionSpec(("replica", "fsdp"))
 HAND = 16  # roundings of a formula of a few terms, its √ or exp among them
@@ -126,3 +135,81 @@ def test_rows_on_eight_devices_give_the_same_advantages(random_case):
         for sharded, single in zip(jax.jit(whitened_gae)(*rows), expected, strict=True):
             assert sharded.sharding.is_equivalent_to(rows[0].sharding, 2)
             tiny.assert_close(sharded, single, STEPS + single.size)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_responses_are_compared_by_hand(wrap):
+    """Rewards 1, 2, 6 of one prompt and 0, 0, 3 of another."""
+    rewards = np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]], np.float32)
+    # 1 − (2 + 6) / 2, 2 − (1 + 6) / 2, 6 − (1 + 2) / 2; 0 − (0 + 3) / 2 twice, 3 − 0
+    np.testing.assert_array_equal(wrap(rloo)(rewards), [[-3.0, -1.5, 4.5], [-1.5, -1.5, 3.0]])
+    # 1 − (12 − 1) / 5 and so on, over all six
+    expected = np.array([[-1.2, 0.0, 4.8], [-2.4, -2.4, 1.2]])
+    tiny.assert_close(wrap(reinforce)(rewards), expected, HAND)
+    # Means 3 and 1; variances (4 + 1 + 9) / 2 = 7 and (1 + 1 + 4) / 2 = 3.
+    scaled = [[-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5], [-1 / 3**0.5, -1 / 3**0.5, 2 / 3**0.5]]
+    np.testing.assert_allclose(wrap(grpo)(rewards), scaled, rtol=1e-4)  # the 1e-4 beside a deviation
+    plain = wrap(lambda x: grpo(x, divide_by_std=False))(rewards)
+    np.testing.assert_array_equal(plain, [[-2.0, -1.0, 3.0], [-1.0, -1.0, 2.0]])
+
+
+@pytest.fixture
+def groups():
+    """Rewards of five responses to each of eight prompts."""
+    return np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+
+
+def test_comparisons_agree_with_the_loops(groups):
+    whole = groups.ravel()
+    tiny.assert_close(rloo(groups).ravel(), numpy_reference.rloo(whole, 5), HAND)
+    tiny.assert_close(reinforce(groups).ravel(), numpy_reference.rloo(whole, 40), HAND + 40)
+    for divide in (True, False):
+        expected = numpy_reference.grpo(whole, 5, divide)
+        tiny.assert_close(grpo(groups, divide).ravel(), expected, HAND)
+
+
+def test_equal_rewards_teach_nothing():
+    """In thirds, whose sums round: the 1e-4 keeps that small where GRPO divides by a deviation of 0."""
+    equal = np.broadcast_to(np.float32(1 / 3), (4, 7))
+    for estimate in (rloo, reinforce, grpo):
+        assert np.abs(estimate(equal)).max() < 1e-2
+        np.testing.assert_array_equal(estimate(np.float32([[0.5, 0.5], [0.5, 0.5]])), np.zeros((2, 2)))
+
+
+def test_the_advantages_of_a_prompt_cancel(groups):
+    for estimate in (rloo, grpo):
+        sums = np.asarray(estimate(groups)).sum(axis=1)
+        tiny.assert_close(sums, np.zeros(8), HAND, scale=tiny.largest(estimate(groups)))
+    assert abs(np.asarray(reinforce(groups)).sum()) < 1e-4  # those of a batch do, and of no single prompt
+    assert np.abs(np.asarray(reinforce(groups)).sum(axis=1)).min() > 1e-2
+
+
+def test_of_two_responses_one_wins_what_the_other_loses(groups):
+    """By their difference; GRPO's is always 1 / √2, however little they differ."""
+    two = groups[:, :2]
+    won = two[:, 0] - two[:, 1]
+    tiny.assert_close(rloo(two), np.stack([won, -won], axis=1), HAND, scale=tiny.largest(two))
+    sizes = np.abs(grpo(two)) * (np.abs(won) / 2**0.5 + 1e-4)[:, None]
+    tiny.assert_close(sizes, np.repeat(np.abs(won)[:, None] / 2, 2, axis=1), HAND, scale=tiny.largest(two))
+
+
+def test_leaving_one_out_is_the_mean_left_in_times_n_over_n_less_1(groups):
+    """So RLOO and GRPO without its deviation differ by a factor alone, as Dr. GRPO's authors note."""
+    tiny.assert_close(rloo(groups), grpo(groups, divide_by_std=False) * 5 / 4, HAND)
+
+
+def test_a_prompt_on_each_of_eight_devices_gives_the_same_advantages(groups):
+    mesh = jax.make_mesh((2, 2, 2), ("replica", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(groups, ROWS)
+        for estimate in (rloo, reinforce, grpo):
+            sharded = jax.jit(estimate)(rows)
+            assert sharded.sharding.is_equivalent_to(rows.sharding, 2)
+            tiny.assert_close(sharded, estimate(groups), HAND + groups.size)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_a_pair_is_of_the_best_and_the_worst(wrap):
+    """Of ties the first counts, and where all tie there is none."""
+    rewards = np.array([[1.0, 3.0, -2.0], [0.0, 5.0, 5.0], [4.0, 4.0, 4.0]], np.float32)
+    np.testing.assert_array_equal(wrap(best_and_worst)(rewards), [[0, 1, -1], [-1, 1, 0], [0, 0, 0]])

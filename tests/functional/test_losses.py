@@ -10,8 +10,13 @@ from rlhf_jax.functional.logprobs import token_logprobs
 from rlhf_jax.functional.losses import (
     bradley_terry,
     cross_entropy,
+    dpo,
     explained_variance,
+    implicit_rewards,
+    ipo,
+    of_actions,
     policy_loss,
+    simpo,
     value_loss,
 )
 
@@ -64,6 +69,54 @@ def test_bradley_terry_agrees_with_the_loops():
 def test_bradley_terry_stays_finite_on_a_hopeless_pair():
     loss, slope = jax.value_and_grad(lambda c: bradley_terry(c, jnp.array([1000.0]))[0])(jnp.array([0.0]))
     assert (loss, slope[0]) == (1000.0, -1.0)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_preference_losses_by_hand(wrap):
+    # β = ½ of log-ratios 2 ln 3 and 0, 0 and 2 ln 3: margins ln 3 and −ln 3, σ of which is 3/4 and 1/4.
+    ln3 = np.log(3)
+    logp, ref_logp = np.array([[2 * ln3 - 5, -4], [-5, 2 * ln3 - 4]]), np.array([[-5, -4], [-5, -4]])
+    chosen, rejected = wrap(implicit_rewards)(logp, ref_logp, 0.5).T
+    tiny.assert_close(chosen, np.array([ln3, 0]), HAND, scale=5.0)
+    tiny.assert_close(wrap(dpo)(chosen, rejected), (np.log(4 / 3) + np.log(4)) / 2, HAND)
+    # With ε = 1/4 each pair is ¾ · −ln of the one and ¼ · −ln of the other.
+    tiny.assert_close(wrap(dpo)(chosen, rejected, 0.25), (np.log(4 / 3) + np.log(4)) / 2, HAND)
+    tiny.assert_close(wrap(dpo)(chosen[:1], rejected[:1], 0.25), np.log(4) - 0.75 * ln3, HAND)
+    # (2 ln 3 − 1)² and (−2 ln 3 − 1)², of margins in nats less 1 / (2β) = 1.
+    expected = ((2 * ln3 - 1) ** 2 + (2 * ln3 + 1) ** 2) / 2
+    tiny.assert_close(wrap(ipo)(chosen, rejected, 0.5), expected, HAND)
+    # ln 3 less γ = ln 3 is a draw, and −ln 3 less γ has σ = 1/10.
+    tiny.assert_close(wrap(simpo)(chosen, rejected, ln3), (np.log(2) + np.log(10)) / 2, HAND)
+
+
+def test_dpo_is_bradley_terry_of_implicit_rewards():
+    chosen, rejected = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    tiny.assert_close(dpo(chosen, rejected), bradley_terry(chosen, rejected)[0], 32 + HAND)
+
+
+def test_dpo_is_least_at_the_policy_that_ppo_is_after():
+    """π ∝ π_ref exp(r / β) maximizes reward under the KL penalty (Rafailov et al. 2023, equation 4).
+
+    Of three responses, every pair of them compared as Bradley–Terry says, with weights p and 1 − p.
+    """
+    beta, reward = 0.5, jnp.array([0.0, 1.0, -0.5])
+    reference = jax.nn.log_softmax(jnp.array([0.3, -0.2, 1.0]))
+
+    def expected_loss(logits):
+        implicit = implicit_rewards(jax.nn.log_softmax(logits), reference, beta)
+        ahead = reward[:, None] - reward
+        every = [(i, j) for i in range(3) for j in range(3) if i != j]
+        return sum(jax.nn.sigmoid(ahead[i, j]) * dpo(implicit[i], implicit[j]) for i, j in every)
+
+    slope = jax.grad(expected_loss)
+    best = reference + reward / beta
+    assert np.abs(slope(best)).max() < 1e-6 < 1e-2 < np.abs(slope(reference)).max()
+
+
+def test_preference_losses_stay_finite_on_a_hopeless_pair():
+    for loss in (dpo, lambda c, r: simpo(c, r, 1.0)):
+        value, slope = jax.value_and_grad(lambda c: loss(c, jnp.array([1000.0])))(jnp.array([0.0]))  # noqa: B023
+        assert np.isfinite(value) and slope[0] == -1.0
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
@@ -184,3 +237,20 @@ def test_explained_variance_of_returns_1_2_3(values, expected):
     returns, mask = np.array([[1.0, 2.0, 3.0, 50.0]]), np.array([[True, True, True, False]])
     explained = explained_variance(np.array([[*values, 0.0]]), returns, mask)
     tiny.assert_close(explained, expected, HAND, scale=1.0)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_log_probabilities_of_actions_by_hand(wrap):
+    """Two tokens, and one with rubbish behind it."""
+    logp, mask = np.float32([[-1.0, -2.0], [-4.0, np.nan]]), np.array([[True, True], [True, False]])
+
+    def of(ratio):
+        return wrap(lambda logp, mask: of_actions(logp, mask, ratio))(logp, mask)
+
+    np.testing.assert_array_equal(of("token"), logp)
+    np.testing.assert_array_equal(of("sequence"), [[-3.0], [-4.0]])
+    np.testing.assert_array_equal(of("gspo"), [[-1.5], [-4.0]])
+
+
+def test_an_empty_response_is_no_division_by_zero():
+    np.testing.assert_array_equal(of_actions(np.ones((1, 2)), np.zeros((1, 2), bool), "gspo"), [[0.0]])

@@ -47,6 +47,15 @@ def test_a_response_ends_with_its_first_eos(wrap):
     np.testing.assert_array_equal(wrap(rewards.has_eos)(RESPONSE, (EOS,)), [True, True, False, True, True])
 
 
+@pytest.mark.parametrize(("how", "expected"), [("mean", [2.0, 4.0, 0.0]), ("worst", [1.0, 4.0, -3.0])])
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jax.jit(f, static_argnums=1)])
+def test_several_reward_models_by_hand(wrap, how, expected):
+    scores = np.array([[1.0, 4.0, 3.0], [3.0, 4.0, -3.0]], np.float32)
+    score, disagreement = wrap(rewards.of_ensemble)(scores, how)
+    np.testing.assert_array_equal(score, expected)
+    np.testing.assert_array_equal(disagreement, [1.0, 0.0, 3.0])
+
+
 def test_padding_without_eos_is_not_response():
     np.testing.assert_array_equal(
         rewards.response_mask(np.array([[3, 9, 9]]), (EOS,), PAD), [[True, False, False]]
@@ -148,3 +157,84 @@ def test_each_of_several_eos_ids_ends_a_response():
     mask = rewards.response_mask(response, (7, 8), PAD)
     np.testing.assert_array_equal(mask, [[True, True, False], [True, True, False], [True, True, True]])
     np.testing.assert_array_equal(rewards.has_eos(response, (7, 8)), [True, True, False])
+
+
+# KL from one token: facts about whole distributions, whose expectations need no sampling.
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        ("k1", [0.6931472, -1.0986123]),  # ln 2, −ln 3
+        ("k2", [0.2402265, 0.6034745]),  # ln² 2 / 2, ln² 3 / 2
+        ("k3", [0.1931472, 0.9013877]),  # 1 / 2 − 1 + ln 2, 3 − 1 − ln 3
+    ],
+)
+def test_kl_of_a_token_by_hand_and_silent_on_padding(wrap, estimator, expected):
+    """A token twice as likely as under the reference, one a third as likely, and padding that overflows."""
+    logp, ref = np.log([[0.5, 0.1, 0.5]]), np.array([[np.log(0.25), np.log(0.3), 1000.0]])
+    mask = np.array([[True, True, False]])
+    estimate = wrap(lambda logp: rewards.kl_estimate(logp, ref, mask, estimator))
+    tiny.assert_close(estimate(np.float32(logp)), np.array([[*expected, 0.0]]), HAND, scale=2.0)
+    slope = wrap(jax.grad(lambda logp: jnp.sum(rewards.kl_estimate(logp, ref, mask, estimator))))
+    assert np.isfinite(slope(np.float32(logp))).all()
+
+
+@pytest.fixture
+def distributions():
+    """A policy's logits and a reference's log-probabilities of five tokens."""
+    logits, other = np.random.default_rng(0).standard_normal((2, 5))
+    return jnp.float32(logits), jax.nn.log_softmax(jnp.float32(other))
+
+
+def estimates(logits, reference, estimator):
+    """Probability of each token, and what the estimator says of KL when it is drawn."""
+    logp = jax.nn.log_softmax(logits)
+    every = np.ones((1, 5), bool)
+    return jnp.exp(logp), rewards.kl_estimate(logp[None], reference[None], every, estimator)[0]
+
+
+def divergence(logits, reference):
+    logp = jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(logp) * (logp - reference))
+
+
+def test_k1_and_k3_are_unbiased_and_k2_is_not(distributions):
+    """Σ_v π(v) k(v) against Σ_v π(v) log π(v) / π_ref(v)."""
+    found = {}
+    for estimator in ("k1", "k2", "k3"):
+        probabilities, each = estimates(*distributions, estimator)
+        found[estimator] = float(jnp.sum(probabilities * each))
+        assert estimator == "k1" or each.min() >= 0
+    kl = float(divergence(*distributions))
+    tiny.assert_close([found["k1"], found["k3"]], [kl, kl], HAND, scale=1.0)
+    assert abs(found["k2"] - kl) > 0.05 * kl
+
+
+def test_in_a_loss_k1_pulls_nowhere_and_k2_as_kl_does(distributions):
+    """Σ_v π(v) ∇k(v), the samples' probabilities held: why `kl_in=loss` takes no k1."""
+    logits, reference = distributions
+    pull = {}
+    for estimator in ("k1", "k2", "k3"):
+        probabilities = jax.nn.softmax(logits)
+        pull[estimator] = jax.grad(lambda x, e=estimator, p=probabilities: p @ estimates(x, reference, e)[1])(
+            logits
+        )
+    kl = jax.grad(divergence)(logits, reference)
+    tiny.assert_close(pull["k1"], np.zeros(5), HAND, scale=1.0)
+    tiny.assert_close(pull["k2"], kl, HAND, scale=1.0)
+    assert np.abs(pull["k3"] - kl).max() > 0.05 * np.abs(kl).max()
+    reverse = jax.nn.softmax(logits) - jnp.exp(reference)  # ∇ KL(reference ‖ π)
+    tiny.assert_close(pull["k3"], reverse, HAND, scale=1.0)
+
+
+def test_in_the_reward_k1_pulls_as_kl_does(distributions):
+    """Σ_v π(v) k(v) ∇ log π(v), as a policy gradient takes it; k2 and k3 pull elsewhere."""
+    logits, reference = distributions
+    kl = jax.grad(divergence)(logits, reference)
+    for estimator in ("k1", "k2", "k3"):
+        probabilities, each = estimates(logits, reference, estimator)
+        score = jax.grad(lambda x, w=probabilities * each: w @ jax.nn.log_softmax(x))(logits)
+        apart = np.abs(score - kl).max()
+        assert apart < 1e-5 if estimator == "k1" else apart > 0.05 * np.abs(kl).max()

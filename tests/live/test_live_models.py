@@ -19,13 +19,19 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.model import families, heads, params, pretrained, transformer
 
 pytestmark = pytest.mark.live
+VARIANTS = make_families.VARIANTS | make_families.MORE
 
 
-@pytest.mark.parametrize("name", make_families.VARIANTS)
-def test_new_models_of_transformers_are_read(name, tmp_path):
-    seed = 100 + list(make_families.VARIANTS).index(name)
-    make_families.make(make_families.VARIANTS[name], tmp_path, seed)
-    agreement.assert_agrees(tmp_path)
+@pytest.fixture
+def folder(name, tmp_path):
+    """A new model of the variant, and what transformers computes with it."""
+    make_families.make(VARIANTS[name], tmp_path / name, 100 + list(VARIANTS).index(name))
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_new_models_of_transformers_are_read(folder):
+    agreement.assert_agrees(folder)
 
 
 def read(folder: Path, scalar: bool):
@@ -36,14 +42,13 @@ def read(folder: Path, scalar: bool):
     return pretrained.load(folder, params.abstract(specs, jax.sharding.get_mesh())), model
 
 
-@pytest.mark.parametrize("name", make_families.VARIANTS)
-def test_what_we_write_is_what_transformers_reads_and_writes(name, tmp_path, monkeypatch):
-    source = Path(make_families.__file__).parent / name
-    expected, scalar = dict(np.load(source / "expected.npz")), make_families.VARIANTS[name].scalar
-    weights, model = read(source, scalar)
-    fields = json.loads((source / "config.json").read_text())
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_we_write_is_what_transformers_reads_and_writes(name, folder, tmp_path, monkeypatch):
+    expected, scalar = dict(np.load(folder / "expected.npz")), VARIANTS[name].scalar
+    weights, model = read(folder, scalar)
+    fields = json.loads((folder / "config.json").read_text())
     special = {"eos_token_id": fields["eos_token_id"], "pad_token_id": fields["pad_token_id"]}
-    if make_families.VARIANTS[name].shards:
+    if VARIANTS[name].shards:
         monkeypatch.setattr(pretrained, "SHARD_BYTES", 40_000)
     pretrained.save(tmp_path / "ours", weights, model, extra=special | {"bos_token_id": None})
     task = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM

@@ -8,7 +8,7 @@ import tiny
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.config import ConfigError, MeshConfig
+from rlhf_jax.config import PLAIN, ConfigError, LayerKind, MeshConfig
 from rlhf_jax.mesh import ROWS, make_mesh, to_devices
 from rlhf_jax.model import attention
 
@@ -81,9 +81,10 @@ def arrays(length, last, heads=2, group=1, size=64, rows=2, dtype=jnp.float32):
     return query, key, value, segments
 
 
-def whole(query, key, value, segments):
+def whole(query, key, value, segments, kind=PLAIN):
     first = key.shape[2] - query.shape[3]
-    return attention.attend(query, key, value, attention.causal_mask(segments[:, first:], segments, first))
+    mask = attention.causal_mask(segments[:, first:], segments, first, kind.window)
+    return attention.attend(query, key, value, mask, kind)
 
 
 def value_and_gradients(attend, query, key, value, segments):
@@ -123,6 +124,50 @@ def test_kernels_equal_attention_with_a_whole_mask(without_accelerator, name, sh
     tiny.assert_close(ours, value_and_gradients(whole, *case), sums(*case))
 
 
+KINDS = {
+    "splash": LayerKind(window=40, scale=0.5, cap=2.0),
+    "cudnn": LayerKind(window=40, scale=0.5),
+    "blocked": LayerKind(window=40, scale=0.5, cap=2.0),
+}
+
+
+@pytest.mark.parametrize("shape", ["last of several", "one query", "longer block"])
+@pytest.mark.parametrize("name", KINDS)
+def test_windows_scales_and_caps_are_the_same_everywhere(without_accelerator, monkeypatch, name, shape):
+    """Also where most keys are behind every query, or behind every query of a block."""
+    monkeypatch.setattr(attention, "choose", lambda implementation, *_: implementation)
+    case = arrays(**SHAPES[shape])
+    attend = functools.partial(attention.causal_attention, implementation=name, kind=KINDS[name])
+    expected = value_and_gradients(functools.partial(whole, kind=KINDS[name]), *case)
+    tiny.assert_close(value_and_gradients(attend, *case), expected, sums(*case))
+
+
+def test_a_window_a_scale_and_a_cap_by_hand(case):
+    kind = LayerKind(window=5, scale=0.7, cap=1.5)
+    query, key, value = (x[:1, :1, ..., :20, :] for x in case[:3])
+    floats = (x.astype(np.float32) for x in (query, key, value))
+    ours = np.asarray(whole(*floats, np.ones((1, 20), np.int32), kind))
+    for g, t in np.ndindex(GROUP, 20):
+        seen = slice(max(t - 4, 0), t + 1)
+        scores = 1.5 * np.tanh(0.7 * key[0, 0, seen] @ query[0, 0, g, t] / 1.5)
+        expected = np.exp(scores) / np.exp(scores).sum() @ value[0, 0, seen]
+        tiny.assert_close(ours[0, 0, g, t], expected, 20 + K, scale=1.0)
+
+
+def test_the_gradient_of_a_cap_is_that_of_its_formula(case):
+    kind = LayerKind(scale=0.7, cap=1.5)
+    query, key, value = (x[:1, :1, ..., :20, :].astype(np.float32) for x in case[:3])
+
+    def plain(query, key, value, segments):
+        scores = 1.5 * jnp.tanh(0.7 / 1.5 * jnp.einsum("bhgqk,bhtk->bhgqt", query, key))
+        scores = jnp.where(jnp.tri(20, dtype=bool), scores, -jnp.inf)
+        return jnp.einsum("bhgqt,bhtk->bhgqk", jax.nn.softmax(scores), value)
+
+    inputs = query, key, value, np.ones((1, 20), np.int32)
+    ours = value_and_gradients(functools.partial(whole, kind=kind), *inputs)
+    tiny.assert_close(ours, value_and_gradients(plain, *inputs), sums(*inputs))
+
+
 @pytest.mark.parametrize("name", ["splash", "cudnn", "blocked"])
 def test_bfloat16_stays_within_two_percent_of_the_spread(without_accelerator, name):
     case = arrays(150, 150, group=2, dtype=jnp.bfloat16)
@@ -157,9 +202,10 @@ def test_cudnn_is_called_where_it_is_asked_for(monkeypatch, queries, mask):
     assert f"mask_type\\22: \\22{mask}" in program
 
 
-def test_splash_is_called_where_it_is_asked_for():
+@pytest.mark.parametrize("kind", [PLAIN, KINDS["splash"]], ids=["plain", "window, scale and cap"])
+def test_splash_is_called_where_it_is_asked_for(kind):
     """Lowered for a TPU that is not here: the kernels of the output and of both gradients."""
-    attend = functools.partial(attention.causal_attention, implementation="splash")
+    attend = functools.partial(attention.causal_attention, implementation="splash", kind=kind)
     case = arrays(100, 60, group=2)
     gradient = jax.jit(jax.grad(lambda *qkv: attend(*qkv, case[3]).sum(), (0, 1, 2)))
     program = gradient.trace(*case[:3]).lower(lowering_platforms=("tpu",)).as_text()
@@ -179,6 +225,22 @@ def test_splash_is_called_where_it_is_asked_for():
 )
 def test_auto_is_what_the_backend_can_do(backend, dtype, size, expected):
     assert attention.choose("auto", dtype, size, backend) == expected
+
+
+def test_cudnn_caps_no_scores():
+    capped = LayerKind(cap=50.0)
+    assert attention.choose("auto", jnp.bfloat16, 64, "gpu", capped) == "blocked"
+    with pytest.raises(ConfigError, match="^model.attention: cudnn cannot cap scores"):
+        attention.choose("cudnn", jnp.bfloat16, 64, "gpu", capped)
+
+
+def test_a_window_that_leaves_nothing_out_is_no_part_of_the_program():
+    case = arrays(20, 20)
+
+    def program(kind):
+        return str(jax.make_jaxpr(functools.partial(attention.causal_attention, kind=kind))(*case))
+
+    assert program(LayerKind(window=20)) == program(PLAIN) != program(LayerKind(window=19))
 
 
 def test_cudnn_refuses_float32():

@@ -146,7 +146,7 @@ def test_a_mixture_has_no_family(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; gpt2, gpt_neox, llama are"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; gpt2, gpt_neox, llama, .* are"),
         ({"hidden_size": "many"}, "field hidden_size is 'many', it should be of type int"),
         ({"num_hidden_layers": -1}, "field num_hidden_layers is -1, it should be positive"),
         ({"num_attention_heads": 7}, "7 heads do not fit width 512"),

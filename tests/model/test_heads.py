@@ -31,8 +31,8 @@ def weights():
 score = functools.partial(
     jax.jit(heads.score, static_argnames=("config", "pad_id")), config=CONFIG, pad_id=PAD
 )
-scalars = functools.partial(
-    jax.jit(heads.scalars, static_argnames=("config", "pad_id")), config=CONFIG, pad_id=PAD
+values = functools.partial(
+    jax.jit(heads.values, static_argnames=("config", "pad_id")), config=CONFIG, pad_id=PAD
 )
 
 
@@ -76,11 +76,11 @@ def test_a_single_row_is_scored_on_a_mesh_as_among_others(weights):
 def test_a_value_is_read_before_its_token(weights):
     """Entry t has seen t response tokens: changing token 2 changes entries 3, 4, … alone."""
     query, response = left_pad(QUERIES[:1], 5, PAD), np.array([[7, 5, 9, 6, EOS]], np.int32)
-    before = np.asarray(scalars(weights, query=query, response=response))[0]
+    before = np.asarray(values(weights, query=query, response=response))[0]
     changed = response.copy()
     changed[0, 2] = 10
-    after = np.asarray(scalars(weights, query=query, response=changed))[0]
-    assert before.shape == (6,)
+    after = np.asarray(values(weights, query=query, response=changed))[0]
+    assert before.shape == (5,)
     np.testing.assert_array_equal(before[:3], after[:3])
     assert (np.abs(before[3:] - after[3:]) > 10 * tiny.rounding(SUMS) * tiny.largest(before)).all()
 
@@ -95,23 +95,31 @@ def test_bias_shifts_every_score(weights):
 
 
 def alone_and_together(model, wanted, query, responses):
-    """Scores [B, N] and gradients of a weighted sum of them: a row a response, and a row a query."""
+    """What the head reads before every token and at the last one [B · N, R + 1], 0 behind it.
+
+    With the gradients of a weighted sum: of a row a response, and of a row a query.
+    """
     weights = tiny.parameters(heads.specs(model, VOCABULARY))
-    factors = jnp.asarray(np.random.default_rng(5).standard_normal(responses.shape[:2]), jnp.float32)
+    rows, longest = responses.reshape(-1, responses.shape[2]), responses.shape[2] + 1
+    lengths = np.sum(rows != PAD, axis=1)
+    before, last = (compare(np.arange(longest), lengths[:, None]) for compare in (np.less, np.equal))
+    factors = jnp.asarray(np.random.default_rng(5).standard_normal(before.shape), jnp.float32)
 
     def apart(weights):
-        """Every response in a row of its own, through the pass that all other losses take."""
-        count, ends = responses.shape[1], np.sum(responses != PAD, axis=2).reshape(-1)
-        rows = np.repeat(query, count, axis=0), responses.reshape(-1, responses.shape[2])
-        read = heads.scalars(weights, model, *rows, PAD)
-        return read[jnp.arange(len(ends)), ends].reshape(-1, count)
+        """Through the pass that all other losses take: with one more slot, a score is the value there."""
+        tokens = jnp.concatenate([np.repeat(query, responses.shape[1], axis=0), rows], axis=1)
+        segments = transformer.valid_segments(tokens, PAD)
+        hidden = transformer.apply(weights["transformer"], model, tokens, segments, query.shape[1] - 1)
+        return heads.read(weights["head"], hidden)
 
     def together(weights):
-        return heads.scores(weights, wanted, query, responses, PAD)
+        scores = heads.scores(weights, wanted, query, responses, PAD).reshape(-1, 1)
+        found = heads.values(weights, wanted, query, rows, PAD)
+        return jnp.where(last, scores, jnp.pad(found, ((0, 0), (0, 1))))
 
-    def run(scores):
+    def run(read):
         def weighted(weights):
-            found = scores(weights)
+            found = jnp.where(before | last, read(weights), 0.0)
             return jnp.sum(found * factors), found
 
         return jax.device_get(jax.jit(jax.grad(weighted, has_aux=True))(weights))
@@ -143,7 +151,7 @@ def test_a_query_is_computed_once_for_all_responses_and_nothing_changes(monkeypa
     (expected_gradient, expected), (gradient, found) = alone_and_together(
         model, dataclasses.replace(model, **computed), left_pad(QUERIES, 5, PAD), responses
     )
-    assert np.ptp(expected, axis=1).min() > 0.1
+    assert np.ptp(expected, axis=0).min() > 0.1
     tiny.assert_close(found, expected, tiny.additions(model, 10))
     sums = tiny.additions(model, 10, rows=len(QUERIES) * len(RESPONSES))
     tiny.assert_close(gradient, expected_gradient, sums, scale=tiny.largest(expected_gradient))

@@ -123,3 +123,14 @@ def test_chunks_save_memory(monkeypatch):
     monkeypatch.setattr(likelihood, "MOST_LOGITS", 3 * B * vocabulary)
     assert at_once >= 2 * B * length * vocabulary * 4
     assert temporaries() < at_once / 4
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_responses_to_a_query_have_the_logprobs_of_rows_of_their_own(config, length):
+    """Of one token, too, which the query's last one predicts."""
+    weights, query = tiny.parameters(transformer.specs(config, V)), tiny.random_queries(2, 5)
+    response = tiny.random_tokens(6, length, seed=1)
+    read = jax.jit(likelihood.response_logprobs, static_argnums=(1, 4, 5))
+    together = read(weights, config, query, response, tiny.PAD, 0.7)
+    alone = read(weights, config, np.repeat(query, 3, axis=0), response, tiny.PAD, 0.7)
+    tiny.assert_close(together, alone, tiny.additions(config, 5 + length))

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from rlhf_jax.config import ConfigError, MeshConfig, ModelConfig
+from rlhf_jax.config import ConfigError, LoraConfig, MeshConfig, ModelConfig
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, pretrained, transformer
 
@@ -45,6 +45,18 @@ def test_bfloat16_rounds_and_nothing_else(tmp_path):
     pretrained.save(tmp_path, weights, tiny.LLAMA, "bfloat16")
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), weights)
     tiny.assert_same(pretrained.load(tmp_path, params.abstract(SPECS, make_mesh())), rounded)
+
+
+def test_weights_are_read_in_the_type_that_is_asked_for(folder):
+    loaded = pretrained.load(folder, params.abstract(SPECS, make_mesh(), jnp.bfloat16))
+    tiny.assert_same(loaded, jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.parameters(SPECS)))
+
+
+def test_a_matrix_to_adapt_that_the_model_does_not_have_is_told(tmp_path):
+    pretrained.save(tmp_path, tiny.parameters(transformer.specs(tiny.GPT2, tiny.VOCABULARY)), tiny.GPT2)
+    model = ModelConfig(pretrained=str(tmp_path), lora=LoraConfig(2, targets=("up", "gate")))
+    with pytest.raises(ConfigError, match="model.lora.targets: the MLP of .* has no gate"):
+        pretrained.architecture(model)
 
 
 def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
@@ -189,7 +201,7 @@ def test_shards_hold_what_the_index_says(tmp_path, monkeypatch):
 
 def test_an_adapter_is_told_and_not_left_out(folder):
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="adapter_config.json: an adapter of another model; merge it"):
+    with pytest.raises(ConfigError, match="adapter_config.json: an adapter of another model: name that one"):
         pretrained.architecture(ModelConfig(pretrained=str(folder)))
 
 

@@ -10,6 +10,7 @@ import tiny
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
+from rlhf_jax.config import RotaryConfig
 from rlhf_jax.model import kv_cache, transformer
 
 Q, R = 8, 6
@@ -22,15 +23,17 @@ T = Q + R
 def np_norm(w, x, config):
     if config.norm == "layer":
         x = x - x.mean()
-    x = x / math.sqrt((x * x).mean() + config.norm_epsilon) * w["scale"]
+    scale = w["scale"] + config.norm_plus_one
+    x = x / math.sqrt((x * x).mean() + config.norm_epsilon) * scale
     return x + w["bias"] if config.norm == "layer" else x
 
 
-def np_rotate(x, position, config):
+def np_rotate(x, position, config, local):
     """Pairs (i, i + n/2) of the first n dimensions turn by position · base^(−2i/n)."""
     out, n = x.copy(), int(config.rotary.fraction * len(x))
+    base = config.rotary.local_base if local and config.rotary.local_base else config.rotary.base
     for i in range(n // 2):
-        angle = position * config.rotary.base ** (-2 * i / n)
+        angle = position * base ** (-2 * i / n)
         a, b = x[i], x[i + n // 2]
         out[i] = a * math.cos(angle) - b * math.sin(angle)
         out[i + n // 2] = b * math.cos(angle) + a * math.sin(angle)
@@ -54,41 +57,52 @@ def np_mlp(w, x, config):
     return hidden @ w["down"] + w.get("down_bias", 0)
 
 
-def np_attention(w, x, config):
+def np_attention(w, x, config, kind):
     """Causal self-attention over the whole of `x` [T, D]; query head h reads key head h // group."""
     heads, group, size = w["query"].shape[1:]
-    out = np.zeros_like(x)
-    for h in range(heads * group):
-        kv, g = divmod(h, group)
-        query, key, value = x @ w["query"][:, kv, g], x @ w["key"][:, kv], x @ w["value"][:, kv]
-        if config.attention_bias:
-            query = query + w["query_bias"][kv, g, 0]
-            key, value = key + w["key_bias"][kv, 0], value + w["value_bias"][kv, 0]
-        if config.positions == "rotary":
-            query = np.stack([np_rotate(q, t, config) for t, q in enumerate(query)])
-            key = np.stack([np_rotate(k, t, config) for t, k in enumerate(key)])
-        for t in range(len(x)):
-            weights = np.exp(key[: t + 1] @ query[t] / math.sqrt(size))
-            out[t] += weights / weights.sum() @ value[: t + 1] @ w["out"][kv, g]
+    query = np.einsum("td,dhgk->thgk", x, w["query"]) + w.get("query_bias", np.zeros((1, 1)))[..., 0, :]
+    key = np.einsum("td,dhk->thk", x, w["key"]) + w.get("key_bias", np.zeros((1, 1)))[..., 0, :]
+    value = np.einsum("td,dhk->thk", x, w["value"]) + w.get("value_bias", np.zeros((1, 1)))[..., 0, :]
+    if config.qk_norm == "head":
+        query = np.apply_along_axis(lambda v: np_norm(w["query_norm"], v, config), -1, query)
+        key = np.apply_along_axis(lambda v: np_norm(w["key_norm"], v, config), -1, key)
+    if config.qk_norm == "all_heads":
+        flat = {name: jax.tree.map(np.ravel, w[name]) for name in ("query_norm", "key_norm")}
+        query = np.stack([np_norm(flat["query_norm"], v.ravel(), config).reshape(v.shape) for v in query])
+        key = np.stack([np_norm(flat["key_norm"], v.ravel(), config).reshape(v.shape) for v in key])
+    if config.positions == "rotary" and kind != "nope":
+        turn = functools.partial(np_rotate, config=config, local=kind == "local")
+        query = np.stack([np.apply_along_axis(turn, -1, v, t) for t, v in enumerate(query)])
+        key = np.stack([np.apply_along_axis(turn, -1, v, t) for t, v in enumerate(key)])
+    out, scale, cap = np.zeros_like(x), config.attention_scale or size**-0.5, config.attention_cap
+    for h, g, t in np.ndindex(heads, group, len(x)):
+        seen = slice(max(t + 1 - config.window, 0) if kind == "local" else 0, t + 1)
+        scores = scale * key[seen, h] @ query[t, h, g]
+        weights = np.exp(cap * np.tanh(scores / cap) if cap else scores)
+        out[t] += weights / weights.sum() @ value[seen, h] @ w["out"][h, g]
     return out + w.get("out_bias", 0)
 
 
 def np_logits(params, tokens, config):
     """Logits [T, V] of one sequence without padding."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    x = params["embed"]["tokens"][tokens]
+    x = params["embed"]["tokens"][tokens] * config.embedding_scale
     if config.positions == "learned":
         x = x + params["embed"]["positions"][: len(tokens)]
     for i in range(config.layers):
         w = jax.tree.map(lambda stacked, i=i: stacked[i], params["layers"])
-        attended = x + np_attention(
-            w["attention"], np.stack([np_norm(w["attention_norm"], v, config) for v in x]), config
-        )
+
+        def normed(name, x, w=w):
+            return np.stack([np_norm(w[name], v, config) for v in x]) if name in w else x
+
+        kind = config.layer_pattern[i % len(config.layer_pattern)]
+        out = np_attention(w["attention"], normed("attention_norm", x), config, kind)
+        attended = x + normed("attention_out_norm", out)
         before = x if config.parallel_residual else attended
-        y = np.stack([np_norm(w["mlp_norm"], v, config) for v in before])
-        x = attended + np_mlp(w["mlp"], y, config)
+        x = attended + normed("mlp_out_norm", np_mlp(w["mlp"], normed("mlp_norm", before), config))
     x = np.stack([np_norm(params["norm"], v, config) for v in x])
-    return x @ (params["embed"]["tokens"].T if config.tied_head else params["head"])
+    logits = x @ (params["embed"]["tokens"].T if config.tied_head else params["head"])
+    return config.logit_cap * np.tanh(logits / config.logit_cap) if config.logit_cap else logits
 
 
 # What jax computes, compiled once a setting.
@@ -153,7 +167,36 @@ MLPS = {  # of which no family above makes use
 }
 
 
-@pytest.mark.parametrize("config", [*FAMILIES.values(), *MLPS.values()], ids=[*FAMILIES, *MLPS])
+KINDS = {  # two periods and two layers; windows shorter than query and response; one period cut short
+    "period": dataclasses.replace(
+        FAMILIES["llama"],
+        layers=8,
+        layer_pattern=("local", "nope", "global"),
+        window=4,
+        rotary=RotaryConfig(base=100.0, local_base=7.0),
+        norm_plus_one=True,
+        norm_place="both",
+        qk_norm="head",
+        attention_scale=0.3,
+        attention_cap=2.0,
+        attention_bias=True,
+        attention_out_bias=False,
+        embedding_scale=3.0,
+        logit_cap=20.0,
+    ),
+    "window": dataclasses.replace(
+        FAMILIES["neox"],
+        kv_heads=4,
+        layer_pattern=("local", "local", "global"),
+        window=3,
+        norm_place="output",
+        qk_norm="all_heads",
+    ),
+}
+SETTINGS = FAMILIES | MLPS | KINDS
+
+
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_agrees_with_the_equations(config, tokens):
     ours = full_logits(config, tokens)
     for row, ids in zip(ours, tokens, strict=True):
@@ -163,12 +206,35 @@ def test_agrees_with_the_equations(config, tokens):
 
 
 @pytest.mark.parametrize("loop", ["scan", "unroll"])
+@pytest.mark.parametrize("layers", [2, 3, 7, 9])  # less than a period, one, two and a layer, three
+def test_every_layer_is_of_its_kind_and_keeps_its_cache(layers, loop):
+    pattern = ("global", "local", "local")
+    config = dataclasses.replace(
+        FAMILIES["gpt2"], layers=layers, layer_pattern=pattern, window=5, layer_loop=loop
+    )
+
+    def step(w, x, caches, kind, read):
+        (own,) = caches or (0,)
+        return x.at[w].set(kind.window + 1), own + 100 * w
+
+    ordered = transformer.in_order(jnp.arange(layers), config)
+    visited, caches = transformer.through_layers(step, jnp.zeros(layers, int), ordered, config)
+    assert visited.tolist() == [(1, 6, 6)[i % 3] for i in range(layers)]
+    _, caches = transformer.through_layers(step, visited, ordered, config, (caches,))
+    assert len(caches.looped) == (0 if loop == "unroll" or layers < 3 else 3)
+    by_layer = [int(x) for row in zip(*caches.looped, strict=True) for x in row] + caches.single
+    assert by_layer == [200 * i for i in range(layers)]
+
+
+@pytest.mark.parametrize("loop", ["scan", "unroll"])
+@pytest.mark.parametrize("config", (FAMILIES | KINDS).values(), ids=FAMILIES | KINDS)
 def test_cache_changes_nothing(config, loop, tokens):
     config = dataclasses.replace(config, layer_loop=loop)
     cached = cached_logits(weights_of(config), tokens[:, :Q], tokens[:, Q:], config)
     assert_close(cached, full_logits(config, tokens)[:, Q - 1 : -1], config)
 
 
+@pytest.mark.parametrize("config", (FAMILIES | KINDS).values(), ids=FAMILIES | KINDS)
 def test_scan_equals_unroll(config, tokens):
     scanned, unrolled = (
         full_logits(dataclasses.replace(config, layer_loop=loop), tokens) for loop in ("scan", "unroll")
@@ -241,9 +307,10 @@ def test_outputs_from_is_a_slice_of_the_full_pass(loop, tokens):
     assert_close(gradient, sliced_gradient, config, rows=3)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "window"])
 @pytest.mark.parametrize("loop", ["scan", "unroll"])
-def test_outputs_at_places_are_those_of_the_full_pass(loop):
-    config = dataclasses.replace(FAMILIES["gpt2"], layer_loop=loop)
+def test_outputs_at_places_are_those_of_the_full_pass(loop, name):
+    config = dataclasses.replace(SETTINGS[name], layer_loop=loop)
     tokens = tiny.random_tokens(2, T, seed=1)
     segments = np.repeat([[1, 2, 0], [3, 0, 1]], [5, 6, 3], axis=1)
     places = np.array([[0, 4, 5, 10], [13, 2, 11, 2]])
@@ -263,8 +330,9 @@ def test_outputs_at_places_are_those_of_the_full_pass(loop):
     assert_close(gradient, expected_gradient, config, rows=2)
 
 
+@pytest.mark.parametrize("kept", ["nothing", "products"])
 @pytest.mark.parametrize("loop", ["scan", "unroll"])
-def test_rematerializing_changes_no_gradient(loop, tokens):
+def test_rematerializing_changes_no_gradient(loop, kept, tokens):
     segments = transformer.valid_segments(tokens, PAD)
 
     @functools.partial(jax.jit, static_argnames="config")
@@ -273,9 +341,32 @@ def test_rematerializing_changes_no_gradient(loop, tokens):
         return jax.grad(lambda params: jnp.sum(jnp.sin(hidden(params))))(params)
 
     config = dataclasses.replace(FAMILIES["gpt2"], layer_loop=loop)
-    kept = gradient(weights_of(config), config)
-    again = gradient(weights_of(config), dataclasses.replace(config, rematerialize=True))
-    assert_close(again, kept, config, rows=3)
+    expected = gradient(weights_of(config), config)
+    saving = dataclasses.replace(config, rematerialize=True, rematerialize_but=kept)
+    assert_close(gradient(weights_of(config), saving), expected, config, rows=3)
+
+
+def test_with_products_kept_attention_alone_is_computed_again(tokens):
+    """Of the eight products of a layer forward, six are with weights; backward each is two more.
+
+    All are made again where nothing is kept, and the two of attention where products are: its scores, and
+    not the mean of values, which nothing in the backward pass reads.
+    """
+    segments = transformer.valid_segments(tokens, PAD)
+
+    def gradient(params, config):
+        return jax.grad(lambda params: jnp.sum(transformer.apply(params, config, tokens, segments)))(params)
+
+    config = dataclasses.replace(FAMILIES["gpt2"], layer_loop="scan")
+    plain, products, nothing = (
+        str(jax.make_jaxpr(gradient, static_argnums=1)(weights_of(config), each)).count("dot_general")
+        for each in (
+            config,
+            dataclasses.replace(config, rematerialize=True, rematerialize_but="products"),
+            dataclasses.replace(config, rematerialize=True),
+        )
+    )
+    assert plain <= products < nothing
 
 
 def test_the_splash_kernel_changes_nothing(monkeypatch, tokens):

@@ -31,8 +31,8 @@ def config_of(folder, rows, source="plain") -> Config:
     """A run on tables with these rows, with batches of 4."""
     write_jsonl(folder / "rows.jsonl", rows)
     config = Config(data=DataConfig(source=source, files=str(folder / "rows.jsonl")))
-    config.sft.pack = False
-    for stage in (config.sft, config.reward, config.ppo):
+    config.sft.pack = config.distill.pack = False
+    for stage in (config.sft, config.reward, config.dpo, config.distill, config.ppo):
         stage.batch_size = 4
     return config
 
@@ -56,7 +56,7 @@ def test_a_template_is_asked_for_every_sequence_of_roles_wherever_it_stands(tmp_
     beforehand.encode(config, beforehand.look(config, ["sft"]), folder)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "distill", "ppo"])
 def test_every_stage_has_the_rows_for_a_batch(tmp_path, stage):
     config = config_of(tmp_path, pairs(60))
     beforehand.look(config, stages.names())

@@ -1,5 +1,6 @@
 """Comparisons of the miniature: of what the run's policies and people write, made once, always the same."""
 
+import dataclasses
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from rlhf_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import comparisons_of_run, load_comparisons
 from rlhf_jax.data.record_json import read_comparisons, write_jsonl
-from rlhf_jax.data.records import Comparison
+from rlhf_jax.data.records import Comparison, RecordError
 from rlhf_jax.data.tasks.mini import MiniLabelers
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import transformer
-from rlhf_jax.pipeline import collect
+from rlhf_jax.pipeline import beforehand, collect
 from rlhf_jax.pipeline.ask import TaskError, pair_of
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.workdir import open_workdir
@@ -184,3 +185,16 @@ def test_comparisons_in_the_work_folder_go_before_the_published_ones(tmp_path):
     own = tiny.comparisons("train", 3, 9)
     write_jsonl(tmp_path / "run" / "comparisons.jsonl", own)
     assert comparisons_of_run(config, tmp_path / "run") == own
+
+
+def test_the_miniature_asks_nobody_where_people_were_asked(tmp_path, capsys):
+    """Their file is read, nothing is made beside it, and a file that holds no comparison is an error."""
+    file = tmp_path / "collected.jsonl"
+    write_jsonl(file, tiny.comparisons("train", 3, 9))
+    data = dataclasses.replace(CONFIG.data, comparisons=str(file))
+    collect.run(dataclasses.replace(CONFIG, data=data), tmp_path / "run")
+    assert "collect: 3 comparisons in train" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "comparisons.jsonl").exists()
+    file.write_text("{}\n")
+    with pytest.raises(RecordError, match="collected.jsonl, line 1: field info is missing"):
+        beforehand.look(dataclasses.replace(CONFIG, data=data), ["reward"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rlhf_jax.config import ModelConfig
+from rlhf_jax.config import Config, ModelConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.comparisons import Pair
 from rlhf_jax.data.mini import posts as mini
@@ -84,7 +84,7 @@ def workdir(config, tmp_path_factory):
             checkpoint.save(folder, 1, params=weights, rest={"step": jnp.int32(1)}, meta={})
     write_text(workdir / "metrics" / "ppo.jsonl", "".join(json.dumps(record) + "\n" for record in PPO))
     for stage, seconds in {"sft": 3.0, "reward": 2.0, "ppo": 5.0, "eval": 0.0}.items():
-        record_stage(workdir, stage, seconds, **stages.find(stage).about())
+        record_stage(workdir, stage, seconds, **stages.find(stage).about(Config()))
     evaluate.run(config, workdir)
     return workdir
 

@@ -66,8 +66,12 @@ def folder(tmp_path_factory):
 def compiled():
     """Runs that differ in their rewards alone share the programs of an iteration's halves."""
     halves, make, made = ppo.jitted_halves, ppo.make_optimizer, {}
+
+    def shared(setting):
+        return made.setdefault(setting.options.algorithm, halves(setting))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppo, "jitted_halves", lambda setting: made.setdefault("halves", halves(setting)))
+        patch.setattr(ppo, "jitted_halves", shared)
         patch.setattr(ppo, "make_optimizer", lambda *given: made.setdefault("optimizer", make(*given)))
         yield
 
@@ -103,21 +107,39 @@ def test_no_reward_model_has_to_exist_and_each_reward_is_logged(run):
             assert record["objective/score"] == -1  # ppo.no_eos_score
 
 
-def test_an_error_leaves_the_steps_before_it_and_a_resumed_run_is_the_undisturbed_one(run, folder):
-    whole = run("whole", "length")
+ALGORITHMS = {
+    "ppo": {},
+    "grpo": {"algorithm": "grpo", "samples": 2},
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_error_leaves_the_steps_before_it_and_a_resumed_run_is_the_undisturbed_one(run, folder, algorithm):
+    fields = ALGORITHMS[algorithm]
+    whole = run("whole", "length", **fields)
     (folder / "calls").write_text("3")  # of five steps; the second is saved by its number
     with pytest.raises(RewardError) as told:
-        run("broken", "length")
+        run("broken", "length", **fields)
     assert str(told.value) == (
         f"{folder}/mine.py:length: RuntimeError: out of words (mine.py, line 12); "
         "3 of 5 steps of ppo are saved; the same command resumes"
     )
     (folder / "calls").unlink()
-    resumed = run("broken", "length")
+    resumed = run("broken", "length", **fields)
     (steps, *ours), (expected, *theirs) = (last_checkpoint(one, "ppo") for one in (resumed, whole))
     assert steps == expected
     tiny.assert_same(ours, theirs)
     assert numbers_of(resumed, "ppo") == numbers_of(whole, "ppo")
+
+
+def test_without_a_value_network_nothing_of_one_is_kept_or_logged(run):
+    """Each prompt has two responses, of which a reward is told with the prompt's own row."""
+    workdir = run("critic_free", "length,known", without=["reward"], **ALGORITHMS["grpo"])
+    _, saved = last_checkpoint(workdir, "ppo")
+    assert saved["rest"]["value"] is None and saved["rest"]["policy"]["step"] == 5 * 4
+    for record in logged(workdir):
+        assert not any(name.startswith("value/") for name in record)
+        assert record["rewards/known/mean"] == 1 and record["episodes"] == 8 * (record["step"] + 1)
 
 
 def test_the_reward_model_may_be_one_of_several():
@@ -160,7 +182,7 @@ def test_without_the_reward_model_a_run_asks_nobody_for_comparisons():
     config.ppo.reward = "a.py:f"
     assert stages.planned(config) == ["sft", "ppo", "eval"]
     config.ppo.reward = "a.py:f,model"
-    assert stages.planned(config) == stages.names()
+    assert stages.planned(config) == ["sft", "collect", "reward", "ppo", "eval"]
 
 
 def test_a_function_that_is_not_there_is_told_before_a_run_begins(folder):

@@ -14,10 +14,10 @@ from tiny import EOS, PAD, VOCABULARY
 
 from rlhf_jax.config import ConfigError, MeshConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, params, transformer
-from rlhf_jax.pipeline import ppo
+from rlhf_jax.model import heads, params, response_widths, transformer
 from rlhf_jax.pipeline import rollout as rollouts
-from rlhf_jax.pipeline.rollout import Rollout, rollout
+from rlhf_jax.pipeline import update
+from rlhf_jax.pipeline.rollout import Rollout, Setting, rollout
 
 CONFIG = dataclasses.replace(tiny.NEOX, layers=1)
 B, Q, R = 16, 6, 5
@@ -52,7 +52,7 @@ def roll(networks, temperature, score_at="eos", seed=0, whiten_rewards=False):
         OPTIONS, temperature=temperature, score_at=score_at, whiten_rewards=whiten_rewards
     )
     query = jnp.asarray(tiny.random_queries(B, Q))
-    setting = ppo.Setting(CONFIG, options, R, (EOS,), PAD)
+    setting = Setting(CONFIG, options, R, (EOS,), PAD)
     episodes = rollout(
         *networks,
         query,
@@ -62,7 +62,7 @@ def roll(networks, temperature, score_at="eos", seed=0, whiten_rewards=False):
     )
     parameters = {"policy": networks.policy, "value": networks.value}
     tokens, slots = episodes.mask.sum(), episodes.value_mask.sum()
-    return episodes, ppo.loss(parameters, episodes, tokens, slots, setting)[1]
+    return episodes, update.loss(parameters, episodes, tokens, slots, setting)[1]
 
 
 @pytest.fixture(scope="module", params=[0.5, 0.7, 1.0, 2.0])
@@ -179,22 +179,27 @@ def test_whitened_rewards_are_learnt_from_and_the_rewards_themselves_told(networ
     tiny.assert_close(np.where(mask, episodes.returns, 0), returns, STEPS, scale)
 
 
+def placed(networks, mesh):
+    """Four networks, of which one may be None, in the layout that their specs declare."""
+    bodies, scalars = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
+    return [
+        each
+        and jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(specs, mesh))
+        for each, specs in zip(networks, 2 * [bodies] + 2 * [scalars], strict=True)
+    ]
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_rows_sampled_apart_are_those_of_the_whole_batch(networks, shards):
     """The same tokens from the same noise, on one device and on two; all else to rounding."""
     mesh = make_mesh(MeshConfig(fsdp=shards), jax.devices()[:shards])
 
     def rolled(rows):
-        setting = ppo.Setting(CONFIG, dataclasses.replace(OPTIONS, rollout_rows=rows), R, (EOS,), PAD)
-        placed = [
-            jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(specs, mesh))
-            for each, specs in zip(networks, 2 * [bodies] + 2 * [scalars], strict=True)
-        ]
+        setting = Setting(CONFIG, dataclasses.replace(OPTIONS, rollout_rows=rows), R, (EOS,), PAD)
         roll = jax.jit(functools.partial(rollout, setting=setting))
         query = to_devices(tiny.random_queries(B, Q), mesh)
-        return jax.device_get(roll(*placed, query, jax.random.key(3), jnp.float32(KL_COEF)))
+        return jax.device_get(roll(*placed(networks, mesh), query, jax.random.key(3), jnp.float32(KL_COEF)))
 
-    bodies, scalars = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
     with jax.set_mesh(mesh):
         whole, apart = rolled(B), rolled(4)
     for name in ("query", "response", "mask", "value_mask"):
@@ -214,3 +219,138 @@ def test_parts_of_a_rollout():
         assert [parts(256), parts(512), parts(512, 128)] == [1, 2, 4]
         with pytest.raises(ConfigError, match="ppo.rollout_rows: 2 do not divide over 4 row shards"):
             parts(512, 2)
+
+
+def test_objective_is_what_the_rollout_says(episodes):
+    setting = Setting(CONFIG, OPTIONS, R, (EOS,), PAD)
+    ours = jax.device_get(rollouts.objective(jax.tree.map(jnp.asarray, episodes), setting))
+    mask, slots = episodes.mask, episodes.value_mask
+    kl = [sum((episodes.logp - episodes.ref_logp)[b][mask[b]]) for b in range(B)]
+    reward = episodes.rewards.sum(axis=1)
+    expected = {
+        "objective/kl": np.mean(kl),
+        "objective/kl_stderr": np.std(kl) / B**0.5,
+        "objective/entropy": -np.mean([sum(episodes.logp[b][mask[b]]) for b in range(B)]),
+        "objective/score": np.mean(episodes.score),
+        "objective/non_score_reward": np.mean(reward - episodes.score),
+        "objective/rlhf_reward": np.mean(reward),
+        "objective/eos_rate": (episodes.response == EOS).any(axis=1).mean(),
+        "objective/length": mask.sum() / B,
+        "value/explained_variance": 1
+        - np.var((episodes.returns - episodes.values)[slots]) / np.var(episodes.returns[slots]),
+    }
+    assert ours.keys() == expected.keys()
+    scale = R * tiny.largest((episodes.logp, episodes.values[slots]))
+    for name, value in expected.items():
+        tiny.assert_close({name: ours[name]}, {name: value}, B * R, scale)
+
+
+# Several responses to a prompt, compared with each other.
+
+
+def rolled_by(networks, mesh=None, at_once=0, **fields):
+    """A rollout of four responses to each of four prompts, without a value network."""
+    options = dataclasses.replace(
+        OPTIONS, algorithm="rloo", samples=4, rollout_rows=at_once, temperature=1.0, **fields
+    )
+    setting = Setting(CONFIG, options, R, (EOS,), PAD)
+    query = tiny.random_queries(B // 4, Q)
+    roll = jax.jit(functools.partial(rollout, setting=setting))
+    given = networks.policy, networks.reference, None, networks.reward
+    if mesh:
+        given, query = placed(given, mesh), to_devices(query, mesh)
+    return jax.device_get(roll(*given, query, jax.random.key(3), jnp.float32(KL_COEF)))
+
+
+@pytest.fixture(scope="module")
+def grouped(networks):
+    return rolled_by(networks)
+
+
+def test_responses_to_a_prompt_stand_together_and_differ(grouped):
+    np.testing.assert_array_equal(grouped.query, tiny.random_queries(B // 4, Q))
+    assert len({row.tobytes() for row in grouped.response}) > B // 2
+    assert grouped.values is None and grouped.returns is None
+
+
+def test_reading_a_prompt_once_gives_the_numbers_of_reading_it_for_each_response(networks, grouped):
+    """What one row in a batch of equal queries would get: the same tokens, and scores to rounding."""
+    setting = Setting(CONFIG, dataclasses.replace(OPTIONS, temperature=1.0), R, (EOS,), PAD)
+    roll = jax.jit(functools.partial(rollouts.sample, setting=setting))
+    query = np.repeat(grouped.query, 4, axis=0)
+    alone = roll(networks.policy, networks.reference, None, networks.reward, query, jax.random.key(3))
+    np.testing.assert_array_equal(grouped.response, alone.response)
+    tiny.assert_close(grouped.logp, alone.logp, SUMS)
+    ended = (grouped.response == EOS).any(axis=1)
+    tiny.assert_close(grouped.score[ended], np.asarray(alone.score)[ended], SUMS)
+
+
+def test_advantages_compare_the_rewards_of_whole_responses(networks, grouped):
+    """Score less β KL, against the mean of the other three to the same prompt."""
+    mask = numpy_reference.response_mask(grouped.response, EOS, PAD)
+    rewards = numpy_reference.rewards(grouped.score, grouped.logp, grouped.ref_logp, mask, KL_COEF, "eos")
+    whole, scale = rewards.sum(axis=1), R * tiny.largest((rewards, grouped.logp[mask]))
+    tiny.assert_close(grouped.advantages[:, 0], numpy_reference.rloo(whole, 4), STEPS, scale)
+    for algorithm, fields, expected in [
+        ("grpo", {}, numpy_reference.grpo(whole, 4)),
+        ("grpo", {"divide_by_std": False}, numpy_reference.grpo(whole, 4, divide_by_std=False)),
+        ("reinforce", {}, numpy_reference.rloo(whole, B)),
+    ]:
+        options = dataclasses.replace(OPTIONS, algorithm=algorithm, samples=4, **fields)
+        ours = rollouts.of_responses(jnp.asarray(whole, jnp.float32), options)
+        tiny.assert_close(ours[:, 0], expected, STEPS, scale=np.abs(expected).max() + scale)
+
+
+def test_a_penalty_in_the_loss_is_not_in_the_reward(networks):
+    episodes = rolled_by(networks, kl_in="loss", kl_estimator="k3")
+    tiny.assert_close(episodes.rewards.sum(axis=1), episodes.score, HAND)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_groups_sampled_apart_are_those_of_the_whole_batch(networks, grouped, shards):
+    """Two prompts at a time, on one device and on two."""
+    mesh = make_mesh(MeshConfig(fsdp=shards), jax.devices()[:shards])
+    with jax.set_mesh(mesh):
+        apart = rolled_by(networks, mesh, at_once=8)
+    for name in ("query", "response", "mask"):
+        np.testing.assert_array_equal(getattr(grouped, name), getattr(apart, name))
+    scale = R * tiny.largest((grouped.logp, grouped.score))
+    for name in ("logp", "ref_logp", "score", "rewards", "advantages"):
+        tiny.assert_close(getattr(apart, name), getattr(grouped, name), SUMS, scale)
+
+
+def test_parts_hold_all_responses_to_a_prompt():
+    def parts(rows, samples, at_once=0):
+        return rollouts.parts_of(PpoConfig(samples=samples, rollout_rows=at_once), rows)
+
+    assert [parts(512, 4), parts(512, 64), parts(512, 128)] == [8, 8, 1]  # 64 rows; one prompt; no few enough
+    assert parts(96, 24) == 2  # two prompts each: three would be 72 rows, one 24
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=4), jax.devices()[:4])):
+        assert parts(512, 4, 128) == 4
+        told = "ppo.rollout_rows: 8 do not divide over 4 row shards of 4 responses a prompt"
+        with pytest.raises(ConfigError, match=told):
+            parts(512, 4, 8)
+
+
+def test_reading_to_the_longest_response_gives_the_numbers_of_reading_to_the_limit(networks, monkeypatch):
+    """Of 32 slots 16 are read, in every part of the rows; tokens are the same, all else to rounding."""
+    limit = 32
+    options = dataclasses.replace(OPTIONS, temperature=1.0, score_at="after_eos", rollout_rows=4)
+    eager = networks.policy | {"head": networks.policy["head"].at[:, EOS].multiply(3.0)}
+
+    def rolled():
+        setting = Setting(CONFIG, options, limit, (EOS,), PAD)
+        roll = jax.jit(functools.partial(rollout, setting=setting))
+        query = jnp.asarray(tiny.random_queries(B, Q))
+        given = networks._replace(policy=eager)
+        return jax.device_get(roll(*given, query, jax.random.key(3), jnp.float32(KL_COEF)))
+
+    short = rolled()
+    monkeypatch.setattr(response_widths, "widths", lambda limit, beside: [limit])
+    whole = rolled()
+    lengths = whole.mask.sum(axis=1)
+    assert any(lengths[part::4].max() < limit / 2 for part in range(4))
+    for name in ("response", "mask", "value_mask"):
+        np.testing.assert_array_equal(getattr(short, name), getattr(whole, name))
+    for name in ("logp", "ref_logp", "values", "score", "rewards", "advantages"):
+        tiny.assert_close(getattr(short, name), getattr(whole, name), tiny.additions(CONFIG, Q + limit))

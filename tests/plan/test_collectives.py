@@ -65,6 +65,18 @@ def test_a_loop_that_may_end_early_counts_to_its_limit(mesh):
     assert received_bytes(compiled_text(f, x)) == {"all-reduce": 9 * 2 * 64 / 2}
 
 
+def test_of_branches_the_one_that_sends_the_most_counts(mesh):
+    def either(which, x):
+        branches = [lambda x: x, lambda x: jax.lax.psum(x, "x"), lambda x: jax.lax.psum(x, ("x", "y"))]
+        return jax.lax.switch(which, branches, x)
+
+    f = jax.shard_map(either, mesh=mesh, in_specs=(P(), P()), out_specs=P(), check_vma=False)
+    whole = jax.sharding.NamedSharding(mesh, P())
+    which = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    x = jax.ShapeDtypeStruct((16,), jnp.float32, sharding=whole)
+    assert received_bytes(compiled_text(f, which, x)) == {"all-reduce": 2 * 64 * 7 / 8}
+
+
 ASYNCHRONOUS = """HloModule jit_f
 
 ENTRY %main (x: bf16[4,8]) -> bf16[16,8] {

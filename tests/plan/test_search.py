@@ -12,7 +12,7 @@ CONFIG = Config(ppo=PpoConfig(batch_size=12))
 def plan(config, model, fits, seconds):
     mesh = dataclasses.asdict(config.mesh)
     found = Compiled(
-        "ppo", "cpu:8", 8, "", mesh, config.ppo.microbatches, model.rematerialize, 1, 1, 1.0, 1, fits
+        "ppo", "cpu:8", 8, "", mesh, config.ppo.microbatches, model.rematerialize, 1, 1, 1, 1.0, 1, fits
     )
     found.bound, found.memory = {"seconds": seconds}, {"total": 64 // config.ppo.microbatches}
     return found

@@ -5,10 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rlhf_jax.config import Config, to_dict
+from rlhf_jax.config import Config
 from rlhf_jax.pipeline import stages
 from rlhf_jax.report.page import ReportError, duration, write_report
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import to_dict
 
 POST = {
     "id": "p1",
@@ -64,7 +65,7 @@ def run(folder, results=RESULTS, summaries=SUMMARIES):
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "samples" / "test.jsonl").write_text(json.dumps({"post": POST, "summaries": summaries}) + "\n")
     for stage in stages.STAGES:
-        runs.record_stage(folder, stage.name, 1.0, done=True, **stage.about())
+        runs.record_stage(folder, stage.name, 1.0, done=True, **stage.about(Config()))
     for name in ("sft", "reward_seed0", "reward_seed1"):
         log(folder, name)
     return folder
@@ -242,6 +243,20 @@ def test_rewards_of_ones_own_have_a_curve_a_column_and_a_number_at_each_sample(t
     assert {"+0.75", "−0.38", "+0.12", "*+1.00", "−0.50"} <= set(cells)
 
 
+def test_a_run_without_ppo_speaks_of_the_policies_that_it_has(tmp_path):
+    """Nothing was trained to please the reward model that judges here."""
+    shares, policies = RESULTS["preference_over_reference"], RESULTS["policies"]
+    of_dpo = {
+        "preference_over_reference": {"sft": shares["sft"], "dpo": shares["ppo"]},
+        "policies": {name: policies[name] for name in ("reference", "sft")} | {"dpo": policies["ppo"]},
+    }
+    folder = run(tmp_path, RESULTS | of_dpo | {"judge": "reward model", "ppo": {}})
+    (folder / "config.json").write_text(json.dumps(to_dict(Config(policies=("dpo",)))))
+    page = Page(folder)
+    assert "trained by preferences: DPO." in page.text
+    assert "PPO maximized" not in page.text and "to please this judge" not in page.text
+
+
 def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):
     results, summaries = copy.deepcopy(RESULTS), copy.deepcopy(SUMMARIES)
     results |= {"split": "valid", "judge": "reward model", "people": "people", "notes": []}
@@ -252,7 +267,8 @@ def test_without_gold_judge_the_page_does_not_speak_of_one(tmp_path):
     for summary in summaries.values():
         summary |= {"gold": None, "key_fact": None}
     page = Page(run(tmp_path / "real", results, summaries))
-    assert not re.search("gold|key fact|None", page.text, re.IGNORECASE)
+    assert not re.search("gold|key fact", page.text, re.IGNORECASE)
+    assert "None" not in page.text
     assert ["", "Preferred by reward model", "RM score", "Words"] in page.rows
     assert not re.search("Diversity|Errors|What the reward model reads|dots", page.text)
     assert "A scorer blind to the post, against people 61.0%" in page.text

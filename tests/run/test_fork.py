@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from etils.epath import Path
 
-from rlhf_jax.config import Config, DataConfig, ModelConfig, PpoConfig, RewardConfig
+from rlhf_jax.config import Config, DataConfig, DpoConfig, ModelConfig, PpoConfig, RewardConfig
 from rlhf_jax.files import write_text
 from rlhf_jax.pipeline.stages import STAGES
 from rlhf_jax.run import checkpoint, fork
@@ -77,6 +77,21 @@ def test_with_other_comparisons_or_another_setting_the_reward_model_is_trained_a
         assert made(tmp_path / f"b{i}") == ["sft", "sft_10x"]
     told = capsys.readouterr().out
     assert "data.comparisons:  → x" in told and "reward.epochs: 1.0 → 2" in told
+
+
+def test_a_stage_runs_anew_where_it_or_what_it_needs_differs_and_no_other(source, tmp_path):
+    """DPO reads pairs and no reward model; of PPO and distillation the one does not need the other."""
+    for stage in ("dpo", "distill"):
+        runs.record_stage(source, stage, 1.0, done=True)
+
+    def taken(name, config):
+        fork.fork(config, source, Path(tmp_path / name), STAGES)
+        return json.loads((tmp_path / name / "fork.json").read_text())["stages"]
+
+    assert taken("b", Config(reward=RewardConfig(epochs=2))) == ["sft", "collect", "dpo"]
+    assert taken("c", Config(reward=RewardConfig(batches=("batch3",)))) == ["sft", "collect"]
+    assert taken("d", Config(dpo=DpoConfig(beta=0.5))) == ["sft", "collect", "reward", "distill", "ppo"]
+    assert taken("e", Config(ppo=PpoConfig(reward="own.py:f"))) == ["sft", "collect", "reward", "dpo"]
 
 
 def test_other_data_is_told_and_taken(source, tmp_path, capsys):

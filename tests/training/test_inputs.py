@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from rlhf_jax.data.records import Post
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.model import pretrained, transformer
 from rlhf_jax.pipeline.stages import STAGES
-from rlhf_jax.run import checkpoint
+from rlhf_jax.run import checkpoint, steps
 from rlhf_jax.run import workdir as runs
 from rlhf_jax.run.fork import fork
 from rlhf_jax.run.workdir import WorkdirError
@@ -82,6 +83,17 @@ def test_a_base_is_known_by_its_weights_and_not_by_its_place(tmp_path):
     config.model.pretrained = str(tmp_path / "moved")
     runs.open_workdir(workdir, config, same=inputs.same(config))
     assert runs.read_config(workdir).model.pretrained == str(tmp_path / "moved")
+
+
+def test_a_base_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    read, digest = [], steps.sha256
+    monkeypatch.setattr(steps, "sha256", lambda file: read.append(file.name) or digest(file))
+    weights = tiny.parameters(transformer.specs(tiny.LLAMA, tiny.VOCABULARY))
+    pretrained.save(tmp_path, weights, tiny.LLAMA)
+    first = inputs.of_base(tmp_path)
+    assert inputs.of_base(tmp_path) == first and read == ["config.json", "model.safetensors"]
+    pretrained.save(tmp_path, jax.tree.map(lambda x: -x, weights), tiny.LLAMA)  # of the same size
+    assert inputs.of_base(tmp_path) != first
 
 
 def test_texts_may_lie_elsewhere_and_may_not_be_others(tmp_path):

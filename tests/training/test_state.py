@@ -179,3 +179,15 @@ def test_every_stage_and_seed_has_its_own_key():
     keys = [stage_key(seed, stage) for seed in (0, 1) for stage in ("sft", "reward_seed0", "reward_seed1")]
     assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 6
     tiny.assert_same(stage_key(0, "ppo"), stage_key(0, "ppo"))
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_each_matrix():
+    """By hand: the first update of a matrix of rank one has entries of ±1, times the rate."""
+    options = OptimizerConfig(0.1, "constant", name="adafactor")
+    rows, columns = np.linspace(1, 2, 32), np.linspace(-3, -1, 64)
+    state = TrainState.create({"w": jnp.zeros((2, 32, 64))}, make_optimizer(options, 4))
+    kept = [x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert sorted(kept) == [(1,), (2, 32), (2, 64)]
+    gradient = jnp.asarray(np.tile(np.outer(rows, columns), (2, 1, 1)), jnp.float32)
+    state, _ = update(state, jnp.float32(1.0), {"w": gradient})
+    tiny.assert_close(state.params["w"], np.full((2, 32, 64), 0.1, np.float32), 10 * HAND)

@@ -258,7 +258,7 @@ def test_code_is_shown_without_its_docstring(hooks):
 
 
 def test_decorators_are_shown(hooks):
-    assert "@dataclass\nclass SftConfig:" in hooks.code_of("rlhf_jax.config.SftConfig")
+    assert "@dataclass\nclass EvalConfig:" in hooks.code_of("rlhf_jax.config.EvalConfig")
 
 
 def test_a_name_that_is_not_there_is_an_error(hooks):

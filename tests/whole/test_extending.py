@@ -83,18 +83,18 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def dpo(monkeypatch):
+def slic(monkeypatch):
     """The stage of the page: its module, with its row in the table."""
     module, row = code("stage.md")
-    made = ModuleType("dpo")
-    exec(compile(module, "dpo.py", "exec"), made.__dict__)
-    stage = eval(row, {"Stage": Stage, "Output": Output, "dpo": made})
+    made = ModuleType("slic")
+    exec(compile(module, "slic.py", "exec"), made.__dict__)
+    stage = eval(row, {"Stage": Stage, "Output": Output, "slic": made})
     place = stages.names().index("ppo")
     monkeypatch.setattr(stages, "STAGES", [*stages.STAGES[:place], stage, *stages.STAGES[place:]])
     return made
 
 
-def test_a_stage_of_ones_own_is_a_stage_like_any_other(dpo, run, tmp_path, monkeypatch):
+def test_a_stage_of_ones_own_is_a_stage_like_any_other(slic, run, tmp_path, monkeypatch):
     for name in ("sft", "collect"):
         run(config("mini"), "a", f"--stage={name}")
     log = MetricsLog.log
@@ -106,33 +106,33 @@ def test_a_stage_of_ones_own_is_a_stage_like_any_other(dpo, run, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "log", stopping)
-        made = ["run", "--config=config.py", "--workdir=a", "--stage=dpo"]
+        made = ["run", "--config=config.py", "--workdir=a", "--stage=slic"]
         assert main.main(made) == 130
-    assert "sft, collect" not in run(config("mini"), "a", "--stage=dpo")  # it resumes
-    steps = [record["step"] for record in read_metrics(tmp_path / "a" / "metrics" / "dpo.jsonl")]
+    assert "sft, collect" not in run(config("mini"), "a", "--stage=slic")  # it resumes
+    steps = [record["step"] for record in read_metrics(tmp_path / "a" / "metrics" / "slic.jsonl")]
     assert steps == list(range(4))
     run(config("mini"), "a")
 
     results = json.loads(Path("a/results.json").read_text())
     trained = [name for name in results["policies"] if name in stages.networks()]
-    assert trained == ["sft", "dpo", "ppo"] and "dpo" in results["seconds"]
+    assert trained == ["sft", "slic", "ppo"] and "slic" in results["seconds"]
     page = Path("a/report.html").read_text()
-    assert "Direct preference optimization" in page and ">DPO<" in page
+    assert "Sequence likelihood calibration" in page and ">SLiC-HF<" in page
     assert viewer.main(["view", "--samples=a/samples/test.jsonl", "--out=viewer"]) == 0
-    assert '"DPO"' in Path("viewer/data/index.js").read_text()
+    assert '"SLiC-HF"' in Path("viewer/data/index.js").read_text()
 
-    export.export(Path("a"), "dpo", Path("exported"))
+    export.export(Path("a"), "slic", Path("exported"))
     assert "trained on human comparisons directly" in Path("exported/README.md").read_text()
-    texts = inference.load("a", "dpo").write(["what happened"])
+    texts = inference.load("a", "slic").write(["what happened"])
     assert inference.load("exported").write(["what happened"]) == texts
-    options = ["--config=config.py", "--workdir=a", "--policies=dpo,sft", "--pairs=4", "--out=tasks.jsonl"]
+    options = ["--config=config.py", "--workdir=a", "--policies=slic,sft", "--pairs=4", "--out=tasks.jsonl"]
     assert ask.main(["rlhf-jax ask", *options]) == 0
 
     forked = config("mini")
     forked.ppo.kl_coef = 0.2
     told = run(forked, "b", "--fork=a", "--stage=ppo")
-    assert "sft, collect, reward, dpo of a" in told
-    assert runs.stage_done(Path("b"), "dpo") and checkpoint.latest_step(Path("b/checkpoints/dpo")) == 4
+    assert "sft, collect, reward, slic of a" in told
+    assert runs.stage_done(Path("b"), "slic") and checkpoint.latest_step(Path("b/checkpoints/slic")) == 4
 
 
 def test_a_task_of_ones_own_goes_through_all_stages(run, tmp_path):

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_jax import main as pipeline
-from rlhf_jax.config import Config, ConfigError, differences, fields_of, from_dict, to_dict
+from rlhf_jax.config import Config, ConfigError, fields_of
 from rlhf_jax.data import news_ratings
 from rlhf_jax.data.record_json import from_json, parse_line, read_jsonl, to_json, write_jsonl
 from rlhf_jax.data.records import AxisRating, Comparison, Post, RecordError
@@ -36,6 +36,7 @@ from rlhf_jax.model import families, params, pretrained, transformer
 from rlhf_jax.pipeline import ask, export, pretrain
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run import workdir as runs
+from rlhf_jax.run.stored_config import differences, from_dict, to_dict
 from rlhf_jax.run.workdir import WorkdirError
 from rlhf_jax.training.metrics import read_metrics
 from rlhf_jax.validation import validate

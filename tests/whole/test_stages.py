@@ -17,9 +17,9 @@ from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.inference import Network
-from rlhf_jax.mesh import make_mesh
+from rlhf_jax.mesh import ROWS, layout, make_mesh
 from rlhf_jax.model import transformer
-from rlhf_jax.pipeline import ppo, reward, sft
+from rlhf_jax.pipeline import distill, dpo, ppo, reward, sft
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.checkpoint import CheckpointError
 from rlhf_jax.training.health import TrainingError
@@ -27,10 +27,12 @@ from rlhf_jax.training.loop import Training
 from rlhf_jax.training.metrics import MetricsLog, read_metrics
 from rlhf_jax.validation import validate
 
-STAGES = {"sft": sft, "reward": reward, "ppo": ppo}
+STAGES = {"sft": sft, "reward": reward, "dpo": dpo, "distill": distill, "ppo": ppo}
 LOGS = {
     "sft": "sft",
     "reward": "reward_seed0",
+    "dpo": "dpo",
+    "distill": "distill",
     "ppo": "ppo",
 }  # name of the checkpoints and metrics of its loop
 SUMS = tiny.additions(tiny.run_config(None).model, 44 + 9)  # behind a score or a log-probability
@@ -160,7 +162,9 @@ def train_with_nan(step, module, config, workdir, patch):
     def poisoned(apply):
         def poisoned_apply(weights, model, tokens, *more):
             hidden = apply(weights, model, jnp.abs(tokens), *more)
-            return jnp.where(jnp.any(tokens < 0, axis=1)[:, None, None], jnp.nan, hidden)
+            of_row = jnp.any(tokens < 0, axis=1)  # of a query, several responses to which may stand together
+            of_row = jnp.repeat(of_row, hidden.shape[0] // len(of_row), axis=0, out_sharding=layout(ROWS))
+            return jnp.where(of_row[:, None, None], jnp.nan, hidden)
 
         return poisoned_apply
 
@@ -180,7 +184,7 @@ def train_with_nan(step, module, config, workdir, patch):
         states.append(jax.tree.map(jnp.copy, state))  # the state itself is given away at the next step
         after(self, state, metrics, **read)
 
-    for name in ("apply", "apply_at", "apply_to_ends"):
+    for name in ("apply_at", "apply_to_ends", "apply_to_responses"):
         patch.setattr(transformer, name, poisoned(getattr(transformer, name)))
     patch.setattr(module, "to_devices", marked)
     patch.setattr(Training, "steps", recorded_steps)
@@ -291,7 +295,14 @@ def test_losses_fall(undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("stage", "there", "missing"), [("reward", [], "sft"), ("ppo", [], "sft"), ("ppo", ["sft"], "reward")]
+    ("stage", "there", "missing"),
+    [
+        ("reward", [], "sft"),
+        ("dpo", [], "sft"),
+        ("distill", ["sft"], "reward"),
+        ("ppo", [], "sft"),
+        ("ppo", ["sft"], "reward"),
+    ],
 )
 def test_a_missing_stage_is_named(stage, there, missing, config, undisturbed, tmp_path):
     for earlier in there:

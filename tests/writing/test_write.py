@@ -92,6 +92,12 @@ def test_prompts_that_are_cut_are_told(call, model_folder):
         (b'{"prompt": "a"}\n[1]', "standard input, line 2: the line should be a JSON object"),
         (b'{"prompt": "a", "response": "b"}', "line 1: field response is there already"),
         (b'{"messages": [{"role": "system", "content": "a"}]}', "line 1: this model has no chat template"),
+        (b'{"messages": [], "prompt": "a"}', "line 1: the line has both messages and prompt: what is the"),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "line 1: field messages ends with an answer, which the policy is to write: take it out",
+        ),
+        (b'{"prompt": null}', "line 1: the line has none of article, messages, post, prompt"),
         (b'{"text": "a"}', "line 1: the line has none of article, messages, post, prompt"),
     ],
 )

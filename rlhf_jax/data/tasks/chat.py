@@ -52,18 +52,22 @@ class Chat(Plain):
             )
         return given
 
-    def answers_in_prompts(self, records: Sequence[Record], tokenizer: Tokenizer) -> list[list[bool]]:
+    def answers_in_prompts(
+        self, records: Sequence[Record], tokenizer: Tokenizer
+    ) -> tuple[list[list[bool]], int]:
         """The assistant's turns before the last one, where the policy would write them just so."""
-        return [self._answers(record, _chat_of(tokenizer)) for record in records]
+        found = [self._answers(record, _chat_of(tokenizer)) for record in records]
+        return [answers or [] for answers in found], found.count(None)
 
-    def _answers(self, record: Record, tokenizer: ChatTokenizer) -> list[bool]:
+    def _answers(self, record: Record, tokenizer: ChatTokenizer) -> list[bool] | None:
+        """Nothing where the prompt has no answer, None where it has some that the policy would not write."""
         if all(turn.role != ASSISTANT for turn in _turns(record)):
             return []
         turns, _ = self._kept(record, tokenizer)
         try:
             return tokenizer.chat.encode_with_mask(turns, generation_prompt=True)[1]
-        except RecordError:  # a template that writes earlier answers otherwise than the last one
-            return []
+        except RecordError:  # of a first turn, or a template that writes earlier answers otherwise
+            return None
 
     def _fitted(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], bool]:
         turns, cut = self._kept(record, _chat_of(tokenizer))
@@ -77,7 +81,7 @@ class Chat(Plain):
             try:
                 return len(tokenizer.chat.encode(some, generation_prompt=True)) <= limit
             except RecordError as error:
-                raise RecordError(f"{self._place(record)}: {error}") from None
+                raise RecordError(f"{self.place(record)}: {error}") from None
 
         if fits(turns):
             return turns, False
@@ -96,13 +100,10 @@ class Chat(Plain):
         start = bisect_left(range(length), True, key=lambda start: fits(shorter(start)))
         if start == length:
             raise RecordError(
-                f"{self._place(record)}: without any text the prompt takes more than {limit} tokens "
+                f"{self.place(record)}: without any text the prompt takes more than {limit} tokens "
                 "(data.query_tokens)"
             )
         return shorter(start), True
-
-    def _place(self, record: Record) -> str:
-        return self.gathered.places.get(record.id, record.id) if self.data.files else record.id
 
     def encode_responses(
         self, texts: Sequence[str], tokenizer: Tokenizer, limit: int
@@ -131,6 +132,8 @@ def parse_variables(text: str) -> dict[str, Any]:
         name, equals, value = (side.strip() for side in part.partition("="))
         if not equals or not name.isidentifier():
             raise ConfigError(f"data.template_variables: {part.strip()!r} should be a name and value, a=b")
+        if name in found:
+            raise ConfigError(f"data.template_variables: {name} stands twice in {text!r}")
         try:
             found[name] = json.loads(value)
         except ValueError:

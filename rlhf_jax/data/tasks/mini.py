@@ -60,6 +60,13 @@ class Readable(Task):
 class Mini(Readable, Tldr):
     """Posts that depend on the seed alone: `data.mini_posts` to train on, `data.mini_test` to hold out."""
 
+    unread = {
+        **Tldr.unread,
+        "posts": "the miniature's are generated; --config.data.source=tldr reads others",
+        "queries": "the miniature's posts are generated; --config.data.source=tldr reads others",
+        "filters": "the miniature's posts are generated, and none is left out",
+    }
+
     @property
     def expected(self) -> tuple[int, int]:
         return self.data.mini_posts, self.data.mini_pairs

@@ -7,6 +7,7 @@ the task chat's.
 from collections.abc import Sequence
 from functools import cached_property
 
+from rlhf_jax.config import ConfigError
 from rlhf_jax.data import own_tables
 from rlhf_jax.data.own_tables import Gathered
 from rlhf_jax.data.records import Example, Record, RecordError
@@ -58,8 +59,17 @@ class Plain(Task):
     def text(self, response: str) -> str:
         return response
 
+    def place(self, record: Record) -> str:
+        """Where the record stands, for messages."""
+        found = self.gathered.places.get(record.id) if self.data.files else None
+        return found or record.id or "the prompt"
+
     def _fitted(self, record: Record, tokenizer: Tokenizer) -> tuple[list[int], bool]:
         ids, room = tokenizer.encode(record.text), self.data.query_tokens - len(tokenizer.prefix)
+        if room < 1:
+            raise ConfigError(f"data.query_tokens: {self.data.query_tokens} leaves no room for a prompt")
+        if not ids:
+            raise RecordError(f"{self.place(record)}: the tokenizer has no token for anything in the prompt")
         return [*tokenizer.prefix, *ids[-room:]], len(ids) > room
 
 

@@ -77,6 +77,21 @@ def test_the_assistants_turns_are_learned_and_no_others(folders):
     assert text == "Spring.<|im_end|>It left.<|im_end|>" and plan.most_targets == len(learned)
 
 
+def test_earlier_answers_that_are_not_learned_are_told(folders, capsys):
+    """Qwen3 puts something else before the last answer, and before a first turn nothing is asked."""
+    tokenizer = task_of(template_variables="enable_thinking=false").load_tokenizer(folders["qwen3"])
+    asked = [LONG, (Turn("assistant", "Hi."), LONG[3]), LONG[3:]]
+    records = [Example(str(i), prompt, "It left.") for i, prompt in enumerate(asked)]
+    options = SftConfig(batch_size=3, pack=False)
+    plan = SftPlan(records, tokenizer, task_of(), options, 0)
+    plan.tell("sft")
+    told = "sft: 2 of 3 prompts have answers that stand behind no generation prompt, and are not learned"
+    assert told in capsys.readouterr().out
+    learned = plan.batch(0)["targets_mask"].astype(bool)
+    (response,), _ = task_of().encode_responses(["It left."], tokenizer, 100)
+    assert (learned.sum(1) == len(response)).all()
+
+
 def test_a_response_ends_at_each_of_the_eos(folders):
     tokenizer = task_of().load_tokenizer(folders["gemma2"])
     assert len(tokenizer.eos_ids) == 2
@@ -103,8 +118,11 @@ def test_variables_are_the_templates(folders):
     assert "<think>" in "".join(
         chat_folders.written(folders["qwen3"], quick.chat.encode([Turn("user", "a")], True))
     )
+    for name, told in (("enable_thinkin", "is read nowhere"), ("messages", "comes from the conversation")):
+        with pytest.raises(ConfigError, match=f"data.template_variables: .*: {name} {told}"):
+            task_of(template_variables=f"{name}=1").load_tokenizer(folders["qwen3"])
     assert parse_variables(" a=1, b = x y,c=true") == {"a": 1, "b": "x y", "c": True}
-    for wrong in ("a", "=1", "a b=1"):
+    for wrong in ("a", "=1", "a b=1", "a=1,a=2"):
         with pytest.raises(ConfigError, match="data.template_variables"):
             parse_variables(wrong)
 

@@ -1,0 +1,61 @@
+"""Gemma 3 1B with low-rank adapters, on prompts and preferences of your own, on one GPU of 24 GB.
+
+    rlhf-jax run --config=configs/chat_gemma3_1b_lora.py --workdir=runs/chat_gemma3_1b_lora \\
+        --config.data.files=pairs.jsonl
+
+The model comes from the Hugging Face hub, where you accept its license first;
+--config.model.pretrained=FOLDER names another copy.
+What the table may hold: docs/howto/own_task.md.
+Hardware: one GPU of 24 GB, by the size of the model. Not run yet.
+"""
+
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(
+            pretrained="google/gemma-3-1b-it",
+            dtype="bfloat16",
+            lora=LoraConfig(rank=16, alpha=32.0),
+            rematerialize=True,
+        ),
+        data=DataConfig(
+            source="chat",
+            query_tokens=512,
+            query_buckets=(128, 256, 512),
+            response_tokens=256,
+            reward_response_tokens=384,
+        ),
+        sft=SftConfig(
+            batch_size=32,
+            optimizer=OptimizerConfig(learning_rate=1e-4, warmup=10),
+            pack=False,
+            microbatches=16,
+            save_every=50,
+        ),
+        reward=RewardConfig(
+            batch_size=32,
+            optimizer=OptimizerConfig(learning_rate=1e-4, warmup=10),
+            microbatches=32,
+            save_every=50,
+        ),
+        ppo=PpoConfig(
+            episodes=20_000,
+            batch_size=64,
+            microbatches=32,
+            optimizer=OptimizerConfig(learning_rate=1e-4, schedule="linear"),
+            save_every=20,
+        ),
+        eval=EvalConfig(posts=100, best_of=4, shots=0),
+    )

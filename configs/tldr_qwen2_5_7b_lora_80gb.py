@@ -1,0 +1,50 @@
+"""Qwen2.5 7B with low-rank adapters on TL;DR, on one GPU of 80 GB.
+
+    rlhf-jax run --config=configs/tldr_qwen2_5_7b_lora_80gb.py --workdir=runs/tldr_qwen2_5_7b_lora_80gb
+
+Posts and comparisons come from OpenAI's store (data.url), the model from the Hugging Face hub.
+Settings are those of N+ at a learning rate for adapters, with a tenth of its episodes, in batches of 128.
+Hardware: one GPU of 80 GB, by docs/one_card.md. Expected: nobody published figures. Not run yet.
+"""
+
+from rlhf_jax.config import (
+    Config,
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+    RewardConfig,
+    SftConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        model=ModelConfig(
+            pretrained="Qwen/Qwen2.5-7B",
+            dtype="bfloat16",
+            lora=LoraConfig(rank=16, alpha=32.0),
+            rematerialize=True,
+        ),
+        data=DataConfig(reward_response_tokens=169),
+        sft=SftConfig(
+            batch_size=128,
+            optimizer=OptimizerConfig(learning_rate=3e-5, weight_decay=0.01),
+            query_loss=True,
+            pack=False,
+            microbatches=16,
+        ),
+        reward=RewardConfig(
+            batch_size=64,
+            optimizer=OptimizerConfig(learning_rate=3e-5, weight_decay=0.01),
+            microbatches=16,
+        ),
+        ppo=PpoConfig(
+            episodes=100_000,
+            batch_size=128,
+            microbatches=16,
+            optimizer=OptimizerConfig(learning_rate=3e-5, schedule="linear"),
+            score_at="after_eos",
+        ),
+    )
