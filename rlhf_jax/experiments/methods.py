@@ -23,7 +23,7 @@ are of 95%, by bootstrap over posts; runs of several seeds tell what another see
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from etils.epath import Path
@@ -108,13 +108,6 @@ METHODS = (
     several("ppo_worst", "PPO, the worst of 3 reward models", "worst"),
     several("ppo_mean", "PPO, the mean of 3 reward models", "mean"),
 )
-
-
-class Feedback(NamedTuple):
-    """What people gave to a run."""
-
-    comparisons: int
-    demonstrations: int
 
 
 @dataclass(frozen=True)
@@ -208,8 +201,8 @@ def measure(
     run: Opened, trials: Sequence[Trial], folders: Sequence[Path], count: int, pool: int
 ) -> dict[str, Any]:
     """All figures, as plain JSON values."""
-    posts, feedback = run.unseen()[:count], Feedback(len(run.pairs()[0]), len(run.demonstrations()))
-    points = []
+    posts, points = run.unseen()[:count], []
+    comparisons, demonstrations = len(run.pairs()[0]), len(run.demonstrations())
     with run.on_mesh():
         references = scores_of(run, posts, [post.reference for post in posts])
         samples = pool_of(run, posts, pool) if any(trial.method.chooses for trial in trials) else None
@@ -221,7 +214,7 @@ def measure(
             about = {"method": trial.method.name, "label": trial.method.label, "setting": trial.setting}
             points.append(
                 about
-                | costs(trial, folder, feedback)
+                | costs(trial, folder, comparisons, demonstrations)
                 | figures_of(run, written, references)
                 | by_halves(written, references)
             )
@@ -234,15 +227,19 @@ def measure(
     }
 
 
-def costs(trial: Trial, folder: Path, feedback: Feedback) -> dict[str, Any]:
-    """Seconds of training, what people did for it, and how often the policy writes for one summary."""
+def costs(trial: Trial, folder: Path, comparisons: int, demonstrations: int) -> dict[str, Any]:
+    """Seconds of training, what people did for it, and how often the policy writes for one summary.
+
+    The run has so many comparisons and demonstrations.
+    """
     method, seconds = trial.method, runs.read_seconds(folder)
-    more = "sft" in method.trains
+    if method.strength == MORE:
+        demonstrations = len(open_run(folder).demonstrations())
     return {
         "online": method.is_online,
         "seconds": sum(seconds[stage] for stage in method.trains),
-        "comparisons": feedback.comparisons if method.compares else 0,
-        "demonstrations": len(open_run(folder).demonstrations()) if more else feedback.demonstrations,
+        "comparisons": comparisons if method.compares else 0,
+        "demonstrations": demonstrations,
         "samples": trial.strength if method.chooses else 1,
     }
 
