@@ -8,6 +8,8 @@ from rlhf_jax.evaluation.intervals import Estimate
 from rlhf_jax.experiments.findings import Finding, Row, above, kinds_of
 from rlhf_jax.experiments.markdown import by, percent, plain, points, table
 
+TRUTHS = ("people", "gold judge")  # of whom the first that there is chooses strengths
+MODEL = ("reward model",)  # which does where neither is there, and proves nothing
 Policies = list[dict]  # a method's policies at one strength, one a run
 
 
@@ -20,10 +22,9 @@ def methods(runs: Sequence[dict]) -> Finding:
     tried: dict[str, list[Policies]] = {}
     for (method, _), some in matched(runs, "points", "method", "setting").items():
         tried.setdefault(method, []).append(some)
-    asked = list(runs[0]["points"][0]["preference"])
-    truths = [who for who in asked if who != "reward model"]
-    best = [chosen(trials, (truths or asked)[0]) for trials in tried.values()]
-    bodies = [table_of(best, truths or asked), *errors_of(best)]
+    truths = [who for who in TRUTHS if who in runs[0]["points"][0]["preference"]]
+    best = [chosen(trials, (truths or MODEL)[0]) for trials in tried.values()]
+    bodies = [table_of(best, truths or MODEL), *errors_of(best)]
     online = [some for some in best if some[0]["online"]]
     others = [some for some in best if not some[0]["online"] and some[0]["samples"] == 1]
     if not (truths and online and others):

@@ -246,11 +246,12 @@ def costs(trial: Trial, folder: Path, comparisons: int, demonstrations: int) -> 
 
 def by_halves(written: Written, references: Scores) -> dict[str, dict[str, Estimate]]:
     """Preference on the first half of the posts, to choose a strength on, and on the others, to report."""
-    count, found = len(written.posts), {}
-    halves = {"to_choose": slice(count // 2), "to_report": slice(count // 2, count)}
-    for name, half in halves.items():
+
+    def on(half: slice) -> dict[str, Estimate]:
         verdicts, theirs = (
-            {who: x[half] for who, x in each.items()} for each in (written.verdicts, references)
+            {who: values[half] for who, values in scores.items()} for scores in (written.verdicts, references)
         )
-        found[name] = told(verdicts, theirs, written.weights[half])["preference"]
-    return found
+        return told(verdicts, theirs, written.weights[half])["preference"]
+
+    middle = len(written.posts) // 2
+    return {"to_choose": on(slice(middle)), "to_report": on(slice(middle, None))}

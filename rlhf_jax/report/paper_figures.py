@@ -96,7 +96,8 @@ def methods_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     `runs` are figures of `rlhf_jax.experiments.methods`; a method is a curve.
     """
     points = [together(some) for some in matched(runs, "points", "method", "setting").values()]
-    truths = [who for who in points[0]["preference"] if who != "reward model"] or ["reward model"]
+    asked = points[0]["preference"]
+    truths = [who for who in ("people", "gold judge") if who in asked] or list(asked)
     figure = Figure(figsize=(PANEL[0] * (len(truths) + 1), PANEL[1] * 1.25), layout="constrained")
     *along_kl, along_seconds = figure.subplots(1, len(truths) + 1)
     for i, method in enumerate(dict.fromkeys(one["method"] for one in points)):
@@ -110,7 +111,7 @@ def methods_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
         _along(along_seconds, across, rates, **style | {"linestyle": ""})
     for who, axes in zip([*truths, truths[0]], [*along_kl, along_seconds], strict=True):
         axes.axhline(0.5, color=GREY, linewidth=0.6)
-        axes.set_ylabel(f"preferred over the reference, by {who}")
+        axes.set_ylabel(f"preferred over the reference\nby {'the ' * (who != 'people')}{who}")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _quiet(axes)
     for axes in along_kl:

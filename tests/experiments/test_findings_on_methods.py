@@ -12,15 +12,19 @@ def estimate(value, width=0.02):
 
 
 def point(method, setting, choose, report, online=False, samples=1):
-    """A trial that people prefer so often on either half of the posts; the judge does 0.1 more often."""
+    """A trial that people prefer so often on either half of the posts.
+
+    The judge prefers it 0.1 more often where it is reported, and would choose what people would not.
+    """
 
     def of(value):
-        return {"people": estimate(value), "gold judge": estimate(value + 0.1), "reward model": estimate(0.9)}
+        return {"reward model": estimate(0.9), "gold judge": estimate(value + 0.1), "people": estimate(value)}
 
     about = {"method": method, "label": method.upper(), "setting": setting, "online": online}
     costs = {"samples": samples, "seconds": 30.0, "comparisons": 16000, "demonstrations": 8000}
     measured = {"kl": estimate(2.0), "distinct": 0.9, "errors": {"day": estimate(0.1)}}
-    halves = {"preference": of((choose + report) / 2), "to_choose": of(choose), "to_report": of(report)}
+    halves = {"preference": of((choose + report) / 2), "to_report": of(report)}
+    halves["to_choose"] = of(choose) | {"gold judge": estimate(1 - choose)}
     return about | costs | measured | halves
 
 
