@@ -23,7 +23,7 @@ are of 95%, by bootstrap over posts; runs of several seeds tell what another see
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 from etils.epath import Path
@@ -60,7 +60,7 @@ class Method:
     settings: Settings = field(default_factory=dict)  # fields of the configuration that it changes
     strength: str = ""  # the field that takes its strengths, and what stands before one where people read
     sign: str = ""
-    strengths: tuple[float, ...] = ()
+    strengths: tuple[float | None, ...] = (None,)
 
     @property
     def chooses(self) -> bool:
@@ -94,6 +94,7 @@ def several(name: str, label: str, ensemble: str) -> Method:
     return replace(row, settings=row.settings | {"reward.seeds": 3})
 
 
+T = TypeVar("T")
 MORE = "data.mini_posts"  # of which a strength is a multiple of the run's own
 METHODS = (
     Method("sft", "SFT"),
@@ -152,7 +153,7 @@ def main(argv: list[str]) -> int:
         trials = [
             Trial(method, strength)
             for method in chosen(run, options.methods)
-            for strength in (spread(method.strengths, options.strengths) or [None])
+            for strength in spread(method.strengths, options.strengths)
         ]
         most = max((trial.strength or 0 for trial in trials if trial.method.chooses), default=0)
         if most > options.pool:
@@ -178,7 +179,7 @@ def chosen(run: Opened, names: Sequence[str]) -> list[Method]:
     return [method for method in found if method.strength != MORE]  # all that there are were learned from
 
 
-def spread(strengths: Sequence[float], count: int | None) -> list[float]:
+def spread(strengths: Sequence[T], count: int | None) -> list[T]:
     """So many of them, or all: those in the midst of parts of equal length."""
     parts = min(count or len(strengths), len(strengths))
     return [strengths[(2 * i + 1) * len(strengths) // (2 * parts)] for i in range(parts)]

@@ -71,7 +71,7 @@ def test_every_row_makes_configurations_that_can_run(config):
     run = experimenting.config()
     if config == "the miniature":
         run = parse_config(["methods", f"--config={mini}"], flags.FlagValues())
-    trials = [Trial(method, strength) for method in METHODS for strength in method.strengths or [None]]
+    trials = [Trial(method, strength) for method in METHODS for strength in method.strengths]
     made = [trial.config(run, 1280) for trial in trials]
     assert len({trial.name for trial in trials}) == len(made) == 33  # each has a folder of its own
     assert [one.ppo.episodes == 1280 for one in made] == [trial.method.is_online for trial in trials]
@@ -181,7 +181,7 @@ def test_fewer_strengths_are_spread_over_those_of_the_row():
     strengths = (2, 4, 8, 16, 32, 64)
     assert spread(strengths, None) == spread(strengths, 9) == list(strengths)
     assert [spread(strengths, count) for count in (1, 2, 3)] == [[16], [4, 32], [4, 16, 64]]
-    assert spread((), 2) == []
+    assert spread((None,), 2) == [None]
 
 
 def test_only_the_miniature_has_more_demonstrations(workdir, tmp_path):
