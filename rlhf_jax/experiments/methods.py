@@ -23,7 +23,7 @@ are of 95%, by bootstrap over posts; runs of several seeds tell what another see
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from absl import flags
 from etils.epath import Path
@@ -58,8 +58,8 @@ class Method:
     # is the reward model, the best of several samples of the SFT policy is chosen at every use.
     trains: tuple[str, ...] = ()
     settings: Settings = field(default_factory=dict)  # fields of the configuration that it changes
-    strength: str = ""  # the field that takes its strengths, and what stands before one where people read
-    sign: str = ""
+    strength: str = ""  # the field that takes its strengths
+    sign: str = ""  # what stands before one where people read
     strengths: tuple[float | None, ...] = (None,)
 
     @property
@@ -94,7 +94,6 @@ def several(name: str, label: str, ensemble: str) -> Method:
     return replace(row, settings=row.settings | {"reward.seeds": 3})
 
 
-T = TypeVar("T")
 MORE = "data.mini_posts"  # of which a strength is a multiple of the run's own
 METHODS = (
     Method("sft", "SFT"),
@@ -179,7 +178,7 @@ def chosen(run: Opened, names: Sequence[str]) -> list[Method]:
     return [method for method in found if method.strength != MORE]  # all that there are were learned from
 
 
-def spread(strengths: Sequence[T], count: int | None) -> list[T]:
+def spread(strengths: Sequence[float | None], count: int | None) -> list[float | None]:
     """So many of them, or all: those in the midst of parts of equal length."""
     parts = min(count or len(strengths), len(strengths))
     return [strengths[(2 * i + 1) * len(strengths) // (2 * parts)] for i in range(parts)]
