@@ -26,7 +26,7 @@ experiment() {
 
 for seed in $seeds; do
     rlhf-jax run --config=configs/mini.py --workdir="$runs/seed$seed" --config.seed="$seed"
-    for name in probes transfer overoptimization; do experiment "$name" "seed$seed"; done
+    for name in probes transfer overoptimization methods; do experiment "$name" "seed$seed"; done
 done
 # Beside each run's reward model that of the run before it, against which its policies were not trained.
 before=${seeds##* }

@@ -30,6 +30,7 @@ COMMANDS = {  # its module, and what it does
     "likert": ("evaluation.likert", "people's ratings by axis"),
     "ratings": ("data.news_ratings", "published ratings of news summaries, as comparisons"),
     "overoptimization": ("experiments.overoptimization", "preference and reward along KL"),
+    "methods": ("experiments.methods", "PPO beside other ways to learn from the same feedback"),
     "scaling": ("experiments.scaling", "reward models and policies along data and size"),
     "transfer": ("experiments.transfer", "policies of posts on news"),
     "metric-agreement": ("experiments.metric_agreement", "how often metrics agree with people and judge"),

@@ -5,13 +5,16 @@ overridden on the command line (`--config.ppo.kl_coef=0.1`). Nothing outside the
 fields changes the numbers of a run.
 """
 
+import copy
 import dataclasses
+import functools
 import typing
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+Settings = dict[str, Any]  # values of fields by their dotted names
 MODEL = "model"  # of ppo.reward: the model of stage reward
 FEW_SHOT_FRAME = 8  # tokens of a few-shot prompt around each post and its summary
 
@@ -440,6 +443,15 @@ def fields_of(config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field
             yield from fields_of(value, f"{name}.")
         else:
             raise ConfigError(f"{name}: {value!r} should be a {hints[f.name].__name__}")
+
+
+def changed(config: Config, settings: Settings) -> Config:
+    """A copy of `config` with other values for these fields."""
+    config = copy.deepcopy(config)
+    for name, value in settings.items():
+        *path, leaf = name.split(".")
+        setattr(functools.reduce(getattr, path, config), leaf, value)
+    return config
 
 
 PLACEMENT = {name for name, f, _ in fields_of(Config()) if f.metadata.get("placement")}

@@ -21,10 +21,15 @@ from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.evaluation.judges import PairJudge, by_score, gold_scores, simulated
-from rlhf_jax.files import write_json
+from rlhf_jax.files import matching, write_json
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
+from rlhf_jax.pipeline import stages
+from rlhf_jax.run import fork
 from rlhf_jax.run import workdir as runs
+
+# Folders of a run with runs that share its data, so that their configurations tell all that they differ in.
+BRANCHES = ("overoptimization", "methods")
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,9 @@ class Opened:
     def on_mesh(self) -> AbstractContextManager:
         return jax.set_mesh(make_mesh(self.config.mesh))
 
-    def network(self, name: str) -> Network:
-        """That of `checkpoints/<name>`."""
-        return inference.load(self.workdir, name, config=self.config, task=self.task)
+    def network(self, name: str, folder: Path | None = None) -> Network:
+        """That of `checkpoints/<name>`, here or in the `folder` of a run that was made of this one."""
+        return inference.load(folder or self.workdir, name, config=self.config, task=self.task)
 
     @functools.cached_property
     def reward_model(self) -> Network:
@@ -71,8 +76,14 @@ class Opened:
     def unseen(self) -> Sequence[Record]:
         """Those of split test, or of valid where there is none, with a reference and past the filters."""
         splits = self.task.records()
-        found = with_reference(splits.get("test") or splits["valid"], "unseen")
-        return self.task.filtered(found, self.tokenizer)
+        return self._usable(splits.get("test") or splits["valid"], "unseen")
+
+    def demonstrations(self) -> Sequence[Record]:
+        """What the SFT policy was trained on."""
+        return self._usable(self.task.records()["train"], "sft")
+
+    def _usable(self, records: Sequence[Record], told: str) -> Sequence[Record]:
+        return self.task.filtered(with_reference(records, told), self.tokenizer)
 
     def pairs(self) -> tuple[list[Pair], list[Pair]]:
         """The pairs that the reward model was trained on, and those that it has not seen."""
@@ -84,6 +95,29 @@ class Opened:
 def open_run(workdir: PathLike[str]) -> Opened:
     config = runs.read_config(Path(workdir))
     return Opened(Path(workdir), config, tasks.find(config.data, config.seed))
+
+
+def branch(run: Opened, folder: Path, config: Config, stage: str) -> Path:
+    """`folder`, with a run that has `stage` finished under another configuration; started again, it resumes.
+
+    What the stage needs is taken over from `run`, and so is the stage itself from a run that has finished it
+    under the same configuration.
+    """
+    runs.open_workdir(folder, config)
+    fork.take_over(run.workdir, folder, {name: name for name in stages.before(stage)}, stages.STAGES)
+    if alike := finished_alike(run.workdir, config, stage):
+        fork.take_over(alike, folder, {stage: stage}, stages.STAGES)
+    stages.run_stages(config, folder, (stage,))
+    return folder
+
+
+def finished_alike(workdir: Path, config: Config, stage: str) -> Path | None:
+    """The run in `workdir`, or a branch of it, that has finished a stage under this configuration."""
+    branches = [file.parent for name in BRANCHES for file in matching(workdir, f"{name}/*/config.json")]
+    for folder in (workdir, *branches):
+        if runs.stage_done(folder, stage) and runs.read_config(folder) == config:
+            return folder
+    return None
 
 
 def command(argv: list[str], options: flags.FlagValues, run: Callable[[Opened], None]) -> int:

@@ -3,7 +3,8 @@
 A finding is a function of the JSON of runs, one a seed, and gives None where the runs do not have what it is
 about. Its figures are means over the runs, with intervals that hold posts and seeds
 (evaluation/across_runs.py). It holds where whole intervals say so; of what is above what, the interval of
-the difference. findings_on_scale.py has those about data and size.
+the difference. findings_on_scale.py has those about data and size,
+findings_on_methods.py compares ways to learn.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from etils.epath import Path
 
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
-from rlhf_jax.experiments import findings, findings_on_scale
+from rlhf_jax.experiments import findings, findings_on_methods, findings_on_scale
 from rlhf_jax.experiments.findings import Finding
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report import paper_figures as drawn
@@ -92,6 +92,17 @@ SECTIONS = (
         "overoptimization",
         "overoptimization.json",
         findings.best_of_n,
+    ),
+    Section(
+        "Other ways to learn from the same feedback",
+        "Not in the paper: a policy that learns from what it writes while it learns (PPO, RLOO, GRPO, online "
+        "DPO) is preferred over those that do not: DPO, distilled best-of-N, and supervision on twice the "
+        "demonstrations. Strengths are chosen by people on one half of the posts, and shares are of the "
+        "other. The claim is refuted where the whole interval of a lead is below 0.",
+        "methods",
+        "methods.json",
+        findings_on_methods.methods,
+        drawn.methods_figure,
     ),
     Section(
         "Reward models grow better with data",

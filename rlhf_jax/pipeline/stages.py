@@ -196,6 +196,12 @@ def find(name: str) -> Stage:
     return next(stage for stage in STAGES if stage.name == name)
 
 
+def before(name: str) -> list[str]:
+    """The stages that one needs, and what these need, in order."""
+    needs = find(name).needs
+    return list(dict.fromkeys([*(each for need in needs for each in before(need)), *needs]))
+
+
 def programs() -> dict[str, Program]:
     return {name: traced for stage in STAGES for name, traced in stage.programs.items()}
 

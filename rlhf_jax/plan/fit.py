@@ -30,12 +30,12 @@ import importlib.metadata
 from absl import flags
 
 from rlhf_jax.command_line import command
-from rlhf_jax.config import Config, MeshConfig
+from rlhf_jax.config import Config, MeshConfig, Settings, changed
 from rlhf_jax.files import write_json
 from rlhf_jax.pipeline import stages
 from rlhf_jax.plan.compiled import Compiled, compile_program, programs
 from rlhf_jax.plan.planned import architecture
-from rlhf_jax.plan.remedies import Settings, Trial, changed, flags_of, remedies
+from rlhf_jax.plan.remedies import Trial, flags_of, remedies
 from rlhf_jax.plan.search import best_first, search
 from rlhf_jax.plan.topologies import Topology, find
 from rlhf_jax.run.config_flags import parse_config

@@ -8,18 +8,16 @@ slower, and smaller batches. Where networks and optimizer alone are too large, w
 first.
 """
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rlhf_jax.config import Config, ConfigError, PpoConfig
+from rlhf_jax.config import Config, ConfigError, PpoConfig, Settings, changed
 from rlhf_jax.plan.compiled import Compiled, compile_program, needed
 from rlhf_jax.plan.planned import architecture
 from rlhf_jax.plan.topologies import Topology
 
-Settings = dict[str, Any]  # fields of a configuration by their dotted names
 Remedy = Callable[[Config, Compiled, float], Iterator[Settings]]  # what to try, for so many bytes of a device
 SAVES = 0.99  # a remedy that leaves more than this share of the memory is not worth its price
 ROWS = (16, 4)  # of ppo.rollout_rows
@@ -131,15 +129,6 @@ def smaller_batch(stage: str, config: Config, plan: Compiled, usable: float) -> 
     while rows % 2 == 0 and parts % 2 == 0:
         rows, parts = rows // 2, parts // 2
         yield {f"{stage}.batch_size": rows, f"{stage}.microbatches": parts}
-
-
-def changed(config: Config, settings: Settings) -> Config:
-    """A copy of `config` with other values for these fields."""
-    config = copy.deepcopy(config)
-    for name, value in settings.items():
-        *path, field = name.split(".")
-        setattr(functools.reduce(getattr, path, config), field, value)
-    return config
 
 
 def flags_of(settings: Settings) -> str:

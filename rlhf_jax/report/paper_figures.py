@@ -64,10 +64,7 @@ def overoptimization_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     if kinds:
         _errors_along_kl(panels[-1], series["PPO"], kinds)
     for axes in panels:
-        axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
-        axes.set_xlim(left=0)
-        axes.set_xticks([root**2 for root in range(1 + int(axes.get_xlim()[1] ** 0.5))])
-        axes.set_xlabel("KL from the supervised policy, nats (root scale)", fontsize=9)
+        _root_of_kl(axes)
         _quiet(axes)
     for axes in (rates, panels[-1]) if kinds else (rates,):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -91,6 +88,46 @@ def _along_kl(axes: Axes, policies: Sequence[dict], estimates: Sequence[Estimate
     kl = [policies[i]["kl"] for i in order]
     across = [one["value"] for one in kl]
     _along(axes, across, [estimates[i] for i in order], xerr=_arms(kl), **style)
+
+
+def methods_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
+    """Preference along √KL, by everybody who says what is better, and along the seconds of training.
+
+    `runs` are figures of `rlhf_jax.experiments.methods`; a method is a curve.
+    """
+    points = [together(some) for some in matched(runs, "points", "method", "setting").values()]
+    asked = points[0]["preference"]
+    truths = [who for who in ("people", "gold judge") if who in asked] or list(asked)
+    figure = Figure(figsize=(PANEL[0] * (len(truths) + 1), PANEL[1] * 1.25), layout="constrained")
+    *along_kl, along_seconds = figure.subplots(1, len(truths) + 1)
+    for i, method in enumerate(dict.fromkeys(one["method"] for one in points)):
+        policies = [one for one in points if one["method"] == method]
+        style = {"color": f"C{i % 10}", "linestyle": LINES[i // 10], "marker": "o"}
+        for who, axes in zip(truths, along_kl, strict=True):
+            rates = [one["preference"][who] for one in policies]
+            _along_kl(axes, policies, rates, label=policies[0]["label"], **style)
+        across = [one["seconds"] for one in policies]
+        rates = [one["preference"][truths[0]] for one in policies]
+        _along(along_seconds, across, rates, **style | {"linestyle": ""})
+    for who, axes in zip([*truths, truths[0]], [*along_kl, along_seconds], strict=True):
+        axes.axhline(0.5, color=GREY, linewidth=0.6)
+        axes.set_ylabel(f"preferred over the reference\nby {'the ' * (who != 'people')}{who}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _quiet(axes)
+    for axes in along_kl:
+        _root_of_kl(axes)
+    along_seconds.set_xlabel("seconds of training beyond SFT", fontsize=9)
+    handles, labels = along_kl[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _root_of_kl(axes: Axes) -> None:
+    """Has the axis of the KL show its root, as distance."""
+    axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    axes.set_xlim(left=0)
+    axes.set_xticks([root**2 for root in range(1 + int(axes.get_xlim()[1] ** 0.5))])
+    axes.set_xlabel("KL from the supervised policy, nats (root scale)", fontsize=9)
 
 
 def scaling_figure(runs: Sequence[dict], path: PathLike[str]) -> None:

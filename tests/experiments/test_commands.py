@@ -9,6 +9,7 @@ import tiny
 
 from rlhf_jax.experiments import (
     findings,
+    methods,
     metric_agreement,
     overoptimization,
     probes,
@@ -80,7 +81,9 @@ def test_probes_count_the_pairs_of_which_the_judge_says_so(workdir):
     assert all(0 < one["pairs"] <= 12 and 0 <= one["value"] <= 1 for one in found.values())
 
 
-@pytest.mark.parametrize("module", [metric_agreement, overoptimization, probes, results, scaling, transfer])
+@pytest.mark.parametrize(
+    "module", [methods, metric_agreement, overoptimization, probes, results, scaling, transfer]
+)
 def test_every_command_refuses_what_it_does_not_know(module, capsys):
     assert module.main(["command", "--workdir=x", "--runs=x", "--nothing=1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 from rlhf_jax.experiments import findings
-from rlhf_jax.experiments.overoptimization import errors, folder_of, main, told
+from rlhf_jax.experiments.overoptimization import folder_of, main
+from rlhf_jax.experiments.written import errors, told
 from rlhf_jax.inference import Network
 from rlhf_jax.pipeline import stages as pipeline
 from rlhf_jax.run import workdir as runs
@@ -37,7 +38,7 @@ def trained(workdir):
         arguments += ["--pool=4"]
         assert main(arguments) == 0
         first = (workdir / "overoptimization.json").read_bytes()
-        patch.setattr(Network, "write", lambda *_, **__: pytest.fail("the pool was sampled again"))
+        patch.setattr(Network, "samples", lambda *_, **__: pytest.fail("the pool was sampled again"))
         assert main(arguments) == 0
         assert (workdir / "overoptimization.json").read_bytes() == first
     return asked
@@ -73,7 +74,7 @@ def test_the_run_s_own_policy_stands_for_its_own_coefficient(workdir, trained):
 def test_figures_of_every_policy(figures):
     assert (figures["posts"], figures["pool"]) == (6, 4)
     for one in figures["ppo"]:
-        assert one.keys() == {"kl_coef", "kl", "score", "preference", "errors"}
+        assert one.keys() == {"kl_coef", "kl", "score", "preference", "errors", "distinct"}
         assert one["score"].keys() == {"reward model", "gold judge"}
         assert one["preference"].keys() == {"reward model", "gold judge", "people"}
         for each in (one["score"], one["preference"], one["errors"], {"kl": one["kl"]}):
@@ -107,10 +108,11 @@ def test_best_of_n_rises_with_n_and_starts_at_the_policy_itself(workdir, figures
     assert points[0]["kl"]["value"] == points[0]["kl_closed_form"] == 0
     rewards = [one["score"]["reward model"]["value"] for one in points]
     assert rewards == sorted(rewards)
-    pool = np.load(workdir / "overoptimization" / "pool_6x4.npz")
-    scale, sums = tiny.largest(pool["reward model"]), pool["reward model"].size  # of float32
-    tiny.assert_close(rewards[0], pool["reward model"].mean(), sums, scale)
-    tiny.assert_close(rewards[2], pool["reward model"].max(axis=1).mean(), sums, scale)
+    pool = json.loads((workdir / "best_of_n" / "pool_6x4.json").read_text())
+    scores = np.array(pool["verdicts"]["reward model"])
+    scale, sums = tiny.largest(scores), scores.size  # of float32
+    tiny.assert_close(rewards[0], scores.mean(), sums, scale)
+    tiny.assert_close(rewards[2], scores.max(axis=1).mean(), sums, scale)
 
 
 def test_the_page_of_findings_reads_them(figures):

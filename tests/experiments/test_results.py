@@ -121,6 +121,15 @@ TRANSFER = {
     },
     "reward_model": {"gold judge": estimate(0.66) | {"pairs": 1234}},
 }
+METHODS = {
+    "points": [
+        {"method": name, "label": name.upper(), "setting": "β 0.1", "online": name == "ppo"}
+        | {"samples": 1, "seconds": 30.0, "comparisons": 16000, "demonstrations": 8000}
+        | {"kl": estimate(2.0), "distinct": 0.9, "errors": {"day": estimate(0.1)}}
+        | dict.fromkeys(("preference", "to_choose", "to_report"), both(value, value))
+        for name, value in {"dpo": 0.6, "ppo": 0.7}.items()
+    ]
+}
 PROBES = {
     "truth": "gold judge",
     "probes": {"swapped_roles": estimate(0.93) | {"pairs": 100}, "edited": {"pairs": 0}},
@@ -128,6 +137,7 @@ PROBES = {
 ALL = {
     "results": RESULTS,
     "overoptimization": OVEROPTIMIZATION,
+    "methods": METHODS,
     "scaling": SCALING,
     "agreement": AGREEMENT,
     "transfer": TRANSFER,
@@ -175,7 +185,7 @@ def test_images_are_drawn_and_named(tmp_path):
     write(tmp_path / "runs" / "seed0")
     write(tmp_path / "runs" / "weak0", {"overoptimization": OVEROPTIMIZATION})
     text = page(tmp_path)
-    for name in ("overoptimization", "overoptimization-weak", "scaling", "agreement", "transfer"):
+    for name in ("overoptimization", "overoptimization-weak", "methods", "scaling", "agreement", "transfer"):
         assert f"(images/results-{name}.png)" in text
         assert (tmp_path / "docs" / "images" / f"results-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "Optimizing a reward model too far, with a reward model of few comparisons" in verdicts(text)

@@ -47,7 +47,7 @@ def test_every_experiment_of_the_page_is_made(figures):
     for seed in range(3):
         run = f"--workdir=runs/figures/seed{seed}"
         assert f"run --config=configs/mini.py {run} --config.seed={seed}" in commands
-        for name in ("probes", "transfer", "overoptimization"):
+        for name in ("probes", "transfer", "overoptimization", "methods"):
             assert f"{name} {run}" in commands
         another = f"--another=runs/figures/seed{(seed + 2) % 3}"
         assert f"metric-agreement {run} {another}" in commands

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from rlhf_jax.config import Config, ConfigError, ModelConfig, PpoConfig
+from rlhf_jax.config import Config, ConfigError, ModelConfig, PpoConfig, changed
 from rlhf_jax.plan import fit
 from rlhf_jax.plan import remedies as module
 from rlhf_jax.plan.compiled import Compiled
-from rlhf_jax.plan.remedies import changed, flags_of, in_order, remedies
+from rlhf_jax.plan.remedies import flags_of, in_order, remedies
 from rlhf_jax.plan.topologies import Chip, Topology
 from rlhf_jax.validation import validate
 
