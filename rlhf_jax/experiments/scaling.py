@@ -138,16 +138,14 @@ def accuracies(folder: Path) -> dict[str, Any]:
     run = open_run(folder)
     train, held_out = run.pairs()
     with run.on_mesh():
-        margins = run.reward_model.margins(held_out)
-    truths = {"people": np.ones(len(held_out))}
-    if judge := run.task.judge:
-        truths["gold judge"] = gaps(judge, held_out)
+        accuracy = run.accuracy(held_out)
+    truth = gaps(run.task.judge, held_out) if run.task.judge else np.ones(len(held_out))
     posts = [pair.info.id for pair in held_out]
     return {
         "parameters": parameters(folder),
         "comparisons": len(train),
-        "accuracy": {who: agreement(margins, truth, posts) for who, truth in truths.items()},
-        "blind_accuracy": agreement(blind_margins(train, held_out), list(truths.values())[-1], posts),
+        "accuracy": accuracy,
+        "blind_accuracy": agreement(blind_margins(train, held_out), truth, posts),
     }
 
 
