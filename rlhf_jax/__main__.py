@@ -28,6 +28,7 @@ COMMANDS = {  # its module, and what it does
     "attacks": ("experiments.attacks", "whether the miniature's gold judge can be fooled"),
     "likert": ("evaluation.likert", "people's ratings by axis"),
     "ratings": ("data.news_ratings", "published ratings of news summaries, as comparisons"),
+    "feedback": ("experiments.feedback", "which kind of human feedback is worth its price"),
     "overoptimization": ("experiments.overoptimization", "preference and reward along KL"),
     "scaling": ("experiments.scaling", "reward models and policies along data and size"),
     "transfer": ("experiments.transfer", "policies of posts on news"),

@@ -38,22 +38,19 @@ class Price(NamedTuple):
     source: str
 
 
-# Measured were those of passages of a book, some 600 words that take 2.5 minutes to read; where a kind is
-# cheaper than another counts here, not how cheap it is. Nobody has measured all kinds on one text.
-BOOKS = "Wu et al. 2021, “Recursively Summarizing Books with Human Feedback”, appendix E.1"
+# What was measured is the work on passages of books. Posts are shorter, so that hours are those of such
+# texts; how much dearer one kind is than another counts here. It fits Stiennon et al. (2020, §5), whose
+# 64,832 comparisons took "thousands of labeler hours": two thousand are 111 seconds each. Nobody has timed
+# all kinds on one text.
+BOOKS = "Wu et al. (2021), *Recursively Summarizing Books with Human Feedback*, appendix E.1"
+READ = "2.5 minutes to read"
 PRICES = {
-    "comparison": Price(240, f"{BOOKS}: 2.5 minutes to read and 1.5 to compare"),
-    "nine_point": Price(240, f"{BOOKS}: as a comparison, as those were asked on a scale (guessed)"),
-    "rating": Price(195, "guessed: 2.5 minutes to read, half a comparison's 1.5 for one summary of two"),
-    "demonstration": Price(390, f"{BOOKS}: 2.5 minutes to read and 4 to write"),
-    "edit": Price(
-        270,
-        "guessed: 2.5 minutes to read, half of a demonstration's 4 to change one (of translations: faster "
-        "than from nothing, by how much varies widely, Sarti et al. 2022)",
-    ),
-    "explanation": Price(
-        240, "guessed: 2.5 minutes to read, 1.5 to mark what is wrong and say what is right"
-    ),
+    "comparison": Price(240, f"{BOOKS}: {READ}, 1.5 to compare"),
+    "nine_point": Price(240, "a guess: a scale takes no longer than two buttons"),
+    "rating": Price(195, f"a guess: {READ}, half of a comparison's 1.5 for one summary of two"),
+    "demonstration": Price(390, f"{BOOKS}: {READ}, 4 to write"),
+    "edit": Price(270, f"a guess: {READ}, half of the 4 in which one is written"),
+    "explanation": Price(240, f"a guess: {READ}, 1.5 to mark what is wrong and say what is right"),
 }
 
 
@@ -103,7 +100,8 @@ def demonstrated(material: Material, count: int) -> list[Record]:
 
 def edited(material: Material, count: int) -> list[Comparison]:
     """Fewer than `count`, as the editor leaves some summaries as they are."""
-    return [_better(info, text, summary) for info, summary, text in _edits(material, count)]
+    edits = _edits(material, count)
+    return [_better(info, text, old) for info, old, text in edits if text.strip() != old.text.strip()]
 
 
 def edit_targets(material: Material, count: int) -> list[Record]:
