@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rlhf_jax.experiments import findings, findings_on_scale
+from rlhf_jax.experiments import findings, findings_on_feedback, findings_on_scale
 from rlhf_jax.experiments.findings import at_kl, peak_of
 from rlhf_jax.experiments.results import SECTIONS, main
 
@@ -121,6 +121,22 @@ TRANSFER = {
     },
     "reward_model": {"gold judge": estimate(0.66) | {"pairs": 1234}},
 }
+FEEDBACK = {
+    "sft": both(0.45, 0.4),
+    "points": [
+        {
+            "kind": kind,
+            "hours": hours,
+            "answers": int(hours * 3600 / seconds),
+            "errors": {"day": estimate(0.2)},
+        }
+        | {"preference": both(people + hours / 1e4, people + 0.05)}
+        | ({"pairs": 99, "accuracy": both(0.7, 0.8)} if kind == "comparison" else {})
+        for kind, seconds, people in (("comparison", 240, 0.7), ("demonstration", 390, 0.55))
+        for hours in (100, 1000)
+    ],
+    "prices": {"comparison": {"seconds": 240, "source": "measured"}},
+}
 PROBES = {
     "truth": "gold judge",
     "probes": {"swapped_roles": estimate(0.93) | {"pairs": 100}, "edited": {"pairs": 0}},
@@ -131,6 +147,7 @@ ALL = {
     "scaling": SCALING,
     "agreement": AGREEMENT,
     "transfer": TRANSFER,
+    "feedback": FEEDBACK,
     "probes": PROBES,
 }
 YES = {"people": True, "gold judge": True}
@@ -175,7 +192,8 @@ def test_images_are_drawn_and_named(tmp_path):
     write(tmp_path / "runs" / "seed0")
     write(tmp_path / "runs" / "weak0", {"overoptimization": OVEROPTIMIZATION})
     text = page(tmp_path)
-    for name in ("overoptimization", "overoptimization-weak", "scaling", "agreement", "transfer"):
+    drawn = ("overoptimization", "overoptimization-weak", "scaling", "agreement", "transfer", "feedback")
+    for name in drawn:
         assert f"(images/results-{name}.png)" in text
         assert (tmp_path / "docs" / "images" / f"results-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "Optimizing a reward model too far, with a reward model of few comparisons" in verdicts(text)
@@ -368,3 +386,35 @@ def test_files_that_cannot_be_used_are_named(tmp_path, capsys, content, message)
 def test_a_folder_without_runs_is_told(tmp_path, capsys):
     assert main(["rlhf-jax results", f"--runs={tmp_path}"]) == 2
     assert "has no runs seed0" in capsys.readouterr().err
+
+
+def feedback_with(kind, hours, people) -> dict:
+    other = copy.deepcopy(FEEDBACK)
+    for one in other["points"]:
+        if (one["kind"], one["hours"]) == (kind, hours):
+            one["preference"]["people"] = estimate(people)
+    return other
+
+
+def test_kinds_of_feedback_at_equal_hours():
+    """80.0 less 65.0 points at 1000 hours, ± √2 · 2 of two intervals that are added as independent."""
+    finding = findings_on_feedback.feedback([FEEDBACK])
+    assert finding.held == YES
+    assert "| comparison | 1000 | 15,000 | 80.0% (78.0 to 82.0) | 75.0%" in finding.body
+    assert "| demonstration | 1000 | 9,230 | 65.0% (63.0 to 67.0) |" in finding.body
+    assert "| none | 0 | 0 | 45.0%" in finding.body and "| comparison | 240 | measured |" in finding.body
+    assert "With 1000 hours comparison is shown to be best by people: before demonstration" in finding.body
+    assert "| demonstration | -15.0 (-17.8 to -12.2) |" in finding.body
+
+
+def test_comparisons_are_held_to_demonstrations_where_most_was_spent():
+    assert findings_on_feedback.feedback([feedback_with("demonstration", 100, 0.99)]).held == YES
+    close = findings_on_feedback.feedback([feedback_with("demonstration", 1000, 0.79)])
+    assert close.held == {"people": False, "gold judge": True}
+    assert "comparison is best, but not shown to be by people" in close.body
+
+
+def test_without_demonstrations_nothing_is_held():
+    alone = FEEDBACK | {"points": FEEDBACK["points"][:2]}
+    finding = findings_on_feedback.feedback([alone])
+    assert not finding.held and "refuted" not in finding.body and "before" not in finding.body

@@ -1,7 +1,7 @@
 """Explanations of the miniature's people: which sentence of a summary is wrong, how, and what the post says.
 
-Who explains is as fallible as the editor: overlooks as many false statements, and misreads the post as often
-as the editor slips. Then a fact that the summary tells seems false to them, or a false one true.
+Who explains is as fallible as the others: overlooks as many false statements as the editor, and misreads the
+post as often as an author who is paid. Then a fact that the summary tells seems false, or a false one true.
 """
 
 import re
@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.mini.editor import NOTICES, SLIPS
+from rlhf_jax.data.mini.editor import NOTICES
 from rlhf_jax.data.mini.errors import falsehoods, meant
 from rlhf_jax.data.mini.judge import story_of
-from rlhf_jax.data.mini.posts import falsified
+from rlhf_jax.data.mini.posts import HIRED, falsified
 from rlhf_jax.data.mini.reading import read
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.mini.world import Fact, Question, Story, pick
 from rlhf_jax.data.records import Record
+
+MISREADS = HIRED["wrong"] / sum(HIRED.values())
 
 
 class Explanation(NamedTuple):
@@ -32,7 +34,7 @@ class Explanation(NamedTuple):
 def explain(post: Record, text: str, rng: np.random.Generator) -> Explanation | None:
     """The first sentence that seems wrong and is noticed; None where nothing is."""
     story = story_of(post)
-    if rng.random() < SLIPS:
+    if rng.random() < MISREADS:
         story = misread(story, [meant(story, claim) for claim in read(text).facts], rng)
     for sentence, told in sentences(text):
         wrong = sorted(set().union(*(_wrong(story, one) for one in told)))

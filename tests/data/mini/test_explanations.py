@@ -21,6 +21,7 @@ POST = Post(
 )
 
 
+SOME = posts(0, "train", 40)
 PRAISE = Fact("dora", "praised", "adam")
 
 
@@ -30,7 +31,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def infallible(monkeypatch):
-    monkeypatch.setattr(explanations, "SLIPS", 0.0)
+    monkeypatch.setattr(explanations, "MISREADS", 0.0)
     monkeypatch.setattr(explanations, "NOTICES", 1.0)
 
 
@@ -54,7 +55,7 @@ def test_the_wrong_sentence_is_said_again_as_the_post_has_it(infallible, summary
 
 
 def test_nothing_is_said_of_what_is_true(infallible):
-    for post in posts(0, "train", 20):
+    for post in SOME:
         assert explain(post, ideal(post), rng()) is None
     assert explain(POST, "so much drama.", rng()) is None
 
@@ -65,11 +66,13 @@ def test_what_is_overlooked_is_not_said(infallible, monkeypatch):
 
 
 def test_who_misreads_the_post_repairs_what_was_true(infallible, monkeypatch):
-    monkeypatch.setattr(explanations, "SLIPS", 1.0)
-    for post in posts(0, "train", 20):
-        said = explain(post, ideal(post), rng())
-        assert said is not None and said.kind in KINDS
-        assert errors(post, repaired(ideal(post), said))
+    """Unless the summary does not tell what they misread, or the post tells also what they read."""
+    monkeypatch.setattr(explanations, "MISREADS", 1.0)
+    explained = [(post, explain(post, ideal(post), np.random.default_rng(i))) for i, post in enumerate(SOME)]
+    said = [(post, one) for post, one in explained if one is not None]
+    assert len(said) > 0.7 * len(SOME)
+    assert all(one.kind in KINDS for _, one in said)
+    assert np.mean([bool(errors(post, repaired(ideal(post), one))) for post, one in said]) > 0.8
 
 
 def test_a_misread_story_differs_in_one_fact():
@@ -89,9 +92,11 @@ def test_pronouns_are_understood_from_the_sentences_before():
 
 
 def test_fallible_people_repair_more_than_they_spoil():
-    better, worse = 0, 0
+    gains = []
     for i, post in enumerate(posts(0, "train", 300)):
         if (said := explain(post, post.summary, np.random.default_rng(i))) is not None:
-            gap = judge(post, repaired(post.summary, said)).overall - judge(post, post.summary).overall
-            better, worse = better + (gap > 0), worse + (gap < 0)
-    assert worse > 5  # one in three misreads
+            gains.append(
+                judge(post, repaired(post.summary, said)).overall - judge(post, post.summary).overall
+            )
+    better, worse = np.sum(np.array(gains) > 0), np.sum(np.array(gains) < 0)
+    assert better > worse > 0.1 * len(gains)
