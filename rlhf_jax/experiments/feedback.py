@@ -33,12 +33,12 @@ from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.data.comparisons import comparisons_of_run
-from rlhf_jax.data.record_json import write_jsonl
+from rlhf_jax.data.record_json import read_posts, write_jsonl
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tasks.mini import Mini
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.experiments.command import Opened, command, numbers, write_figures
-from rlhf_jax.experiments.feedback_kinds import KINDS, PRICES, Answers, Material, prices_of
+from rlhf_jax.experiments.feedback_kinds import KINDS, PRICES, Material, prices_of
 from rlhf_jax.experiments.overoptimization import errors
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.pipeline import distill, stages
@@ -105,12 +105,12 @@ def train(run: Opened, purchase: Purchase, episodes: int | None) -> Opened:
     hold_price(folder, purchase)
     fork.take_over(run.workdir, folder, {"sft": "sft"}, stages.STAGES)
     opened = dataclasses.replace(run, workdir=folder, config=config)
-    answers = ask(run, purchase, folder)
+    asked = ask(run, purchase, folder)
     if kind.loss:
         stages.run_stages(config, folder, ("collect", "reward", "ppo"))
     else:
         with run.on_mesh():
-            distill.fine_tune(TAUGHT, opened.network("sft"), answers, config, folder)
+            distill.fine_tune(TAUGHT, opened.network("sft"), [*read_posts(asked)], config, folder)
     return opened
 
 
@@ -126,19 +126,18 @@ def hold_price(folder: Path, purchase: Purchase) -> None:
     write_json(file, bought)
 
 
-def ask(run: Opened, purchase: Purchase, folder: Path) -> Answers:
-    """What people answer, which the folder keeps: comparisons beside the run's held-out ones, or posts."""
+def ask(run: Opened, purchase: Purchase, folder: Path) -> Path:
+    """The file of what people answered, made once: comparisons beside the run's held-out ones, or posts."""
     kind = KINDS[purchase.kind]
-    comparisons = comparisons_of_run(run.config, run.workdir)
-    train = [one for one in comparisons if one.split == "train"]
-    order = np.random.default_rng([run.config.seed, 1]).permutation(len(train))
-    material = Material([train[i] for i in order], run.task.records()["train"], run.config.seed)
-    answers = kind.ask(material, purchase.answers)
-    held_out = [one for one in comparisons if one.split != "train"]
     file = folder / ("comparisons.jsonl" if kind.loss else "demonstrations.jsonl")
     if not file.exists():
-        write_jsonl(file, [*answers, *(held_out if kind.loss else [])])
-    return answers
+        comparisons = comparisons_of_run(run.config, run.workdir)
+        train = [one for one in comparisons if one.split == "train"]
+        order = np.random.default_rng([run.config.seed, 1]).permutation(len(train))
+        material = Material([train[i] for i in order], run.task.records()["train"], run.config.seed)
+        held_out = [one for one in comparisons if one.split != "train" and kind.loss]
+        write_jsonl(file, [*kind.ask(material, purchase.answers), *held_out])
+    return file
 
 
 def measure(

@@ -64,7 +64,7 @@ def sentences(text: str) -> list[tuple[str, list[Fact | Question]]]:
     pieces = re.findall(r"[^.?!]+[.?!]*", text)
     for i, piece in enumerate(pieces):
         now = read("".join(pieces[: i + 1]))
-        told = [*now.facts[len(seen.facts) :], *now.questions[len(seen.questions) :]]
+        told: list[Fact | Question] = [*now.facts[len(seen.facts) :], *now.questions[len(seen.questions) :]]
         found.append((piece.strip(), told))
         seen = now
     return found
