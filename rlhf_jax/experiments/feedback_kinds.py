@@ -6,7 +6,8 @@ put into a form that the pipeline reads, so that every kind is trained by the sa
 comparison     comparisons, as the labelers answered them
 nine_point     the same, whose reward model also learns how sure they were (`reward.loss=confidence`)
 rating         both summaries of a comparison rated by themselves, 1 to 7: the reward model regresses on
-               the ratings (`reward.loss=ratings`)
+               the ratings (`reward.loss=ratings`); its scores are points, and weigh against the KL penalty as
+               the others' log-odds do
 demonstration  posts with the summary of a hired author, on which the supervised policy is fine-tuned
 edit           comparisons of a policy's summary with what the editor made of it, which is preferred
 edit_target    the same edits as demonstrations
