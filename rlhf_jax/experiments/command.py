@@ -20,9 +20,7 @@ from rlhf_jax.data.comparisons import Pair, comparisons_of_run, pairs_of
 from rlhf_jax.data.records import Record, with_reference
 from rlhf_jax.data.task import Task
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.evaluation.choices import agreement
-from rlhf_jax.evaluation.intervals import Estimate
-from rlhf_jax.evaluation.judges import PairJudge, by_score, gaps, gold_scores, simulated
+from rlhf_jax.evaluation.judges import PairJudge, by_score, gold_scores, simulated
 from rlhf_jax.files import write_json
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import make_mesh
@@ -69,14 +67,6 @@ class Opened:
         scores = self.reward_model.score(list(unique.values()), [text for _, text in unique])
         found = dict(zip(unique, scores, strict=True))
         return np.array([found[key] for key in keys])
-
-    def accuracy(self, pairs: Sequence[Pair]) -> dict[str, Estimate]:
-        """How often the reward model is right about pairs, by people's choices and by the gold judge."""
-        margins, posts = self.reward_model.margins(pairs), [pair.info.id for pair in pairs]
-        truths = {"people": np.ones(len(pairs))}
-        if judge := self.task.judge:
-            truths["gold judge"] = gaps(judge, pairs)
-        return {who: agreement(margins, truth, posts) for who, truth in truths.items()}
 
     def unseen(self) -> Sequence[Record]:
         """Those of split test, or of valid where there is none, with a reference and past the filters."""

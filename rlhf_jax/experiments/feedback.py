@@ -40,6 +40,7 @@ from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.experiments.command import Opened, command, numbers, write_figures
 from rlhf_jax.experiments.feedback_kinds import KINDS, PRICES, Material, prices_of
 from rlhf_jax.experiments.overoptimization import errors
+from rlhf_jax.experiments.scaling import accuracy_of
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.pipeline import distill, stages
 from rlhf_jax.report.paper_figures import feedback_figure
@@ -173,7 +174,7 @@ def point(purchase: Purchase, run: Opened, posts: Sequence[Record]) -> dict[str,
     }
     if has_reward_model:
         train, held_out = run.pairs()
-        found |= {"pairs": len(train), "accuracy": run.accuracy(held_out)}
+        found |= {"pairs": len(train), "accuracy": accuracy_of(run, held_out)}
     return found
 
 

@@ -19,8 +19,9 @@ from etils.epath import Path
 
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
-from rlhf_jax.experiments import findings, findings_on_feedback, findings_on_scale
+from rlhf_jax.experiments import findings, findings_on_scale
 from rlhf_jax.experiments.findings import Finding
+from rlhf_jax.experiments.findings_on_feedback import feedback
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report import paper_figures as drawn
 
@@ -121,7 +122,7 @@ SECTIONS = (
         "(appendix D), and names edits and explanations beside them (§5).",
         "feedback",
         "feedback.json",
-        findings_on_feedback.feedback,
+        feedback,
         drawn.feedback_figure,
     ),
     Section(

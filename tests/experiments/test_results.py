@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from rlhf_jax.experiments import findings, findings_on_feedback, findings_on_scale
+from rlhf_jax.experiments import findings, findings_on_scale
 from rlhf_jax.experiments.findings import at_kl, peak_of
+from rlhf_jax.experiments.findings_on_feedback import feedback
 from rlhf_jax.experiments.results import SECTIONS, main
 
 
@@ -113,14 +114,6 @@ AGREEMENT = {
         kind: {who: dict(METRICS) for who in ("people", "gold judge")} for kind in ("held_out", "sft", "ppo")
     }
 }
-TRANSFER = {
-    "over_sft": {"ppo": both(0.6, 0.7), "best_of_4": both(0.6, 0.65)},
-    "policies": {
-        name: {"rougeL": estimate(0.3)} | ({"preference": both(value, value)} if value else {})
-        for name, value in {"reference": 0, "lead_3": 0.6, "sft": 0.5, "ppo": 0.7}.items()
-    },
-    "reward_model": {"gold judge": estimate(0.66) | {"pairs": 1234}},
-}
 FEEDBACK = {
     "sft": both(0.45, 0.4),
     "points": [
@@ -136,6 +129,14 @@ FEEDBACK = {
         for hours in (100, 1000)
     ],
     "prices": {"comparison": {"seconds": 240, "source": "measured"}},
+}
+TRANSFER = {
+    "over_sft": {"ppo": both(0.6, 0.7), "best_of_4": both(0.6, 0.65)},
+    "policies": {
+        name: {"rougeL": estimate(0.3)} | ({"preference": both(value, value)} if value else {})
+        for name, value in {"reference": 0, "lead_3": 0.6, "sft": 0.5, "ppo": 0.7}.items()
+    },
+    "reward_model": {"gold judge": estimate(0.66) | {"pairs": 1234}},
 }
 PROBES = {
     "truth": "gold judge",
@@ -192,8 +193,7 @@ def test_images_are_drawn_and_named(tmp_path):
     write(tmp_path / "runs" / "seed0")
     write(tmp_path / "runs" / "weak0", {"overoptimization": OVEROPTIMIZATION})
     text = page(tmp_path)
-    drawn = ("overoptimization", "overoptimization-weak", "scaling", "agreement", "transfer", "feedback")
-    for name in drawn:
+    for name in ("overoptimization", "overoptimization-weak", "scaling", "agreement", "transfer"):
         assert f"(images/results-{name}.png)" in text
         assert (tmp_path / "docs" / "images" / f"results-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "Optimizing a reward model too far, with a reward model of few comparisons" in verdicts(text)
@@ -398,7 +398,7 @@ def feedback_with(kind, hours, people) -> dict:
 
 def test_kinds_of_feedback_at_equal_hours():
     """80.0 less 65.0 points at 1000 hours, ± √2 · 2 of two intervals that are added as independent."""
-    finding = findings_on_feedback.feedback([FEEDBACK])
+    finding = feedback([FEEDBACK])
     assert finding.held == YES
     assert "| comparison | 1000 | 15,000 | 80.0% (78.0 to 82.0) | 75.0%" in finding.body
     assert "| demonstration | 1000 | 9,230 | 65.0% (63.0 to 67.0) |" in finding.body
@@ -407,14 +407,20 @@ def test_kinds_of_feedback_at_equal_hours():
     assert "| demonstration | -15.0 (-17.8 to -12.2) |" in finding.body
 
 
+def test_kinds_of_feedback_are_drawn(tmp_path):
+    write(tmp_path / "runs" / "seed0", {"feedback": FEEDBACK})
+    assert "(images/results-feedback.png)" in page(tmp_path)
+    assert (tmp_path / "docs" / "images" / "results-feedback.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_comparisons_are_held_to_demonstrations_where_most_was_spent():
-    assert findings_on_feedback.feedback([feedback_with("demonstration", 100, 0.99)]).held == YES
-    close = findings_on_feedback.feedback([feedback_with("demonstration", 1000, 0.79)])
+    assert feedback([feedback_with("demonstration", 100, 0.99)]).held == YES
+    close = feedback([feedback_with("demonstration", 1000, 0.79)])
     assert close.held == {"people": False, "gold judge": True}
     assert "comparison is best, but not shown to be by people" in close.body
 
 
 def test_without_demonstrations_nothing_is_held():
     alone = FEEDBACK | {"points": FEEDBACK["points"][:2]}
-    finding = findings_on_feedback.feedback([alone])
+    finding = feedback([alone])
     assert not finding.held and "refuted" not in finding.body and "before" not in finding.body
