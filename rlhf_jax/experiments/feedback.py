@@ -36,10 +36,10 @@ from rlhf_jax.data.comparisons import comparisons_of_run
 from rlhf_jax.data.record_json import read_posts, write_jsonl
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.tasks.mini import Mini
+from rlhf_jax.evaluation.errors import error_shares
 from rlhf_jax.evaluation.intervals import Estimate, mean
 from rlhf_jax.experiments.command import Opened, command, numbers, write_figures
 from rlhf_jax.experiments.feedback_kinds import KINDS, PRICES, Material, prices_of
-from rlhf_jax.experiments.overoptimization import errors
 from rlhf_jax.experiments.scaling import accuracy_of
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.pipeline import distill, stages
@@ -170,7 +170,7 @@ def point(purchase: Purchase, run: Opened, posts: Sequence[Record]) -> dict[str,
         "hours": purchase.hours,
         "answers": purchase.answers,
         "preference": preferred(run, texts, posts),
-        "errors": errors(run, posts, texts),
+        "errors": error_shares(run.task, posts, texts),
     }
     if has_reward_model:
         train, held_out = run.pairs()

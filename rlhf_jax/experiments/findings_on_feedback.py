@@ -24,9 +24,9 @@ def feedback(runs: Sequence[dict]) -> Finding:
     truths = list(runs[0]["sft"])
     rows = [_row(some, truths) for some in found.values()]
     supervised = together([run["sft"] for run in runs])
-    rows.append(["none", "0", "0", *(percent(supervised[who]) for who in truths), "", ""])
+    rows.append(["none", "0", "0", *(percent(supervised[who]) for who in truths), "", "", ""])
     head = ["feedback", "hours", "answers", *(f"preferred by {by(who)}" for who in truths)]
-    head += ["reward model right, by people", "most frequent errors"]
+    head += ["reward model right, by people", "with an error", "most frequent errors"]
     body = [table(head, rows), *_leads(found, kinds, most, truths)]
     held = {}
     if {("comparison", most), ("demonstration", most)} <= found.keys():
@@ -44,11 +44,12 @@ def feedback(runs: Sequence[dict]) -> Finding:
 def _row(some: Sequence[dict], truths: Sequence[str]) -> Row:
     """One kind and budget, in each run."""
     one = together(some)
-    wrong = sorted(one["errors"].items(), key=lambda each: -each[1]["value"])[:ERRORS_SHOWN]
-    errors = ", ".join(f"{spoken(kind)} {share['value']:.0%}" for kind, share in wrong if share["value"] > 0)
+    shares = sorted(one["errors"].items(), key=lambda each: -each[1])
+    wrong = [f"{spoken(kind)} {share:.0%}" for kind, share in shares if kind != "any" and share > 0]
     right = percent(one["accuracy"]["people"]) if "accuracy" in one else ""
     preferred = [percent(one["preference"][who]) for who in truths]
-    return [spoken(one["kind"]), f"{one['hours']:g}", f"{one['answers']:,}", *preferred, right, errors]
+    errors = [f"{one['errors']['any']:.0%}", ", ".join(wrong[:ERRORS_SHOWN])]
+    return [spoken(one["kind"]), f"{one['hours']:g}", f"{one['answers']:,}", *preferred, right, *errors]
 
 
 def _leads(

@@ -174,8 +174,9 @@ def test_figures_of_every_purchase(workdir, figures):
     for kind, one in found.items():
         assert one["hours"] == 16 and set(one["preference"]) == {"people", "gold judge"}
         assert ("accuracy" in one) == (kind != "demonstration")
-        for each in (one["preference"], one["errors"], one.get("accuracy", {})):
+        for each in (one["preference"], one.get("accuracy", {})):
             assert all(0 <= share["low"] <= share["value"] <= share["high"] <= 1 for share in each.values())
+        assert 0 < max(one["errors"].values()) == one["errors"]["any"] <= 1
     assert found["rating"]["pairs"] == 16 and found["rating"]["accuracy"]["people"]["pairs"] == 16
     assert (workdir / "feedback.png").read_bytes().startswith(b"\x89PNG")
 

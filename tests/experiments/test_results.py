@@ -121,7 +121,7 @@ FEEDBACK = {
             "kind": kind,
             "hours": hours,
             "answers": int(hours * 3600 / seconds),
-            "errors": {"day": estimate(0.2)},
+            "errors": {"any": 0.3, "day": 0.2, "roles": 0.0},
         }
         | {"preference": both(people + hours / 1e4, people + 0.05)}
         | ({"pairs": 99, "accuracy": both(0.7, 0.8)} if kind == "comparison" else {})
@@ -402,6 +402,7 @@ def test_kinds_of_feedback_at_equal_hours():
     assert finding.held == YES
     assert "| comparison | 1000 | 15,000 | 80.0% (78.0 to 82.0) | 75.0%" in finding.body
     assert "| demonstration | 1000 | 9,230 | 65.0% (63.0 to 67.0) |" in finding.body
+    assert "| 30% | day 20% |" in finding.body
     assert "| none | 0 | 0 | 45.0%" in finding.body and "| comparison | 240 | measured |" in finding.body
     assert "With 1000 hours comparison is shown to be best by people: before demonstration" in finding.body
     assert "| demonstration | -15.0 (-17.8 to -12.2) |" in finding.body
