@@ -118,8 +118,9 @@ SECTIONS = (
     ),
     Section(
         "What kind of feedback is worth its price",
-        "Not in the paper, which found it too expensive to spend the same hours on demonstrations "
-        "(appendix D), and names edits and explanations beside them (§5).",
+        "Not in the paper, which found it too expensive to spend the same hours on demonstrations (appendix "
+        "D), and names edits and explanations beside them (§5): with equal hours people prefer what was "
+        "learned from comparisons to what was learned from demonstrations.",
         "feedback",
         "feedback.json",
         feedback,
