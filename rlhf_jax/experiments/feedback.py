@@ -49,6 +49,7 @@ from rlhf_jax.run import workdir as runs
 
 BUDGETS = "67,167,427,1066"
 TAUGHT = "sft_on_feedback"  # the network that is fine-tuned on what people wrote
+COMPARISONS, DEMONSTRATIONS = "comparisons.jsonl", "demonstrations.jsonl"  # what they answered
 
 
 def main(argv: list[str]) -> int:
@@ -73,8 +74,10 @@ def main(argv: list[str]) -> int:
             for kind in options.kinds
             for hours in numbers("budgets", options.budgets)
         ]
-        trained = {one: train(run, one, options.episodes) for one in asked}
-        figures = measure(run, trained, prices, options.posts)
+        opened = {one: prepare(run, one, options.episodes) for one in asked}
+        for one in asked:
+            train(opened[one], one)
+        figures = measure(run, opened, prices, options.posts)
         write_figures(run.workdir / "feedback.json", figures)
         feedback_figure([figures], run.workdir / "feedback.png")
 
@@ -95,24 +98,28 @@ class Purchase:
         return int(self.hours * 3600 / self.seconds + 1e-9)
 
 
-def train(run: Opened, purchase: Purchase, episodes: int | None) -> Opened:
-    """The run that learns from a purchase: a fine-tuned policy, or a reward model and PPO against it."""
-    config, kind = run.config, KINDS[purchase.kind]
+def prepare(run: Opened, purchase: Purchase, episodes: int | None) -> Opened:
+    """The run that will learn from a purchase, with the supervised policy and with what people answered."""
+    config, loss = run.config, KINDS[purchase.kind].loss
     ppo = dataclasses.replace(config.ppo, episodes=episodes or config.ppo.episodes)
-    reward = dataclasses.replace(config.reward, loss=kind.loss or config.reward.loss)
+    reward = dataclasses.replace(config.reward, loss=loss or config.reward.loss)
     config = dataclasses.replace(config, ppo=ppo, reward=reward)
     workdir = run.workdir / "feedback" / f"{purchase.kind}_{purchase.hours:g}"
     folder = runs.open_workdir(workdir, config)
     hold_price(folder, purchase)
     fork.take_over(run.workdir, folder, {"sft": "sft"}, stages.STAGES)
-    opened = dataclasses.replace(run, workdir=folder, config=config)
-    asked = ask(run, purchase, folder)
-    if kind.loss:
-        stages.run_stages(config, folder, ("collect", "reward", "ppo"))
+    ask(run, purchase, folder)
+    return dataclasses.replace(run, workdir=folder, config=config)
+
+
+def train(run: Opened, purchase: Purchase) -> None:
+    """A reward model and PPO against it, or the supervised policy fine-tuned on what people wrote."""
+    if KINDS[purchase.kind].loss:
+        stages.run_stages(run.config, run.workdir, ("collect", "reward", "ppo"))
     else:
         with run.on_mesh():
-            distill.fine_tune(TAUGHT, opened.network("sft"), [*read_posts(asked)], config, folder)
-    return opened
+            records: list[Record] = [*read_posts(run.workdir / DEMONSTRATIONS)]
+            distill.fine_tune(TAUGHT, run.network("sft"), records, run.config, run.workdir)
 
 
 def hold_price(folder: Path, purchase: Purchase) -> None:
@@ -127,10 +134,10 @@ def hold_price(folder: Path, purchase: Purchase) -> None:
     write_json(file, bought)
 
 
-def ask(run: Opened, purchase: Purchase, folder: Path) -> Path:
-    """The file of what people answered, made once: comparisons beside the run's held-out ones, or posts."""
+def ask(run: Opened, purchase: Purchase, folder: Path) -> None:
+    """Has people answer, once: comparisons, which join the run's held-out ones, or posts with summaries."""
     kind = KINDS[purchase.kind]
-    file = folder / ("comparisons.jsonl" if kind.loss else "demonstrations.jsonl")
+    file = folder / (COMPARISONS if kind.loss else DEMONSTRATIONS)
     if not file.exists():
         comparisons = comparisons_of_run(run.config, run.workdir)
         train = [one for one in comparisons if one.split == "train"]
@@ -138,17 +145,16 @@ def ask(run: Opened, purchase: Purchase, folder: Path) -> Path:
         material = Material([train[i] for i in order], run.task.records()["train"], run.config.seed)
         held_out = [one for one in comparisons if one.split != "train" and kind.loss]
         write_jsonl(file, [*kind.ask(material, purchase.answers), *held_out])
-    return file
 
 
 def measure(
-    run: Opened, trained: Mapping[Purchase, Opened], prices: Mapping[str, float], count: int
+    run: Opened, opened: Mapping[Purchase, Opened], prices: Mapping[str, float], count: int
 ) -> dict[str, Any]:
     """All figures, as plain JSON values."""
     posts = run.unseen()[:count]
     with run.on_mesh():
         supervised = preferred(run, run.network("sft").write(posts), posts)
-        points = [point(purchase, opened, posts) for purchase, opened in trained.items()]
+        points = [point(*each, posts) for each in opened.items()]
     told = {
         name: price.source if prices[name] == price.seconds else "given" for name, price in PRICES.items()
     }

@@ -194,6 +194,10 @@ def test_the_page_of_findings_reads_them(figures):
             ["--kinds=comparison", "--budgets=16", "--seconds=comparison:3601"],
             "its answers cost 3600.0 seconds",
         ),
+        (
+            ["--kinds=edit,comparison", "--budgets=17", "--seconds=comparison:3600,edit:3600"],
+            "asks about 17 of",
+        ),
         (["--nothing=1"], "nothing"),
     ],
 )
