@@ -14,7 +14,15 @@ import jax
 from absl import flags
 
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import HealthConfig, LoraConfig, MeshConfig, ModelConfig, OptimizerConfig
+from rlhf_jax.config import (
+    DataConfig,
+    HealthConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PpoConfig,
+)
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, params, transformer
 from rlhf_jax.pipeline import ppo
@@ -62,7 +70,8 @@ def bytes_a_parameter(model: ModelConfig, optimizer: OptimizerConfig, vocabulary
         )
         base = adapters.abstract_base(model, vocabulary, mesh)
         of_policy, of_value = (without_values(create, network) for network in (policy, scalar))
-        frozen = jax.eval_shape(functools.partial(ppo.frozen, model=model), policy, scalar)
+        setting = ppo.Setting(model, PpoConfig(), DataConfig().response_tokens, (0,), vocabulary)
+        frozen = jax.eval_shape(functools.partial(ppo.frozen, setting=setting), policy, scalar)
     held = [(of_policy, base), (of_policy, of_value, frozen, base)]
     gradients = [policy, (policy, scalar)]
     counted = [size for pair in zip(held, gradients, strict=True) for size in (pair[0], pair)]

@@ -7,9 +7,10 @@ python -m benchmarks.versions --before=FOLDER [--rounds=5] [--json=FILE]
 --json=FILE       also the seconds of every round
 
 The small model of docs/performance.md with random weights, and one epoch of updates. *one* and *four*: 16
-episodes on prompts of 512 tokens and responses of 53, one or four to a prompt. *short*: 64 episodes on posts
-of the miniature (35 to 44 tokens), whose responses end after 11 to 20 of 53 tokens. Seconds are those of the
-processor, which other programs beside these lengthen less than those of a clock.
+episodes on prompts of 512 tokens and responses of 53, one or four to a prompt; *adapters*: as *one*, with
+adapters of rank 16 in place of the whole networks. *short*: 64 episodes on posts of the miniature (35 to 44
+tokens), whose responses end after 11 to 20 of 53 tokens. Seconds are those of the processor, which other
+programs beside these lengthen less than those of a clock.
 """
 
 import dataclasses
@@ -31,11 +32,11 @@ from benchmarks import workloads
 from benchmarks.compare import ROOT
 from benchmarks.workloads import EOS, WORKLOADS
 from rlhf_jax.command_line import command, parse_flags
-from rlhf_jax.config import DataConfig, MeshConfig, OptimizerConfig, PpoConfig
+from rlhf_jax.config import DataConfig, LoraConfig, MeshConfig, OptimizerConfig, PpoConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import heads, lora, params, transformer
 from rlhf_jax.pipeline import ppo
 from rlhf_jax.training.state import make_optimizer
 
@@ -47,26 +48,37 @@ class Case(NamedTuple):
     at_once: int  # of a microbatch
     samples: int  # responses to a prompt
     real: bool  # of the miniature, where responses end by themselves
+    rank: int = 0  # of adapters, beside a base that stays
 
 
-CASES = {"one": Case(16, 4, 1, False), "four": Case(16, 4, 4, False), "short": Case(64, 16, 1, True)}
+CASES = {
+    "one": Case(16, 4, 1, False),
+    "adapters": Case(16, 4, 1, False, rank=16),
+    "four": Case(16, 4, 4, False),
+    "short": Case(64, 16, 1, True),
+}
 
 
 def iterate(case: str) -> Callable[[], float]:
     """Compiles the iteration of a case; what comes back runs it once and gives its seconds."""
-    rows, at_once, samples, real = CASES[case]
+    rows, at_once, samples, real, rank = CASES[case]
     workload = dataclasses.replace(WORKLOADS["small-real" if real else "small-fixed"], rows=rows)
     options = PpoConfig(batch_size=rows, samples=samples, epochs=1, microbatches=rows // at_once)
-    setting = ppo.Setting(workload.model, options, workload.response_tokens, (EOS,), workload.pad)
+    model = dataclasses.replace(workload.model, lora=LoraConfig(rank=rank))
+    setting = ppo.Setting(model, options, workload.response_tokens, (EOS,), workload.pad)
 
     @jax.jit
     def networks():
         key = jax.random.key(0)
-        policy = params.init(transformer.specs(workload.model, workload.vocabulary), key)
-        policy["embed"] = workloads.with_ends(policy["embed"], workload)
-        return policy, params.init(heads.specs(workload.model, workload.vocabulary), key)
+        whole = params.init(transformer.specs(model, workload.vocabulary), key)
+        whole["embed"] = workloads.with_ends(whole["embed"], workload)
+        value = params.init(lora.trained(heads.specs(model, workload.vocabulary), model.lora), key)
+        if not rank:
+            return {}, whole, value
+        adapters = lora.trained(transformer.specs(model, workload.vocabulary), model.lora)
+        return whole, params.init(adapters, key), value
 
-    policy, value = networks()
+    base, policy, value = networks()
     optimizer = make_optimizer(OptimizerConfig(workload.learning_rate, "constant"), 1)
     states = [ppo.initial_state(policy, value, optimizer, options, seed=0)]
     query = to_devices(prompts(rows // samples, real, workload.pad), jax.sharding.get_mesh())
@@ -74,7 +86,7 @@ def iterate(case: str) -> Callable[[], float]:
 
     def once() -> float:
         start = time.process_time()
-        state, metrics = jax.block_until_ready(step(states.pop(), policy, value, query))
+        state, metrics = jax.block_until_ready(step(states.pop(), policy, value, query, base=base))
         states.append(state)
         assert real == (metrics["objective/length"] < workload.response_tokens / 2)
         return time.process_time() - start

@@ -13,4 +13,5 @@ if [[ -z ${NEWEST:-} ]]; then
     ruff format --check .
     mypy
 fi
-python -m pytest -q -n 2 --dist loadscope -m "not slow and not live and not pod and not reliability" "$@"
+python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder --durations=25 --durations-min=5 \
+    -m "not slow and not live and not pod and not reliability" "$@"

@@ -14,6 +14,7 @@ COMMANDS = {  # its module, and what it does
     "ask": ("pipeline.ask", "pairs of summaries for people to compare"),
     "serve": ("feedback.serve", "the labelling site"),
     "answers": ("feedback.answers", "what people answered there, as comparisons, ratings and demonstrations"),
+    "hours": ("feedback.hours", "how long each person worked there, and their pay"),
     "backup": ("feedback.backup", "a copy of the labelling site's store, while it runs"),
     "restore": ("feedback.restore", "such a copy put back"),
     "agreement": ("feedback.agreement", "how much the people agree with each other and with researchers"),

@@ -50,14 +50,19 @@ class RotaryConfig:
 
     fraction: float = setting(1.0, zero=True, at_most=1)  # share of a head's dimensions that rotate
     base: float = 10_000.0
-    scaling: str = setting("plain", choices=("plain", "linear", "llama3", "yarn"))
+    scaling: str = setting("plain", choices=("plain", "linear", "llama3", "yarn", "longrope"))
     factor: float = 1.0  # how much longer the context became
-    original_context: int = setting(0, zero=True)  # before it did; llama3 and yarn
+    original_context: int = setting(0, zero=True)  # before it did; llama3, yarn and longrope
     low_frequency: float = 1.0  # llama3: turns in the original context, below which a dimension is stretched
     high_frequency: float = 4.0  # llama3: and above which it stays
     beta_fast: float = 32.0  # yarn: turns in the original context, above which a dimension stays
     beta_slow: float = 1.0  # yarn: and below which it is stretched
-    attention_factor: float = setting(0.0, zero=True)  # yarn: on cosine and sine; 0: 1 + ln(factor) / 10
+    # yarn and longrope: on cosine and sine; 0: 1 + ln(factor) / 10, √(1 + ln(factor) / ln(original_context))
+    attention_factor: float = setting(0.0, zero=True)
+    # longrope: what divides the frequency of each pair of dimensions within the original context, and in
+    # longer ones, which are not computed: those stay for whoever the model is exported to.
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
     local_base: float = setting(0.0, zero=True)  # base of local layers, never stretched; 0: as the others
 
 
@@ -315,6 +320,7 @@ class PpoConfig:
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5, schedule="linear")
     )
+    frozen_on_host: bool = setting(False, placement=True)  # reference and reward model, but while they score
     # What a response scores: "model", that of stage reward; FILE.py:function or package.module:function; the
     # http address of a server; or several of them, with commas, which add up.
     reward: str = MODEL

@@ -105,6 +105,14 @@ def to_host(x: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(x, tiled=True)
 
 
+def in_memory(tree, space):
+    """The arrays of a tree in a `jax.memory.Space`, of the hosts or the devices, split as they are.
+
+    Scalars stay.
+    """
+    return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, tree)
+
+
 def split_rows(batch, parts: int):
     """[B, …] → [parts, B / parts, …], every part spread over all row shards.
 

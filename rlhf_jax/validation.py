@@ -72,10 +72,19 @@ def check_rotary(rotary: RotaryConfig, place: object) -> None:
             f"{place}: llama3's low frequency {rotary.low_frequency} should be below its high one, "
             f"{rotary.high_frequency}"
         )
-    if rotary.scaling in ("llama3", "yarn") and not rotary.original_context:
+    if rotary.scaling in ("llama3", "yarn", "longrope") and not rotary.original_context:
         raise ConfigError(f"{place}: {rotary.scaling} needs the original context, which is 0")
     if rotary.scaling == "yarn" and not rotary.base > 1:
         raise ConfigError(f"{place}: yarn needs a base above 1, not {rotary.base}")
+
+
+def check_factors(model: ModelConfig, place: object) -> None:
+    """Raises `ConfigError` where longrope has not one factor for each pair of dimensions that rotates."""
+    rotary, pairs = model.rotary, int(model.head_dimension * model.rotary.fraction) // 2
+    for name in ("short_factors", "long_factors"):
+        count = len(getattr(rotary, name))
+        if rotary.scaling == "longrope" and count != pairs:
+            raise ConfigError(f"{place}: longrope has {count} {name} for the {pairs} pairs that rotate")
 
 
 def check_name(name: str) -> None:
@@ -264,6 +273,7 @@ def _check_together(config: Config) -> None:
     if model.kv_heads and model.heads % model.kv_heads:
         raise ConfigError(f"model.kv_heads: {model.kv_heads} do not divide model.heads {model.heads}")
     check_rotary(model.rotary, "model.rotary")
+    check_factors(model, "model.rotary")
     if not model.layer_pattern:
         raise ConfigError("model.layer_pattern: () should name the kind of one layer at least")
     if ("local" in model.layer_pattern) != bool(model.window):
@@ -305,6 +315,11 @@ def _check_together(config: Config) -> None:
     _check_rewards(ppo)
     _check_ensemble(config)
     _check_lora(config)
+    if ppo.frozen_on_host and model.lora.rank:
+        raise ConfigError(
+            "ppo.frozen_on_host: with model.lora.rank the frozen networks are adapters of the base that the "
+            "policy needs, too, and take next to nothing: leave False"
+        )
     for stage, options in vars(config).items():
         if hasattr(options, "optimizer"):
             _check_optimizer(f"{stage}.optimizer", options.optimizer)

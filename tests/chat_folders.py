@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from rlhf_jax.data.records import Turn
 
@@ -185,6 +185,17 @@ def byte_level(normalizer=None, special=SPECIAL, ordinary=ORDINARY) -> tokenizer
         made.normalizer = normalizer
     made.add_special_tokens(special)
     made.add_tokens([AddedToken(token, normalized=False) for token in ordinary])
+    return made
+
+
+def byte_fallback() -> tokenizers.Tokenizer:
+    """Of the form of Llama 2's and Gemma's: bytes for what is no piece, as the newline; 999 ends a text."""
+    named = ["</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "<unk>", "▁", "a", "b"]
+    vocabulary = {name: 999 + i for i, name in enumerate(named)}
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.add_special_tokens(["</s>"])
     return made
 
 

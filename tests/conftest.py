@@ -16,6 +16,11 @@ hypothesis.settings.register_profile("search", deadline=None)  # other examples 
 hypothesis.settings.load_profile("any machine")
 
 
+def pytest_collection_modifyitems(items):
+    """What tests the whole takes longest and begins, so that at the end no worker waits long for another."""
+    items.sort(key=lambda item: item.path.parent.name != "whole")
+
+
 def pytest_addoption(parser):
     parser.addoption("--screenshots", help="folder for what browser tests see")
     parser.addoption("--kills", type=int, default=100, help="moments of tests/whole/test_kills.py")

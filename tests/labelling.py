@@ -1,5 +1,6 @@
 """What the tests of the labelling site share: invented tasks, a site, and people who use it."""
 
+import json
 import re
 import socket
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +17,17 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rlhf_jax.data.record_json import write_jsonl
-from rlhf_jax.feedback import people, serve, work
+from rlhf_jax.feedback import answering, people, serve, work
 from rlhf_jax.feedback.app import make_app
 from rlhf_jax.feedback.pages import Site
-from rlhf_jax.feedback.schema import answers, questions
+from rlhf_jax.feedback.schema import answers, assignments, questions
 from rlhf_jax.feedback.store import Store
-from rlhf_jax.feedback.study import Study
+from rlhf_jax.feedback.study import KINDS, Study
 from rlhf_jax.feedback.tasks import Task, read_tasks
 
 ROOT = Path(__file__).parents[1]
 URL = "http://testserver"
+ALL_KINDS = Study(kinds=KINDS, calibration=0.0)
 
 
 def post(i: int) -> dict:
@@ -56,6 +58,35 @@ def single(i: int) -> dict:
 def tasks_of(folder: Path, records: list[dict], study: Study) -> list[Task]:
     write_jsonl(folder / "tasks.jsonl", records)
     return read_tasks(folder / "tasks.jsonl", study)
+
+
+def answered(
+    folder: Path, records: list[dict], answer: Callable[[Task], dict], flipped=False, study=ALL_KINDS
+) -> Store:
+    """A store in which one labeler, Ana, did every task."""
+    store = Store(folder / "s.sqlite")
+    with store.write() as db:
+        work.add_tasks(db, tasks_of(folder, records, study), [], study)
+    answer_all(store, "Ana", answer, flipped, study)
+    return store
+
+
+def answer_all(
+    store: Store, name: str, answer: Callable[[Task], dict], flipped=False, study=ALL_KINDS
+) -> None:
+    """Somebody new does every task there is for them, filling in the fields `answer(task)`."""
+    with store.write() as db:
+        person, _ = people.add(db, name, "labeler")
+        while task := work.next_task(db, person, study):
+            db.execute(assignments.update().where(assignments.c.task == task).values(flipped=flipped))
+            own = answering.open_task(db, person, task)
+            assert own
+            answering.save(db, person, own, answer(own.task), task)
+            assert answering.submit(db, person, own, task, study)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def sample(i: int) -> dict:

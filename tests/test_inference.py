@@ -8,9 +8,11 @@ import shutil
 
 import experimenting
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from scipy.special import log_softmax
 
 from rlhf_jax import inference
 from rlhf_jax.config import DataConfig, ModelConfig
@@ -168,9 +170,8 @@ def test_likelihood_is_the_product_over_a_summary_s_own_tokens(tokenizer, policy
     for i in (0, 4, 7):
         query = TASK.encode(POSTS[i], tokenizer)
         (response,), _ = TASK.encode_responses(TEXTS[i : i + 1], tokenizer, 9)
-        tokens = np.array([query + response])
-        hidden = transformer.apply(policy.weights, MODEL, tokens, np.ones_like(tokens), len(query) - 1)
-        logp = jax.nn.log_softmax(transformer.logits(policy.weights, MODEL, hidden))[0, :-1]
+        logits = one_pass(policy.weights, np.array([query + response]))
+        logp = log_softmax(logits, axis=-1)[len(query) - 1 : -1]
         tiny.assert_close(found[i], sum(logp[t, token] for t, token in enumerate(response)), SUMS)
 
 
@@ -230,8 +231,14 @@ def test_the_mean_draw_is_the_kl_of_the_first_token(policy, other_policy, tokeni
 
 
 def next_token_logprobs(policy, query, temperature):
-    hidden = transformer.apply(policy.weights, MODEL, query, np.ones_like(query))
-    return jax.nn.log_softmax(transformer.logits(policy.weights, MODEL, hidden)[0, -1] / temperature)
+    return log_softmax(one_pass(policy.weights, query)[-1] / temperature)
+
+
+@jax.jit
+def one_pass(weights, tokens):
+    """Logits of what follows each token of one row, which has no padding."""
+    hidden = transformer.apply(weights, MODEL, tokens, jnp.ones_like(tokens))
+    return transformer.logits(weights, MODEL, hidden)[0]
 
 
 # Texts for records, and what a network cannot do ---------------------------------------------

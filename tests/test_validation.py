@@ -206,6 +206,15 @@ def test_muon_is_of_whole_matrices():
         validate(config)
 
 
+def test_adapters_have_no_frozen_networks_that_could_wait_on_the_host():
+    config = Config()
+    config.ppo.frozen_on_host = True
+    validate(config)
+    config.model.pretrained, config.model.lora.rank = "a folder", 8
+    with pytest.raises(ConfigError, match=r"^ppo\.frozen_on_host: with model\.lora\.rank"):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     "field, value, told",
     [("best_of", 1, "of one response none is chosen"), ("prompts", 8, "8 fill no batch")],

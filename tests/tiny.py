@@ -22,7 +22,7 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.data.records import Comparison, Post, Summary
-from rlhf_jax.model.params import ParamSpec
+from rlhf_jax.model import params
 from rlhf_jax.pipeline import stages
 
 VOCABULARY, EOS, PAD = 40, 1, 40  # all widths divide by 8, the most devices along one axis
@@ -54,11 +54,17 @@ def parameters(specs, seed: int = 0):
     """Values so large that every tensor matters, biases and scales too; made without compiling anything."""
     rng = np.random.default_rng(seed)
 
-    def draw(path, spec: ParamSpec):
+    def draw(path, spec: params.ParamSpec):
         mean = 1.0 if jax.tree_util.keystr(path[-1:], simple=True) == "scale" else 0.0
         return jnp.asarray(rng.normal(mean, 0.5, spec.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, ParamSpec))
+    return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda x: isinstance(x, params.ParamSpec))
+
+
+def placed(weights, specs, mesh):
+    """The values in the layout that `specs` declare; from the host, as to move them on devices compiles."""
+    like = params.abstract(specs, mesh)
+    return jax.tree.map(lambda x, to: jax.device_put(np.asarray(x), to.sharding), weights, like)
 
 
 def rounding(additions: float, dtype="float32") -> float:

@@ -17,6 +17,7 @@ from rlhf_jax.functional import logprobs
 from rlhf_jax.model import heads, kv_cache, likelihood, params, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.model.likelihood import response_logprobs
+from rlhf_jax.model.passes import apply_at, apply_to_ends
 from rlhf_jax.pipeline import ppo
 
 EOS = 1
@@ -126,11 +127,11 @@ def _at_places(inputs: Inputs, weights) -> jax.Array:
     segments = jnp.where(tokens == inputs.pad, 0, 1 + (jnp.arange(width) >= middle))
     places = jnp.concatenate([jnp.arange(middle - 3, middle), jnp.arange(width - 4, width)])
     places = jnp.broadcast_to(places, (len(tokens), len(places)))
-    return transformer.apply_at(weights, inputs.model, tokens, segments, places)
+    return apply_at(weights, inputs.model, tokens, segments, places)
 
 
 def _branches(inputs: Inputs, weights) -> jax.Array:
-    return transformer.apply_to_ends(weights, inputs.model, inputs.query, inputs.responses, inputs.pad)
+    return apply_to_ends(weights, inputs.model, inputs.query, inputs.responses, inputs.pad)
 
 
 # Decoding ------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def _cached(part: Part, variant: Variant, samples: int) -> dict:
 
     @jax.jit
     def with_cache(weights):
-        computed = transformer.compute_params(weights, model)
+        computed = transformer.prepare(weights, model)
         segments = transformer.valid_segments(inputs.query, inputs.pad)
         slots = inputs.response_tokens - 1
         first, cache = kv_cache.prefill(computed, model, inputs.query, segments, slots, samples)

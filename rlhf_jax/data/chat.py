@@ -54,10 +54,12 @@ class Chat:
     template: ChatTemplate
     end_of_turn: tuple[int, ...]  # the policy's EOS ids: it has answered when it writes one of them
 
-    def __init__(self, template: ChatTemplate, tokenizer: tokenizers.Tokenizer, end_of_turn: tuple[int, ...]):
+    def __init__(
+        self, template: ChatTemplate, tokenizer: tokenizers.Tokenizer, end_of_turn: tuple[int, ...], rows: int
+    ):
         self.template = template
         self.end_of_turn = end_of_turn
-        self._tokens = _ControlTokens(template, tokenizer, end_of_turn)
+        self._tokens = _ControlTokens(template, tokenizer, end_of_turn, rows)
         secret = secrets.randbits(128)  # its digits pass a template's filters unchanged
         self._marker, self._markers = f"{secret}-%d-", re.compile(rf"{secret}-(\d+)-")
 
@@ -144,17 +146,22 @@ class Chat:
         def is_plain(text: str) -> bool:
             return plain == self._markers.sub(lambda match: turns[int(match[1])].content.strip(), text)
 
-        text = marked(range(len(turns)))
-        for i in sorted(set(range(len(turns))) - set(map(int, self._markers.findall(text)))):
+        every = range(len(turns))
+        text = marked(every)
+        for i in sorted(set(every) - set(map(int, self._markers.findall(text)))):
             raise RecordError(
                 f"{self.template.place}: leaves out turn {i + 1}; this template does not know the role "
                 f"{turns[i].role!r}, or not in that place"
             )
+        said = [i for i in every if turns[i].content.strip()]
+        if len(said) < len(turns):  # a template may ask whether a turn says anything
+            text = marked(said)
         if is_plain(text):
             return text
         own = self._tokens.special.findall(text)
         unchanged: set[int] = set()
-        for i, turn in enumerate(turns):
+        for i in said:
+            turn = turns[i]
             if is_plain(marked(unchanged | {i})):
                 unchanged.add(i)
                 continue
@@ -184,14 +191,16 @@ class _ControlTokens:
     number, and that splits the text around it just as the token would.
     """
 
-    special: re.Pattern
+    special: re.Pattern  # but those without a row in the model, which are text everywhere
     control: re.Pattern  # these and others that the template writes
 
-    def __init__(self, template: ChatTemplate, tokenizer: tokenizers.Tokenizer, eos_ids: Iterable[int]):
+    def __init__(
+        self, template: ChatTemplate, tokenizer: tokenizers.Tokenizer, eos_ids: Iterable[int], rows: int
+    ):
         names = [template.special_tokens.get(key, "") for key in ("bos_token", "eos_token")]
-        named = {i for name in names if (i := tokenizer.token_to_id(name)) is not None}
+        named = {i for name in names if (i := tokenizer.token_to_id(name)) is not None and i < rows}
         listed = tokenizer.get_added_tokens_decoder()
-        added = {i: token for i, token in listed.items() if token.content.strip()}
+        added = {i: token for i, token in listed.items() if token.content.strip() and i < rows}
         special = named | {i for i, token in added.items() if token.special} | set(eos_ids)
         ordinary = {i for i, token in added.items() if token.content in template.source} - special
         tokens = {i: added.get(i) or AddedToken(str(tokenizer.id_to_token(i))) for i in special | ordinary}
@@ -286,10 +295,10 @@ def load_chat(folder: str | PathLike[str], **variables: Any) -> Chat:
     special tokens in any text; TokenizerError for one that cannot be read or has no EOS.
     """
     template = read_chat_template(folder, variables)
-    eos_id = _tokenizer_in(folder).eos_id
+    plain = _tokenizer_in(folder)
     # Read again, for this one gets seams beside its tokens.
     own = tokenizers.Tokenizer.from_buffer((Path(folder) / JSON_FILE).read_bytes())
-    return Chat(template, own, _end_of_turn(Path(folder), own, eos_id))
+    return Chat(template, own, _end_of_turn(Path(folder), own, plain.eos_id), plain.vocab_size)
 
 
 def load_chat_tokenizer(folder: str | PathLike[str], **variables: Any) -> ChatTokenizer:

@@ -17,15 +17,18 @@ class Judgment(NamedTuple):
     tie: bool = False
 
 
-def votes_of(value: Any) -> Iterator[Judgment]:
-    """Of a vote, or of several people's: 1 or 2 for the better of two responses, 0 for neither.
+def votes_of(value: Any, worker: str) -> Iterator[Judgment]:
+    """Of a vote, which is the `worker`'s, or of several people's.
 
-    A voter's name is the place in the list, from 1, or the column that the vote stood in. A null is no vote.
+    1 or 2 is for the better of two responses, 0 for neither, and a null is no vote. Of several people a
+    voter's name is the place in the list, from 1, or the column that the vote stood in.
     """
     if isinstance(value, Joined):
         named = list(value.items())
+    elif isinstance(value, list):
+        named = [(str(i), vote) for i, vote in enumerate(value, 1)]
     else:
-        named = [(str(i), vote) for i, vote in enumerate(value if isinstance(value, list) else [value], 1)]
+        named = [(worker, value)]
     for worker, vote in named:
         told = str(vote).removesuffix(".0")  # a CSV has texts, and pandas fractions where a column has gaps
         if vote is not None and told not in ("0", "1", "2"):

@@ -139,7 +139,10 @@ def _ranked(row: Row) -> Iterator[Preference]:
 def _voted(row: Row) -> Iterator[Any]:
     names = ("response1", "response2")
     responses = {name: row.values.get(name) for name in names}
-    return _judged(row, responses, votes_of(row.values["votes"]), _extra(row, *names, "votes"))
+    votes = row.values["votes"]
+    of_one = [] if isinstance(votes, list | dict) else ["worker"]
+    judgments = votes_of(votes, str(row.values.get("worker", "1")))
+    return _judged(row, responses, judgments, _extra(row, *names, "votes", *of_one))
 
 
 def _compared(row: Row) -> Iterator[Any]:
@@ -163,7 +166,7 @@ def _judged(row: Row, given: dict[str, Any], judgments: Iterable[Judgment], rest
     extra = {name: value for name, value in rest.items() if name not in ("prompt", "completion")}
     for one in judgments:
         chosen, rejected = responses[one.better], responses[one.worse]
-        if why := "ties" if one.tie else _unlearnable(chosen, rejected):
+        if why := "ties" if one.tie else unlearnable(chosen, rejected):
             yield LeftOut(why)
         else:
             yield Preference(prompt, chosen, rejected, one.worker, extra, row.place)
@@ -172,7 +175,7 @@ def _judged(row: Row, given: dict[str, Any], judgments: Iterable[Judgment], rest
         yield from _demonstration(Row({**rest, "prompt": row.values["prompt"]}, row.place))
 
 
-def _unlearnable(first: str, second: str) -> str:
+def unlearnable(first: str, second: str) -> str:
     """Why nothing can be learned from a choice between two responses, behind a number of them, if so."""
     if not (has_text(first) and has_text(second)):
         return "with an empty response"
@@ -186,7 +189,7 @@ def _record(cls: type[T], row: Row) -> T:
 def _comparison(row: Row) -> Iterator[Comparison | LeftOut]:
     """OpenAI's; of their own posts all are kept, as the paper counts them."""
     found = in_split(_record(Comparison, row))
-    why = _unlearnable(*(one.text for one in found.summaries)) if isinstance(found.info, Example) else ""
+    why = unlearnable(*(one.text for one in found.summaries)) if isinstance(found.info, Example) else ""
     yield LeftOut(why) if why else found
 
 

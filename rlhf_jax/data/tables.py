@@ -23,6 +23,7 @@ from rlhf_jax.data.arrow_tables import ARROW, PARQUET, Batches, arrow_values
 from rlhf_jax.data.columns import Columns, distinct, renamed
 from rlhf_jax.data.record_json import parse_line
 from rlhf_jax.data.records import RecordError
+from rlhf_jax.data.spreadsheets import restored
 from rlhf_jax.files import matching, named_by, read_object
 
 SPLITS = {  # ours, by the first word of the names that people give them
@@ -182,7 +183,7 @@ def _read_json(file: IO[bytes], name: str) -> Iterator[Row]:
 
 
 def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
-    """Cells separated by commas, below their columns' names."""
+    """Cells separated by commas, below their columns' names, as they were before `spreadsheets.defused`."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072 characters, is less than some texts
     lines = csv.reader((line.decode() for line in lines_of(file)), strict=True)
     try:
@@ -191,7 +192,8 @@ def _read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
             place = f"{name}, row {number}"
             if len(cells) != len(header):
                 raise RecordError(f"{place}: {len(cells)} cells, but the header names {len(header)} columns")
-            yield Row({column: cell or None for column, cell in zip(header, cells, strict=True)}, place)
+            values = {column: cell or None for column, cell in zip(header, cells, strict=True)}
+            yield Row(restored(values), place)
     except csv.Error as error:
         raise RecordError(f"{name}, line {lines.line_num}: not CSV ({error})") from None
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ tokenizer is taken as it is; a byte-level one is lossless too, unless it normali
 
 import io
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import takewhile
+from itertools import groupby, takewhile
 from os import PathLike
 from typing import Protocol
 
@@ -32,6 +32,7 @@ EOS_NAMED_IN = (  # the first that names it decides
 )
 ROWS_NAMED_IN = ("config.json", SETTINGS_FILE)
 TRAINING_CHARACTERS = 10_000_000  # enough for stable pieces, a few seconds on one core
+UNFINISHED = "\ufffd"  # what decodes from bytes that are not yet, or never, a character
 META_SPACE = "\u2581"  # what sentencepiece writes for a space
 
 
@@ -99,7 +100,9 @@ class HuggingFaceTokenizer:
     """A tokenizer.json as a `Tokenizer`; `content` is the file, `tokenizer` what it holds.
 
     The ids are those of transformers with `add_special_tokens=False, split_special_tokens=True`.
-    Special tokens other than EOS decode to their names: whoever reads a sample should see them.
+    Special tokens other than EOS decode to their names: whoever reads a sample should see them. Bytes
+    that are no character leave those beside them alone, as with byte-level tokenizers, so that a text that
+    is shown while it grows keeps its beginning; transformers would lose the characters beside them.
     """
 
     def __init__(self, content: bytes, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_id: int):
@@ -117,6 +120,11 @@ class HuggingFaceTokenizer:
         specials = sum(takewhile(bool, framed.special_tokens_mask))
         self.prefix = tuple(framed.ids[:specials])
         self._puts_space = bool(tokenizer.normalizer) and _puts_space(tokenizer.normalizer.normalize_str)
+        named = (tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        ids = [i for i in named if i is not None]
+        are_bytes = len(ids) == 256 and tokenizer.decode(ids[0x80:0x81]) == UNFINISHED
+        self._byte_ids = ids if are_bytes else []
+        self._bytes = {i: byte for byte, i in enumerate(self._byte_ids)}
 
     def encode(self, text: str) -> list[int]:
         if self._puts_space and text == " ":
@@ -126,7 +134,18 @@ class HuggingFaceTokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._tokenizer.decode(before(self.eos_ids, ids), skip_special_tokens=False)
+        written = [i for i in before(self.eos_ids, ids) if i < self.vocab_size]
+        return self._tokenizer.decode(self._in_characters(written), skip_special_tokens=False)
+
+    def _in_characters(self, ids: list[int]) -> list[int]:
+        """The ids with U+FFFD for bytes that are no character."""
+        whole: list[int] = []
+        for are_bytes, run in groupby(ids, self._bytes.__contains__):
+            if are_bytes:
+                text = bytes(self._bytes[i] for i in run).decode(errors="replace")
+                run = (self._byte_ids[byte] for byte in text.encode())
+            whole += run
+        return whole
 
     def save(self, folder: str | PathLike[str]) -> None:
         settings: dict = {"eos_token": self._eos_token}
@@ -158,7 +177,7 @@ def _load_sentencepiece(path: Path) -> SentencePieceTokenizer:
         raise TokenizerError(f"{path}: not a sentencepiece model, or a damaged one") from None
     if processor.eos_id() < 0:
         raise TokenizerError(f"{path}: this sentencepiece model has no end-of-text piece (</s>)")
-    rows = _embedding_rows(path, processor.vocab_size())
+    rows = _embedding_rows(path, processor.vocab_size(), last=processor.vocab_size() - 1)
     settings = path.with_name(SETTINGS_FILE)
     adds_bos = read_object(settings, TokenizerError, missing={}).get("add_bos_token", True)  # as Llama's does
     if type(adds_bos) is not bool:
@@ -176,10 +195,17 @@ def _load_json(path: Path) -> HuggingFaceTokenizer:
         raise TokenizerError(f"{path}: not a tokenizer.json, or a damaged one ({reason})") from None
     if not held.get_vocab():
         raise TokenizerError(f"{path}: a tokenizer without any token")
-    rows = _embedding_rows(path, _token_count(held))
+    special = {i for i, token in held.get_added_tokens_decoder().items() if token.special}
+    last = max(set(held.get_vocab().values()) - special, default=0)
+    rows = _embedding_rows(path, _token_count(held), last)
     tokenizer = HuggingFaceTokenizer(content, held, rows, _eos_id(path, held))
     for i in (tokenizer.eos_id, *tokenizer.prefix):
         name = held.decode([i], skip_special_tokens=False)
+        if i >= rows:
+            raise TokenizerError(
+                f"{path}: the model has {rows} rows, and none for {name!r} ({i}); "
+                "use the tokenizer it was trained with"
+            )
         if i in tokenizer.encode(name):  # an ordinary piece, or a unigram model: these know no special ones
             raise TokenizerError(
                 f"{path}: a post that says {name!r} would get the special token of that name; "
@@ -205,14 +231,18 @@ def _eos_id(path: Path, tokenizer: tokenizers.Tokenizer) -> int:
     raise TokenizerError(f"{path}: no end-of-text token known; name it beside this file in one of {places}")
 
 
-def _embedding_rows(path: Path, tokens: int) -> int:
+def _embedding_rows(path: Path, tokens: int, last: int) -> int:
+    """The rows of the model's embedding, one for each id that a text can become, of which `last` is the last.
+
+    Special tokens may lie beyond, as that of images does in Gemma 3's models that read text alone.
+    """
     for name in ROWS_NAMED_IN:
         rows = read_object(path.with_name(name), TokenizerError, missing={}).get("vocab_size")
         if rows is None:
             continue
         if type(rows) is not int:
             raise TokenizerError(f"{path.with_name(name)}: vocab_size {rows!r} should be a whole number")
-        if rows < tokens:
+        if rows <= last:
             raise TokenizerError(
                 f"{path}: {tokens} tokens, but the model has {rows} rows for them (vocab_size in {name}); "
                 "use the tokenizer it was trained with"

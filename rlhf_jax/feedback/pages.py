@@ -205,10 +205,12 @@ def _when(seconds: float) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    """Seconds as people say them: 48 s, 3 min 20 s."""
+    """Seconds as people say them: 48 s, 3 min 20 s, 7 h 5 min."""
     if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return " ".join([f"{minutes} min"] * (minutes > 0) + [f"{rest} s"] * (rest > 0 or not minutes))
 
 

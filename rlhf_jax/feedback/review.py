@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from rlhf_jax.feedback import answering, conversation, history, people, work
+from rlhf_jax.feedback import answering, conversation, history, hours, people, work
 from rlhf_jax.feedback.pages import STAFF, Visit, route
 from rlhf_jax.feedback.schema import answers, assignments, tasks
 from rlhf_jax.feedback.schema import people as people_table
@@ -41,8 +41,10 @@ def show_desk(visit: Visit) -> Response:
         given = sa.select(answers.c.person, sa.func.count()).group_by(answers.c.person)
         counts: dict[int, int] = dict(db.execute(given).all())
         new = conversation.waiting(db)
+        times = hours.worked(db)
         everybody = [
-            (person, counts.get(person.id, 0), new.get(person.id, 0)) for person in people.everybody(db)
+            (person, counts.get(person.id, 0), times.get(person.id), new.get(person.id, 0))
+            for person in people.everybody(db)
         ]
         found = disputed(db)
         laid_aside = skipped(db)

@@ -41,6 +41,7 @@ from rlhf_jax.data.visible import has_text
 KINDS = ("comparison", "likert", "demonstration", "edit", "explanation")
 STEPS = ("interpret", "choose")
 MOST_AXES = 50
+MOST_HELD_OUT = 0.4  # of the posts in valid1, and as many again in valid2
 INSTRUCTIONS = """\
 A good summary tells somebody who has not read the post what the writer would want them to know: \
 what happened, and what is asked. It is true to the post, leaves out what matters least, and reads \
@@ -122,7 +123,7 @@ def _table(cls: type, table, where: str) -> Any:
 _text = _value("a text", lambda value: isinstance(value, str) and has_text(value))
 _word = _value("one word, such as accuracy", lambda value: isinstance(value, str) and value.isidentifier())
 _share = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
-_held_out = _number("a share from 0 to 0.4", lambda value: 0 <= value <= 0.4)
+_held_out = _number(f"a share from 0 to {MOST_HELD_OUT}", lambda value: 0 <= value <= MOST_HELD_OUT)
 _kinds = _value(
     f"some of {', '.join(KINDS)}",
     lambda value: isinstance(value, list) and value and all(item in KINDS for item in value),

@@ -182,9 +182,9 @@ def attend_to_both(
     used: Int[Array, ""],
     kind: LayerKind = PLAIN,
 ) -> Float[Array, "B H*N G K"]:
-    """One token of each of N responses attends to the query, whose keys they share, and to its own.
+    """One token of each of N continuations attends to the text, whose keys they share, and to its own.
 
-    Of the query's tokens to those that are `valid`, of its own to the first `used`, and with a window to
+    Of the text's tokens to those that are `valid`, of its own to the first `used`, and with a window to
     the last so many of all of them.
     """
     rows, heads, slots, size = shared[0].shape
@@ -197,32 +197,32 @@ def attend_to_both(
     def apart(x):
         return x.reshape(rows, many, group, x.shape[-1], out_sharding=layout(ROWS, "tensor"))
 
-    to_query = jnp.einsum("bhmk,bhqk->bhmq", together(query), shared[0], preferred_element_type=jnp.float32)
+    to_text = jnp.einsum("bhmk,bhqk->bhmq", together(query), shared[0], preferred_element_type=jnp.float32)
     to_own = jnp.einsum("bxgk,bxsk->bxgs", query, own[0], preferred_element_type=jnp.float32)
     seen, own_seen = valid[:, None, None], jnp.arange(to_own.shape[-1]) < used
     if kind.window and kind.window < slots + to_own.shape[-1]:
-        first = used - kind.window  # seen of its own tokens; where it is negative, so many of the query's too
+        first = used - kind.window  # seen of its own tokens; where it is negative, so many of the text's too
         seen = seen & (jnp.arange(slots) - slots >= first)
         own_seen &= jnp.arange(to_own.shape[-1]) >= first
-    to_query = jnp.where(seen, scores_of(to_query, size, kind), MASKED)
+    to_text = jnp.where(seen, scores_of(to_text, size, kind), MASKED)
     to_own = jnp.where(own_seen, scores_of(to_own, size, kind), MASKED)
-    weights = jax.nn.softmax(jnp.concatenate([to_query, together(to_own)], axis=-1), axis=-1)
+    weights = jax.nn.softmax(jnp.concatenate([to_text, together(to_own)], axis=-1), axis=-1)
     both = jnp.split(weights.astype(query.dtype), [slots], axis=-1)
-    of_query, of_own = (reshard(x, ROWS, "tensor") for x in both)
-    from_query = jnp.einsum("bhmq,bhqk->bhmk", of_query, shared[1])
-    return apart(from_query) + jnp.einsum("bxgs,bxsk->bxgk", apart(of_own), own[1])
+    of_text, of_own = (reshard(x, ROWS, "tensor") for x in both)
+    from_text = jnp.einsum("bhmq,bhqk->bhmk", of_text, shared[1])
+    return apart(from_text) + jnp.einsum("bxgs,bxsk->bxgk", apart(of_own), own[1])
 
 
-def by_query(x: Float[Array, "B*N H *G 1 K"], samples: int) -> Float[Array, "B H*N G K"]:
-    """Heads of one token of each response as heads of the query that it answers; without G, keys: G = 1."""
+def by_text(x: Float[Array, "B*N H *G 1 K"], samples: int) -> Float[Array, "B H*N G K"]:
+    """Heads of one token of each continuation as heads of its text; keys have no G, as if it were 1."""
     rows, heads, *group, size = x.shape
     x = x.reshape(rows // samples, samples, *x.shape[1:], out_sharding=layout(ROWS, None, "tensor"))
     shape = (rows // samples, heads * samples, math.prod(group), size)
     return x.swapaxes(1, 2).reshape(shape, out_sharding=layout(ROWS, "tensor"))
 
 
-def by_response(x: Float[Array, "B H*N G K"], samples: int) -> Float[Array, "B*N H G 1 K"]:
-    """What `by_query` has put together, apart again."""
+def by_continuation(x: Float[Array, "B H*N G K"], samples: int) -> Float[Array, "B*N H G 1 K"]:
+    """What `by_text` has put together, apart again."""
     rows, heads, group, size = x.shape
     x = x.reshape(rows, heads // samples, samples, group, size, out_sharding=layout(ROWS, "tensor"))
     shape = (rows * samples, heads // samples, group, 1, size)

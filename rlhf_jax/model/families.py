@@ -24,6 +24,7 @@ from rlhf_jax.model.hf_parts import (
     shortest_period,
     whole_rotary,
 )
+from rlhf_jax.validation import check_factors
 
 RUN_FIELDS = (  # of a run
     "pretrained init_std dtype weights lora layer_loop attention rematerialize rematerialize_but "
@@ -363,6 +364,8 @@ def _check_heads(model: ModelConfig, place: object) -> None:
             f"{place}: of {size} dimensions of a head {rotating} rotate, an odd number, which transformers "
             "computes otherwise; an even one is the same in both"
         )
+
+    check_factors(model, place)
 
 
 def family_of(model: ModelConfig) -> Family:

@@ -139,6 +139,9 @@ class Family:
         values = {field.ours: c.get(field.name, field.kind, *field[3:]) for field in self.fields}
         for part in self.parts:
             values |= part.read(c, values["layers"])
+        rotary = values.get("rotary")
+        if rotary and rotary.scaling == "longrope":  # beyond it all frequencies are others
+            values["context"] = min(values["context"], rotary.original_context)
         activation = c.choose(self.activation[0], ACTIVATIONS, self.activation[1])
         return ModelConfig(**values, **self.always, activation=activation)
 

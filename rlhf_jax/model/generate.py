@@ -29,7 +29,7 @@ def generate(
     stand together. The queries are part k of n, `part` = (k, n), of a batch as `mesh.split_rows` takes it
     apart: their responses are those that the whole batch would get.
     """
-    params = transformer.compute_params(params, config)
+    params = transformer.prepare(params, config)
     if config.gather_to_sample:
         params = jax.tree.map(without_fsdp, params)
     segments = transformer.valid_segments(query, pad_id)

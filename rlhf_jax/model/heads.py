@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, layout
-from rlhf_jax.model import transformer
+from rlhf_jax.model import passes, transformer
 from rlhf_jax.model.params import ParamSpec, constant, init, normal
 
 
@@ -49,7 +49,7 @@ def values(
 
     Entry t is read after t response tokens, the first at the query's last token.
     """
-    hidden = transformer.apply_to_responses(params["transformer"], config, query, response, pad_id)
+    hidden = passes.apply_to_responses(params["transformer"], config, query, response, pad_id)
     return read(params["head"], hidden)
 
 
@@ -60,7 +60,7 @@ def scores(
 
     The query is computed once.
     """
-    hidden = transformer.apply_to_ends(params["transformer"], config, query, responses, pad_id)
+    hidden = passes.apply_to_ends(params["transformer"], config, query, responses, pad_id)
     return read(params["head"], hidden)
 
 

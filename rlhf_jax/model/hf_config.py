@@ -7,9 +7,12 @@ from rlhf_jax.config import ConfigError, RotaryConfig
 from rlhf_jax.validation import check_rotary
 
 LARGEST = 1e15  # of any number in the file
+ORIGINAL = "original_max_position_embeddings"
+FACTORS = "short_factor", "long_factor"  # of longrope
 
 # What a `config.json` calls the ways of stretching; dynamic is plain within the context it was trained at.
-SCALINGS = {"default": "plain", "dynamic": "plain", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
+SCALINGS = {name: name for name in ("linear", "llama3", "yarn", "longrope")}
+SCALINGS |= {"default": "plain", "dynamic": "plain"}
 
 
 class HfConfig:
@@ -49,6 +52,13 @@ class HfConfig:
                 known = ", ".join(map(str, choices))
                 raise ConfigError(f"{self.file}: {name} has {value!r}, which is not supported; {known} are")
         return values
+
+    def positive_numbers(self, name: str) -> tuple[float, ...]:
+        """A list of them, which must be there."""
+        values = self.get(name, list)
+        for i, value in enumerate(values):
+            HfConfig({f"{name}[{i}]": value}, self.file).get(f"{name}[{i}]", float)
+        return tuple(map(float, values))
 
     def choose(self, name: str, choices: dict[str, Any], default: str) -> Any:
         """What `choices` gives for a field; other values are not supported."""
@@ -90,11 +100,10 @@ class HfConfig:
         """
         place = "rope_scaling" if self._fields.get("rope_scaling") else "rope_parameters"
         inner = self.inner(place)
-        inner.refuse(mscale=None, mscale_all_dim=None, truncate=True)
+        inner.refuse(mscale=None, mscale_all_dim=None, truncate=True, short_mscale=None, long_mscale=None)
         for name, value in inner._fields.items():
-            if isinstance(
-                value, list | dict
-            ):  # sections of mrope, factors of longrope, one rotary a layer type
+            if isinstance(value, dict) or (isinstance(value, list) and name not in FACTORS):
+                # Sections of mrope, one rotary a layer type.
                 raise ConfigError(f"{inner.file}: {name} {value!r} is not supported")
         name = "type" if inner._fields.get("rope_type") is None else "rope_type"
         scaling = inner.choose(name, SCALINGS, "default")
@@ -110,10 +119,13 @@ class HfConfig:
         if scaling == "plain":
             return rotary
         context = self.get("max_position_embeddings", int, 2048)
-        rotary.factor = inner.get("factor", float)
-        if scaling != "linear":
-            original = "original_max_position_embeddings"  # beside them it goes before the one within
-            rotary.original_context = self.get(original, int, inner.get(original, int, context))
+        if scaling != "linear":  # beside the others it goes before the one within
+            rotary.original_context = self.get(ORIGINAL, int, inner.get(ORIGINAL, int, context))
+        longer = context / rotary.original_context if scaling == "longrope" else None
+        rotary.factor = inner.get("factor", float, longer)
+        if scaling == "longrope":
+            rotary.short_factors, rotary.long_factors = map(inner.positive_numbers, FACTORS)
+            rotary.attention_factor = inner.get("attention_factor", float, 0.0)
         if scaling == "llama3":
             rotary.low_frequency = inner.get("low_freq_factor", float)
             rotary.high_frequency = inner.get("high_freq_factor", float)
@@ -132,10 +144,16 @@ def rotary_fields(rotary: RotaryConfig) -> dict[str, Any]:
         return {"rope_parameters": fields | {"rope_type": "default"}, "rope_scaling": None}
     fields |= {"rope_type": rotary.scaling, "factor": rotary.factor}
     if rotary.scaling != "linear":
-        fields["original_max_position_embeddings"] = rotary.original_context
+        fields[ORIGINAL] = rotary.original_context
     if rotary.scaling == "llama3":
         fields |= {"low_freq_factor": rotary.low_frequency, "high_freq_factor": rotary.high_frequency}
     if rotary.scaling == "yarn":
         fields |= {"beta_fast": rotary.beta_fast, "beta_slow": rotary.beta_slow}
-        fields |= {"attention_factor": rotary.attention_factor} if rotary.attention_factor else {}
-    return {"rope_parameters": fields, "rope_scaling": fields}
+    if rotary.scaling in ("yarn", "longrope") and rotary.attention_factor:
+        fields["attention_factor"] = rotary.attention_factor
+    both = {"rope_parameters": fields, "rope_scaling": fields}
+    if rotary.scaling != "longrope":
+        return both
+    fields |= dict(zip(FACTORS, map(list, (rotary.short_factors, rotary.long_factors)), strict=True))
+    longest = round(rotary.original_context * rotary.factor)
+    return both | {"max_position_embeddings": longest, ORIGINAL: rotary.original_context}

@@ -50,7 +50,7 @@ def whole_rotary(base: float = 10_000.0) -> Part:
 def _partial_rotary(c: HfConfig, layers: int) -> dict[str, Any]:
     fraction = c.get("partial_rotary_factor", float, 1.0)
     rotary = c.rotary(fraction, c.get("rope_theta", float, 10_000.0))
-    if rotary.scaling != "plain":  # which transformers takes for longrope, or refuses
+    if rotary.scaling not in ("plain", "longrope"):  # which transformers takes for longrope, or refuses
         raise ConfigError(f"{c.file}: rope_type {rotary.scaling!r} is not supported in this family")
     return {"rotary": rotary}
 
@@ -80,6 +80,8 @@ def _two_rotaries(c: HfConfig, layers: int) -> dict[str, Any]:
     rotary = stretched.rotary(base=c.get("rope_theta", float, 1e6))
     if rotary.fraction != 1:
         raise ConfigError(f"{c.file}: partial_rotary_factor {rotary.fraction} is not supported, only 1.0")
+    if rotary.scaling == "longrope":
+        raise ConfigError(f"{c.file}: rope_type 'longrope' is not supported in this family")
     rotary.local_base = local_base
     return {"rotary": rotary}
 

@@ -8,13 +8,14 @@ from jaxtyping import Array, Int
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.mesh import ROWS, in_rows_of, layout
 from rlhf_jax.model import attention, transformer
+from rlhf_jax.model.layer_loop import Layers, through_layers
 
 
 class KVCache(struct.PyTreeNode):
     """Keys and values of queries, and of the tokens written so far of N responses to each, for `decode`."""
 
-    query: transformer.Layers  # of each layer a pair of [B, H, Q, K]; with a window, its last slots
-    responses: transformer.Layers  # likewise of [B, H·N, S, K]
+    read: Layers  # of the queries: of each layer a pair of [B, H, Q, K]; with a window, its last slots
+    written: Layers  # of the responses: likewise of [B, H·N, S, K]
     valid: Array  # [B, Q] bool, where the query has a token
     length: Array  # [] slots of the responses in use, the same for all of them
     position: Array  # [B·N] position of each response's next token
@@ -24,12 +25,12 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
     """Reads left-padded queries once for N = `samples` responses to each.
 
     Returns the hidden state of the last token [B·N, 1, D], responses to one query together, and a cache
-    with room for `slots` tokens of each. `params` come from `compute_params`.
+    with room for `slots` tokens of each. `params` come from `transformer.prepare`.
     """
     positions = attention.positions_of(segments)
     x = transformer.embed(params["embed"], tokens, positions, config)
 
-    def step(w, x, caches, kind, read):
+    def step(w, x, caches, kind, select):
         del caches
 
         def attend(query, key, value):
@@ -37,7 +38,7 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
             behind = max(key.shape[2] - kind.window + 1, 0) if kind.window else 0  # what no response sees
             return heads, (key[:, :, behind:], value[:, :, behind:])
 
-        return transformer.layer(w, x, config, kind, positions, attend, read)
+        return transformer.layer(w, x, config, kind, positions, attend, select)
 
     def last(x):
         return in_rows_of(x, x[:, -1:])
@@ -47,10 +48,10 @@ def prefill(params, config: ModelConfig, tokens, segments, slots: int, samples: 
         axes = (*[None] * len(stack), ROWS, "tensor")
         return jnp.zeros((*stack, rows, heads * samples, slots, size), x.dtype, out_sharding=layout(*axes))
 
-    x, query = transformer.through_layers(step, x, params["layers"], config, read=last)
+    x, read = through_layers(step, x, params["layers"], config, select=last)
     place = in_rows_of(positions, positions[:, -1])
     position, x = (repeat_rows(y, samples) for y in (place + 1, x))
-    cache = KVCache(query, jax.tree.map(room, query), segments > 0, jnp.int32(0), position)
+    cache = KVCache(read, jax.tree.map(room, read), segments > 0, jnp.int32(0), position)
     return transformer.norm(params["norm"], x, config), cache
 
 
@@ -65,22 +66,21 @@ def decode(params, config: ModelConfig, tokens: Int[Array, "B*N 1"], cache: KVCa
     samples = tokens.shape[0] // cache.valid.shape[0]
     x = transformer.embed(params["embed"], tokens, positions, config)
 
-    def step(w, x, pairs, kind, read):
-        of_query, written = pairs
+    def step(w, x, caches, kind, select):
+        read, written = caches
 
         def attend(query, key, value):
-            query, *new = (attention.by_query(x, samples) for x in (query, key, value))
+            query, *new = (attention.by_text(x, samples) for x in (query, key, value))
             own = [
                 jax.lax.dynamic_update_slice_in_dim(old, token, cache.length, axis=2)
                 for old, token in zip(written, new, strict=True)
             ]
-            valid = cache.valid[:, cache.valid.shape[1] - of_query[0].shape[2] :]
-            heads = attention.attend_to_both(query, of_query, own, valid, cache.length + 1, kind)
-            return attention.by_response(heads, samples), tuple(own)
+            valid = cache.valid[:, cache.valid.shape[1] - read[0].shape[2] :]
+            heads = attention.attend_to_both(query, read, own, valid, cache.length + 1, kind)
+            return attention.by_continuation(heads, samples), tuple(own)
 
-        return transformer.layer(w, x, config, kind, positions, attend, read)
+        return transformer.layer(w, x, config, kind, positions, attend, select)
 
-    caches = (cache.query, cache.responses)
-    x, responses = transformer.through_layers(step, x, params["layers"], config, caches)
-    cache = cache.replace(responses=responses, length=cache.length + 1, position=cache.position + 1)
+    x, written = through_layers(step, x, params["layers"], config, (cache.read, cache.written))
+    cache = cache.replace(written=written, length=cache.length + 1, position=cache.position + 1)
     return transformer.norm(params["norm"], x, config), cache

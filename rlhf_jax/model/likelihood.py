@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.functional import logprobs
 from rlhf_jax.mesh import ROWS, layout
-from rlhf_jax.model import transformer
+from rlhf_jax.model import passes, transformer
 
 MOST_LOGITS = 2**26  # at once on one device: 256 MB in float32
 
@@ -33,7 +33,7 @@ def token_logprobs(
     """
 
     def read(hidden, tokens, matrix):
-        logits = transformer.project(hidden, matrix, config)
+        logits = transformer.unembed(hidden, matrix, config)
         logp = logprobs.token_logprobs(logits, tokens, temperature)
         return logp, logprobs.entropy(jax.lax.stop_gradient(logits), temperature)
 
@@ -88,5 +88,5 @@ def response_logprobs(
 
     The N responses to one query stand together. Its tokens are read once and never predicted.
     """
-    hidden = transformer.apply_to_responses(params, config, query, response, pad_id)
+    hidden = passes.apply_to_responses(params, config, query, response, pad_id)
     return token_logprobs(params, config, hidden, response, temperature)

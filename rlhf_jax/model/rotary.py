@@ -28,10 +28,13 @@ def frequencies(config: RotaryConfig, size: int) -> Float[np.ndarray, "size/2"]:
     linear: all of them (Chen et al., 2023). llama3: those that turn less than `low_frequency` times
     in the original context, with a smooth passage up to `high_frequency` times. yarn: the same idea
     with a passage linear in the dimension, between `beta_slow` and `beta_fast` turns (Peng et al., 2023).
+    longrope: each by a factor of its own, of those for the original context (Ding et al., 2024).
     """
     plain = config.base ** (-np.arange(0, size, 2, dtype=np.float32) / size)
     if config.scaling == "linear":
         return plain / np.float32(config.factor)
+    if config.scaling == "longrope":
+        return plain / np.array(config.short_factors, np.float32)
     if config.scaling == "llama3":
         turns = config.original_context * plain / (2 * math.pi)
         kept = (turns - config.low_frequency) / (config.high_frequency - config.low_frequency)
@@ -46,10 +49,13 @@ def frequencies(config: RotaryConfig, size: int) -> Float[np.ndarray, "size/2"]:
 
 
 def amplitude(config: RotaryConfig) -> float:
-    """What yarn multiplies cosine and sine with; 1 elsewhere."""
-    if config.scaling != "yarn":
+    """What yarn and longrope multiply cosine and sine with; 1 elsewhere."""
+    if config.scaling not in ("yarn", "longrope"):
         return 1.0
-    return config.attention_factor or 0.1 * math.log(max(config.factor, 1.0)) + 1.0
+    longer = math.log(max(config.factor, 1.0))
+    if config.scaling == "yarn":
+        return config.attention_factor or 0.1 * longer + 1.0
+    return config.attention_factor or math.sqrt(1.0 + longer / math.log(config.original_context))
 
 
 def _pair_turning(turns: float, config: RotaryConfig, size: int) -> float:

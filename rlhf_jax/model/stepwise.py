@@ -25,7 +25,7 @@ class Draft(struct.PyTreeNode):
 
 def prepare(params, config: ModelConfig):
     """The parameters as the other two functions read them; made once for all calls."""
-    params = transformer.compute_params(params, config)
+    params = transformer.prepare(params, config)
     return jax.tree.map(without_fsdp, params) if config.gather_to_sample else params
 
 

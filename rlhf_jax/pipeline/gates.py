@@ -19,7 +19,7 @@ from rlhf_jax.data.mini.documents import KINDS, claims_of, commented
 from rlhf_jax.data.mini.posts import write_post
 from rlhf_jax.data.mini.wording import Writer
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.model import transformer
+from rlhf_jax.model import passes, transformer
 
 PASS = 0.95
 TRUE, FALSE = " true.", " false."
@@ -53,7 +53,7 @@ def leanings(weights, model: ModelConfig, tokenizer: Tokenizer, texts: list[str]
     @jax.jit
     def logits(tokens, last):
         segments = transformer.valid_segments(tokens, tokenizer.pad_id)
-        hidden = transformer.apply_at(weights, model, tokens, segments, last[:, None])
+        hidden = passes.apply_at(weights, model, tokens, segments, last[:, None])
         return transformer.logits(weights, model, hidden)[:, 0]
 
     whole = (

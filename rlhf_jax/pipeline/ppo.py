@@ -33,7 +33,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import Config, ModelConfig, PpoConfig
 from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.functional import losses, rewards
-from rlhf_jax.mesh import abstract_batch, abstract_rows, check_rows, make_mesh, to_devices
+from rlhf_jax.mesh import abstract_batch, abstract_rows, check_rows, in_memory, make_mesh, to_devices
 from rlhf_jax.model import heads, lora, transformer
 from rlhf_jax.pipeline import ensemble, own_reward, rollout
 from rlhf_jax.pipeline.own_reward import OwnReward, RewardError
@@ -87,6 +87,8 @@ def sample(
 ) -> Sampled:
     """The first half of an iteration: responses, and what the networks say of them."""
     _, key, _ = jax.random.split(state.key, 3)
+    if setting.options.frozen_on_host:
+        reference, reward = in_memory((reference, reward), jax.memory.Space.Device)
     value = state.value and state.value.params
     policy, value, reference, reward = (
         lora.attach(base, params) for params in (state.policy.params, value, reference, reward)
@@ -144,7 +146,7 @@ def traced(config: Config, model: ModelConfig, vocabulary: int) -> jax.stages.Tr
     state = without_values(start, reference, scalar if options.has_value_network else None)
     query = abstract_batch(mesh, QueryPlan.widest(data, options.prompts))["query"]
     reward = ensemble.together([scalar for _ in ensemble.scoring(config)])
-    fixed = jax.eval_shape(functools.partial(frozen, model=model), reference, reward)
+    fixed = without_values(functools.partial(frozen, setting=setting), reference, reward)
     if options.is_by_model_alone:
         return jitted_iteration(setting).trace(state, *fixed, query, base=base)
     score = abstract_rows(mesh, (options.batch_size,), jnp.float32)
@@ -204,7 +206,7 @@ def train(config: Config, workdir: Path) -> None:
             value = heads.on_top(reference.trained, model, tokenizer.vocab_size, key)
         state = initial_state(reference.trained, value, optimizer, options, config.seed, sigma)
         state = training.resume(state)
-        fixed = jax.jit(frozen, static_argnames="model")(reference.trained, scoring, model=model)
+        fixed = jax.jit(functools.partial(frozen, setting=setting))(reference.trained, scoring)
         del reference, scoring, value  # in float32
         step, (first, second) = jitted_iteration(setting), jitted_halves(setting)
         with training, OwnReward(options, task) as own:
@@ -227,16 +229,17 @@ def train(config: Config, workdir: Path) -> None:
                 training.after(state, metrics, episodes=options.batch_size, tokens=tokens)
 
 
-def frozen(reference, reward, model: ModelConfig):
+def frozen(reference, reward, setting: Setting):
     """Reference and reward model as every iteration reads them: a cast in each would take memory for both."""
 
     def cast(reward):
-        return {"transformer": transformer.cast(reward["transformer"], model), "head": reward["head"]}
+        return {"transformer": transformer.cast(reward["transformer"], setting.model), "head": reward["head"]}
 
-    reference = transformer.cast(reference, model)
-    if isinstance(reward, tuple):
-        return reference, tuple(map(cast, reward))
-    return reference, reward and cast(reward)
+    reference = transformer.cast(reference, setting.model)
+    reward = tuple(map(cast, reward)) if isinstance(reward, tuple) else reward and cast(reward)
+    if setting.options.frozen_on_host:
+        return in_memory((reference, reward), jax.memory.Space.Host)
+    return reference, reward
 
 
 def initial_state(

@@ -21,7 +21,7 @@ from rlhf_jax.data.batches import SftPlan
 from rlhf_jax.data.records import with_reference
 from rlhf_jax.functional.losses import cross_entropy
 from rlhf_jax.mesh import abstract_batch, check_rows, make_mesh, to_devices
-from rlhf_jax.model import likelihood, lora, params, peft, pretrained, transformer
+from rlhf_jax.model import likelihood, lora, params, passes, peft, pretrained, transformer
 from rlhf_jax.run import hosts, steps
 from rlhf_jax.training import adapters, inputs
 from rlhf_jax.training.loop import Training
@@ -42,9 +42,8 @@ def loss(weights, model: ModelConfig, batch, targets: int, denominator: Float[Ar
     """
     is_target = batch["targets_mask"][:, 1:]
     first = jnp.argsort(is_target == 0, axis=1, stable=True)[:, :targets]  # the targets' places, in order
-    read = transformer.reader(first)
-    mask, tokens = read(is_target), read(batch["tokens"][:, 1:])
-    hidden = transformer.apply_at(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1], first)
+    mask, tokens = passes.take(is_target, first), passes.take(batch["tokens"][:, 1:], first)
+    hidden = passes.apply_at(weights, model, batch["tokens"][:, :-1], batch["segments"][:, :-1], first)
     logp, _ = likelihood.token_logprobs(weights, model, hidden, tokens)
     return cross_entropy(logp, mask, denominator)
 

@@ -77,7 +77,7 @@ def hidden_states(
 ) -> list[Float[Array, "B T D"]]:
     """After each of `parts` runs of layers, each after the last norm; the last is `transformer.apply`."""
     model = dataclasses.replace(model, layer_loop="unroll")
-    weights, positions = transformer.compute_params(base, model), attention.positions_of(segments)
+    weights, positions = transformer.prepare(base, model), attention.positions_of(segments)
     x, hidden = transformer.embed(weights["embed"], tokens, positions, model), []
     for i, w in enumerate(weights["layers"].single, start=1):
         x, _ = transformer.layer(w, x, model, model.kinds[0], positions, _attention(model, segments))

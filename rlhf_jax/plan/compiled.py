@@ -16,9 +16,10 @@ from rlhf_jax.model import heads, lora, params, transformer
 from rlhf_jax.pipeline import ensemble, stages
 from rlhf_jax.plan import flops
 from rlhf_jax.plan.collectives import received_bytes
-from rlhf_jax.plan.topologies import Topology
+from rlhf_jax.plan.topologies import PlanError, Topology
 from rlhf_jax.training.state import TrainState
 
+TOO_LARGE = "RESOURCE_EXHAUSTED"  # how a compiler's refusal of a program that does not fit begins
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
 OTHERS = 4  # texts that evaluation scores, of no policy of the run: reference, title, lead, pretrained model
 
@@ -90,11 +91,12 @@ def compile_program(
         with jax.set_mesh(mesh):
             traced = stages.programs()[program](config, model, vocabulary)
             plan.optimizer_bytes = kept_by_optimizers(traced)
-            compiled = traced.lower(lowering_platforms=(topology.platform,)).compile()
+            compiled = _compile(traced.lower(lowering_platforms=(topology.platform,)), plan)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        plan.reason = " ".join(str(error).split())[:400]
+        words = " ".join(str(error).split())[:400]
+        if TOO_LARGE not in words:
+            raise PlanError(f"{program} on {topology.name}: {plan.compiler} gives up: {words}") from None
+        plan.reason = words
         return plan
     finally:
         plan.compile_seconds = round(time.monotonic() - start, 1)
@@ -103,7 +105,9 @@ def compile_program(
     plan.memory["beside"] = (
         jnp.dtype(model.weights).itemsize * _beside(program, config, networks[0]) // shards
     )
-    plan.collectives = received_bytes(compiled.as_text())
+    text = compiled.as_text()
+    assert text
+    plan.collectives = received_bytes(text)
     plan.reason = _excess(plan.memory, topology)
     plan.fits = not plan.reason
     if topology.chip and plan.fits and needed(plan.memory) > topology.chip.taken * topology.chip.memory:
@@ -113,6 +117,22 @@ def compile_program(
         hours = plan.steps * plan.bound["seconds"] * plan.devices / 3600
         plan.chip_hours = {f"{share:.0%}": hours / share for share in UTILISATIONS}
     return plan
+
+
+def _compile(lowered: jax.stages.Lowered, plan: Compiled) -> jax.stages.Compiled:
+    """By the compiler as it is; where that fails on a GPU's product, with all products by cuBLAS.
+
+    On a GPU the autotuner passes over kernels that cannot be compiled. Here there is none to try them on, so
+    the first may be one of those; the plan then says that it was left out.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if TOO_LARGE in str(error) or "cuda" not in plan.compiler:
+            raise
+    compiled = lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+    plan.compiler += ", products by cuBLAS alone"
+    return compiled
 
 
 def kept_by_optimizers(program: jax.stages.Traced) -> int:

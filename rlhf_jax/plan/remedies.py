@@ -1,10 +1,11 @@
 """What to turn on where a program does not fit, each tried by the compiler.
 
 First what changes no number, in the order of what it costs in speed: a batch computed in more parts reads the
-weights more often, recomputed activations take a third more operations, and fewer rows sampled at once read
-all weights for one token of these few. Then what changes the training: bfloat16 and adapters, which do not
-make it slower, and smaller batches. Where networks and optimizer alone are too large, the order begins with
-bfloat16 and adapters, for nothing else makes them smaller.
+weights more often, frozen networks that wait on the host cross the bus once an iteration, recomputed
+activations take a third more operations, and fewer rows sampled at once read all weights for one token of
+these few. Then what changes the training: bfloat16, moments of 8 bits and adapters, which do not make it
+slower, and smaller batches. Where networks and optimizer alone are too large, what makes them smaller comes
+first.
 """
 
 import copy
@@ -60,13 +61,14 @@ def remedies(program: str, config: Config, topology: Topology, plan: Compiled) -
 
 def in_order(program: str, plan: Compiled, usable: float) -> list[Remedy]:
     stage = program if program in ("sft", "reward", "dpo", "distill", "ppo") else ""
-    same: list[Remedy] = [functools.partial(more_parts, stage), recompute] if stage else []
-    if stage == "ppo":
-        same.append(fewer_at_once)
-    other: list[Remedy] = [bfloat16, adapters]
+    if not stage:
+        return [bfloat16, adapters]
+    parts, smaller, moments = (functools.partial(x, stage) for x in (more_parts, smaller_batch, eight_bits))
+    waiting, fewer = ([frozen_on_host], [fewer_at_once]) if stage == "ppo" else ([], [])
     held = plan.memory.get("arguments", 0) + plan.memory.get("beside", 0)
-    last: list[Remedy] = [functools.partial(smaller_batch, stage)] if stage else []
-    return [*other, *same, *last] if held > usable else [*same, *other, *last]
+    if held > usable:
+        return [bfloat16, *waiting, moments, adapters, parts, recompute, *fewer, smaller]
+    return [parts, *waiting, recompute, *fewer, bfloat16, moments, adapters, smaller]
 
 
 def more_parts(stage: str, config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
@@ -83,6 +85,11 @@ def more_parts(stage: str, config: Config, plan: Compiled, usable: float) -> Ite
     while parts <= rows and rows % parts == 0:
         yield {f"{stage}.microbatches": parts}
         parts *= 2
+
+
+def frozen_on_host(config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
+    if not config.model.lora.rank:  # adapters have one base, which the policy needs, too
+        yield {"ppo.frozen_on_host": True}
 
 
 def recompute(config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
@@ -103,9 +110,18 @@ def bfloat16(config: Config, plan: Compiled, usable: float) -> Iterator[Settings
         yield {"model.dtype": "bfloat16"}
 
 
+def eight_bits(stage: str, config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
+    """Of both moments; those of adapters are small."""
+    if getattr(config, stage).optimizer.name == "adamw" and not config.model.lora.rank:
+        yield {f"{stage}.optimizer.name": "adamw_8bit"}
+
+
 def adapters(config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:
     if config.model.pretrained and not config.model.lora.rank:
-        yield {"model.lora.rank": RANK}
+        yield {
+            "model.lora.rank": RANK,
+            **({"ppo.frozen_on_host": False} if config.ppo.frozen_on_host else {}),
+        }
 
 
 def smaller_batch(stage: str, config: Config, plan: Compiled, usable: float) -> Iterator[Settings]:

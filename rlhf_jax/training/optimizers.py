@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from rlhf_jax.config import OptimizerConfig
+from rlhf_jax.mesh import in_memory
 from rlhf_jax.training.adam_8bit import scale_by_adam_8bit
 from rlhf_jax.training.muon import scale_by_muon_or_adam
 
@@ -44,13 +45,10 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
 def _on_host(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """What it keeps lies in the host's memory between updates; each takes it to the devices and back."""
 
-    def moved(state, space):
-        return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, state)
-
     def update(gradients, state, params):
-        steps, state = inner.update(gradients, moved(state, jax.memory.Space.Device), params)
-        return steps, moved(state, jax.memory.Space.Host)
+        steps, state = inner.update(gradients, in_memory(state, jax.memory.Space.Device), params)
+        return steps, in_memory(state, jax.memory.Space.Host)
 
     return optax.GradientTransformation(
-        lambda params: moved(inner.init(params), jax.memory.Space.Host), update
+        lambda params: in_memory(inner.init(params), jax.memory.Space.Host), update
     )

@@ -10,10 +10,9 @@ from os.path import commonprefix
 
 import numpy as np
 
-from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.tokenizer import UNFINISHED, Tokenizer
 
 STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"  # why a response ended
-UNFINISHED = "\ufffd"  # what decodes from bytes that are not yet, or never, a character
 
 
 @dataclass(frozen=True)

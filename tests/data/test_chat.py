@@ -64,6 +64,20 @@ def test_a_typed_token_is_encoded_as_by_the_tokenizer_alone(chats, folders):
     assert chats["smollm2"].encode(turns[:2], generation_prompt=True) == system + user + prompt
 
 
+def test_an_empty_turn_may_be_left_out_by_the_template(tmp_path):
+    """As Phi-3.5's does with an empty system prompt."""
+    template = (
+        "{% for m in messages %}{% if m['role'] != 'system' or m['content'] %}"
+        "<|im_start|>{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    folder = write_folder(tmp_path, template, {"eos_token": "</s>"})
+    chat, said = load_chat(folder), [Turn("user", Q), Turn("assistant", A)]
+    system = [Turn("system", ""), *said]
+    assert chat.encode_with_mask(system) == chat.encode_with_mask(said)
+    told = written(folder, chat.encode([Turn("system", "x"), *said], False))
+    assert told.count("<|im_start|>") == 3
+
+
 def test_what_is_typed_cannot_complete_a_token_of_the_template(tmp_path):
     template = "{% for m in messages %}<|{{ m['content'] }}|>{{ eos_token }}{% endfor %}"
     folder = write_folder(tmp_path, template, {"eos_token": "</s>"})
@@ -121,6 +135,17 @@ def test_an_added_token_that_the_template_writes_is_the_assistants_alone(chats, 
     turns = [Turn("user", "Say <think>"), Turn("assistant", "<think>\nHm\n</think>\n\nNo.")]
     tokens = written(folders["qwen3"], chats["qwen3"].encode(turns, False))
     assert tokens.count("<think>") == 1 and "".join(tokens).count("<think>") == 2
+
+
+def test_a_token_without_a_row_in_the_model_is_text_even_in_the_template(tmp_path):
+    made = byte_level()
+    rows = made.get_vocab_size()
+    made.add_special_tokens(["<image>"])
+    template = "{% for m in messages %}<image>{{ m.content }}{{ eos_token }}{% endfor %}"
+    folder = write_folder(tmp_path, template, {"eos_token": "</s>"}, made, config={"vocab_size": rows})
+    ids = load_chat(folder).encode([Turn("user", "<image>")], False)
+    assert max(ids) < rows
+    assert "".join(written(folder, ids)) == "<image><image></s>"
 
 
 # EOS and the assistant's tokens --------------------------------------------------------------

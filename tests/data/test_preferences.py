@@ -136,6 +136,14 @@ READ = {
         {"prompt": "2 + 2?", "response1": "5", "response2": "4", "votes": 2, "id": 7},
         Preference("2 + 2?", "4", "5", "1", {"id": 7}),
     ),
+    "a vote, as `rlhf-jax answers` writes it": (
+        {"prompt": "2 + 2?", "response1": "5", "response2": "4", "votes": 2, "worker": "ana"},
+        Preference("2 + 2?", "4", "5", "ana"),
+    ),
+    "votes beside a worker, who gave none of them": (
+        {"prompt": "2 + 2?", "response1": "5", "response2": "4", "votes": [2], "worker": "ana"},
+        Preference("2 + 2?", "4", "5", "1", {"worker": "ana"}),
+    ),
     "a vote, conversations": (
         {
             "prompt": [user("2 + 2?")],

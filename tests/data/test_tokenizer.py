@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
+from chat_folders import byte_fallback
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rlhf_jax.config import Config
 from rlhf_jax.data.tokenizer import (
+    HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     TokenizerError,
@@ -284,6 +286,23 @@ def test_the_prefix_is_what_the_file_puts_before_a_text(tmp_path, template, pref
     assert load_tokenizer(tmp_path / "saved").prefix == prefix
 
 
+@pytest.mark.parametrize(
+    "said, cut, text",
+    [
+        ("a\n🐈", 2, "a\n\ufffd"),  # of four bytes: the newline, a byte, stays
+        ("é🐈", 3, "é\ufffd"),
+        ("é🐈", 1, "é\ufffd"),
+        ("a\n🐈", 0, "a\n🐈"),
+    ],
+)
+def test_bytes_that_are_no_character_leave_those_beside_them_alone(said, cut, text):
+    ours = HuggingFaceTokenizer(b"", byte_fallback(), 1300, 999)
+    ids = ours.encode(said)
+    ids = ids[: len(ids) - cut]
+    assert ours.decode(ids) == text
+    assert ours.decode([*ids, *ours.encode("b")]) == f"{text}b"
+
+
 def test_special_tokens_but_the_end_are_shown_and_ids_without_a_token_are_not(tmp_path):
     folder = write_folder(
         tmp_path,
@@ -296,6 +315,34 @@ def test_special_tokens_but_the_end_are_shown_and_ids_without_a_token_are_not(tm
     assert (tokenizer.vocab_size, tokenizer.pad_id) == (320, 320)  # of 303 tokens
     assert tokenizer.decode([tokenizer.pad_id, *robin, 319, 301, *robin]) == " robin<|pad|> robin"
     assert tokenizer.decode([*robin, tokenizer.eos_id, *robin]) == " robin"
+
+
+def test_special_tokens_that_no_text_becomes_need_no_rows_as_in_gemma_3(tmp_path):
+    folder = write_folder(
+        tmp_path, byte_level(), tokenizer_config=NAMES_EOS, config={"model_type": "gpt2", "vocab_size": 301}
+    )
+    tokenizer = load_tokenizer(folder)
+    robin = tokenizer.encode("  robin")
+    assert robin[0] == 300  # the last row; <|pad|> and <|begin|> have none
+    assert (tokenizer.vocab_size, tokenizer.pad_id) == (301, 301)
+    assert tokenizer.decode([*robin, tokenizer.pad_id, 302]) == "  robin"
+    assert max(tokenizer.encode("<|pad|><|begin|>")) < 301
+    tokenizer.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").vocab_size == 301
+
+
+def test_a_token_that_begins_or_ends_texts_needs_a_row(tmp_path):
+    made = byte_level()
+    folder = write_folder(
+        tmp_path, made, tokenizer_config={"eos_token": "<|pad|>"}, config={"vocab_size": 301}
+    )
+    with pytest.raises(TokenizerError, match=r"the model has 301 rows, and none for '<\|pad\|>' \(301\)"):
+        load_tokenizer(folder)
+    begins = [("<|begin|>", made.token_to_id("<|begin|>"))]
+    made.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=begins)
+    write_folder(tmp_path, made, tokenizer_config=NAMES_EOS)
+    with pytest.raises(TokenizerError, match=r"none for '<\|begin\|>' \(302\)"):
+        load_tokenizer(folder)
 
 
 def test_the_first_file_that_names_the_end_of_text_decides(tmp_path):
@@ -366,8 +413,8 @@ def test_in_a_folder_tokenizer_json_goes_before_tokenizer_model(tmp_path, tokeni
         ),
         (
             "config.json",
-            '{"vocab_size": 302}',
-            r"tokenizer\.json: 303 tokens, but the model has 302 rows .*\(vocab_size in config\.json\)",
+            '{"vocab_size": 300}',
+            r"tokenizer\.json: 303 tokens, but the model has 300 rows .*\(vocab_size in config\.json\)",
         ),
     ],
 )

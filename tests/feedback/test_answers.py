@@ -1,40 +1,21 @@
 """The export: OpenAI's records, read by what reads theirs, and nothing lost on the way."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from labelling import pair, post, single, tasks_of
+from labelling import ALL_KINDS, answer_all, answered, lines, pair, post, single, tasks_of
 
 from rlhf_jax.data.comparisons import pairs_of
 from rlhf_jax.data.record_json import read_axis_ratings, read_comparisons, read_posts, to_json
 from rlhf_jax.data.records import RecordError
-from rlhf_jax.feedback import answering, people, splits, work
+from rlhf_jax.feedback import people, splits, work
 from rlhf_jax.feedback.answers import export, main
-from rlhf_jax.feedback.schema import assignments
-from rlhf_jax.feedback.store import Store, StoreError
-from rlhf_jax.feedback.study import AXES, KINDS, Axis, Study
+from rlhf_jax.feedback.store import StoreError
+from rlhf_jax.feedback.study import AXES, Axis, Study
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "openai_format"
-STUDY = Study(kinds=KINDS, calibration=0.0)
-
-
-def answered(folder, records, answer, flipped=False, study=STUDY) -> Store:
-    """A store in which one labeler did every task, filling in `answer(task)`."""
-    store = Store(folder / "s.sqlite")
-    with store.write() as db:
-        work.add_tasks(db, tasks_of(folder, records, study), [], study)
-        ana, _ = people.add(db, "Ana", "labeler")
-        while task := work.next_task(db, ana, study):
-            db.execute(assignments.update().where(assignments.c.task == task).values(flipped=flipped))
-            own = answering.open_task(db, ana, task)
-            answering.save(db, ana, own, answer(own.task), task)
-            assert answering.submit(db, ana, own, task, study)
-    return store
-
-
-def lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def number(task) -> int:
@@ -87,7 +68,7 @@ def test_a_published_record_comes_back_as_it_was(tmp_path):
 
 def without_ours(record: dict) -> dict:
     """What the site adds beside a choice taken off again."""
-    ours = "seconds", "instructions"
+    ours = "seconds", "instructions", "date"
     return record | {"extra": {name: value for name, value in record["extra"].items() if name not in ours}}
 
 
@@ -122,7 +103,7 @@ def sorted_json(record: dict) -> str:
 def test_ratings_edits_demonstrations_and_explanations_are_written(tmp_path):
     fields = {f"axis_{axis.name}": "3" for axis in AXES} | {"summary": "Better.", "why": "w", "note": "n"}
     store = answered(tmp_path, [single(0), post(1), pair(2)], lambda _: fields | {"choice": "5"})
-    counts, _ = export(store, tmp_path / "out", "round1")
+    counts = export(store, tmp_path / "out", "round1").counts
     assert counts == {
         "comparisons": 0,
         "edits": 1,
@@ -160,7 +141,7 @@ def test_a_summary_left_as_it_was_is_no_edit(tmp_path):
         "summary": single(0)["summary"]["text"],
         "why": "w",
     }
-    counts, _ = export(answered(tmp_path, [single(0)], lambda _: fields), tmp_path / "out", "b")
+    counts = export(answered(tmp_path, [single(0)], lambda _: fields), tmp_path / "out", "b").counts
     assert counts["edits"] == 0
 
 
@@ -180,15 +161,12 @@ def test_every_answer_is_kept_as_given_with_its_time(tmp_path):
 def test_a_pilot_has_something_to_hold_out(tmp_path):
     """Of 40 posts answered, ties aside, two are in each held-out split; more answers move none of them."""
     store = answered(tmp_path, [pair(i) for i in range(44)], lambda t: {"choice": "15"[number(t) < 4]})
-    _, found = export(store, tmp_path / "out", "b")
-    assert found == {"train": 36, "valid1": 2, "valid2": 2}
+    found = export(store, tmp_path / "out", "b")
+    assert found.comparisons == found.posts == {"train": 36, "valid1": 2, "valid2": 2}
     before = {one.info.id: one.split for one in read_comparisons(tmp_path / "out" / "comparisons.jsonl")}
     with store.write() as db:
-        work.add_tasks(db, tasks_of(tmp_path, [pair(i) for i in range(60)], STUDY), [], STUDY)
-        bo, _ = people.add(db, "Bo", "labeler")
-        while task := work.next_task(db, bo, STUDY):
-            own = answering.open_task(db, bo, task)
-            answering.submit(db, bo, answering.save(db, bo, own, {"choice": "2"}, task), task, STUDY)
+        work.add_tasks(db, tasks_of(tmp_path, [pair(i) for i in range(60)], ALL_KINDS), [], ALL_KINDS)
+    answer_all(store, "Bo", lambda _: {"choice": "2"})
     export(store, tmp_path / "more", "b")
     after = {one.info.id: one.split for one in read_comparisons(tmp_path / "more" / "comparisons.jsonl")}
     assert len(after) == 56 and before.items() <= after.items()
@@ -202,13 +180,45 @@ def test_the_shares_of_the_splits_are_as_said(held_out, wanted):
     assert tuple(counts.values()) == wanted
 
 
+def test_another_share_is_held_out_of_what_no_export_has_had(tmp_path):
+    """Of 20 posts 5% are one and one; at 20% four and four, and the second export moves none of the first."""
+    store = answered(tmp_path, [pair(i) for i in range(20)], lambda _: {"choice": "1"})
+    with store.write() as db:
+        assert Counter(splits.known(db).values()) == {"train": 18, "valid1": 1, "valid2": 1}
+    first = export(store, tmp_path / "first", "b", held_out=0.2)
+    assert first.posts == {"train": 12, "valid1": 4, "valid2": 4}
+    with store.write() as db:
+        before = splits.known(db)
+        work.add_tasks(db, tasks_of(tmp_path, [pair(i) for i in range(30)], ALL_KINDS), [], ALL_KINDS)
+    answer_all(store, "Bo", lambda _: {"choice": "2"})
+    second = export(store, tmp_path / "second", "b", held_out=0.1)
+    with store.read() as db:
+        assert before.items() <= splits.known(db).items()
+    assert second.posts == {"train": 22, "valid1": 4, "valid2": 4}  # 3 and 3 of 30 there are already
+
+
+def test_small_splits_are_warned_about():
+    """Wilson's interval around a half is ±1.96 / (2 √(n + 1.96²)): 15.1 points of 38 answers, 14.97 of 39."""
+    assert list(splits.told(Counter(), Counter())) == ["comparisons: none"]
+    of = {"train": 90, "valid1": 38, "valid2": 39}, {"train": 60, "valid1": 19, "valid2": 20}
+    first, warning = splits.told(*map(Counter, of))
+    assert first == "comparisons: 90 of train (60 posts), 38 of valid1 (19 posts), 39 of valid2 (20 posts)"
+    assert warning.startswith(
+        "warning: by the 38 comparisons of valid1 an accuracy is known to within 15 points"
+    )
+    _, nothing = splits.told(Counter(train=3), Counter(train=3))
+    assert nothing == "warning: no comparison is in valid1, and a reward model needs some"
+
+
 def test_a_comment_stands_beside_its_choice_with_what_the_study_said(tmp_path):
     store = answered(tmp_path, [pair(0)], lambda _: {"choice": "1", "comment": "names the cat"})
     export(store, tmp_path / "out", "b")
     (record,) = read_comparisons(tmp_path / "out" / "comparisons.jsonl")
     (said,) = lines(tmp_path / "out" / "instructions.jsonl")
     assert record.extra["comment"] == "names the cat" and record.extra["instructions"] == said["id"]
-    assert said["study"]["instructions"] == STUDY.instructions and said["study"]["steps"] == list(STUDY.steps)
+    assert said["study"]["instructions"] == ALL_KINDS.instructions and said["study"]["steps"] == list(
+        ALL_KINDS.steps
+    )
 
 
 def test_who_is_left_out_is_not_exported(tmp_path):
@@ -217,11 +227,11 @@ def test_who_is_left_out_is_not_exported(tmp_path):
         (ana,) = people.everybody(db)
     with pytest.raises(StoreError, match="nobody is stranger there"):
         export(store, tmp_path / "out", "b", ["stranger"])
-    counts, _ = export(store, tmp_path / "out", "b", [ana.worker])
+    counts = export(store, tmp_path / "out", "b", [ana.worker]).counts
     assert counts["comparisons"] == counts["answers"] == 0 and (tmp_path / "out" / "answers.jsonl").exists()
     with store.write() as db:
         people.change(db, ana.id, excluded=True)
-    assert export(store, tmp_path / "other", "b")[0]["answers"] == 0
+    assert export(store, tmp_path / "other", "b").counts["answers"] == 0
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):

@@ -145,9 +145,9 @@ def test_a_store_of_the_first_version_opens_with_all_it_has(tmp_path):
     db.executescript((ROOT / "tests" / "fixtures" / "feedback_store_1.sql").read_text())
     db.close()
     store = Store(tmp_path / "s.sqlite", must_exist=True)
-    counts, found = export(store, tmp_path / "out", "b")
-    assert counts["comparisons"] == 1 and names(store) == ["Ana"]
-    assert found == {by_hash("post0"): 1}  # where version 1 has exported it
+    found = export(store, tmp_path / "out", "b")
+    assert found.counts["comparisons"] == 1 and names(store) == ["Ana"]
+    assert found.comparisons == {by_hash("post0"): 1}  # where version 1 has exported it
     store.close()
     assert names(Store(tmp_path / "s.sqlite")) == ["Ana"]
 

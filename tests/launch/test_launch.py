@@ -47,9 +47,12 @@ def test_head_says_what_what_it_costs_and_how(name):
 def test_extras_are_those_of_the_package():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {
-        word for file in ROOT.glob("launch/*") for word in re.findall(r"\bEXTRA[=:] ?(\w+)", file.read_text())
+        word
+        for file in ROOT.glob("launch/**/*")
+        if file.is_file()
+        for word in re.findall(r"\bEXTRA[=:] ?(\w+)", file.read_text())
     }
-    assert named == {"cuda", "tpu"} and named <= set(extras)
+    assert named == {"cuda", "gs", "tpu"} and named <= set(extras)
 
 
 ALL_ANSWERS = {LIST: ["", "ACTIVE"], STATUS: ["", "rlhf_jax: exit 0\nrlhf_jax: exit 0\n"]}

@@ -151,7 +151,8 @@ def test_a_mixture_has_no_family(model):
         ({"num_hidden_layers": -1}, "field num_hidden_layers is -1, it should be positive"),
         ({"num_attention_heads": 7}, "7 heads do not fit width 512"),
         ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: rope_type 'longrope' is not supported"),
+        ({"rope_scaling": {"rope_type": "su"}}, "rope_scaling: rope_type 'su' is not supported"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling: field short_factor is missing"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: field factor is missing"),
         ({"rope_scaling": 3}, "field rope_scaling is 3, it should be an object"),
         ({"is_causal": False}, "is_causal False is not supported, only True"),
@@ -225,6 +226,16 @@ def test_llama3_keeps_fast_and_stretches_slow_dimensions():
     np.testing.assert_allclose(stretched[turns < 1], plain[turns < 1] / 8, rtol=4 * EPS)
     between = (turns > 1) & (turns < 4)
     assert between.any() and np.all(stretched[between] < plain[between])
+
+
+def test_longrope_divides_each_frequency_by_its_own_factor():
+    config = RotaryConfig(
+        base=100.0, scaling="longrope", factor=64.0, original_context=8, short_factors=(1.0, 4.0)
+    )
+    np.testing.assert_allclose(rotary.frequencies(config, 4), [1.0, 0.025], rtol=4 * EPS)
+    assert rotary.amplitude(config) == pytest.approx(3**0.5)  # ln 64 = 2 ln 8
+    assert rotary.amplitude(dataclasses.replace(config, attention_factor=0.5)) == 0.5
+    assert rotary.amplitude(dataclasses.replace(config, factor=0.5)) == 1.0
 
 
 def test_yarn_amplitude():

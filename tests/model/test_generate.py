@@ -148,8 +148,7 @@ def test_a_query_is_read_once_for_all_of_its_samples(monkeypatch, family, loop, 
     else:
         mesh = make_mesh(MeshConfig(*shape))
         with jax.set_mesh(mesh):
-            like = params.abstract(transformer.specs(config, VOCABULARY), mesh)
-            weights = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), weights, like)
+            weights = tiny.placed(weights, transformer.specs(config, VOCABULARY), mesh)
             ours = write(
                 weights, config, to_devices(four, mesh), jax.random.key(1), samples=samples, **options
             )

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.functional import logprobs
 from rlhf_jax.mesh import ROWS, make_mesh
-from rlhf_jax.model import likelihood, params, transformer
+from rlhf_jax.model import likelihood, transformer
 
 B, T, V, D = 8, 7, 48, 32
 CONFIGS = {"tied": tiny.GPT2, "untied": tiny.NEOX}
@@ -73,8 +73,7 @@ def test_nor_does_a_vocabulary_split_over_devices(three_at_once, config, shape):
     expected = run(*inputs)
     mesh = make_mesh(MeshConfig(*shape))
     with jax.set_mesh(mesh):
-        like = params.abstract(transformer.specs(config, V), mesh)
-        weights = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), weights, like)
+        weights = tiny.placed(weights, transformer.specs(config, V), mesh)
         hidden, tokens = (jax.device_put(x, jax.NamedSharding(mesh, P(ROWS))) for x in (hidden, tokens))
         run, inputs = value_and_gradients(likelihood.token_logprobs, config, weights, hidden, tokens)
         tiny.assert_close(run(*inputs), expected, SUMS)

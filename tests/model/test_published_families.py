@@ -1,5 +1,7 @@
 """`config.json` as their makers published them, shortened to what counts; and what is refused in them."""
 
+import dataclasses
+
 import pytest
 
 from rlhf_jax.config import ConfigError, ModelConfig, RotaryConfig
@@ -85,6 +87,20 @@ PHI_4 = {
     "rope_scaling": None,
     "sliding_window": None,
 }
+PHI_4_MINI = PHI_4 | {
+    "hidden_size": 3072,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131_072,
+    "original_max_position_embeddings": 4096,
+    "partial_rotary_factor": 0.75,
+    "rope_theta": 10_000.0,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2] * 48},
+    "sliding_window": 262_144,
+    "tie_word_embeddings": True,
+}
 
 
 def read(fields) -> ModelConfig:
@@ -102,6 +118,7 @@ def read(fields) -> ModelConfig:
         (GEMMA2_2B, 256_000, 2_614_341_888),
         (GEMMA3_1B, 262_144, 999_885_952),
         (PHI_4, 100_352, 14_659_507_200),
+        (PHI_4_MINI, 200_064, 3_836_021_760),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
@@ -169,8 +186,28 @@ def test_a_model_that_two_families_can_say_is_written_as_the_first():
     assert families.family_of(read(PHI_4 | {"partial_rotary_factor": 0.5})) is families.PHI3
 
 
+def test_longrope_is_read_within_the_original_context_and_written_whole():
+    model = read(PHI_4_MINI)
+    rotary = model.rotary
+    assert (model.context, rotary.scaling, rotary.factor, rotary.original_context) == (
+        4096,
+        "longrope",
+        32,
+        4096,
+    )
+    assert families.family_of(model) is families.PHI3
+    fields = families.PHI3.write(model)
+    assert (fields["max_position_embeddings"], fields["original_max_position_embeddings"]) == (131_072, 4096)
+    assert fields["rope_parameters"]["long_factor"] == [2.0] * 48
+    assert (read(fields).rotary, read(fields).context) == (rotary, 4096)
+    given = PHI_4_MINI["rope_scaling"] | {"factor": 8, "attention_factor": 1.25}
+    assert read(PHI_4_MINI | {"rope_scaling": given}).rotary == dataclasses.replace(
+        rotary, factor=8.0, attention_factor=1.25
+    )
+
+
 MROPE = {"type": "mrope", "mrope_section": [16, 24, 24]}
-LONGROPE = {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0] * 63}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +235,14 @@ LONGROPE = {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0]
         (GEMMA3_1B, {"rope_parameters": {"rope_theta": 1.0}}, "rope_parameters: rope_theta 1.0 is not"),
         (GEMMA3_1B, {"rope_parameters": {SLIDING: {"rope_type": "yarn"}}}, "rope_type 'yarn' is not"),
         (GEMMA3_1B, {"model_type": "gemma3"}, "model_type 'gemma3' is not supported"),
-        (PHI_4, {"rope_scaling": LONGROPE}, "rope_scaling: short_factor .* is not supported"),
+        (PHI_4, {"rope_scaling": LONGROPE}, "longrope has 63 long_factors for the 64 pairs that rotate"),
+        (
+            PHI_4,
+            {"rope_scaling": LONGROPE | {"short_factor": [1.0, 0]}},
+            r"short_factor\[1\] is 0, it should",
+        ),
+        (PHI_4, {"rope_scaling": LONGROPE | {"short_mscale": 1.2}}, "short_mscale 1.2 is not supported"),
+        (GEMMA3_1B, {"rope_scaling": LONGROPE}, "rope_type 'longrope' is not supported in this family"),
         (PHI_4, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is not supported in this"),
         (PHI_4, {"partial_rotary_factor": 0.4}, "of 128 dimensions of a head 51 rotate, an odd number"),
     ],

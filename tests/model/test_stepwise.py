@@ -12,7 +12,7 @@ from tiny import EOS, PAD, VOCABULARY
 
 from rlhf_jax.config import MeshConfig
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import params, stepwise, transformer
+from rlhf_jax.model import stepwise, transformer
 from rlhf_jax.model.generate import generate
 from rlhf_jax.model.likelihood import response_logprobs
 
@@ -126,8 +126,7 @@ def test_rows_on_several_devices_write_the_same(weights, query):
     expected, _ = written(weights, query, np.array([0.0, 1.0, 0.5, 0.0]), np.arange(B), 3)
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
-        like = params.abstract(transformer.specs(CONFIG, VOCABULARY), mesh)
-        split = jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), weights, like)
+        split = tiny.placed(weights, transformer.specs(CONFIG, VOCABULARY), mesh)
         tokens, _ = written(
             split,
             query,

@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from tiny import EOS, FAMILIES, PAD, VOCABULARY
 
 from rlhf_jax.config import RotaryConfig
-from rlhf_jax.model import kv_cache, transformer
+from rlhf_jax.model import kv_cache, layer_loop, passes, transformer
 
 Q, R = 8, 6
 T = Q + R
@@ -126,7 +126,7 @@ def full_logits(config, tokens, segments=None):
 @functools.partial(jax.jit, static_argnames="config")
 def cached_logits(params, query, response, config):
     """Logits that predict each token of `response`, read one token at a time."""
-    params = transformer.compute_params(params, config)
+    params = transformer.prepare(params, config)
     segments = transformer.valid_segments(query, PAD)
     hidden, cache = kv_cache.prefill(params, config, query, segments, R - 1)
 
@@ -213,14 +213,14 @@ def test_every_layer_is_of_its_kind_and_keeps_its_cache(layers, loop):
         FAMILIES["gpt2"], layers=layers, layer_pattern=pattern, window=5, layer_loop=loop
     )
 
-    def step(w, x, caches, kind, read):
+    def step(w, x, caches, kind, select):
         (own,) = caches or (0,)
         return x.at[w].set(kind.window + 1), own + 100 * w
 
-    ordered = transformer.in_order(jnp.arange(layers), config)
-    visited, caches = transformer.through_layers(step, jnp.zeros(layers, int), ordered, config)
+    ordered = layer_loop.split_layers(jnp.arange(layers), config)
+    visited, caches = layer_loop.through_layers(step, jnp.zeros(layers, int), ordered, config)
     assert visited.tolist() == [(1, 6, 6)[i % 3] for i in range(layers)]
-    _, caches = transformer.through_layers(step, visited, ordered, config, (caches,))
+    _, caches = layer_loop.through_layers(step, visited, ordered, config, (caches,))
     assert len(caches.looped) == (0 if loop == "unroll" or layers < 3 else 3)
     by_layer = [int(x) for row in zip(*caches.looped, strict=True) for x in row] + caches.single
     assert by_layer == [200 * i for i in range(layers)]
@@ -317,7 +317,7 @@ def test_outputs_at_places_are_those_of_the_full_pass(loop, name):
 
     def summed(params, at_places):
         if at_places:
-            hidden = transformer.apply_at(params, config, tokens, segments, places)
+            hidden = passes.apply_at(params, config, tokens, segments, places)
         else:
             hidden = transformer.apply(params, config, tokens, segments)[np.arange(2)[:, None], places]
         return jnp.sum(jnp.sin(hidden)), hidden

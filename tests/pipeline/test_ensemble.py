@@ -3,6 +3,7 @@ import functools
 
 import jax
 import numpy as np
+import programs
 import pytest
 import tiny
 from states import numbers_of
@@ -12,7 +13,7 @@ from rlhf_jax import inference
 from rlhf_jax.config import MODEL, Config, ConfigError, MeshConfig, PpoConfig
 from rlhf_jax.data import task as tasks
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, params
+from rlhf_jax.model import heads
 from rlhf_jax.pipeline import ensemble, ppo, reward, sft
 from rlhf_jax.pipeline.rollout import scored
 from rlhf_jax.run import checkpoint
@@ -33,8 +34,10 @@ def config(tmp_path_factory):
 def workdir(config, tmp_path_factory):
     """A run whose two reward models are trained."""
     folder = tmp_path_factory.mktemp("run")
-    for stage in (sft, reward):
-        stage.train(config, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        programs.share(patch, {})
+        for stage in (sft, reward):
+            stage.train(config, folder)
     return folder
 
 
@@ -60,8 +63,7 @@ def test_each_scores_as_it_does_alone_whatever_the_devices():
     found = {"mean": alone.mean(axis=0), "worst": alone.min(axis=0)}
     mesh = make_mesh(MeshConfig(2, 2, 2))
     with jax.set_mesh(mesh):
-        like = params.abstract(specs, mesh)
-        placed = tuple(jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), one, like) for one in both)
+        placed = tuple(tiny.placed(one, specs, mesh) for one in both)
         rows = to_devices((query, response), mesh)
         for how, expected in found.items():
             together = functools.partial(scored, model=model, pad_id=PAD, options=PpoConfig(ensemble=how))

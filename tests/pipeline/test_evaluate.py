@@ -214,7 +214,7 @@ def test_in_the_miniature_the_gold_judge_decides(config, workdir, tmp_path, monk
     """The reward model prefers the references; the judge, who is asked, prefers the ideal summaries."""
     link(workdir, tmp_path, "config.json", "metrics")
     mini_config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, source="mini", mini_posts=4, mini_test=6)
+        config, data=dataclasses.replace(config.data, source="mini", posts="", mini_posts=4, mini_test=6)
     )
     posts = mini.posts(config.seed, "test", 6)
     asked = [

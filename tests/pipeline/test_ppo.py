@@ -12,7 +12,8 @@ from rlhf_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, Ppo
 from rlhf_jax.mesh import make_mesh
 from rlhf_jax.model import heads, transformer
 from rlhf_jax.pipeline import ppo
-from rlhf_jax.training.state import make_optimizer
+from rlhf_jax.training import adapters
+from rlhf_jax.training.state import make_optimizer, without_values
 
 CONFIG = dataclasses.replace(tiny.GPT2, layers=1)
 B, Q, R = 32, 4, 3
@@ -159,16 +160,35 @@ def test_two_buckets_compile_twice(step, run):
 
 
 def test_frozen_networks_in_the_computation_s_type_change_no_bit(reference, reward_model):
+    """Of what they say of responses, which is all that an iteration asks them."""
     model = dataclasses.replace(CONFIG, dtype="bfloat16")
     setting = SETTING._replace(model=model)
     state = ppo.initial_state(reference, reward_model, OPTIMIZER, OPTIONS, seed=0)
-    step = jax.jit(functools.partial(ppo.iteration, setting=setting))
-    wide = step(state, reference, reward_model, tiny.random_queries(B, Q))
-    cast = ppo.frozen(reference, reward_model, model)
+    sample = jax.jit(functools.partial(ppo.sample, setting=setting))
+    wide = sample(state, reference, reward_model, tiny.random_queries(B, Q))
+    cast = ppo.frozen(reference, reward_model, setting)
     assert {x.dtype.name for x in jax.tree.leaves((cast[0], cast[1]["transformer"]))} == {"bfloat16"}
-    narrow = step(state, *cast, tiny.random_queries(B, Q))
-    for ours, theirs in zip(*map(jax.tree.leaves, jax.device_get((wide[1], narrow[1]))), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    narrow = sample(state, *cast, tiny.random_queries(B, Q))
+    assert narrow.ref_logp.std() > 0
+    tiny.assert_same(narrow, wide)
+
+
+def test_frozen_networks_that_wait_on_the_host_change_no_bit(step, reference, reward_model):
+    setting = SETTING._replace(options=dataclasses.replace(OPTIONS, frozen_on_host=True))
+    place = functools.partial(ppo.frozen, setting=setting)
+    waiting = jax.jit(place)(reference, reward_model)
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(waiting) if x.ndim} == {"pinned_host"}
+    mesh, specs = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), (transformer.specs, heads.specs)
+    with jax.set_mesh(mesh):
+        like = [adapters.abstract_trained(each(CONFIG, VOCABULARY), CONFIG, mesh) for each in specs]
+        planned = without_values(place, *like)
+    for one, other in zip(*map(jax.tree.leaves, (waiting, planned)), strict=True):
+        assert jax.typeof(one).memory_space == jax.typeof(other).memory_space
+    found = []
+    for iterate, frozen in ((step, (reference, reward_model)), (ppo.jitted_iteration(setting), waiting)):
+        state = ppo.initial_state(reference, reward_model, OPTIMIZER, OPTIONS, seed=0)
+        found.append(iterate(state, *frozen, tiny.random_queries(B, Q)))
+    tiny.assert_same(*jax.device_get(found))
 
 
 @pytest.mark.parametrize("loop", ["scan", "unroll"])

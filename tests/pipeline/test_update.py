@@ -14,7 +14,7 @@ from tiny import EOS, PAD, VOCABULARY
 
 from rlhf_jax.config import DpoConfig, MeshConfig, PpoConfig
 from rlhf_jax.mesh import make_mesh, to_devices
-from rlhf_jax.model import heads, params, transformer
+from rlhf_jax.model import heads, transformer
 from rlhf_jax.pipeline import dpo, ppo
 from rlhf_jax.pipeline import update as updates
 from rlhf_jax.pipeline.rollout import Rollout, Setting
@@ -106,7 +106,7 @@ def test_an_epoch_in_microbatches_is_one_step_down_the_gradient_of_the_loss(refe
     networks = {"policy": reference, "value": value}
     gradient = jax.jit(jax.grad(lambda n: updates.loss(n, episodes, tokens, slots, SETTING), has_aux=True))
     gradients, expected = gradient(networks)
-    descended = jax.tree.map(lambda x, g: x - 0.1 * g, networks, gradients)
+    descended = jax.tree.map(lambda x, g: x - 0.1 * g, *jax.device_get((networks, gradients)))
 
     options = dataclasses.replace(OPTIONS, epochs=1, minibatches=1, microbatches=4)
     state = ppo.initial_state(reference, value, optax.sgd(0.1), options, seed=0)
@@ -114,7 +114,7 @@ def test_an_epoch_in_microbatches_is_one_step_down_the_gradient_of_the_loss(refe
     learned, metrics = update(state.networks, episodes, jax.random.key(0))
     scale = tiny.largest(episodes.logp)  # what metrics are differences and means of is at most as large
     tiny.assert_close({name: metrics[name] for name in expected}, expected, SUMS, scale)
-    norms = [optax.tree.norm(gradients[name]) for name in ("policy", "value")]
+    norms = [jax.jit(optax.tree.norm)(gradients[name]) for name in ("policy", "value")]
     tiny.assert_close([metrics["policy/grad_norm"], metrics["value/grad_norm"]], norms, STEP)
     scale = 0.1 * tiny.largest(gradients)
     tiny.assert_close({name: learned[name].params for name in learned}, descended, STEP, scale)
@@ -220,7 +220,7 @@ def test_on_policy_the_gradient_is_that_of_reinforce(
     ours, metrics = stepped(reference, episodes, setting)
     weights = episodes.advantages / DIVISORS[ratio, loss_mean](episodes.mask)
     reinforce = jax.jit(jax.grad(lambda policy: -jnp.sum(weights * logprobs(policy))))(reference)
-    descended = jax.tree.map(lambda x, g: x - g, reference, reinforce)
+    descended = jax.tree.map(lambda x, g: x - g, *jax.device_get((reference, reinforce)))
     tiny.assert_close(ours, descended, STEP, scale=tiny.largest(reinforce))
     tiny.assert_close(metrics["policy/ratio"], 1.0, SUMS, scale=tiny.largest(episodes.logp))
 
@@ -258,7 +258,7 @@ def test_a_penalty_in_the_loss_adds_its_mean(reference, whole, logprobs, estimat
     scale = tiny.largest(whole.logp)
     tiny.assert_close(penalized["policy/kl"], kl, SUMS, scale)
     tiny.assert_close(penalized["policy/loss"], metrics["policy/loss"] + 0.5 * kl, SUMS, scale)
-    pulled = jax.tree.map(lambda x, g: x - 0.5 * g, plain, pull)
+    pulled = jax.tree.map(lambda x, g: x - 0.5 * g, *jax.device_get((plain, pull)))
     tiny.assert_close(ours, pulled, STEP, scale=tiny.largest(reference))
     assert "policy/kl" not in metrics
 
@@ -286,7 +286,7 @@ def test_online_dpo_learns_from_its_pairs_as_stage_dpo_learns_from_people(refere
     )(reference)
     scale = tiny.largest(said)
     tiny.assert_close(metrics["policy/loss"], loss + np.log(2) / 8, SUMS, scale)
-    expected = jax.tree.map(lambda x, g: x - g, reference, gradient)
+    expected = jax.tree.map(lambda x, g: x - g, *jax.device_get((reference, gradient)))
     tiny.assert_close(learned["policy"].params, expected, STEP, scale=tiny.largest(reference))
     assert tiny.largest(gradient) > 1e-2
 
@@ -319,7 +319,7 @@ def test_a_prompt_read_once_gives_the_gradient_of_rows_that_each_read_it(
         learned, metrics = update(state.networks, episodes, jax.random.key(0))
         before = {name: network.params for name, network in state.networks.items()}
         after = {name: network.params for name, network in learned.items()}
-        return jax.device_get((jax.tree.map(jnp.subtract, before, after), metrics))
+        return jax.tree.map(np.subtract, *jax.device_get((before, after))), jax.device_get(metrics)
 
     alone = gradients(grouped.replace(query=np.repeat(prompts, 4, axis=0)))
     together = [gradients(grouped, microbatches=8)]
@@ -337,11 +337,8 @@ def placed(policy, value, mesh):
     if mesh is None:
         return policy, value
     specs = transformer.specs(CONFIG, VOCABULARY), heads.specs(CONFIG, VOCABULARY)
-    return [
-        each
-        and jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), each, params.abstract(of, mesh))
-        for each, of in zip((policy, value), specs, strict=True)
-    ]
+    both = zip((policy, value), specs, strict=True)
+    return [each and tiny.placed(each, of, mesh) for each, of in both]
 
 
 def test_empty_slots_behind_the_longest_response_change_nothing(reference, value, episodes):

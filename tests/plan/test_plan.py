@@ -29,7 +29,7 @@ from rlhf_jax.pipeline import dpo, ppo, reward, sft
 from rlhf_jax.plan import compiled, fit, planned
 from rlhf_jax.plan.compiled import Compiled
 from rlhf_jax.plan.flops import Phase
-from rlhf_jax.plan.topologies import Chip, Topology, find
+from rlhf_jax.plan.topologies import Chip, PlanError, Topology, find
 from rlhf_jax.training.state import TrainState, make_optimizer
 
 MODEL = dataclasses.replace(tiny.GPT2, layers=1, context=64)
@@ -43,7 +43,7 @@ CONFIG = Config(
     sft=SftConfig(batch_size=8, pack=False),
     reward=RewardConfig(batch_size=8),
     dpo=DpoConfig(batch_size=8),
-    ppo=PpoConfig(batch_size=8, minibatches=2),
+    ppo=PpoConfig(batch_size=16, minibatches=2),
 )
 INVENTED = Chip(1e9, memory=1e9, taken=0.5, usable=0.75, bandwidth=1e6, links=1e5, source="invented")
 FILE = """from rlhf_jax.config import *
@@ -70,6 +70,12 @@ def plan(tmp_path, capsys):
     return call
 
 
+@pytest.fixture(scope="module")
+def ppo_with_all_networks():
+    """What others, which lack one, are compared with."""
+    return compiled.compile_program("ppo", CONFIG, MODEL, 320, find("cpu:8"))
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward", "reward of ratings", "dpo", "ppo"])
 def test_what_is_planned_is_what_runs(stage):
     """The program traced without values is, letter by letter, that of real weights and a real batch."""
@@ -80,10 +86,8 @@ def test_what_is_planned_is_what_runs(stage):
     mesh = make_mesh(CONFIG.mesh)
     with jax.set_mesh(mesh):
         policy, scalar = (
-            jax.tree.map(
-                lambda x, like: jax.device_put(x, like.sharding), tiny.parameters(s), params.abstract(s, mesh)
-            )
-            for s in (transformer.specs(MODEL, vocabulary), heads.specs(MODEL, vocabulary))
+            tiny.placed(tiny.parameters(specs), specs, mesh)
+            for specs in (transformer.specs(MODEL, vocabulary), heads.specs(MODEL, vocabulary))
         )
         optimizer = functools.partial(make_optimizer, updates=1)
         if stage == "sft":
@@ -111,7 +115,7 @@ def test_what_is_planned_is_what_runs(stage):
             real = step.trace(state, to_devices(batch, mesh))
             planned = reward.traced(dataclasses.replace(CONFIG, reward=options), MODEL, vocabulary)
         else:
-            query = QueryPlan(posts, tokenizer, task, 8, 0).batch(0)["query"]
+            query = QueryPlan(posts, tokenizer, task, 16, 0).batch(0)["query"]
             setting = ppo.Setting(MODEL, CONFIG.ppo, DATA.response_tokens, (0,), pad_id)
             state = ppo.initial_state(policy, scalar, optimizer(CONFIG.ppo.optimizer), CONFIG.ppo, 0)
             real = ppo.jitted_iteration(setting).trace(state, policy, scalar, to_devices(query, mesh))
@@ -149,14 +153,15 @@ def test_four_networks_with_adapters_are_one_base_and_four_small_trees():
     split = 320 * 32 + 4 * 32 * 32 + 2 * 32 * 64
     base = split / 4 + 64 * 32 / 2 + (3 * 32 + 64) / 2 + 6 * 32 + 2 * 32  # positions over fsdp, biases, norms
     trained, read = 3 * 4 * (2 * adapter / 2 + head), 2 * 2 * adapter / 2 + 4 * head  # moments; in bfloat16
-    counters, queries = 2 * 4 * (4 + 2 * 128), 4 * 8 * 40 / 4
+    counters, queries = 2 * 4 * (4 + 2 * 128), 4 * 16 * 40 / 4
     expected = 2 * base + trained + read + counters + queries
     assert found.memory["arguments"] == pytest.approx(expected, rel=0.02)
 
 
-def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
+def test_a_run_without_a_reward_model_is_planned_without_one(ppo_with_all_networks, monkeypatch, plan):
     own = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, reward="own.py:short"))
-    both, alone = (compiled.compile_program("ppo", each, MODEL, 320, find("cpu:8")) for each in (CONFIG, own))
+    both = ppo_with_all_networks
+    alone = compiled.compile_program("ppo", own, MODEL, 320, find("cpu:8"))
     scalar = params.count(heads.specs(MODEL, 320))
     assert both.parameters - alone.parameters == scalar
     fewer = both.memory["arguments"] - alone.memory["arguments"]
@@ -176,12 +181,11 @@ def test_a_run_without_a_reward_model_is_planned_without_one(monkeypatch, plan):
     assert planned == ["sft", "reward", "ppo", "eval.write", "eval.read"]
 
 
-def test_an_algorithm_without_a_value_network_is_planned_without_one():
-    valued = dataclasses.replace(CONFIG.ppo, batch_size=16)
-    comparing = dataclasses.replace(valued, algorithm="rloo", samples=2)
-    ppo, rloo = (
-        compiled.compile_program("ppo", each, MODEL, 320, find("cpu:8"))
-        for each in (dataclasses.replace(CONFIG, ppo=options) for options in (valued, comparing))
+def test_an_algorithm_without_a_value_network_is_planned_without_one(ppo_with_all_networks):
+    comparing = dataclasses.replace(CONFIG.ppo, algorithm="rloo", samples=2)
+    ppo = ppo_with_all_networks
+    rloo = compiled.compile_program(
+        "ppo", dataclasses.replace(CONFIG, ppo=comparing), MODEL, 320, find("cpu:8")
     )
     scalar = params.count(heads.specs(MODEL, 320))
     assert ppo.parameters - rloo.parameters == scalar
@@ -286,3 +290,43 @@ def test_evaluation_rounds_its_rows_up_to_what_the_mesh_divides():
 @pytest.mark.parametrize("size, text", [(0, "0 B"), (1023, "1.02e+03 B"), (1.5 * 2**30, "1.5 GiB")])
 def test_sizes_as_people_read_them(size, text):
     assert fit.in_bytes(size) == text
+
+
+class Refusing:
+    """A lowered program whose compiler fails as it is told to; what it was asked for is kept."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = iter(answers), []
+
+    args_info = ((), {})  # no argument is a state
+
+    def lower(self, **_):
+        return self
+
+    def compile(self, compiler_options=None):
+        self.asked.append(compiler_options)
+        raise jax.errors.JaxRuntimeError(next(self.answers))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "answers", "asked"),
+    [
+        ("jax-cuda13-plugin 0", ["INTERNAL: no tile\nsizes", "INTERNAL: still\nnone"], 2),
+        ("jaxlib 0", ["INTERNAL: still none"], 1),
+    ],
+)
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch, compiler, answers, asked):
+    """On a GPU it is asked a second time, without the kernels that only an autotuner can choose among."""
+    program, topology = Refusing(*answers), find("cpu:8")._replace(compiler=compiler)
+    monkeypatch.setattr(compiled.stages, "programs", lambda: {"sft": lambda *_: program})
+    with pytest.raises(PlanError, match=f"^sft on cpu:8: {compiler} gives up: INTERNAL: still none$"):
+        compiled.compile_program("sft", CONFIG, MODEL, 320, topology)
+    assert program.asked == [None, {"xla_gpu_enable_triton_gemm": False}][:asked]
+
+
+def test_a_program_that_is_too_large_is_not_compiled_twice(monkeypatch):
+    program = Refusing("RESOURCE_EXHAUSTED: 80 GiB of 24")
+    monkeypatch.setattr(compiled.stages, "programs", lambda: {"sft": lambda *_: program})
+    topology = find("cpu:8")._replace(compiler="jax-cuda13-plugin 0")
+    found = compiled.compile_program("sft", CONFIG, MODEL, 320, topology)
+    assert not found.fits and found.reason == "RESOURCE_EXHAUSTED: 80 GiB of 24" and len(program.asked) == 1

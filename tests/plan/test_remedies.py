@@ -67,6 +67,7 @@ def test_what_changes_no_number_comes_first_and_what_saves_nothing_is_left_out(c
     assert found == [
         first,
         "ppo.microbatches=32",
+        f"{first} ppo.frozen_on_host=True",
         f"{first} model.rematerialize=True",
     ]
 
@@ -79,6 +80,8 @@ def test_adapters_come_first_where_networks_and_optimizer_are_too_large(compiler
     compiler(needs)
     assert tried(WHOLE, needs(WHOLE, WHOLE.model)) == [
         "model.dtype=bfloat16",
+        "model.dtype=bfloat16 ppo.frozen_on_host=True",
+        "model.dtype=bfloat16 ppo.optimizer.name=adamw_8bit",
         "model.dtype=bfloat16 model.lora.rank=16",
         "model.dtype=bfloat16 model.lora.rank=16 ppo.microbatches=4",
     ]
@@ -94,7 +97,12 @@ def test_a_model_of_one_s_own_has_no_adapters_and_batches_divide(compiler):
 
     compiler(needs)
     found = tried(own, needs(own, own.model))
-    assert found == ["ppo.microbatches=4", "ppo.rollout_rows=4"]
+    assert found == [
+        "ppo.microbatches=4",
+        "ppo.frozen_on_host=True",
+        "ppo.rollout_rows=4",
+        "ppo.optimizer.name=adamw_8bit",
+    ]
     assert not any("lora" in flags for flags in found)
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import numpy as np
+import programs
 import pytest
 import tiny
 from states import last_checkpoint, numbers_of
@@ -52,8 +53,15 @@ def config(tmp_path_factory):
     return validate(config)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        programs.share(patch, {})
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(config, tmp_path_factory):
+def run(config, compiled_once, tmp_path_factory):
     """A finished run."""
     workdir = runs.open_workdir(tmp_path_factory.mktemp("run"), config)
     stages.run_stages(config, workdir)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import programs
 import pytest
 import tiny
 from states import last_checkpoint
@@ -49,6 +50,7 @@ def stopping_at(step):
 
 def test_stopped_and_resumed_is_the_undisturbed_run(data, tmp_path, monkeypatch):
     """Bytes and noise, too, bit for bit, one step after a checkpoint."""
+    programs.share(monkeypatch, {})
     config = saving(tiny.run_config(data), rematerialize=True, rematerialize_but="products")
     sft.train(config, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

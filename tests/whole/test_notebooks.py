@@ -18,6 +18,27 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# The miniature, of which less is compiled: one layer instead of four, one length of prompts instead of two.
+MODEL = 'ModelConfig(pretrained="mini/small")'
+ONE_LAYER = 'ModelConfig(pretrained="mini/small", layer_loop="scan")'
+COMPILED_FAST = """
+from configs.mini import get_config as mini
+
+
+def get_config():
+    config = mini()
+    config.model.layer_loop = "scan"
+    config.data.query_buckets = (48,)
+    return config
+"""
+
+
+@pytest.fixture
+def compiled_fast(tmp_path):
+    """The path of that configuration."""
+    path = tmp_path / "compiled_fast.py"
+    path.write_text(COMPILED_FAST)
+    return str(path)
 
 
 def parameters(notebook):
@@ -37,6 +58,8 @@ def execute(name, folder, monkeypatch, **values):
     for parameter, value in values.items():
         cell.source, found = re.subn(rf"(?m)^{parameter} = .*", f"{parameter} = {value!r}", cell.source)
         assert found == 1, parameter
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(MODEL, ONE_LAYER)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
 
@@ -67,16 +90,14 @@ def test_ppo_step(tmp_path, monkeypatch):
     execute("ppo_step", tmp_path, monkeypatch, RUN="none", EPISODES=16, WARM_UP=2)
 
 
-def test_own_reward(tmp_path, monkeypatch):
-    sizes = {"POSTS": 128, "EPISODES": 128, "KL_COEFS": (0.2, 0.05)}
-    config = str(ROOT / "configs" / "mini.py")
-    execute("own_reward", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), CONFIG=config, **sizes)
+def test_own_reward(compiled_fast, tmp_path, monkeypatch):
+    sizes = {"POSTS": 128, "EPISODES": 128, "KL_COEFS": (0.2,), "CONFIG": compiled_fast}
+    execute("own_reward", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), **sizes)
 
 
-def test_own_comparisons(tmp_path, monkeypatch):
-    sizes = {"POSTS": 128, "PAIRS": 1_024}
-    config = str(ROOT / "configs" / "mini.py")
-    execute("own_comparisons", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), CONFIG=config, **sizes)
+def test_own_comparisons(compiled_fast, tmp_path, monkeypatch):
+    sizes = {"POSTS": 128, "PAIRS": 1_024, "CONFIG": compiled_fast}
+    execute("own_comparisons", tmp_path, monkeypatch, WORKDIR=str(tmp_path / "run"), **sizes)
     checkpoints = tmp_path / "run" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["reward", "reward_seed0", "sft"]
 

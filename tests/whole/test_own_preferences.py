@@ -7,6 +7,7 @@ from pathlib import Path
 
 import chat_folders
 import jax
+import programs
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -122,14 +123,18 @@ def losses(workdir: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(model, tmp_path_factory) -> dict[str, Path]:
-    """The same pairs in both formats, each through all stages."""
+    """The same pairs in both formats, each through all stages that train, one of them to the report."""
     folder = tmp_path_factory.mktemp("runs")
     files = {
         "texts": as_texts(folder / "pairs.parquet"),
         "conversations": as_conversations(folder / "pairs.jsonl"),
     }
-    for name, file in files.items():
-        assert run(config("chat", file, model), folder / name) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        programs.share(patch, {})
+        for stage in ("sft", "collect", "reward", "ppo"):
+            made = config("chat", files["texts"], model)
+            assert run(made, folder / "texts", f"--stage={stage}") == 0
+        assert run(config("chat", files["conversations"], model), folder / "conversations") == 0
     return {name: folder / name for name in files}
 
 

@@ -3,6 +3,8 @@
 Losses, metrics and parameters to rounding, sampled tokens and the order of the rows exactly. The updates
 are those of gradient descent: AdamW would hide a gradient that is too large by a factor. The compiler
 writes to stderr where a layout makes it collect an array on every device to split it anew.
+
+Shapes that add little, with every stage, take minutes: python -m pytest -m slow tests/whole/test_sharding.py
 """
 
 import dataclasses
@@ -36,17 +38,23 @@ ONLINE_DPO = dataclasses.replace(PPO, algorithm="online_dpo", samples=2)
 ADAPTED = dataclasses.replace(CONFIG, lora=LoraConfig(rank=3, alpha=1.0))
 SAVING = dataclasses.replace(CONFIG, dtype="bfloat16", rematerialize=True)
 WASTE = "Involuntary full rematerialization"
-MESHES = [(1, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)]
+MESHES = [(1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 1, 1)]
+
+
+def shaped(stage, shape):
+    """On each commit supervised fine-tuning goes through all shapes, the others through the first three."""
+    every = stage == "sft" or shape in MESHES[:3]
+    return pytest.param(stage, shape, marks=() if every else pytest.mark.slow, id=f"{stage}-{named(shape)}")
+
+
+def named(shape):
+    return "x".join(map(str, shape))
 
 
 def placed(specs, mesh, seed):
     """Parameters in the layout that `specs` declare."""
     weights = tiny.parameters(specs, seed)
-    if mesh is None:
-        return weights
-    return jax.tree.map(
-        lambda x, like: jax.device_put(x, like.sharding), weights, params.abstract(specs, mesh)
-    )
+    return weights if mesh is None else tiny.placed(weights, specs, mesh)
 
 
 def rows(batch, mesh):
@@ -128,8 +136,7 @@ def assert_those_of_one_device(found, expected):
     tiny.assert_close(metrics, expected_metrics, SUMS, scale)
 
 
-@pytest.mark.parametrize("shape", MESHES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("stage", UPDATES)
+@pytest.mark.parametrize(("stage", "shape"), [shaped(stage, shape) for stage in UPDATES for shape in MESHES])
 def test_update_equals_that_of_one_device(one_device, capfd, stage, shape):
     mesh = make_mesh(MeshConfig(*shape))
     with jax.set_mesh(mesh):
@@ -150,15 +157,15 @@ def test_an_iteration_without_a_value_network_equals_that_of_one_device(capfd, o
     assert_those_of_one_device(found, expected)
 
 
-def test_an_iteration_of_adapters_equals_that_of_one_device(capfd):
+@pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((1, 1, 8), marks=pytest.mark.slow)], ids=named)
+def test_an_iteration_of_adapters_equals_that_of_one_device(capfd, shape):
     """Four networks beside one base, whose rank of 3 no axis splits."""
     expected = jax.device_get(ppo_iteration(None, ADAPTED))
-    for shape in (1, 1, 8), (2, 2, 2):
-        mesh = make_mesh(MeshConfig(*shape))
-        with jax.set_mesh(mesh):
-            found = ppo_iteration(mesh, ADAPTED)
-        assert WASTE not in capfd.readouterr().err
-        assert_those_of_one_device(found, expected)
+    mesh = make_mesh(MeshConfig(*shape))
+    with jax.set_mesh(mesh):
+        found = ppo_iteration(mesh, ADAPTED)
+    assert WASTE not in capfd.readouterr().err
+    assert_those_of_one_device(found, expected)
 
 
 @pytest.mark.parametrize("stage", UPDATES)
@@ -232,7 +239,7 @@ def test_layers_of_several_kinds_are_split_as_others_are(capfd, pattern):
     tiny.assert_close(ours[1], expected[1], sums, scale=tiny.largest(expected[1][1]))
 
 
-@pytest.mark.parametrize("shape", MESHES[1:], ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("shape", MESHES[:4], ids=named)
 def test_parameters_and_moments_are_split_as_declared(shape):
     mesh = make_mesh(MeshConfig(*shape))
     with jax.set_mesh(mesh):

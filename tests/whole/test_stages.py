@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import programs
 import pytest
 import tiny
 from states import last_checkpoint, numbers_of
@@ -18,7 +19,7 @@ from rlhf_jax.data.batches import QueryPlan
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.inference import Network
 from rlhf_jax.mesh import ROWS, layout, make_mesh
-from rlhf_jax.model import transformer
+from rlhf_jax.model import passes
 from rlhf_jax.pipeline import distill, dpo, ppo, reward, sft
 from rlhf_jax.run import checkpoint
 from rlhf_jax.run.checkpoint import CheckpointError
@@ -44,7 +45,18 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
+def made():
+    """The programs of runs that change nothing of what is compiled."""
+    return {}
+
+
+@pytest.fixture
+def compiled_once(made, monkeypatch):
+    programs.share(monkeypatch, made)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, made, tmp_path_factory):
     """The folder of a run whose stages were never stopped, and how often PPO's iteration was traced."""
     workdir, traces = tmp_path_factory.mktemp("undisturbed"), []
     iteration = ppo.iteration
@@ -55,6 +67,7 @@ def undisturbed(config, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "iteration", counted)
+        programs.share(patch, made)
         for stage in STAGES.values():
             stage.train(config, workdir)
     return workdir, len(traces)
@@ -87,7 +100,7 @@ def stop_at(step, train, config, workdir):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stopped_and_resumed_is_the_undisturbed_run(stage, config, undisturbed, tmp_path):
+def test_stopped_and_resumed_is_the_undisturbed_run(stage, config, undisturbed, compiled_once, tmp_path):
     """Bit for bit, one step after a checkpoint: so the same run twice is the same, too."""
     name, train, workdir = LOGS[stage], STAGES[stage].train, before(stage, undisturbed[0], tmp_path)
     stop_at(3, train, config, workdir)
@@ -185,7 +198,7 @@ def train_with_nan(step, module, config, workdir, patch):
         after(self, state, metrics, **read)
 
     for name in ("apply_at", "apply_to_ends", "apply_to_responses"):
-        patch.setattr(transformer, name, poisoned(getattr(transformer, name)))
+        patch.setattr(passes, name, poisoned(getattr(passes, name)))
     patch.setattr(module, "to_devices", marked)
     patch.setattr(Training, "steps", recorded_steps)
     patch.setattr(Training, "after", recorded_after)
@@ -230,7 +243,9 @@ def test_a_reward_model_whose_scores_are_not_finite_is_not_saved(config, undistu
     assert checkpoint.latest_step(workdir / "checkpoints" / "reward") is None
 
 
-def test_every_reward_model_has_an_order_of_the_pairs_of_its_own(config, undisturbed, tmp_path, monkeypatch):
+def test_every_reward_model_has_an_order_of_the_pairs_of_its_own(
+    config, undisturbed, compiled_once, tmp_path, monkeypatch
+):
     """As well as a head: both decide which of several seeds comes out best."""
     workdir, orders = before("reward", undisturbed[0], tmp_path), []
     train_one = reward.train_one
@@ -258,7 +273,7 @@ def test_reward_model_says_which_scores_are_usual(undisturbed):
     assert -10 < low < high < 10
 
 
-def test_the_best_reward_model_is_taken_where_it_is_asked_for(config, undisturbed, tmp_path):
+def test_the_best_reward_model_is_taken_where_it_is_asked_for(config, undisturbed, compiled_once, tmp_path):
     """By the loss, which rises here: it is not the newest, which is taken otherwise."""
     workdir = before("reward", undisturbed[0], tmp_path)
     judged = dataclasses.replace(config, reward=dataclasses.replace(config.reward, best="-loss"))

@@ -2,7 +2,7 @@
 
 import pytest
 import tokenizers
-from chat_folders import byte_level
+from chat_folders import byte_fallback, byte_level
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,20 +13,21 @@ MADE: tokenizers.Tokenizer = byte_level()
 END = MADE.token_to_id("<|im_end|>")
 OTHER_END = MADE.token_to_id("<eos>")
 TOKENIZER = HuggingFaceTokenizer(b"", MADE, 400, END)
+TOKENIZERS = {"byte-level": TOKENIZER, "byte fallback": HuggingFaceTokenizer(b"", byte_fallback(), 1300, 999)}
 
 
 def ids(text: str) -> list[int]:
     return TOKENIZER.encode(text)
 
 
-def grown(tokens, sampling: Sampling, piece=1) -> tuple[Response, list[str]]:
+def grown(tokens, sampling: Sampling, piece=1, tokenizer=TOKENIZER) -> tuple[Response, list[str]]:
     """A response that got those tokens, and its text after each piece."""
     response, shown = Response([5], sampling, 0), []
     for start in range(0, len(tokens), piece):
         if response.finish:
             break
         part = tokens[start : start + piece]
-        response.add(part, [-0.5] * len(part), TOKENIZER, (END, OTHER_END))
+        response.add(part, [-0.5] * len(part), tokenizer, (tokenizer.eos_id, OTHER_END))
         shown.append(response.text)
     return response, shown
 
@@ -68,13 +69,14 @@ def test_it_ends_before_a_stop_string_however_the_tokens_fall(piece, stop, text)
 TEXTS = st.text(st.sampled_from("ab \n日é👩\u0301"), max_size=12)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=60)
 @given(
     text=TEXTS, stop=st.lists(TEXTS.filter(bool), max_size=2), strip=st.booleans(), piece=st.integers(1, 5)
 )
-def test_what_was_shown_is_never_taken_back_and_in_the_end_all_is_there(text, stop, strip, piece):
-    sampling = Sampling(999, stop=tuple(stop), strip=strip)
-    response, shown = grown([*ids(text), END], sampling, piece)
+def test_what_was_shown_is_never_taken_back_and_in_the_end_all_is_there(name, text, stop, strip, piece):
+    sampling, tokenizer = Sampling(999, stop=tuple(stop), strip=strip), TOKENIZERS[name]
+    response, shown = grown([*tokenizer.encode(text), tokenizer.eos_id], sampling, piece, tokenizer)
     for before, after in zip(shown, shown[1:], strict=False):
         assert after.startswith(before)
     ends = [(text.find(one) + len(one), text.find(one)) for one in stop if one in text]
@@ -82,11 +84,13 @@ def test_what_was_shown_is_never_taken_back_and_in_the_end_all_is_there(text, st
     assert response.text == (whole.strip() if strip else whole) and response.finish == STOP
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=40)
 @given(text=TEXTS)
-def test_the_texts_of_the_tokens_are_the_text(text):
-    response, _ = grown([*ids(text), END], Sampling(999), piece=64)
-    tokens = response.tokens(TOKENIZER)
+def test_the_texts_of_the_tokens_are_the_text(name, text):
+    tokenizer = TOKENIZERS[name]
+    response, _ = grown([*tokenizer.encode(text), tokenizer.eos_id], Sampling(999), 64, tokenizer)
+    tokens = response.tokens(tokenizer)
     assert "".join(tokens) == text and len(tokens) == len(response.ids)
 
 

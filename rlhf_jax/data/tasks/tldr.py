@@ -21,6 +21,14 @@ PUBLISHED = "OpenAI's filtered TL;DR set, which comes from Reddit"
 END = "\n\nTL;DR:"
 
 
+def query(record: Record) -> Prompt:
+    """The post below its heading, which a news article does not have."""
+    head = ""
+    if isinstance(record, Post):
+        head = f"SUBREDDIT: r/{record.subreddit}\n\nTITLE: {record.title}\n\nPOST: "
+    return Prompt(head, record.text, END)
+
+
 class Tldr(Task):
     """The posts of `data.posts`, or OpenAI's, downloaded."""
 
@@ -48,11 +56,7 @@ class Tldr(Task):
         return _read_splits(self.data.queries)["train"] if self.data.queries else self.records()["train"]
 
     def prompt(self, record: Record) -> Prompt:
-        """The post below its heading, which a news article does not have."""
-        head = ""
-        if isinstance(record, Post):
-            head = f"SUBREDDIT: r/{record.subreddit}\n\nTITLE: {record.title}\n\nPOST: "
-        return Prompt(head, record.text, END)
+        return query(record)
 
     def shot(self, record: Record) -> Prompt:
         """The same as OpenAI's zero-shot task writes it."""
