@@ -36,6 +36,7 @@ for seed in $seeds; do
     experiment metric-agreement "seed$seed" "${another[@]}"
     before=$seed
 done
+for seed in $seeds; do experiment feedback "seed$seed"; done
 # Over-optimization once more, against a reward model that saw an eighth of the comparisons.
 first=${seeds%% *}
 for stage in sft collect reward; do

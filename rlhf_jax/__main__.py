@@ -29,6 +29,7 @@ COMMANDS = {  # its module, and what it does
     "attacks": ("experiments.attacks", "whether the miniature's gold judge can be fooled"),
     "likert": ("evaluation.likert", "people's ratings by axis"),
     "ratings": ("data.news_ratings", "published ratings of news summaries, as comparisons"),
+    "feedback": ("experiments.feedback", "which kind of human feedback is worth its price"),
     "overoptimization": ("experiments.overoptimization", "preference and reward along KL"),
     "methods": ("experiments.methods", "PPO beside other ways to learn from the same feedback"),
     "scaling": ("experiments.scaling", "reward models and policies along data and size"),

@@ -266,6 +266,9 @@ class RewardConfig:
     batch_size: int = 64  # pairs a step
     epochs: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1.5e-5))
+    # What is learned of a comparison: who was preferred; also how surely, by extra.confidence (1 to 9); or
+    # each response's rating, by extra.ratings.
+    loss: str = setting("choice", choices=("choice", "confidence", "ratings"))
     seeds: int = 1  # models trained; the best on validation is `reward`, and ppo.ensemble may use all
     # All of them begin with one head, and the mean of their weights is a model, too (WARM).
     shared_head: bool = False

@@ -21,6 +21,7 @@ from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.config import ConfigError
 from rlhf_jax.experiments import findings, findings_on_methods, findings_on_scale
 from rlhf_jax.experiments.findings import Finding
+from rlhf_jax.experiments.findings_on_feedback import feedback
 from rlhf_jax.files import matching, read_object, write_text
 from rlhf_jax.report import paper_figures as drawn
 
@@ -125,6 +126,16 @@ SECTIONS = (
         "scaling --policies",
         "scaling.json",
         findings_on_scale.policy_size,
+    ),
+    Section(
+        "What kind of feedback is worth its price",
+        "Not in the paper, which found it too expensive to spend the same hours on demonstrations (appendix "
+        "D), and names edits and explanations beside them (§5): with equal hours people prefer what was "
+        "learned from comparisons to what was learned from demonstrations.",
+        "feedback",
+        "feedback.json",
+        feedback,
+        drawn.feedback_figure,
     ),
     Section(
         "What the pretrained models know",

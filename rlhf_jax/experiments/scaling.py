@@ -27,11 +27,12 @@ from absl import flags
 from etils.epath import Path
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.data.comparisons import comparisons_of_run
+from rlhf_jax.data.comparisons import Pair, comparisons_of_run
 from rlhf_jax.data.record_json import write_jsonl
 from rlhf_jax.data.records import Comparison
 from rlhf_jax.evaluation.blind import blind_margins
 from rlhf_jax.evaluation.choices import agreement
+from rlhf_jax.evaluation.intervals import Estimate
 from rlhf_jax.evaluation.judges import gaps
 from rlhf_jax.experiments.command import Opened, command, numbers, open_run, write_figures
 from rlhf_jax.files import read_object, write_json
@@ -138,17 +139,24 @@ def accuracies(folder: Path) -> dict[str, Any]:
     run = open_run(folder)
     train, held_out = run.pairs()
     with run.on_mesh():
-        margins = run.reward_model.margins(held_out)
-    truths = {"people": np.ones(len(held_out))}
-    if judge := run.task.judge:
-        truths["gold judge"] = gaps(judge, held_out)
+        accuracy = accuracy_of(run, held_out)
+    truth = gaps(run.task.judge, held_out) if run.task.judge else np.ones(len(held_out))
     posts = [pair.info.id for pair in held_out]
     return {
         "parameters": parameters(folder),
         "comparisons": len(train),
-        "accuracy": {who: agreement(margins, truth, posts) for who, truth in truths.items()},
-        "blind_accuracy": agreement(blind_margins(train, held_out), list(truths.values())[-1], posts),
+        "accuracy": accuracy,
+        "blind_accuracy": agreement(blind_margins(train, held_out), truth, posts),
     }
+
+
+def accuracy_of(run: Opened, pairs: Sequence[Pair]) -> dict[str, Estimate]:
+    """How often the reward model of a run is right about pairs, by people and by the gold judge."""
+    margins, posts = run.reward_model.margins(pairs), [pair.info.id for pair in pairs]
+    truths = {"people": np.ones(len(pairs))}
+    if judge := run.task.judge:
+        truths["gold judge"] = gaps(judge, pairs)
+    return {who: agreement(margins, truth, posts) for who, truth in truths.items()}
 
 
 def parameters(folder: Path) -> int:

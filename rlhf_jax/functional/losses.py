@@ -29,6 +29,24 @@ def bradley_terry(
     return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": accuracy(margin)}
 
 
+def soft_bradley_terry(
+    chosen: Float[Array, " B"], rejected: Float[Array, " B"], sure: float | Float[Array, " B"]
+) -> Float[Array, ""]:
+    """Mean of −p log σ(m) − (1 − p) log σ(−m) over pairs, m = r_chosen − r_rejected.
+
+    p is how `sure` it is that the chosen one is better. A pair's loss is least where σ(m) = p, so that an
+    unsure choice pulls two scores apart only so far.
+    """
+    margin = chosen.astype(jnp.float32) - rejected.astype(jnp.float32)
+    right, wrong = jax.nn.log_sigmoid(margin), jax.nn.log_sigmoid(-margin)
+    return -jnp.mean(sure * right + (1.0 - sure) * wrong)
+
+
+def squared_error(scores: Float[Array, "B N"], ratings: Float[Array, "B N"]) -> Float[Array, ""]:
+    """Mean of (r − rating)² over responses: regression on people's ratings."""
+    return jnp.mean(jnp.square(scores.astype(jnp.float32) - ratings))
+
+
 def accuracy(margins: Float[Array, " B"]) -> Float[Array, ""]:
     """Share of pairs whose chosen response has the larger reward; a tie counts one half."""
     return jnp.mean((1 + jnp.sign(margins)) / 2)
@@ -51,8 +69,7 @@ def dpo(
     Bradley–Terry (Rafailov et al. 2023, equation 7); ε is the share of choices that are taken to be wrong
     (Mitchell 2023, "A note on DPO with noisy preferences").
     """
-    (right, _), (wrong, _) = bradley_terry(chosen, rejected), bradley_terry(rejected, chosen)
-    return (1.0 - label_smoothing) * right + label_smoothing * wrong
+    return soft_bradley_terry(chosen, rejected, 1.0 - label_smoothing)
 
 
 def ipo(chosen: Float[Array, " B"], rejected: Float[Array, " B"], beta: float) -> Float[Array, ""]:

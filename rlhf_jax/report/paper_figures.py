@@ -207,6 +207,36 @@ def agreement_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     _save(figure, path)
 
 
+def feedback_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
+    """Preference along hours of labelling, a curve a kind of feedback, a panel for everybody who judges.
+
+    `runs` are figures of `rlhf_jax.experiments.feedback`. The dotted line is the supervised policy.
+    """
+    points = [together(some) for some in matched(runs, "points", "kind", "hours").values()]
+    supervised = together([run["sft"] for run in runs])
+    figure = Figure(figsize=(PANEL[0] * len(supervised), PANEL[1]), layout="constrained")
+    for (who, without), axes in zip(
+        supervised.items(), figure.subplots(1, len(supervised), squeeze=False)[0], strict=True
+    ):
+        for i, kind in enumerate(dict.fromkeys(one["kind"] for one in points)):
+            shown = sorted((one for one in points if one["kind"] == kind), key=lambda one: one["hours"])
+            style = {"label": spoken(kind), "color": f"C{i}", "marker": "o"}
+            _along(axes, [one["hours"] for one in shown], [one["preference"][who] for one in shown], **style)
+        axes.axhline(without["value"], color=GREY, linewidth=0.8, linestyle=":")
+        axes.axhline(0.5, color=GREY, linewidth=0.6)
+        hours = sorted({one["hours"] for one in points})
+        axes.set_xscale("log")
+        axes.set_xticks(hours, [f"{each:g}" for each in hours], fontsize=8)
+        axes.minorticks_off()
+        axes.set_xlabel("hours of labelling")
+        axes.set_title(who, fontsize=9)
+        axes.set_ylabel("preferred over the reference")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(frameon=False, fontsize=7)
+        _quiet(axes)
+    _save(figure, path)
+
+
 def transfer_figure(runs: Sequence[dict], path: PathLike[str]) -> None:
     """How often each policy's summaries of news are preferred over the highlights.
 

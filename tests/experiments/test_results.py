@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_jax.experiments import findings, findings_on_scale
 from rlhf_jax.experiments.findings import at_kl, peak_of
+from rlhf_jax.experiments.findings_on_feedback import feedback
 from rlhf_jax.experiments.results import SECTIONS, main
 
 
@@ -113,6 +114,22 @@ AGREEMENT = {
         kind: {who: dict(METRICS) for who in ("people", "gold judge")} for kind in ("held_out", "sft", "ppo")
     }
 }
+FEEDBACK = {
+    "sft": both(0.45, 0.4),
+    "points": [
+        {
+            "kind": kind,
+            "hours": hours,
+            "answers": int(hours * 3600 / seconds),
+            "errors": {"any": 0.3, "day": 0.2, "roles": 0.0},
+        }
+        | {"preference": both(people + hours / 1e4, people + 0.05)}
+        | ({"pairs": 99, "accuracy": both(0.7, 0.8)} if kind == "comparison" else {})
+        for kind, seconds, people in (("comparison", 240, 0.7), ("demonstration", 390, 0.55))
+        for hours in (100, 1000)
+    ],
+    "prices": {"comparison": {"seconds": 240, "source": "measured"}},
+}
 TRANSFER = {
     "over_sft": {"ppo": both(0.6, 0.7), "best_of_4": both(0.6, 0.65)},
     "policies": {
@@ -141,6 +158,7 @@ ALL = {
     "scaling": SCALING,
     "agreement": AGREEMENT,
     "transfer": TRANSFER,
+    "feedback": FEEDBACK,
     "probes": PROBES,
 }
 YES = {"people": True, "gold judge": True}
@@ -378,3 +396,42 @@ def test_files_that_cannot_be_used_are_named(tmp_path, capsys, content, message)
 def test_a_folder_without_runs_is_told(tmp_path, capsys):
     assert main(["rlhf-jax results", f"--runs={tmp_path}"]) == 2
     assert "has no runs seed0" in capsys.readouterr().err
+
+
+def feedback_with(kind, hours, people) -> dict:
+    other = copy.deepcopy(FEEDBACK)
+    for one in other["points"]:
+        if (one["kind"], one["hours"]) == (kind, hours):
+            one["preference"]["people"] = estimate(people)
+    return other
+
+
+def test_kinds_of_feedback_at_equal_hours():
+    """80.0 less 65.0 points at 1000 hours, ± √2 · 2 of two intervals that are added as independent."""
+    finding = feedback([FEEDBACK])
+    assert finding.held == YES
+    assert "| comparison | 1000 | 15,000 | 80.0% (78.0 to 82.0) | 75.0%" in finding.body
+    assert "| demonstration | 1000 | 9,230 | 65.0% (63.0 to 67.0) |" in finding.body
+    assert "| 30% | day 20% |" in finding.body
+    assert "| none | 0 | 0 | 45.0%" in finding.body and "| comparison | 240 | measured |" in finding.body
+    assert "With 1000 hours comparison is shown to be best by people: before demonstration" in finding.body
+    assert "| demonstration | -15.0 (-17.8 to -12.2) |" in finding.body
+
+
+def test_kinds_of_feedback_are_drawn(tmp_path):
+    write(tmp_path / "runs" / "seed0", {"feedback": FEEDBACK})
+    assert "(images/results-feedback.png)" in page(tmp_path)
+    assert (tmp_path / "docs" / "images" / "results-feedback.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_comparisons_are_held_to_demonstrations_where_most_was_spent():
+    assert feedback([feedback_with("demonstration", 100, 0.99)]).held == YES
+    close = feedback([feedback_with("demonstration", 1000, 0.79)])
+    assert close.held == {"people": False, "gold judge": True}
+    assert "comparison is best, but not shown to be by people" in close.body
+
+
+def test_without_demonstrations_nothing_is_held():
+    alone = FEEDBACK | {"points": FEEDBACK["points"][:2]}
+    finding = feedback([alone])
+    assert not finding.held and "refuted" not in finding.body and "before" not in finding.body

@@ -17,6 +17,8 @@ from rlhf_jax.functional.losses import (
     of_actions,
     policy_loss,
     simpo,
+    soft_bradley_terry,
+    squared_error,
     value_loss,
 )
 
@@ -57,6 +59,28 @@ def test_bradley_terry_by_hand(wrap):
     loss, metrics = wrap(bradley_terry)(chosen, rejected)
     tiny.assert_close(loss, (np.log(2) + np.log(4 / 3) + np.log(4)) / 3, HAND)
     tiny.assert_close(metrics["accuracy"], (1 / 2 + 1 + 0) / 3, HAND)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_soft_bradley_terry_by_hand(wrap):
+    # σ(ln 3) = 3/4. Of a pair that is 3/4 sure: −3/4 ln 3/4 − 1/4 ln 1/4; of a sure one: −ln 3/4.
+    chosen, rejected = np.array([1.0986123, 1.0986123], np.float32), np.zeros(2, np.float32)
+    expected = (0.75 * np.log(4 / 3) + 0.25 * np.log(4) + np.log(4 / 3)) / 2
+    loss = wrap(soft_bradley_terry)(chosen, rejected, np.array([0.75, 1.0], np.float32))
+    tiny.assert_close(loss, expected, HAND)
+
+
+def test_a_soft_pair_is_pulled_apart_only_so_far():
+    """The slope at the margin m is σ(m) − p: none where the choice is as sure as the scores say."""
+    slope = jax.grad(lambda m, sure: soft_bradley_terry(m, jnp.zeros(1), sure))
+    for margin, sure in ((0.0, 0.5), (np.log(3), 0.75)):
+        tiny.assert_close(slope(jnp.array([margin], jnp.float32), sure), np.zeros(1), HAND, scale=1.0)
+    tiny.assert_close(slope(jnp.zeros(1), 1.0), np.full(1, -0.5), HAND)
+
+
+def test_squared_error_by_hand():
+    scores, ratings = np.array([[1.0, -2.0], [0.5, 3.0]]), np.array([[2.0, -2.0], [0.0, 1.0]])
+    tiny.assert_close(squared_error(scores, ratings), (1 + 0 + 0.25 + 4) / 4, HAND)
 
 
 def test_bradley_terry_agrees_with_the_loops():

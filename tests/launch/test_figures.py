@@ -52,6 +52,7 @@ def test_every_experiment_of_the_page_is_made(figures):
         another = f"--another=runs/figures/seed{(seed + 2) % 3}"
         assert f"metric-agreement {run} {another}" in commands
         assert f"scaling {run} --policies" in commands
+        assert f"feedback {run}" in commands
     assert "overoptimization --workdir=runs/figures/weak0" in commands
 
 

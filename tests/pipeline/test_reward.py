@@ -9,6 +9,7 @@ import tiny
 from tiny import EOS, PAD, VOCABULARY
 
 from rlhf_jax.data.batches import right_pad
+from rlhf_jax.data.records import Comparison, RecordError, Summary
 from rlhf_jax.model import heads
 from rlhf_jax.pipeline import reward
 from rlhf_jax.training.state import TrainState
@@ -94,3 +95,47 @@ def test_preferences_can_be_learnt_by_heart(weights, batch, step):
     for _ in range(300):
         state, metrics = step(state, batch)
     assert metrics["accuracy"] == 1 and metrics["loss"] < 0.05
+
+
+def comparison(choice: int, split: str = "train", **extra) -> Comparison:
+    both = Summary("one", "a"), Summary("other", "b")
+    return Comparison(tiny.posts(1, 0)[0], both, choice, "w", "b", split, extra)
+
+
+def test_labels_by_hand():
+    """One point from the middle is σ(½) = 0.6225, four are σ(3½) = 0.9707, and none is a half."""
+    sure = [comparison(0, confidence=4), comparison(1, confidence=9), comparison(0, confidence=5)]
+    expected = np.array([[0.62245933, 0.37754067], [0.97068777, 0.02931223], [0.5, 0.5]])
+    tiny.assert_close(reward.labels_of(sure, "confidence"), expected, 4)
+    # Of the chosen one first, less the mean of 3.5.
+    rated = [comparison(1, ratings=[2, 5]), comparison(0, ratings=[4, 3]), comparison(0, "valid1")]
+    np.testing.assert_array_equal(reward.labels_of(rated, "ratings"), [[1.5, -1.5], [0.5, -0.5]])
+
+
+@pytest.mark.parametrize("loss, extra", [("confidence", {"ratings": [1, 2]}), ("ratings", {"ratings": [3]})])
+def test_a_comparison_that_does_not_say_is_refused(loss, extra):
+    with pytest.raises(RecordError, match=rf"reward\.loss: {loss} needs extra\.{loss}.*one of t00 has none"):
+        reward.labels_of([comparison(0, **extra)], loss)
+
+
+@pytest.mark.parametrize("of", ["confidence", "ratings"])
+def test_labels_are_what_a_step_learns(weights, batch, one_step, of):
+    labels = np.random.default_rng(0).random((PAIRS, 2)).astype(np.float32)
+    step = jax.jit(functools.partial(reward.step, model=CONFIG, pad_id=PAD, microbatches=1, of=of))
+    parts = jax.jit(functools.partial(reward.step, model=CONFIG, pad_id=PAD, microbatches=2, of=of))
+    _, metrics = step(fresh_state(weights), batch | {"labels": labels})
+    _, in_parts = parts(fresh_state(weights), batch | {"labels": labels})
+    tiny.assert_close(in_parts["loss"], metrics["loss"], STEP)
+    score = jax.jit(heads.score, static_argnums=(1, 4))
+    scores = [
+        np.asarray(score(weights, CONFIG, batch["query"], batch[s], PAD)) for s in ("chosen", "rejected")
+    ]
+    margin = scores[0] - scores[1]
+    expected = {
+        "ratings": np.mean((np.stack(scores, axis=1) - labels) ** 2),
+        "confidence": np.mean(
+            labels[:, 0] * np.log1p(np.exp(-margin)) + (1 - labels[:, 0]) * np.log1p(np.exp(margin))
+        ),
+    }[of]
+    tiny.assert_close(metrics["loss"], expected, SUMS, tiny.largest(scores) ** 2)
+    assert metrics["accuracy"] == one_step[1]["accuracy"]

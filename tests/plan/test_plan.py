@@ -76,7 +76,7 @@ def ppo_with_all_networks():
     return compiled.compile_program("ppo", CONFIG, MODEL, 320, find("cpu:8"))
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "reward of ratings", "dpo", "ppo"])
 def test_what_is_planned_is_what_runs(stage):
     """The program traced without values is, letter by letter, that of real weights and a real batch."""
     posts = tiny.posts(16, 0)
@@ -103,14 +103,17 @@ def test_what_is_planned_is_what_runs(stage):
             state = jax.jit(functools.partial(TrainState.create, tx=optimizer(CONFIG.dpo.optimizer)))(policy)
             real = dpo.jitted_step(MODEL, CONFIG.dpo, pad_id).trace(state, to_devices(batch, mesh))
             planned = dpo.traced(CONFIG, MODEL, vocabulary)
-        elif stage == "reward":
+        elif stage.startswith("reward"):
+            options = dataclasses.replace(CONFIG.reward, loss="ratings" if "ratings" in stage else "choice")
             pairs = pairs_of(tiny.comparisons("train", 16, 0), "train")
             batch = PairPlan(pairs, tokenizer, task, 8, 0).batch(0)
+            batch |= {"labels": np.zeros((8, 2), np.float32)} if options.loss == "ratings" else {}
             state = jax.jit(functools.partial(TrainState.create, tx=optimizer(CONFIG.reward.optimizer)))(
                 scalar
             )
-            real = reward.jitted_step(MODEL, pad_id, 1).trace(state, to_devices(batch, mesh))
-            planned = reward.traced(CONFIG, MODEL, vocabulary)
+            step = reward.jitted_step(MODEL, pad_id, 1, options.loss)
+            real = step.trace(state, to_devices(batch, mesh))
+            planned = reward.traced(dataclasses.replace(CONFIG, reward=options), MODEL, vocabulary)
         else:
             query = QueryPlan(posts, tokenizer, task, 16, 0).batch(0)["query"]
             setting = ppo.Setting(MODEL, CONFIG.ppo, DATA.response_tokens, (0,), pad_id)

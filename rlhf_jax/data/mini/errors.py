@@ -48,14 +48,18 @@ def errors(post: Record, text: str) -> frozenset[str]:
 
 def falsehoods(story: Story, claim: Fact) -> set[str]:
     """The kinds of error in one claim, none where it is told as the story tells it."""
-    fact = story.find(claim.triple)
-    if fact is None:
-        nearest = max(story.facts, key=lambda one: _likeness(claim, one))
-        return {_difference(claim, nearest)}
+    fact = meant(story, claim)
+    if fact.triple != claim.triple:
+        return {_difference(claim, fact)}
     found = set(false_parts(claim, fact))
     if claim.sure != fact.sure:
         found.add("too_sure" if claim.sure else "hedged")
     return found
+
+
+def meant(story: Story, claim: Fact) -> Fact:
+    """The fact that a claim is about: that of the same people and deed, else the one most like it."""
+    return story.find(claim.triple) or max(story.facts, key=lambda one: _likeness(claim, one))
 
 
 def _likeness(claim: Fact, fact: Fact) -> tuple[bool, int]:

@@ -23,7 +23,7 @@ from absl import flags
 from rlhf_jax.command_line import command, parse_flags
 from rlhf_jax.data.mini.judge import judge
 from rlhf_jax.data.mini.reading import read
-from rlhf_jax.data.mini.world import GRAVE
+from rlhf_jax.data.mini.world import GRAVE, pick
 from rlhf_jax.data.record_json import read_comparisons
 from rlhf_jax.data.records import Comparison, Record
 
@@ -52,6 +52,22 @@ def answer(asked: Sequence[Comparison], seed: int, votes: int = 1) -> list[Compa
             extra = {**one.extra, "confidence": 5 - sureness if felt > 0 else 5 + sureness}
             answered.append(replace(one, choice=int(felt <= 0), worker=str(worker), extra=extra))
     return answered
+
+
+def rate(asked: Sequence[tuple[Record, str]], seed: int) -> list[int]:
+    """How good each text is as a summary of its post, 1 to 7, as one of the labelers says.
+
+    It is the judge's score with the text's appeal and the labeler's noise, rounded. The noise is Gumbel's
+    around 0, with the scale of comparisons: two such numbers differ by a logistic one, so that a labeler who
+    preferred what they rate higher would choose as in `answer`.
+    """
+    rng = np.random.default_rng([seed, len(asked), 1])
+    rated = []
+    for post, text in asked:
+        noise = NOISE * TEMPERS[pick(rng, tuple(TEMPERS))] * (rng.gumbel() - np.euler_gamma)
+        felt = judge(post, text).overall + _appeal(text) + APPEAL * _taste_of(post, text) + noise
+        rated.append(int(np.clip(np.rint(felt), 1, 7)))
+    return rated
 
 
 def judged_gap(one: Comparison) -> float:

@@ -19,6 +19,8 @@ POST_WORDS = 52
 FACTS = {4: 0.5, 5: 0.5}
 # Authors of summaries in data sets that were filtered for quality, and of those found at large.
 AUTHORS = {"hasty": 0.18, "careful": 0.56, "wrong": 0.10, "pointless": 0.06, "rambling": 0.06, "joking": 0.04}
+# Those who write for pay, and are read: nobody misses the point, rambles or jokes.
+HIRED = {name: AUTHORS[name] for name in ("hasty", "careful", "wrong")}
 UNFILTERED = {"hasty": 0.20, "careful": 0.05, "wrong": 0.15, "pointless": 0.2, "rambling": 0.2, "joking": 0.2}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.mini import labelers
-from rlhf_jax.data.mini.labelers import TEMPERS, agreements, answer, judged_gap, shared_error
+from rlhf_jax.data.mini.judge import Scores, judge
+from rlhf_jax.data.mini.labelers import TEMPERS, agreements, answer, judged_gap, rate, shared_error
 from rlhf_jax.data.record_json import from_json, to_json, write_jsonl
 from rlhf_jax.data.records import Comparison, Post, Summary
 
@@ -130,3 +131,39 @@ def test_the_command_prints_what_fits_the_training_pairs(tmp_path, capsys):
     assert labelers.main(["rlhf-jax labelers", f"--comparisons={tmp_path / 'comparisons.jsonl'}"]) == 0
     noise, appeal = labelers.fit(PAIRS[:200])
     assert capsys.readouterr().out == f"NOISE, APPEAL = {noise}, {appeal}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "appeal"),
+    [
+        ("leo hit mia.", 3 * 0.04),
+        ("leo hit mia so mia fled.", 6 * 0.04 + 0.5),
+        ("maybe leo saved mia.", 4 * 0.04 - 0.4),
+    ],
+)
+def test_a_rating_is_the_judges_score_and_what_appeals_rounded(monkeypatch, text, appeal):
+    monkeypatch.setattr(labelers, "NOISE", 0.0)
+    monkeypatch.setattr(labelers, "APPEAL", 0.0)
+    expected = int(np.clip(np.rint(judge(POST, text).overall + appeal), 1, 7))
+    assert rate([(POST, text)] * 3, 0) == [expected] * 3
+
+
+def test_two_ratings_differ_as_a_labeler_chooses(monkeypatch):
+    """By a logistic number of the labeler's scale, of variance π² / 3, where everybody is of one temper.
+
+    Rounding adds 1/12 to the variance of each; of texts in the middle of the scale few leave it.
+    """
+    monkeypatch.setattr(labelers, "TEMPERS", {"eli": 1.0})
+    monkeypatch.setattr(labelers, "NOISE", 0.5)
+    monkeypatch.setattr(labelers, "judge", lambda post, text: Scores(4.0, 4.0, 4.0, 4.0))
+    monkeypatch.setattr(labelers, "_appeal", lambda text: 0.0)
+    monkeypatch.setattr(labelers, "_taste_of", lambda post, text: 0.0)
+    given = np.array(rate([(POST, "leo hit mia.")] * 20_000, 0), float)
+    gaps = given[::2] - given[1::2]
+    assert gaps.var() == pytest.approx(0.5**2 * np.pi**2 / 3 + 1 / 6, rel=0.05)
+    assert given.mean() == pytest.approx(4.0, abs=0.05)
+
+
+def test_ratings_are_given_once_and_differ_by_seed():
+    asked = [(one.info, one.summaries[0].text) for one in PAIRS[:200]]
+    assert rate(asked, 0) == rate(asked, 0) != rate(asked, 1)
