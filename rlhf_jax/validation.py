@@ -74,6 +74,8 @@ def check_rotary(rotary: RotaryConfig, place: object) -> None:
         )
     if rotary.scaling in ("llama3", "yarn", "longrope") and not rotary.original_context:
         raise ConfigError(f"{place}: {rotary.scaling} needs the original context, which is 0")
+    if rotary.scaling == "longrope" and not (rotary.original_context > 1 or rotary.attention_factor):
+        raise ConfigError(f"{place}: longrope needs an original context above 1, or an attention factor")
     if rotary.scaling == "yarn" and not rotary.base > 1:
         raise ConfigError(f"{place}: yarn needs a base above 1, not {rotary.base}")
 

@@ -33,6 +33,7 @@ EOS_NAMED_IN = (  # the first that names it decides
 ROWS_NAMED_IN = ("config.json", SETTINGS_FILE)
 TRAINING_CHARACTERS = 10_000_000  # enough for stable pieces, a few seconds on one core
 UNFINISHED = "\ufffd"  # what decodes from bytes that are not yet, or never, a character
+NO_CHARACTER = "\uffff"  # and Unicode promises that it never becomes one: no vocabulary has it
 META_SPACE = "\u2581"  # what sentencepiece writes for a space
 
 
@@ -195,6 +196,7 @@ def _load_json(path: Path) -> HuggingFaceTokenizer:
         raise TokenizerError(f"{path}: not a tokenizer.json, or a damaged one ({reason})") from None
     if not held.get_vocab():
         raise TokenizerError(f"{path}: a tokenizer without any token")
+    _check_reads_all(path, held)
     special = {i for i, token in held.get_added_tokens_decoder().items() if token.special}
     last = max(set(held.get_vocab().values()) - special, default=0)
     rows = _embedding_rows(path, _token_count(held), last)
@@ -212,6 +214,16 @@ def _load_json(path: Path) -> HuggingFaceTokenizer:
                 "use a tokenizer that keeps them apart, such as byte-level BPE"
             )
     return tokenizer
+
+
+def _check_reads_all(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    try:
+        tokenizer.encode(f"a{NO_CHARACTER}")
+    except Exception as error:  # the library has no narrower one
+        raise TokenizerError(
+            f"{path}: not every text can be read with it ({error}); name the token of what it does not know "
+            "in it, as unk_token or unk_id of the model"
+        ) from None
 
 
 def _eos_id(path: Path, tokenizer: tokenizers.Tokenizer) -> int:

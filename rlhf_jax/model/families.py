@@ -373,7 +373,7 @@ def family_of(model: ModelConfig) -> Family:
     _check_heads(model, "model")
     for family in FAMILIES.values():
         try:
-            described = family.read(HfConfig(family.write(model), family.name))
+            described = read(family.write(model), family.name)[1]
         except ConfigError:
             continue
         if _shape_of(described) == _shape_of(model):

@@ -137,6 +137,7 @@ class Family:
         c.refuse(**ONLY, **self.only)
         c = c.renamed(self.aliases)
         values = {field.ours: c.get(field.name, field.kind, *field[3:]) for field in self.fields}
+        c = c.changed(max_position_embeddings=values["context"])  # by which rotary positions are stretched
         for part in self.parts:
             values |= part.read(c, values["layers"])
         rotary = values.get("rotary")

@@ -21,6 +21,10 @@ class HfConfig:
     def __init__(self, fields: dict[str, Any], file: object):
         self._fields, self.file = fields, file
 
+    @property
+    def names(self) -> Collection[str]:
+        return self._fields.keys()
+
     def get(self, name: str, kind: Any, default: Any = None, null: Any = None, zero: bool = False) -> Any:
         """A field of type `kind`; absent gives `default`, and is an error without one.
 
@@ -118,7 +122,7 @@ class HfConfig:
             )
         if scaling == "plain":
             return rotary
-        context = self.get("max_position_embeddings", int, 2048)
+        context = self.get("max_position_embeddings", int)
         if scaling != "linear":  # beside the others it goes before the one within
             rotary.original_context = self.get(ORIGINAL, int, inner.get(ORIGINAL, int, context))
         longer = context / rotary.original_context if scaling == "longrope" else None

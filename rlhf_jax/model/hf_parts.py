@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.config import ConfigError, ModelConfig
-from rlhf_jax.model.hf_config import HfConfig, rotary_fields
+from rlhf_jax.model.hf_config import ORIGINAL, HfConfig, rotary_fields
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # of layer_types
 KINDS = {FULL: "global", SLIDING: "local"}
@@ -67,15 +67,21 @@ PARTIAL_ROTARY = Part(_partial_rotary, _partial_rotary_fields)
 def _two_rotaries(c: HfConfig, layers: int) -> dict[str, Any]:
     """Gemma 3: global layers may be stretched, and local ones have a base of their own.
 
-    Newer files have both in `rope_parameters`; what rope_scaling says goes before.
+    Newer files have both in `rope_parameters`; what rope_scaling says goes before. The original context is
+    read within them alone.
     """
     both = c.inner("rope_parameters")
     both.only_has(FULL, SLIDING)
     local = both.inner(SLIDING)
     local.refuse(rope_type="default", factor=None, partial_rotary_factor=1.0)
     local_base = local.get("rope_theta", float, c.get("rope_local_base_freq", float, 10_000.0))
+    scaling = c.get("rope_scaling", dict, {})
+    if scaling.get("rope_type") is None and scaling.get("type") is not None:
+        raise ConfigError(
+            f"{c.file}, rope_scaling: transformers does not read type in this family: name it rope_type"
+        )
     stretched = c.changed(
-        rope_parameters=both.get(FULL, dict, {}) | c.get("rope_scaling", dict, {}), rope_scaling=None
+        rope_parameters=both.get(FULL, dict, {}) | scaling, rope_scaling=None, **{ORIGINAL: None}
     )
     rotary = stretched.rotary(base=c.get("rope_theta", float, 1e6))
     if rotary.fraction != 1:
@@ -195,7 +201,7 @@ WITHOUT_ROTARY = Part(_without_rotary, _without_rotary_fields)
 def _scaled(c: HfConfig, layers: int) -> dict[str, Any]:
     """Gemma: embeddings times √width, scores divided by the root of `query_pre_attn_scalar`."""
     width = c.get("hidden_size", int, 2304)
-    scalar = c.get("query_pre_attn_scalar", float, 256.0)
+    scalar = c.get("query_pre_attn_scalar", int, 256)
     return {"embedding_scale": width**0.5, "attention_scale": scalar**-0.5}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from rlhf_jax.config import ConfigError, LoraConfig, ModelConfig
 from rlhf_jax.files import read_object, write_json
 from rlhf_jax.model import families, pretrained
+from rlhf_jax.model.hf_config import HfConfig
 from rlhf_jax.model.lora import Adapter
 
 CONFIG, WEIGHTS = pretrained.ADAPTER, "adapter_model.safetensors"
@@ -30,11 +31,12 @@ PLAIN: tuple = (None, False, [], {})
 ONLY: dict[str, tuple] = dict.fromkeys(
     (
         "use_dora use_qalora lora_bias modules_to_save layers_to_transform layer_replication "
-        "trainable_token_indices target_parameters alora_invocation_tokens"
+        "trainable_token_indices target_parameters alora_invocation_tokens use_bdlora arrow_config "
+        "kasa_config monteclora_config"
     ).split(),
     PLAIN,
 )
-ONLY |= {"peft_type": ("LORA",), "bias": ("none", None)}
+ONLY |= {"peft_type": ("LORA",), "bias": ("none", None), "use_rslora": (False, None, True)}
 ONLY["init_lora_weights"] = (True, False, None, "gaussian", "orthogonal", "eva")  # others change the base
 
 
@@ -144,6 +146,7 @@ def load(folder: Path, model: ModelConfig, like):
     Raises ConfigError where the folder changes the model in other ways, or by another rank.
     """
     fields, file = read_object(folder / CONFIG, ConfigError), folder / WEIGHTS
+    c = HfConfig(fields, folder / CONFIG)
     _check(fields, folder / CONFIG, model.lora)
     source = pretrained.opened(file)
     found = list(modules(model, like))
@@ -165,7 +168,7 @@ def load(folder: Path, model: ModelConfig, like):
     tree: dict[str, dict[str, Adapter]] = {part: {} for part in like["layers"]}
     for module in found:
         own = [like["layers"][part][name] for part, name in module.leaves]
-        layers = [_split(module, source, i, fields, model, own, file) for i in range(model.layers)]
+        layers = [_split(module, source, i, c, model, own, file) for i in range(model.layers)]
         for (part, name), of_layers in zip(module.leaves, zip(*layers, strict=True), strict=True):
             wants = like["layers"][part][name]
             a, b = (np.stack(x) for x in zip(*of_layers, strict=True))
@@ -187,19 +190,24 @@ def _split(
     module: Module,
     source,
     i: int,
-    fields: dict[str, Any],
+    c: HfConfig,
     model: ModelConfig,
     like: list[Adapter],
     file: Path,
 ):
     """Our pairs (A, B) of one layer from PEFT's; B takes the difference of the scales."""
     name, rank, count = PREFIX + module.name.format(i), model.lora.rank, len(like)
-    a, b = (source.get_tensor(f"{name}.lora_{x}.weight").astype(np.float32) for x in "AB")
+    own_rank = _of_module("rank_pattern", "r", int, module.name.format(i), c)
+    a, b = (_tensor(f"{name}.lora_{x}.weight", source, file) for x in "AB")
     inputs = math.prod(like[0].a.shape[1:-1])
     outputs = sum(math.prod(adapter.b.shape[2:]) for adapter in like)
-    if a.shape != (len(a), inputs) or b.shape != (outputs, len(a)):
-        raise ConfigError(f"{file}: {name} has A {a.shape} and B {b.shape}, which do not fit the model")
-    b = b * (_scale(module.name.format(i), len(a), fields, file) / model.lora.scale)
+    if a.shape != (own_rank, inputs) or b.shape != (outputs, own_rank):
+        raise ConfigError(
+            f"{file}: {name} has A {a.shape} and B {b.shape}, which do not fit the model and the rank "
+            f"{own_rank} of {CONFIG}"
+        )
+    alpha = _of_module("alpha_pattern", "lora_alpha", float, module.name.format(i), c)
+    b = b * (alpha / (own_rank**0.5 if c.get("use_rslora", bool, False) else own_rank) / model.lora.scale)
     if count == 1 and len(a) == rank:
         return [(a.T, b.T)]
     if count > 1:
@@ -217,19 +225,27 @@ def _split(
     raise ConfigError(f"{file}: {name} is of rank {len(a)}, and model.lora.rank {rank}")
 
 
-def _scale(module: str, rank: int, fields: dict[str, Any], file: Path) -> float:
-    """By which PEFT multiplies A · B of a module."""
-    patterns = fields.get("alpha_pattern") or {}
-    try:
-        own = [x for pattern, x in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
-    except (AttributeError, re.error):
-        raise ConfigError(
-            f"{file.parent / CONFIG}: field alpha_pattern is {patterns!r}, no patterns"
-        ) from None
-    alpha: Any = own[0] if own else fields.get("lora_alpha")
-    if type(alpha) not in (int, float):
-        raise ConfigError(f"{file.parent / CONFIG}: field lora_alpha is {alpha!r}, it should be a number")
-    return alpha / rank**0.5 if fields.get("use_rslora") else alpha / rank
+def _tensor(name: str, source, file: Path) -> np.ndarray:
+    dtype = source.get_slice(name).get_dtype()
+    if dtype not in pretrained.DTYPES:
+        known = ", ".join(pretrained.DTYPES)
+        raise ConfigError(f"{file}: tensor {name} is of type {dtype}, not one of {known}")
+    x = source.get_tensor(name).astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ConfigError(f"{file}: tensor {name} has entries that are not finite: its training went wrong")
+    return x
+
+
+def _of_module(patterns: str, field: str, kind: type, module: str, c: HfConfig) -> Any:
+    """What the first of the `patterns` says that PEFT takes for a module, or the `field` for all others."""
+    own = c.inner(patterns)
+    for pattern in own.names:
+        try:
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                return own.get(pattern, kind)
+        except re.error:
+            raise ConfigError(f"{own.file}: {pattern!r} is no regular expression") from None
+    return c.get(field, kind)
 
 
 def _placed(x: np.ndarray, like) -> jax.Array:

@@ -41,7 +41,7 @@ def frequencies(config: RotaryConfig, size: int) -> Float[np.ndarray, "size/2"]:
     elif config.scaling == "yarn":
         first, last = (_pair_turning(beta, config, size) for beta in (config.beta_fast, config.beta_slow))
         first, last = max(math.floor(first), 0), min(math.ceil(last), size - 1)
-        kept = 1 - (np.arange(size // 2) - first) / max(last - first, 0.001)
+        kept = 1 - (np.arange(size // 2) - first) / ((last - first) or 0.001)
     else:
         return plain
     kept = np.clip(kept, 0.0, 1.0).astype(np.float32)

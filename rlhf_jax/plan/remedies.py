@@ -18,6 +18,7 @@ from rlhf_jax.config import Config, ConfigError, PpoConfig
 from rlhf_jax.plan.compiled import Compiled, compile_program, needed
 from rlhf_jax.plan.planned import architecture
 from rlhf_jax.plan.topologies import Topology
+from rlhf_jax.validation import validate
 
 Settings = dict[str, Any]  # fields of a configuration by their dotted names
 Remedy = Callable[[Config, Compiled, float], Iterator[Settings]]  # what to try, for so many bytes of a device
@@ -45,11 +46,11 @@ def remedies(program: str, config: Config, topology: Topology, plan: Compiled) -
     settings: Settings = {}
     for remedy in in_order(program, plan, usable):
         for change in remedy(changed(config, settings), plan, usable):
-            trial = changed(config, settings | change)
             try:
+                trial = validate(changed(config, settings | change))
                 model, vocabulary = architecture(trial, topology)
                 found = compile_program(program, trial, model, vocabulary, topology)
-            except ConfigError:  # the rows do not divide so, or this model has no such adapters
+            except ConfigError:  # the rows do not divide so, or adapters do not go with the other settings
                 break
             yield Trial(settings | change, found)
             if found.fits:

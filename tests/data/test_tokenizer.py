@@ -388,6 +388,21 @@ def test_in_a_folder_tokenizer_json_goes_before_tokenizer_model(tmp_path, tokeni
 
 
 @pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"<|end|>": 0, "a": 1}, unk_token="<unk>"),
+        models.Unigram([("<|end|>", 0.0), ("a", -1.0)]),
+    ],
+)
+def test_a_tokenizer_that_cannot_read_every_text_is_told(tmp_path, model):
+    write_folder(tmp_path, tokenizers.Tokenizer(model), tokenizer_config={"eos_token": "<|end|>"})
+    with pytest.raises(
+        TokenizerError, match=r"tokenizer\.json: not every text can be read with it \(.*; name the token"
+    ):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
     "name, content, message",
     [
         ("tokenizer.json", "", r"tokenizer\.json: not a tokenizer\.json, or a damaged one \(EOF .* line 1"),

@@ -103,6 +103,26 @@ def test_of_two_places_that_disagree_the_one_that_transformers_reads_counts(fiel
     assert read(fields).rotary == rotary
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("gpt2", "phi3")])
+def test_positions_are_stretched_from_the_context_of_the_family(name):
+    """Where a file names none, it is the one that the model itself gets."""
+    yarn = {"rope_type": "yarn", "factor": 2.0}
+    model = read({"model_type": name, "rope_scaling": yarn})
+    assert model.rotary.original_context == model.context
+
+
+def test_gemma_3_takes_the_original_context_from_within():
+    """As transformers does in a family with two rotaries."""
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
+    fields = {"model_type": "gemma3_text", "rope_scaling": yarn, "original_max_position_embeddings": 16}
+    assert read(fields).rotary.original_context == 64
+
+
+def test_more_heads_than_dimensions_have_a_family():
+    model = read(LLAMA_3 | {"hidden_size": 16, "num_attention_heads": 32, "head_dim": 2})
+    assert families.family_of(model) is FAMILIES["llama"]
+
+
 def test_a_second_name_of_a_field_of_gpt2_goes_before_the_first():
     assert read(GPT_2 | {"num_attention_heads": 2}) == read(GPT_2 | {"n_head": 2})
     unnamed = {name: value for name, value in GPT_2.items() if name != "n_layer"}
@@ -236,6 +256,12 @@ def test_longrope_divides_each_frequency_by_its_own_factor():
     assert rotary.amplitude(config) == pytest.approx(3**0.5)  # ln 64 = 2 ln 8
     assert rotary.amplitude(dataclasses.replace(config, attention_factor=0.5)) == 0.5
     assert rotary.amplitude(dataclasses.replace(config, factor=0.5)) == 1.0
+
+
+def test_yarn_whose_passage_ends_before_it_begins():
+    """transformers' formula for it, by hand: kept = 1 - (i - 0) / (-1 - 0), of pair 1 more than all."""
+    config = RotaryConfig(scaling="yarn", factor=2.0, original_context=8, beta_slow=40.0)
+    np.testing.assert_allclose(rotary.frequencies(config, 6), 10_000.0 ** (-np.arange(3) / 3), rtol=1e-6)
 
 
 def test_yarn_amplitude():

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny
@@ -73,7 +74,8 @@ def test_one_a_for_three_matrices_is_that_of_each(tmp_path, name):
         assert x.shape == tuple(3 * n if n == RANK else n for n in shape)
         tensors[key] = rng.normal(size=shape).astype(np.float32)
     save_file(tensors, tmp_path / peft.WEIGHTS)
-    fields = json.loads((tmp_path / peft.CONFIG).read_text()) | {"alpha_pattern": {}, "lora_alpha": 12.0}
+    fields = json.loads((tmp_path / peft.CONFIG).read_text()) | {"alpha_pattern": {}, "rank_pattern": {}}
+    fields["lora_alpha"] = 12.0
     (tmp_path / peft.CONFIG).write_text(json.dumps(fields))
     loaded = peft.load(tmp_path, model, like_of(model))["layers"]["attention"]
     module = next(iter(peft.modules(model, {"layers": {"attention": loaded}})))
@@ -94,10 +96,14 @@ def test_one_a_for_three_matrices_is_that_of_each(tmp_path, name):
         ({"peft_type": "IA3"}, "field peft_type is 'IA3'"),
         ({"peft_type": None}, "field peft_type is None"),
         ({"init_lora_weights": "pissa"}, "field init_lora_weights is 'pissa'"),
-        ({"alpha_pattern": [8]}, r"field alpha_pattern is \[8\], no patterns"),
-        ({"alpha_pattern": {"q_proj(": 8}}, "field alpha_pattern is"),
+        ({"alpha_pattern": [8]}, r"field alpha_pattern is \[8\], it should be an object"),
+        ({"alpha_pattern": {"q_proj(": 8}}, r"alpha_pattern: 'q_proj\(' is no regular expression"),
+        ({"alpha_pattern": {"q_proj": 10**400}}, "alpha_pattern: field q_proj is 1000.*, it should be below"),
+        ({"rank_pattern": {"q_proj": 6}}, "q_proj has A .* and the rank 6 of adapter_config.json"),
+        ({"use_rslora": "no"}, "field use_rslora is 'no', which is not supported"),
+        ({"kasa_config": {"beta": 1e-4}}, "field kasa_config is .*, which is not supported"),
         ({"modules_to_save": ["lm_head"]}, "field modules_to_save"),
-        ({"lora_alpha": None}, "field lora_alpha is None"),
+        ({"lora_alpha": None}, "field lora_alpha is missing"),
     ],
 )
 def test_what_cannot_be_read_is_told_by_its_field(tmp_path, change, message):
@@ -129,6 +135,26 @@ def test_other_targets_and_shapes_are_told_by_the_tensor(tmp_path):
         peft.load(tmp_path, wide, like_of(wide))
     (tmp_path / peft.WEIGHTS).write_bytes(b"half")
     with pytest.raises(ConfigError, match="not a whole safetensors file"):
+        peft.load(tmp_path, model, like_of(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.astype(np.int8), "lora_A.weight is of type I8, not one of F64, F32, F16, BF16"),
+        (lambda x: x.astype(ml_dtypes.float8_e4m3fn), "lora_A.weight is of type F8_E4M3, not one of F64"),
+        (lambda x: x / np.float32(0), "lora_A.weight has entries that are not finite"),
+        (lambda x: x[0, 0].reshape(()), r"q_proj has A \(\) and B \(\), which do not fit the model"),
+        (lambda x: x[:0, :0], r"q_proj has A \(0, 0\) and B \(0, 0\), which do not fit the model"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_tensors_that_are_no_adapter_are_told_by_name(tmp_path, change, message):
+    model = model_of("llama", targets=("query",))
+    peft.save(tmp_path, adapters_of(model), model)
+    tensors = load_file(tmp_path / peft.WEIGHTS)
+    save_file({name: np.asarray(change(x)) for name, x in tensors.items()}, tmp_path / peft.WEIGHTS)
+    with pytest.raises(ConfigError, match=message):
         peft.load(tmp_path, model, like_of(model))
 
 

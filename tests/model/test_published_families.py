@@ -242,8 +242,19 @@ LONGROPE = {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0]
             r"short_factor\[1\] is 0, it should",
         ),
         (PHI_4, {"rope_scaling": LONGROPE | {"short_mscale": 1.2}}, "short_mscale 1.2 is not supported"),
-        (GEMMA3_1B, {"rope_scaling": LONGROPE}, "rope_type 'longrope' is not supported in this family"),
+        (
+            GEMMA3_1B,
+            {"rope_scaling": LONGROPE | {"rope_type": "longrope"}},
+            "rope_type 'longrope' is not supported in this family",
+        ),
         (PHI_4, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is not supported in this"),
+        (
+            GEMMA3_1B,
+            {"rope_scaling": {"type": "linear", "factor": 8.0}},
+            "rope_scaling: .* name it rope_type",
+        ),
+        (GEMMA3_1B, {"query_pre_attn_scalar": 0.5}, "query_pre_attn_scalar is 0.5, it should be of type int"),
+        (PHI_4, {"rope_scaling": LONGROPE | {"original_max_position_embeddings": 1}}, "context above 1"),
         (PHI_4, {"partial_rotary_factor": 0.4}, "of 128 dimensions of a head 51 rotate, an odd number"),
     ],
 )

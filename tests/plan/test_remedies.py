@@ -106,6 +106,19 @@ def test_a_model_of_one_s_own_has_no_adapters_and_batches_divide(compiler):
     assert not any("lora" in flags for flags in found)
 
 
+def test_what_the_run_would_refuse_is_not_offered(compiler):
+    """Muon has no adapters, in any stage of the run."""
+
+    def needs(config, model):
+        return planned(config, model, 10 if model.lora.rank else 100, 0)
+
+    compiler(needs)
+    muon = changed(WHOLE, {"sft.optimizer.name": "muon"})
+    start = needs(WHOLE, WHOLE.model)
+    assert any("lora" in flags for flags in tried(WHOLE, start))
+    assert not any("lora" in flags for flags in tried(muon, start))
+
+
 def test_a_setting_changes_a_copy():
     there = changed(WHOLE, {"model.lora.rank": 16, "ppo.microbatches": 8})
     assert (there.model.lora.rank, there.ppo.microbatches) == (16, 8)
