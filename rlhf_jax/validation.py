@@ -48,8 +48,11 @@ def validate(config: Config) -> Config:
 
 
 def check_context(config: Config, model: ModelConfig) -> None:
-    """Raises `ConfigError` where `model`, known in full, has too few learned positions for the texts."""
-    if model.positions != "learned":
+    """Raises `ConfigError` where the texts go beyond the positions that `model`, known in full, has.
+
+    These end where they are learned, and where longrope takes other frequencies for longer texts.
+    """
+    if model.positions != "learned" and model.rotary.scaling != "longrope":
         return
     data, shots = config.data, config.eval.shots
     longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)

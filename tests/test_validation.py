@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from tiny import config_with
 
-from rlhf_jax.config import Config, ConfigError, ModelConfig, OptimizerConfig
+from rlhf_jax.config import Config, ConfigError, ModelConfig, OptimizerConfig, RotaryConfig
 from rlhf_jax.validation import check_context, validate
 
 
@@ -99,6 +99,9 @@ def test_a_context_too_short_for_query_and_response_is_told():
         check_context(Config(), ModelConfig(context=512))
     check_context(Config(), ModelConfig(context=640))
     check_context(Config(), ModelConfig(context=512, positions="rotary"))
+    longrope = RotaryConfig(scaling="longrope")  # whose frequencies are others beyond its context
+    with pytest.raises(ConfigError, match="model.context: 512 is shorter"):
+        check_context(Config(), ModelConfig(context=512, positions="rotary", rotary=longrope))
 
 
 def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
