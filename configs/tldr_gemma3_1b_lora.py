@@ -5,7 +5,7 @@
 Posts and comparisons come from OpenAI's store (data.url), the model from the Hugging Face hub,
 where you accept its license first.
 Settings are those of N+ at a learning rate for adapters, with a tenth of its episodes, in batches of 128.
-Hardware: one GPU of 24 GB, by the size of the model. Expected: nobody published figures. Not run yet.
+Hardware: one GPU of 24 GB, by docs/one_card.md. Expected: nobody published figures. Not run yet.
 """
 
 from rlhf_jax.config import (

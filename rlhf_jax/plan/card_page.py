@@ -14,7 +14,9 @@ of one step by published figures of the card (of eval: writing responses + scori
 bucket of tokens; an empty cell is not compiled yet. A star says that the memory is more than the 75% that JAX
 takes by itself: `XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` lets it take what is there. Hours are those of all
 episodes at {speed} of the speed that these figures allow. The scratch memory of cuDNN's attention is not
-counted, since only a GPU tells it. Written by `rlhf-jax plan-table --one_card` on {dates}, with {versions}.
+counted, since only a GPU tells it. Gemma's products are all by cuBLAS: without a card the compiler takes a
+kernel of its own for one of them that it cannot compile. Written by `rlhf-jax plan-table --one_card` on
+{dates}, with {versions}.
 """
 WHOLE = tuple(f"--config.{stage}.microbatches={n}" for stage, n in (("sft", 8), ("reward", 8), ("ppo", 64)))
 
