@@ -142,6 +142,8 @@ def check(asked: Asked) -> str:
         beforehand.encode(config, some, _tokenizer_place(config, source))
     else:
         print(f"model.pretrained: {name} is no folder here, and the hub is not asked", file=sys.stderr)
+    if (start := config.model.lora.start) and not Path(start).expanduser().is_dir():
+        print(f"model.lora.start: {start} is no folder here, and the hub is not asked", file=sys.stderr)
     return f"{folder}: {', '.join(todo) or 'nothing; all stages have finished'}"
 
 

@@ -50,12 +50,19 @@ def validate(config: Config) -> Config:
 def check_context(config: Config, model: ModelConfig) -> None:
     """Raises `ConfigError` where the texts go beyond the positions that `model`, known in full, has.
 
-    These end where they are learned, and where longrope takes other frequencies for longer texts.
+    These end where they are learned, and where longrope takes other frequencies for longer texts. Other
+    rotary positions go on beyond those that a pretrained model was trained at, which is told.
     """
-    if model.positions != "learned" and model.rotary.scaling != "longrope":
-        return
     data, shots = config.data, config.eval.shots
     longest = data.query_tokens + max(data.response_tokens, data.reward_response_tokens)
+    if model.positions != "learned" and model.rotary.scaling != "longrope":
+        if config.model.pretrained and longest > model.context:
+            print(
+                f"model.context: query and response, {longest} tokens, go beyond the {model.context} that "
+                "this model was trained at",
+                file=sys.stderr,
+            )
+        return
     if longest > model.context:
         raise ConfigError(
             f"model.context: {model.context} is shorter than query and response, {longest} tokens"

@@ -110,6 +110,10 @@ def test_a_run_that_is_only_checked_leaves_nothing(start, config_file, tmp_path,
     monkeypatch.setattr(jax, "devices", None)  # nobody asks for an accelerator
     assert start("--check") == (0, f"{tmp_path / 'run'}: sft, collect, reward, ppo, eval\n", "")
     assert start("--check", "--stage=round")[1] == f"{tmp_path / 'run'}: round\n"
+    elsewhere = ("--config.model.pretrained=some/model", "--config.model.lora.start=an/adapter")
+    told = start("--check", *elsewhere, "--config.model.lora.rank=8")[2]
+    assert "model.pretrained: some/model is no folder here, and the hub is not asked\n" in told
+    assert "model.lora.start: an/adapter is no folder here, and the hub is not asked\n" in told
     for wrong, told in [
         ("--config.ppo.epoch=1", "ppo.epoch: no such field; did you mean ppo.epochs"),
         ("--config.data.source=tldrr", "data.source: 'tldrr' is none of"),

@@ -104,6 +104,17 @@ def test_a_context_too_short_for_query_and_response_is_told():
         check_context(Config(), ModelConfig(context=512, positions="rotary", rotary=longrope))
 
 
+def test_a_text_beyond_what_a_rotary_model_was_trained_at_is_told(capsys):
+    config, model = Config(), ModelConfig(context=512, positions="rotary")
+    check_context(config, model)  # trained here, at whatever the texts have
+    config.model.pretrained = "some/model"
+    check_context(config, dataclasses.replace(model, context=640))
+    assert not capsys.readouterr().err
+    check_context(config, model)
+    told = "model.context: query and response, 640 tokens, go beyond the 512 that this model was trained at\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_context_too_short_for_the_examples_of_a_prompt_is_told():
     config = Config(model=ModelConfig(pretrained="some/model"))
     needed = 3 * (512 + 53 + 8) + 53  # two examples and the post, then a response
