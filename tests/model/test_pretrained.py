@@ -87,7 +87,8 @@ def test_the_host_holds_its_shards_and_one_tensor(tmp_path):
     pretrained.load(tmp_path, like)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert largest_leaf < peak < 4 * params.count(specs) + 2 * largest_tensor
+    objects = 2**17  # of Python, which differ with what ran before; another leaf would be 64 times as much
+    assert largest_leaf < peak < 4 * params.count(specs) + 2 * largest_tensor + objects
 
 
 def test_seven_billion_parameters_load_where_no_device_could_hold_them():
