@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_jax.plan.cells import ASSUMED_SPEED, STAGES, Cell, dates_of, read, summary, versions_of
+from rlhf_jax.plan.compiled import BY_CUBLAS
 
 HEADER = """# What fits one card
 
@@ -14,9 +15,10 @@ of one step by published figures of the card (of eval: writing responses + scori
 bucket of tokens; an empty cell is not compiled yet. A star says that the memory is more than the 75% that JAX
 takes by itself: `XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` lets it take what is there. Hours are those of all
 episodes at {speed} of the speed that these figures allow. The scratch memory of cuDNN's attention is not
-counted, since only a GPU tells it. Gemma's products are all by cuBLAS: without a card the compiler takes a
-kernel of its own for one of them that it cannot compile. Written by `rlhf-jax plan-table --one_card` on
-{dates}, with {versions}.
+counted, since only a GPU tells it. Written by `rlhf-jax plan-table --one_card` on {dates}, with {versions}.
+"""
+CUBLAS = """Compiled with all products by cuBLAS: {cells}. Without a card the compiler cannot try its own
+kernels for them, and failed at the one that it took.
 """
 WHOLE = tuple(f"--config.{stage}.microbatches={n}" for stage, n in (("sft", 8), ("reward", 8), ("ppo", 64)))
 
@@ -53,6 +55,13 @@ def markdown(folder: Path) -> str:
     ]
     facts = {"dates": dates_of(done.values()), "versions": versions_of(done.values())}
     parts = [HEADER.format(speed=ASSUMED_SPEED, **facts), table, ""]
+    by_cublas = [
+        f"{cell.stage} of `{cell.size}`"
+        for cell, found in done.items()
+        if any(BY_CUBLAS in plan["compiler"] for plan in found["plans"])
+    ]
+    if by_cublas:
+        parts.append(CUBLAS.format(cells=", ".join(by_cublas)))
     if reasons:
         parts += ["\n## What does not fit\n", *reasons, ""]
     return "\n".join(parts)

@@ -20,6 +20,7 @@ from rlhf_jax.plan.topologies import PlanError, Topology
 from rlhf_jax.training.state import TrainState
 
 TOO_LARGE = "RESOURCE_EXHAUSTED"  # how a compiler's refusal of a program that does not fit begins
+BY_CUBLAS = "products by cuBLAS alone"  # what a plan says of its compiler where that failed otherwise
 UTILISATIONS = (1.0, 0.5, 0.3)  # of the bound, for chip-hours
 OTHERS = 4  # texts that evaluation scores, of no policy of the run: reference, title, lead, pretrained model
 
@@ -91,7 +92,7 @@ def compile_program(
         with jax.set_mesh(mesh):
             traced = stages.programs()[program](config, model, vocabulary)
             plan.optimizer_bytes = kept_by_optimizers(traced)
-            compiled = _compile(traced.lower(lowering_platforms=(topology.platform,)), plan)
+            compiled = _compile(traced.lower(lowering_platforms=(topology.platform,)), plan, topology)
     except jax.errors.JaxRuntimeError as error:
         words = " ".join(str(error).split())[:400]
         if TOO_LARGE not in words:
@@ -119,7 +120,7 @@ def compile_program(
     return plan
 
 
-def _compile(lowered: jax.stages.Lowered, plan: Compiled) -> jax.stages.Compiled:
+def _compile(lowered: jax.stages.Lowered, plan: Compiled, topology: Topology) -> jax.stages.Compiled:
     """By the compiler as it is; where that fails on a GPU's product, with all products by cuBLAS.
 
     On a GPU the autotuner passes over kernels that cannot be compiled. Here there is none to try them on, so
@@ -128,10 +129,10 @@ def _compile(lowered: jax.stages.Lowered, plan: Compiled) -> jax.stages.Compiled
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if TOO_LARGE in str(error) or "cuda" not in plan.compiler:
+        if TOO_LARGE in str(error) or topology.platform != "cuda":
             raise
     compiled = lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
-    plan.compiler += ", products by cuBLAS alone"
+    plan.compiler += f", {BY_CUBLAS}"
     return compiled
 
 

@@ -87,7 +87,9 @@ def test_the_host_holds_its_shards_and_one_tensor(tmp_path):
     pretrained.load(tmp_path, like)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    objects = 2**17  # of Python, which differ with what ran before; another leaf would be 64 times as much
+    # Where devices copy late, all arrays are there at once, and beside them 0.06 to 0.12 MB of Python's own
+    # objects: names, views, caches. Another leaf would be 64 times as much.
+    objects = 2**17
     assert largest_leaf < peak < 4 * params.count(specs) + 2 * largest_tensor + objects
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.plan import card_page, cells, table
+from rlhf_jax.plan.compiled import BY_CUBLAS
 
 SFT = cells.Cell("paper_1_3b", "v5e:4x4", "sft")
 PPO = cells.Cell("paper_6_7b", "v5e:2x2", "ppo")
@@ -26,6 +27,7 @@ def compiled(monkeypatch, versions):
         done.append(cell)
         plan = {
             "program": cell.stage,
+            "compiler": f"invented, {BY_CUBLAS}" if cell.stage == "ppo" else "invented",
             "fits": cell != PPO,
             "reason": "",
             "memory": {},
@@ -93,6 +95,7 @@ def test_the_page_of_one_card_says_bytes_a_parameter_and_where_jax_must_be_told(
     assert row[2].strip() == "`h100`" and row[3].strip() == r"3.0 GiB, ≥ 0.25 s\*"
     assert row[-3].strip() == "4.0 held, 8.0 at the peak"  # 2³⁰ and 2³¹ bytes of 2²⁸ parameters
     assert row[-2].strip() == "5"
+    assert "with all products by cuBLAS: ppo of `paper_1_3b`." in text
     (empty,) = [line.split("|") for line in text.splitlines() if "`configs/tldr_gemma3_1b_lora.py`" in line]
     assert "".join(empty[3:]).strip() == ""
 
